@@ -1,0 +1,1 @@
+"""Readers of source formats, found by lazypert through the entry-point group ``lazypert.converters``."""

@@ -1,0 +1,1 @@
+"""lazypert: a lazy out-of-core engine for perturbation screens."""
