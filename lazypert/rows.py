@@ -1,0 +1,104 @@
+"""Rows: a long list of row numbers, held as a short list of intervals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import ArrayLike, NDArray
+
+
+class Rows:
+    """An ordered list of distinct store rows that takes memory for its intervals only.
+
+    Reads like an integer array: ``len(rows)``, ``rows[3]``, ``rows[[1, 2]]``, ``np.asarray(rows)``.
+    Intervals are of *positions*; in a store in grouped order position and row are the same, else
+    `order` gives each position's row.
+
+    Parameters
+    ----------
+    starts, stops
+        (n_intervals,) int64: the intervals, disjoint, in the order of the list.
+    order
+        (n_cells,) integer row of each position, or None where they are the same.
+    """
+
+    __slots__ = ("_ends", "order", "starts", "stops")
+
+    def __init__(self, starts: ArrayLike, stops: ArrayLike, order: NDArray[np.integer] | None = None) -> None:
+        starts, stops = np.asarray(starts, dtype=np.int64), np.asarray(stops, dtype=np.int64)
+        filled = stops > starts
+        self.starts: NDArray[np.int64] = starts[filled]
+        self.stops: NDArray[np.int64] = stops[filled]
+        self.order = order
+        self._ends = np.cumsum(self.stops - self.starts)
+
+    @classmethod
+    def from_positions(cls, positions: ArrayLike, order: NDArray[np.integer] | None = None) -> Rows:
+        """Join runs of consecutive positions into intervals."""
+        positions = np.asarray(positions, dtype=np.int64)
+        breaks = np.flatnonzero(np.diff(positions) != 1) + 1
+        first = np.concatenate([[0], breaks]).astype(np.int64)[: len(positions)]
+        last = np.concatenate([breaks, [len(positions)]]).astype(np.int64)[: len(positions)] - 1
+        return cls(positions[first], positions[last] + 1, order)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def positions(self, index: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Positions of the list's elements `index`, each in ``[0, len(self))``."""
+        index = np.asarray(index, dtype=np.int64)
+        interval = np.searchsorted(self._ends, index, side="right")
+        return self.stops[interval] - (self._ends[interval] - index)
+
+    def to_rows(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Store rows of positions."""
+        return positions if self.order is None else self.order[positions].astype(np.int64)
+
+    @overload
+    def __getitem__(self, index: int | np.integer[Any]) -> int: ...
+    @overload
+    def __getitem__(self, index: slice | list[int] | NDArray[Any]) -> NDArray[np.int64]: ...
+    def __getitem__(self, index: Any) -> int | NDArray[np.int64]:
+        if isinstance(index, slice):
+            return self.to_rows(self.positions(np.arange(*index.indices(len(self)))))
+        which = np.asarray(index)
+        if which.dtype == bool:
+            which = np.flatnonzero(which)
+        if which.size and (which.min() < -len(self) or which.max() >= len(self)):
+            raise IndexError(f"Index {index!r} is out of range for {len(self):,} rows.")
+        which = which.astype(np.int64)
+        rows = self.to_rows(self.positions(np.where(which < 0, which + len(self), which)))
+        return int(rows) if rows.ndim == 0 else rows
+
+    def __iter__(self) -> Iterator[int]:
+        for start in range(0, len(self), 65_536):
+            yield from self[start : start + 65_536].tolist()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError("Rows hold intervals: an array of them is always a new one (copy=False is not possible).")
+        return self[:].astype(dtype or np.int64)
+
+    def keep(self, mask: NDArray[np.bool_]) -> Rows:
+        """Rows for which ``mask[row]`` holds, in the same order.
+
+        Parameters
+        ----------
+        mask
+            (n_obs,) bool, by store row.
+        """
+        starts, stops = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        for start in range(0, len(self), 1_048_576):
+            positions = self.positions(np.arange(start, min(len(self), start + 1_048_576)))
+            part = Rows.from_positions(positions[mask[self.to_rows(positions)]])
+            starts.append(part.starts)
+            stops.append(part.stops)
+        return Rows(np.concatenate(starts), np.concatenate(stops), self.order)
+
+    def __repr__(self) -> str:
+        return f"Rows({len(self):,} rows in {len(self.starts):,} intervals)"

@@ -1,0 +1,132 @@
+"""The store's format: names, versions, grids, codecs, and the dtype rules of its values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from lazypert.errors import SourceFormatError
+
+FORMAT_VERSION = 1
+MARKER = "lazypert"
+"""Key of lazypert's own entry in the root attributes; a store without it is not ours."""
+
+TABLES = "obs/__lazypert__"
+"""Group of lazypert's tables. AnnData reads only the columns listed in ``obs``'s ``column-order``."""
+
+# One 65,536-element chunk is 20-odd cells: small enough that a sentence decodes little it does not
+# need, large enough that the codec runs at full speed. A shard of 128 chunks keeps files few.
+MATRIX_CHUNK, MATRIX_SHARD = 65_536, 8_388_608
+COLUMN_CHUNK, COLUMN_SHARD = 65_536, 1_048_576
+
+COMPRESSOR = {"cname": "lz4", "clevel": 5, "shuffle": "shuffle", "blocksize": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Chunk and shard length, in elements, of a one-dimensional array of `length` elements."""
+
+    length: int
+    chunk: int
+    shard: int
+
+    @classmethod
+    def matrix(cls, length: int) -> Grid:
+        """Grid of a matrix's ``data`` and ``indices``."""
+        return cls._fit(length, MATRIX_CHUNK, MATRIX_SHARD)
+
+    @classmethod
+    def column(cls, length: int) -> Grid:
+        """Grid of anything with one element a cell."""
+        return cls._fit(length, COLUMN_CHUNK, COLUMN_SHARD)
+
+    @classmethod
+    def _fit(cls, length: int, chunk: int, shard: int) -> Grid:
+        # Small arrays get small shards, so that a tiny store is not mostly padding.
+        chunk = max(1, min(chunk, length))
+        return cls(length, chunk, min(shard, chunk * max(1, -(-length // chunk))))
+
+    @property
+    def n_shards(self) -> int:
+        """Number of shards that hold at least one element."""
+        return -(-self.length // self.shard)
+
+    def span(self, shard: int) -> tuple[int, int]:
+        """First element of a shard, and one past its last."""
+        return shard * self.shard, min(self.length, (shard + 1) * self.shard)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValueFacts:
+    """What every value of a matrix says about the dtype it needs."""
+
+    integral: bool = True
+    float32_exact: bool = True
+    minimum: float = 0.0
+    maximum: float = 0.0
+    n_nonfinite: int = 0
+
+    def merge(self, other: ValueFacts) -> ValueFacts:
+        """Facts of two blocks together."""
+        return ValueFacts(
+            integral=self.integral and other.integral,
+            float32_exact=self.float32_exact and other.float32_exact,
+            minimum=min(self.minimum, other.minimum),
+            maximum=max(self.maximum, other.maximum),
+            n_nonfinite=self.n_nonfinite + other.n_nonfinite,
+        )
+
+    def dtype(self) -> np.dtype[Any]:
+        """Smallest dtype of the format that holds every value exactly.
+
+        Never one byte or half floats: SciPy and AnnData read them, and then much of scanpy fails.
+        """
+        if self.integral:
+            for name in ("u2", "u4") if self.minimum >= 0 else ("i4",):
+                if np.iinfo(name).min <= self.minimum and self.maximum <= np.iinfo(name).max:
+                    return np.dtype(name)
+            if -(2**63) <= self.minimum and self.maximum < 2**63:
+                return np.dtype("i8")
+            raise SourceFormatError(
+                f"The matrix holds integers up to {self.maximum:.0f}, beyond 64-bit signed integers "
+                "(at most 9223372036854775807). No dtype of the store holds them exactly; "
+                "check the file, as no count is that large."
+            )
+        return np.dtype("f4") if self.float32_exact else np.dtype("f8")
+
+
+def dense_dtype(stored: np.dtype[Any], maximum: float, minimum: float) -> np.dtype[Any]:
+    """Dtype in which dense blocks are shown: float32 where it is exact, else float64.
+
+    Unsigned counts are shown as floats because differences of unsigned integers wrap around.
+    """
+    if stored.kind == "f":
+        return stored
+    exact = maximum <= 2**24 and minimum >= -(2**24)
+    return np.dtype("f4") if exact else np.dtype("f8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roles:
+    """Which obs columns say what a cell is, and which label marks the controls."""
+
+    pert_col: str | None = None
+    cell_type_col: str | None = None
+    batch_col: str | None = None
+    dataset_col: str | None = None
+    control_pert: str | None = None
+
+    def columns(self) -> tuple[str | None, str | None, str | None, str | None]:
+        """Key columns in sort order: cell type, perturbation, dataset, batch."""
+        return self.cell_type_col, self.pert_col, self.dataset_col, self.batch_col
+
+    def to_json(self) -> dict[str, str | None]:
+        """Plain dictionary for the store's attributes."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, str | None]) -> Roles:
+        """Inverse of `to_json`."""
+        return cls(**value)

@@ -1,0 +1,342 @@
+"""Reading a finished store: its tables at once, its matrices by rows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import zarr
+
+from lazypert.csr import CSRBlock
+from lazypert.errors import ColumnNotFoundError, StoreDamagedError, StoreNotFoundError, near_matches
+from lazypert.groups import AXES, Groups
+from lazypert.schema import FORMAT_VERSION, MARKER, TABLES, Grid, Roles, dense_dtype
+from lazypert.shards import ByteReader, LocalReader, ShardedArray
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class RemoteReader:
+    """Objects of any Zarr store: S3 and the like, memory, zip files."""
+
+    store: Any
+
+    def size(self, key: str) -> int | None:
+        """Bytes of an object, or None."""
+        from zarr.core.sync import sync
+
+        try:
+            return int(sync(self.store.getsize(key)))
+        except FileNotFoundError:
+            return None
+
+    def read(self, key: str, offset: int, length: int) -> bytes:
+        """Read part of an object with one ranged request."""
+        from zarr.abc.store import RangeByteRequest
+        from zarr.core.buffer import default_buffer_prototype
+        from zarr.core.sync import sync
+
+        request = RangeByteRequest(offset, offset + length)
+        found = sync(self.store.get(key, default_buffer_prototype(), byte_range=request))
+        return b"" if found is None else bytes(found.to_bytes())
+
+
+class Matrix:
+    """A sparse matrix of a store, read by rows. Thread-safe and picklable.
+
+    Attributes
+    ----------
+    name
+        ``"X"`` or ``"layers/<name>"``.
+    shape
+        Cells, genes.
+    dtype
+        Dtype of the stored values.
+    facts
+        ``nnz``, ``sum``, ``integral``, ``minimum``, ``maximum``, ``n_nonfinite``, found at conversion.
+    """
+
+    def __init__(self, name: str, shape: tuple[int, int], parts: dict[str, ShardedArray], facts: dict[str, Any]) -> None:
+        self.name, self.shape, self.facts = name, shape, facts
+        self.indptr, self.indices, self.data = parts["indptr"], parts["indices"], parts["data"]
+        self.dtype = self.data.dtype
+
+    @property
+    def dense_dtype(self) -> np.dtype[Any]:
+        """Float dtype that shows every value exactly."""
+        return dense_dtype(self.dtype, self.facts["maximum"], self.facts["minimum"])
+
+    @property
+    def is_counts(self) -> bool:
+        """Whether every value is a non-negative integer."""
+        return bool(self.facts["integral"] and self.facts["minimum"] >= 0)
+
+    def read(self, start: int, stop: int) -> CSRBlock:
+        """Rows ``start`` to ``stop``: one contiguous read of each array."""
+        indptr = self.indptr.read(start, stop + 1).astype(np.int64)
+        first, last = int(indptr[0]), int(indptr[-1])
+        return CSRBlock(indptr - first, self.indices.read(first, last), self.data.read(first, last), self.shape[1])
+
+    def read_rows(self, rows: NDArray[np.integer]) -> CSRBlock:
+        """Rows in any order; each run of neighbours is one read, repeats are read once."""
+        rows = np.asarray(rows, dtype=np.int64)
+        wanted, back = np.unique(rows, return_inverse=True)
+        breaks = np.flatnonzero(np.diff(wanted) != 1) + 1
+        parts = [self.read(int(run[0]), int(run[-1]) + 1) for run in np.split(wanted, breaks) if len(run)]
+        block = _stack(parts, self.shape[1], self.dtype)
+        if len(wanted) == len(rows) and (back == np.arange(len(rows))).all():
+            return block
+        return block.take_rows(back)
+
+
+def _stack(parts: list[CSRBlock], n_cols: int, dtype: np.dtype[Any]) -> CSRBlock:
+    if len(parts) == 1:
+        return parts[0]
+    lengths = np.concatenate([np.diff(part.indptr) for part in parts]) if parts else np.empty(0, np.int64)
+    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    indices = np.concatenate([part.indices for part in parts]) if parts else np.empty(0, np.int32)
+    data = np.concatenate([part.data for part in parts]) if parts else np.empty(0, dtype)
+    return CSRBlock(indptr, indices, data, n_cols)
+
+
+class Store:
+    """A finished lazypert store, opened for reading. Picklable: workers open it again by its path.
+
+    Opening reads the root metadata only, so it takes the same time and memory for any size.
+
+    Parameters
+    ----------
+    path
+        A folder, or a URL such as ``"s3://bucket/screen.zarr"``.
+    storage_options
+        Passed to fsspec for URLs.
+
+    Raises
+    ------
+    StoreNotFoundError
+        When there is no finished lazypert store.
+    StoreDamagedError
+        When its root metadata cannot be read.
+    """
+
+    def __init__(self, path: str | Path, storage_options: dict[str, Any] | None = None) -> None:
+        self.path, self.storage_options = str(path), storage_options
+        self.reader, self._root = _open(self.path, storage_options)
+        self.attrs: dict[str, Any] = dict(self._root.attrs[MARKER])  # type: ignore[arg-type]
+        if self.attrs["format_version"] > FORMAT_VERSION:
+            raise StoreNotFoundError(
+                f"{self.path!r} has format version {self.attrs['format_version']}, and this lazypert reads up to "
+                f"version {FORMAT_VERSION}. Upgrade lazypert."
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Store, (self.path, self.storage_options)
+
+    def __repr__(self) -> str:
+        return f"Store({self.path!r}, {self.n_obs:,} cells x {self.n_vars:,} genes)"
+
+    @property
+    def n_obs(self) -> int:
+        """Number of cells."""
+        return int(self.attrs["n_obs"])
+
+    @property
+    def n_vars(self) -> int:
+        """Number of genes."""
+        return int(self.attrs["n_vars"])
+
+    @property
+    def roles(self) -> Roles:
+        """Columns the store was grouped by."""
+        return Roles.from_json(self.attrs["roles"])
+
+    @property
+    def matrices(self) -> tuple[str, ...]:
+        """Names of the sparse matrices, X first: ``"X"``, ``"layers/<name>"``, ``"obsm/<name>"``."""
+        return tuple(self.attrs["matrices"])
+
+    @property
+    def obs_columns(self) -> tuple[str, ...]:
+        """Names of the obs columns."""
+        return tuple(self._root["obs"].attrs["column-order"])  # type: ignore[arg-type]
+
+    @property
+    def obsm(self) -> dict[str, Any]:
+        """Dense embeddings, as Zarr arrays; sparse ones are among `matrices`."""
+        return dict(self._root["obsm"].arrays())  # type: ignore[union-attr]
+
+    def matrix(self, layer: str | None = None) -> Matrix:
+        """X, or a layer.
+
+        Raises
+        ------
+        ColumnNotFoundError
+            When there is no such layer.
+        """
+        name = "X" if layer is None else f"layers/{layer}"
+        if name not in self.matrices:
+            known = [other.removeprefix("layers/") for other in self.matrices if other.startswith("layers/")]
+            raise ColumnNotFoundError(f"layer={layer!r} is not in {self.path!r}. {near_matches(str(layer), known)}")
+        return self.sparse(name)
+
+    def sparse(self, name: str) -> Matrix:
+        """One of `matrices`, by its name."""
+        parts = {part: self.sharded(f"{name}/{part}") for part in ("indptr", "indices", "data")}
+        facts = self.attrs["matrices"][name]
+        return Matrix(name, (self.n_obs, facts["n_cols"]), parts, facts)
+
+    def sharded(self, path: str) -> ShardedArray:
+        """Open a numeric one-dimensional array by its path."""
+        array: Any = self._root[path]
+        grid = Grid(array.shape[0], array.chunks[0], array.shards[0])
+        return ShardedArray(self.reader, path, array.dtype, grid)
+
+    def table(self, path: str) -> NDArray[Any]:
+        """Read a numeric one-dimensional array whole."""
+        array = self.sharded(path)
+        return array.read(0, len(array))
+
+    def strings(self, path: str) -> NDArray[Any]:
+        """Read an array of strings whole."""
+        array = TextArray(self.reader, self._root[path], path)
+        return array[0 : array.shape[0]]
+
+    def text(self, path: str) -> TextArray:
+        """Open an array of strings."""
+        return TextArray(self.reader, self._root[path], path)
+
+    def encoding(self, path: str) -> str:
+        """AnnData encoding type of an element."""
+        return str(self._root[path].attrs["encoding-type"])
+
+    def is_ordered(self, path: str) -> bool:
+        """Whether a categorical column is ordered."""
+        return bool(self._root[path].attrs["ordered"])
+
+    def categories(self, path: str) -> NDArray[Any]:
+        """Labels of a categorical column: strings, or numbers."""
+        below = f"{path}/categories"
+        return self.strings(below) if self.encoding(below) == "string-array" else self.table(below)
+
+    def column(self, path: str) -> Any:
+        """Read a column whole, as pandas has it: an array, a Categorical or a nullable array."""
+        kind = self.encoding(path)
+        if kind == "categorical":
+            codes = self.table(f"{path}/codes")
+            return pd.Categorical.from_codes(codes, self.categories(path), ordered=self.is_ordered(path))
+        if kind == "string-array":
+            return self.strings(path)
+        if kind == "nullable-string-array":
+            return np.where(self.table(f"{path}/mask"), None, self.strings(f"{path}/values"))
+        if kind.startswith("nullable-"):
+            values, mask = self.table(f"{path}/values"), self.table(f"{path}/mask")
+            array = pd.arrays.BooleanArray if kind == "nullable-boolean" else pd.arrays.IntegerArray
+            return array(values, mask)
+        return self.table(path)
+
+    @cached_property
+    def var(self) -> pd.DataFrame:
+        """The var table, indexed by gene name."""
+        columns: list[str] = list(self._root["var"].attrs["column-order"])  # type: ignore[arg-type]
+        return pd.DataFrame(
+            {name: self.column(f"var/{name}") for name in columns}, index=pd.Index(self.strings("var/_index"))
+        )
+
+    def require_obs(self, column: str, role: str = "obs column") -> str:
+        """Return the column's name.
+
+        Raises
+        ------
+        ColumnNotFoundError
+            When it does not exist; near matches are listed.
+        """
+        if column not in self.obs_columns:
+            raise ColumnNotFoundError(
+                f"{role} {column!r} is not in {self.path!r}. {near_matches(column, self.obs_columns)}"
+            )
+        return column
+
+    @cached_property
+    def groups(self) -> Groups:
+        """Groups of the store's own roles, as conversion left them."""
+        base = f"{TABLES}/runs"
+        has_order = "order" in self._root[TABLES]  # type: ignore[operator]
+        return Groups(
+            roles=self.roles,
+            labels={axis: self.strings(f"{TABLES}/labels/{axis}").astype(np.str_) for axis in AXES},
+            start=self.table(f"{base}/start"),
+            stop=self.table(f"{base}/stop"),
+            codes={axis: self.table(f"{base}/{axis}") for axis in AXES},
+            order=self.table(f"{TABLES}/order") if has_order else None,
+            n_obs=self.n_obs,
+        )
+
+
+class TextArray:
+    """An array of strings that refuses to invent them: a missing shard is an error, not empty text."""
+
+    def __init__(self, reader: ByteReader, array: Any, path: str) -> None:
+        self._reader, self._array, self._path = reader, array, path
+        self.shape: tuple[int, ...] = array.shape
+        self.dtype = np.dtype(object)
+        self.ndim = 1
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        rows = key[0] if isinstance(key, tuple) else key
+        if not isinstance(rows, slice):
+            rows = np.asarray(rows)
+            low, high = (int(rows.min()), int(rows.max()) + 1) if rows.size else (0, 0)
+            found: NDArray[Any] = self[low:high][rows - low]
+            return found
+        start, stop, step = rows.indices(self.shape[0])
+        for shard in range(start // self._array.shards[0], -(-stop // self._array.shards[0])):
+            if self._reader.size(f"{self._path}/c/{shard}") is None:
+                raise StoreDamagedError(
+                    f"The store is damaged at {self._path}/c/{shard}: the file is missing. "
+                    "Run lazypert.verify(store) to list all damage, and convert the source again."
+                )
+        return np.asarray(self._array[start:stop:step], dtype=object)
+
+
+def _open(path: str, storage_options: dict[str, Any] | None) -> tuple[ByteReader, zarr.Group]:
+    if "://" in path:
+        from zarr.storage import FsspecStore
+
+        remote = FsspecStore.from_url(path, storage_options=storage_options, read_only=True)
+        return RemoteReader(remote), _open_group(remote, path)
+    folder = Path(path)
+    if not folder.exists():
+        raise StoreNotFoundError(f"There is no store at {path!r}. Check the path, or make one: lazypert.convert(...).")
+    if not folder.is_dir():
+        raise StoreNotFoundError(
+            f"{path!r} is a file, and a lazypert store is a folder. Convert it first: "
+            f"lazypert.convert({path!r}, 'screen.zarr', pert_col=..., control_pert=...)."
+        )
+    return LocalReader(folder), _open_group(folder, path)
+
+
+def _open_group(where: Any, path: str) -> zarr.Group:
+    try:
+        group = zarr.open_group(where, mode="r", zarr_format=3)
+    except FileNotFoundError as error:
+        raise StoreNotFoundError(
+            f"{path!r} holds no finished Zarr store (it has no zarr.json). A conversion that did not finish leaves "
+            "only a folder named <store>.partial-<id>; convert again."
+        ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, ValueError, TypeError) as error:
+        raise StoreDamagedError(
+            f"The store is damaged at {path}/zarr.json: {error}. Convert the source again."
+        ) from error
+    if MARKER not in group.attrs:
+        raise StoreNotFoundError(
+            f"{path!r} is a Zarr store but not a lazypert one: its root attributes have no {MARKER!r} entry. "
+            "Convert the original file with lazypert.convert(...)."
+        )
+    return group
