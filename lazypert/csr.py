@@ -211,6 +211,8 @@ def _float_facts(data: Any) -> tuple[bool, bool, float, float, int]:
             continue
         low, high = min(low, value), max(high, value)
         # Beyond 2^53 neighbouring floats are further apart than integers: such values stay floats.
-        integral = integral and np.floor(value) == value and abs(value) <= 9007199254740992.0
-        float32_exact = float32_exact and np.float64(np.float32(value)) == value
+        if np.floor(value) != value or abs(value) > 9007199254740992.0:
+            integral = False
+        if np.float64(np.float32(value)) != value:
+            float32_exact = False
     return integral, float32_exact, low, high, n_nonfinite

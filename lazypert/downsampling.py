@@ -6,6 +6,7 @@ expected count, so that a depth can be learnt and a model can be trained through
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from dataclasses import dataclass
@@ -167,6 +168,8 @@ class ReadDownsampler:
         if config is not None and not isinstance(config, DownsamplingConfig):
             raise ConfigError(f"config is {config!r}; expected a DownsamplingConfig.")
         self.config = config if config is not None else DownsamplingConfig()
+        # What JAX compiles for: the fraction is passed as an array, so that a new one compiles nothing.
+        self._plan = dataclasses.replace(self.config, fraction=1.0, check_counts=True)
 
     def __repr__(self) -> str:
         return f"ReadDownsampler({self.config!r})"
@@ -208,7 +211,7 @@ class ReadDownsampler:
             if self._keeps_all:
                 return values
         per_cell = _as_fraction(fraction, values)
-        result: jax.Array = _downsample_jit(self.config, key, values, per_cell)
+        result: jax.Array = _downsample_jit(self._plan, key, values, per_cell)
         return result
 
     def apply(self, data: Mapping[str, Any], *, key: jax.Array) -> dict[str, Any]:
@@ -250,7 +253,11 @@ class ReadDownsampler:
         # Before the conversion: it would wrap 64-bit integers around.
         if self.config.check_counts and isinstance(counts, np.ndarray) and counts.dtype.kind in "iu":
             _check_values(counts, is_log1p=False)
-        values = jnp.asarray(counts)
+        values: jax.Array = counts
+        if not isinstance(counts, jax.core.Tracer):
+            # Else a constant inside a jitted function would become a tracer, and go unchecked.
+            with jax.ensure_compile_time_eval():
+                values = jnp.asarray(counts)
         integer = jnp.issubdtype(values.dtype, jnp.integer)
         if values.ndim == 0 or not (integer or values.dtype in (jnp.float32, jnp.float64)):
             raise NotCountsError(
@@ -272,9 +279,7 @@ class ReadDownsampler:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _downsample(
-    config: DownsamplingConfig, key: jax.Array, counts: jax.Array, fraction: jax.Array
-) -> jax.Array:
+def _downsample(config: DownsamplingConfig, key: jax.Array, counts: jax.Array, fraction: jax.Array) -> jax.Array:
     reads = _reads(counts, is_log1p=config.is_log1p_input, discrete=True)
     per_cell = _fraction_of_cells(config, reads, fraction)
     usable = ~jnp.isnan(reads) & (per_cell >= 0) & (per_cell <= 1)
@@ -360,8 +365,7 @@ def _float_dtype(dtype: Any) -> Any:
 def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ConfigError(
-            f"{name} is {value!r}; expected one of {', '.join(map(repr, known))}. "
-            f"{near_matches(str(value), known)}"
+            f"{name} is {value!r}; expected one of {', '.join(map(repr, known))}. {near_matches(str(value), known)}"
         )
 
 

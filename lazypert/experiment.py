@@ -338,9 +338,7 @@ class ExperimentConfig:
                     f"dataset name wins. Rename one of the datasets."
                 )
         lines = ["[datasets]"]
-        lines += [
-            f"{_quote(entry.name)} = {_quote(self._portable(entry.path, target))}" for entry in self.datasets
-        ]
+        lines += [f"{_quote(entry.name)} = {_quote(self._portable(entry.path, target))}" for entry in self.datasets]
         lines += ["", "[training]", *(f'{_quote(name)} = "train"' for name in self.training_datasets)]
         lines += [
             "",
@@ -483,8 +481,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"This is not valid TOML: line {line} is not UTF-8. Save it as UTF-8.") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(
-            f"This is not valid TOML: {error}. Names and paths need quotes, "
-            'as in name = "path/to/screen.h5ad".'
+            f'This is not valid TOML: {error}. Names and paths need quotes, as in name = "path/to/screen.h5ad".'
         ) from error
 
 
@@ -504,9 +501,7 @@ def _from_toml(raw: dict[str, Any], base_dir: Path) -> ExperimentConfig:
                 f"[training] {_quote(name)} is {mode!r}; expected 'train'. Hold cell types out in "
                 f"[zeroshot], perturbations in [fewshot], and leave out a dataset that does not train."
             )
-    keys = {
-        section: _entry_keys(section, raw.get(section, {}), datasets) for section in ("zeroshot", "fewshot")
-    }
+    keys = {section: _entry_keys(section, raw.get(section, {}), datasets) for section in ("zeroshot", "fewshot")}
     return ExperimentConfig(
         datasets=tuple(DatasetEntry(name=name, path=path) for name, path in datasets.items()),
         training_datasets=tuple(raw.get("training", {})),
@@ -516,9 +511,7 @@ def _from_toml(raw: dict[str, Any], base_dir: Path) -> ExperimentConfig:
     )
 
 
-def _entry_keys(
-    section: str, table: dict[str, Any], datasets: Iterable[str]
-) -> list[tuple[dict[str, str], Any]]:
+def _entry_keys(section: str, table: dict[str, Any], datasets: Iterable[str]) -> list[tuple[dict[str, str], Any]]:
     """Return the dataset and cell type of each key of a section, with the key's value."""
     entries = []
     for key, value in table.items():
@@ -603,11 +596,7 @@ def _expand_braces(pattern: str) -> list[str]:
     if group is None:
         return [pattern]
     before, after = pattern[: group.start()], pattern[group.end() :]
-    return [
-        expanded
-        for option in group[1].split(",")
-        for expanded in _expand_braces(before + option.strip() + after)
-    ]
+    return [expanded for option in group[1].split(",") for expanded in _expand_braces(before + option.strip() + after)]
 
 
 # -- checks ---------------------------------------------------------------------------------------

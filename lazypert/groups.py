@@ -44,6 +44,9 @@ class Groups:
         (n_obs,) store row of each position, or None where position and row are the same.
     n_obs
         Number of cells.
+    is_shuffled
+        Whether cells lie in random order inside their runs, so that any piece of a run is a fair
+        sample of it.
     """
 
     roles: Roles
@@ -53,6 +56,7 @@ class Groups:
     codes: dict[str, NDArray[np.int32]]
     order: NDArray[np.integer] | None
     n_obs: int
+    is_shuffled: bool = False
 
     @classmethod
     def from_codes(
@@ -76,10 +80,7 @@ class Groups:
         rows
             (n_obs,) store row of each cell, when these are not all the cells of a store.
         """
-        names = [
-            np.asarray([ALL] if c is None else lab, dtype=np.str_)
-            for c, lab in zip(codes, labels, strict=True)
-        ]
+        names = [np.asarray([ALL] if c is None else lab, dtype=np.str_) for c, lab in zip(codes, labels, strict=True)]
         key, length = _runs_of(codes, [len(n) for n in names], n_obs)
         begin = np.cumsum(length) - length
         by_key = np.argsort(key, kind="stable")
@@ -88,7 +89,7 @@ class Groups:
         if (np.diff(begin) < 0).any():  # cells of a group are scattered: say where they are
             dtype = np.int32 if n_obs < 2**31 else np.int64
             order = np.repeat((begin - (np.cumsum(length) - length)).astype(dtype), length)
-            order += np.arange(n_obs, dtype=dtype)
+            order = order + np.arange(n_obs, dtype=dtype)
         if rows is not None:
             rows = np.asarray(rows)
             order = rows if order is None else rows[order]
@@ -125,10 +126,12 @@ class Groups:
         stops = np.concatenate([p.stop + o for p, o in zip(parts, offsets, strict=True)])
         order = None
         if any(part.order is not None for part in parts):
-            order = np.concatenate([
-                (np.arange(part.n_obs) if part.order is None else part.order) + offset
-                for part, offset in zip(parts, offsets, strict=True)
-            ])
+            order = np.concatenate(
+                [
+                    (np.arange(part.n_obs) if part.order is None else part.order) + offset
+                    for part, offset in zip(parts, offsets, strict=True)
+                ]
+            )
         sizes = [len(labels[axis]) for axis in AXES]
         by_key = np.argsort(_encode([codes[axis] for axis in AXES], sizes), kind="stable")
         return cls(
@@ -139,6 +142,7 @@ class Groups:
             codes={axis: code[by_key] for axis, code in codes.items()},
             order=order,
             n_obs=int(sum(part.n_obs for part in parts)),
+            is_shuffled=all(part.is_shuffled for part in parts),
         )
 
     def __len__(self) -> int:
@@ -228,13 +232,15 @@ class Groups:
         """One line a group: its labels, number of cells and of batches, whether it is a control group."""
         ids = self.ids
         keep = ids >= 0
-        frame = pd.DataFrame({
-            "cell_type": self.codes["cell_type"][keep],
-            "perturbation": self.codes["perturbation"][keep],
-            "n_cells": self.sizes[keep],
-            "n_batches": 1,
-            "is_control": self.is_control[keep],
-        })
+        frame = pd.DataFrame(
+            {
+                "cell_type": self.codes["cell_type"][keep],
+                "perturbation": self.codes["perturbation"][keep],
+                "n_cells": self.sizes[keep],
+                "n_batches": 1,
+                "is_control": self.is_control[keep],
+            }
+        )
         grouped = frame.groupby(["cell_type", "perturbation"], sort=True)
         out = grouped.agg(n_cells=("n_cells", "sum"), n_batches=("n_batches", "sum"), is_control=("is_control", "any"))
         out = out.reset_index()
@@ -243,15 +249,13 @@ class Groups:
         return out
 
     def shuffled(self, seed: int) -> Groups:
-        """Shuffle cells inside each run; needs an explicit order."""
+        """Shuffle cells inside each run."""
         order = np.arange(self.n_obs) if self.order is None else self.order.copy()
         _shuffle_runs(self.start, self.stop, order, np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
-        return replace(self, order=order)
+        return replace(self, order=order, is_shuffled=True)
 
 
-def _renumber(
-    codes: NDArray[np.int32], old: NDArray[np.str_], new: NDArray[np.str_]
-) -> NDArray[np.int32]:
+def _renumber(codes: NDArray[np.int32], old: NDArray[np.str_], new: NDArray[np.str_]) -> NDArray[np.int32]:
     # The appended -1 is what code -1 (missing) picks.
     return np.append(np.searchsorted(new, old), -1).astype(np.int32)[codes]
 
@@ -275,9 +279,7 @@ def _decode(key: NDArray[np.int64], sizes: Sequence[int]) -> list[NDArray[np.int
     return out[::-1]
 
 
-def _runs_of(
-    codes: Sequence[Any], sizes: Sequence[int], n_obs: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _runs_of(codes: Sequence[Any], sizes: Sequence[int], n_obs: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Key and length of each run of equal keys, in row order."""
     given = [c for c in codes if c is not None]
     if not given:
@@ -290,9 +292,7 @@ def _runs_of(
     chunks = next(c.chunks for c in given if hasattr(c, "dask"))
     split = [None if c is None else da.asarray(c).rechunk(chunks).to_delayed() for c in codes]
     reduce_block = dask.delayed(_run_lengths)
-    parts = [
-        reduce_block([None if s is None else s[i] for s in split], sizes) for i in range(len(chunks[0]))
-    ]
+    parts = [reduce_block([None if s is None else s[i] for s in split], sizes) for i in range(len(chunks[0]))]
     done = dask.compute(*parts)
     return np.concatenate([key for key, _ in done]), np.concatenate([length for _, length in done])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lazypert.converter import ScreenReader
-
-Progress = "Callable[[str, int, int], None]"
 
 DATASET = "dataset"
 _SPILL = "__spill__"
@@ -157,32 +155,41 @@ def convert(
         _write_obs(writer, plan)
         _write_var(writer, plan)
         summary = {
-            name: _write_matrix(writer, plan, name, origin, spill, progress)
-            for name, origin in plan.matrices.items()
+            name: _write_matrix(writer, plan, name, origin, spill, progress) for name, origin in plan.matrices.items()
         }
         _write_obsm(writer, plan)
         _write_tables(writer, plan)
         shutil.rmtree(spill)
-        return writer.finalise({
-            "sources": [
-                {
-                    "name": name,
-                    "file": reader.path.name,
-                    "n_obs": reader.n_obs,
-                    "size": (stat := reader.path.stat()).st_size,
-                    "mtime_ns": stat.st_mtime_ns,
-                }
-                for name, reader in zip(plan.names, plan.readers, strict=True)
-            ],
-            "roles": roles.to_json(),
-            "order": order if any(roles.columns()) else "source",
-            "seed": seed,
-            "layer": layer,
-            "n_obs": plan.n_obs,
-            "n_vars": len(plan.genes),
-            "matrices": summary,
-            "warnings": plan.warnings,
-        })
+        return writer.finalise(
+            {
+                "sources": [
+                    {
+                        "name": name,
+                        "file": reader.path.name,
+                        "n_obs": reader.n_obs,
+                        "size": (stat := reader.path.stat()).st_size,
+                        "mtime_ns": stat.st_mtime_ns,
+                    }
+                    for name, reader in zip(plan.names, plan.readers, strict=True)
+                ],
+                "roles": roles.to_json(),
+                "order": order if any(roles.columns()) else "source",
+                "seed": seed,
+                "layer": layer,
+                "n_obs": plan.n_obs,
+                "n_vars": len(plan.genes),
+                "matrices": summary,
+                "summary": {
+                    "n_groups": len(plan.groups),
+                    "n_perturbations": len(plan.groups.labels["perturbation"]),
+                    "n_cell_types": len(plan.groups.labels["cell_type"]),
+                    "n_batches": len(plan.groups.labels["batch"]),
+                    "n_controls": int(plan.groups.sizes[plan.groups.is_control].sum()),
+                    "n_unlabelled": plan.groups.n_unlabelled,
+                },
+                "warnings": plan.warnings,
+            }
+        )
 
 
 def _make_plan(
@@ -202,7 +209,7 @@ def _make_plan(
     _ = groups.control_code  # an unknown control label stops here
     if order == "grouped" and any(roles.columns()):
         source_row = np.asarray(groups.shuffled(seed).order, dtype=np.int64)
-        groups = Groups(roles, groups.labels, groups.start, groups.stop, groups.codes, None, groups.n_obs)
+        groups = replace(groups, order=None)
     else:
         source_row = np.arange(groups.n_obs)
     if groups.n_unlabelled:
@@ -311,7 +318,9 @@ def _matrices(readers: list[ScreenReader], layer: str | None) -> tuple[dict[str,
         if x not in reader.matrices:
             known = [name.removeprefix("layers/") for name in reader.matrices if name.startswith("layers/")]
             if layer is not None:
-                raise ColumnNotFoundError(f"layer={layer!r} is not in {str(reader.path)!r}. {near_matches(layer, known)}")
+                raise ColumnNotFoundError(
+                    f"layer={layer!r} is not in {str(reader.path)!r}. {near_matches(layer, known)}"
+                )
             raise SourceFormatError(
                 f"{str(reader.path)!r} has no X. Name a layer to use instead (layer=...). "
                 f"{near_matches('counts', known)} No store was made."
@@ -388,9 +397,7 @@ def _write_matrix(
     }
 
 
-def _run(
-    tasks: list[Any], budget: Budget, phase: str, progress: Callable[[str, int, int], None] | None
-) -> list[Any]:
+def _run(tasks: list[Any], budget: Budget, phase: str, progress: Callable[[str, int, int], None] | None) -> list[Any]:
     """Compute tasks on the scheduler the caller has set up, else on threads within the budget."""
     from dask.callbacks import Callback
 

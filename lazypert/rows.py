@@ -37,15 +37,6 @@ class Rows:
         self.order = order
         self._ends = np.cumsum(self.stops - self.starts)
 
-    @classmethod
-    def from_positions(cls, positions: ArrayLike, order: NDArray[np.integer] | None = None) -> Rows:
-        """Join runs of consecutive positions into intervals."""
-        positions = np.asarray(positions, dtype=np.int64)
-        breaks = np.flatnonzero(np.diff(positions) != 1) + 1
-        first = np.concatenate([[0], breaks]).astype(np.int64)[: len(positions)]
-        last = np.concatenate([breaks, [len(positions)]]).astype(np.int64)[: len(positions)] - 1
-        return cls(positions[first], positions[last] + 1, order)
-
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
@@ -93,11 +84,17 @@ class Rows:
             (n_obs,) bool, by store row.
         """
         starts, stops = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        for start in range(0, len(self), 1_048_576):
-            positions = self.positions(np.arange(start, min(len(self), start + 1_048_576)))
-            part = Rows.from_positions(positions[mask[self.to_rows(positions)]])
-            starts.append(part.starts)
-            stops.append(part.stops)
+        for begin in range(0, len(self), 1_048_576):
+            index = np.arange(begin, min(len(self), begin + 1_048_576))
+            positions = self.positions(index)
+            kept = mask[self.to_rows(positions)]
+            positions, index = positions[kept], index[kept]
+            # Intervals stay inside the ones they come from: groups rely on it.
+            interval = np.searchsorted(self._ends, index, side="right")
+            breaks = np.flatnonzero((np.diff(positions) != 1) | (np.diff(interval) != 0)) + 1
+            edges = np.concatenate([[0], breaks, [len(positions)]]) if len(positions) else np.zeros(1, np.int64)
+            starts.append(positions[edges[:-1]])
+            stops.append(positions[edges[1:] - 1] + 1)
         return Rows(np.concatenate(starts), np.concatenate(stops), self.order)
 
     def __repr__(self) -> str:

@@ -87,7 +87,7 @@ class ValueFacts:
             for name in ("u2", "u4") if self.minimum >= 0 else ("i4",):
                 if np.iinfo(name).min <= self.minimum and self.maximum <= np.iinfo(name).max:
                     return np.dtype(name)
-            if -(2**63) <= self.minimum and self.maximum < 2**63:
+            if self.minimum >= -(2**63) and self.maximum < 2**63:
                 return np.dtype("i8")
             raise SourceFormatError(
                 f"The matrix holds integers up to {self.maximum:.0f}, beyond 64-bit signed integers "

@@ -12,7 +12,6 @@ import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import google_crc32c
@@ -23,6 +22,7 @@ from lazypert.errors import StoreDamagedError
 from lazypert.schema import COMPRESSOR, Grid
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray

@@ -9,7 +9,6 @@ size, number of workers and kind of scheduler give the same bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from lazypert.csr import canonical, kernel, value_facts
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from collections.abc import Sequence
 
     from numpy.typing import NDArray

@@ -8,8 +8,9 @@ The model of `simulate_screen`. The reads of gene g in cell c are negative binom
 ``m = depth_c * profile_tg * batch_bg * fold_pg`` and variance ``m + alpha_g * m**2``, for the cell's
 type t, batch b and perturbation p. They are drawn exactly, as the compound Poisson that a negative
 binomial is: ``Poisson(log(1 + alpha m) / alpha)`` clusters of log-series many reads each. The clusters
-are the arrivals of one Poisson process that runs along the genes, so a cell costs one exponential for
-every cluster instead of a gamma and a Poisson draw for every gene, and its row comes out sorted.
+are the arrivals of one Poisson process that runs along the genes, so a cell costs a logarithm
+for every gene and a few draws for every cluster, not a gamma and a Poisson draw for every gene, and
+its row comes out sorted.
 
 What is approximate: genes are independent given a cell's labels and depth (no regulatory programmes,
 doublets or ambient reads), every guide of a target works equally well, and a target's effects are the
@@ -65,7 +66,7 @@ STREAM_CELLS = 128
 CHUNK = 131_072  # elements of an HDF5 chunk of X: 512 KiB, inside HDF5's chunk cache
 
 _TARGETS = ("BRCA1", "TP53", "KRAS", "MYC", "EGFR")
-_TYPES = ("Neuron", "Astrocyte", "Microglia")
+_TYPES = ("Astrocyte", "Microglia", "Neuron")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,11 +254,11 @@ def reference_screen(path: str | os.PathLike[str], *, seed: int = 0, overwrite: 
         data=counts[rows, columns].astype(np.float32),
         obs={
             "perturbation": perts[order],
-            "cell_type": np.argsort(np.argsort(_TYPES))[types][order],
+            "cell_type": types[order],
             "batch": order % 2,
         },
     )
-    categories = {"perturbation": perturbations, "cell_type": sorted(_TYPES), "batch": ["batch1", "batch2"]}
+    categories = {"perturbation": perturbations, "cell_type": _TYPES, "batch": ["batch1", "batch2"]}
     with _replacing(Path(path), overwrite=overwrite) as file:
         writer = _ScreenWriter(file, counts.shape, categories)
         writer.append(block, _numbered("CELL{:0{}d}-1", order, len(order), least_width=6))
@@ -486,9 +487,7 @@ def _draw_effects(
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
     """Genes and folds of every target: its own gene first, then those that it shifts."""
     strong = rng.random(len(targets)) < STRONG_TARGETS
-    shares = np.where(
-        strong, rng.uniform(*STRONG_SHARE, len(targets)), rng.uniform(*WEAK_SHARE, len(targets))
-    )
+    shares = np.where(strong, rng.uniform(*STRONG_SHARE, len(targets)), rng.uniform(*WEAK_SHARE, len(targets)))
     genes, logs = [], []
     for target, own, share in zip(targets, on_target, shares, strict=True):
         shifted = rng.choice(n_genes, round(share * n_genes), replace=False)
@@ -689,9 +688,7 @@ def _replacing(path: Path, *, overwrite: bool) -> Iterator[h5py.File]:
     if path.exists() and not overwrite:
         raise StoreExistsError(f"{str(path)!r} exists already. Choose another name, or pass overwrite=True.")
     if not path.parent.is_dir():
-        raise StoreNotFoundError(
-            f"There is no folder {str(path.parent)!r} to write {path.name!r} in. Make it."
-        )
+        raise StoreNotFoundError(f"There is no folder {str(path.parent)!r} to write {path.name!r} in. Make it.")
     partial = path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:12]}")
     try:
         # The cache holds the last, half-filled chunk of every array, so that gzip runs once a chunk.
@@ -724,9 +721,7 @@ class _ScreenWriter:
         self.n_rows = self.nnz = 0
         self._matrix = _encode(file.create_group("X"), "csr_matrix", "0.1.0", shape=np.array(shape))
         for name, kind in (("data", "float32"), ("indices", "int32")):
-            self._matrix.create_dataset(
-                name, (0,), kind, maxshape=(None,), chunks=(CHUNK,), compression=compression
-            )
+            self._matrix.create_dataset(name, (0,), kind, maxshape=(None,), chunks=(CHUNK,), compression=compression)
         self._matrix.create_dataset("indptr", (shape[0] + 1,), index_type)
         obs = _encode(file.create_group("obs"), "dataframe", "0.2.0", _index="_index")
         obs.attrs["column-order"] = [*categories, *numbers]
@@ -781,6 +776,8 @@ def _write_var(file: h5py.File, genes: Sequence[str], variable: NDArray[np.bool_
 def _pca(counts: NDArray[np.int64], n_components: int) -> NDArray[np.float32]:
     """Principal components of log1p counts per 10,000, (cell, component)."""
     logged: NDArray[np.float64] = np.log1p(counts * (1e4 / counts.sum(axis=1, keepdims=True)))
-    left, scale, _ = np.linalg.svd(logged - logged.mean(axis=0), full_matrices=False)
-    scores: NDArray[np.float32] = (left[:, :n_components] * scale[:n_components]).astype(np.float32)
+    centred = logged - logged.mean(axis=0)
+    # The eigenvectors of the small (gene, gene) product are the SVD's right vectors, smallest first.
+    _, axes = np.linalg.eigh(centred.T @ centred)
+    scores: NDArray[np.float32] = (centred @ axes[:, : -n_components - 1 : -1]).astype(np.float32)
     return scores

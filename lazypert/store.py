@@ -63,7 +63,9 @@ class Matrix:
         ``nnz``, ``sum``, ``integral``, ``minimum``, ``maximum``, ``n_nonfinite``, found at conversion.
     """
 
-    def __init__(self, name: str, shape: tuple[int, int], parts: dict[str, ShardedArray], facts: dict[str, Any]) -> None:
+    def __init__(
+        self, name: str, shape: tuple[int, int], parts: dict[str, ShardedArray], facts: dict[str, Any]
+    ) -> None:
         self.name, self.shape, self.facts = name, shape, facts
         self.indptr, self.indices, self.data = parts["indptr"], parts["indices"], parts["data"]
         self.dtype = self.data.dtype
@@ -205,8 +207,8 @@ class Store:
 
     def strings(self, path: str) -> NDArray[Any]:
         """Read an array of strings whole."""
-        array = TextArray(self.reader, self._root[path], path)
-        return array[0 : array.shape[0]]
+        array = self.text(path)
+        return array.read(0, len(array))
 
     def text(self, path: str) -> TextArray:
         """Open an array of strings."""
@@ -234,7 +236,9 @@ class Store:
         if kind == "string-array":
             return self.strings(path)
         if kind == "nullable-string-array":
-            return np.where(self.table(f"{path}/mask"), None, self.strings(f"{path}/values"))
+            text = self.strings(f"{path}/values")
+            text[self.table(f"{path}/mask")] = None
+            return text
         if kind.startswith("nullable-"):
             values, mask = self.table(f"{path}/values"), self.table(f"{path}/mask")
             array = pd.arrays.BooleanArray if kind == "nullable-boolean" else pd.arrays.IntegerArray
@@ -276,33 +280,31 @@ class Store:
             codes={axis: self.table(f"{base}/{axis}") for axis in AXES},
             order=self.table(f"{TABLES}/order") if has_order else None,
             n_obs=self.n_obs,
+            is_shuffled=self.attrs["order"] == "grouped",
         )
 
 
 class TextArray:
     """An array of strings that refuses to invent them: a missing shard is an error, not empty text."""
 
+    dtype = np.dtype(object)
+
     def __init__(self, reader: ByteReader, array: Any, path: str) -> None:
         self._reader, self._array, self._path = reader, array, path
-        self.shape: tuple[int, ...] = array.shape
-        self.dtype = np.dtype(object)
-        self.ndim = 1
 
-    def __getitem__(self, key: Any) -> NDArray[Any]:
-        rows = key[0] if isinstance(key, tuple) else key
-        if not isinstance(rows, slice):
-            rows = np.asarray(rows)
-            low, high = (int(rows.min()), int(rows.max()) + 1) if rows.size else (0, 0)
-            found: NDArray[Any] = self[low:high][rows - low]
-            return found
-        start, stop, step = rows.indices(self.shape[0])
-        for shard in range(start // self._array.shards[0], -(-stop // self._array.shards[0])):
-            if self._reader.size(f"{self._path}/c/{shard}") is None:
+    def __len__(self) -> int:
+        return int(self._array.shape[0])
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Strings ``start`` to ``stop``, as an object array."""
+        shard = self._array.shards[0]
+        for number in range(start // shard, -(-stop // shard)):
+            if self._reader.size(f"{self._path}/c/{number}") is None:
                 raise StoreDamagedError(
-                    f"The store is damaged at {self._path}/c/{shard}: the file is missing. "
+                    f"The store is damaged at {self._path}/c/{number}: the file is missing. "
                     "Run lazypert.verify(store) to list all damage, and convert the source again."
                 )
-        return np.asarray(self._array[start:stop:step], dtype=object)
+        return np.asarray(self._array[start:stop], dtype=object)
 
 
 def _open(path: str, storage_options: dict[str, Any] | None) -> tuple[ByteReader, zarr.Group]:

@@ -131,9 +131,7 @@ class StoreWriter:
         attrs = {"encoding-type": "array", "encoding-version": "0.2.0"}
         return self._create(path, shape, np.dtype(dtype), (rows, max(1, shape[1])), None, attrs)
 
-    def _create(
-        self, path: str, shape: Any, dtype: Any, chunks: Any, shards: Any, attrs: dict[str, Any] | None
-    ) -> Any:
+    def _create(self, path: str, shape: Any, dtype: Any, chunks: Any, shards: Any, attrs: dict[str, Any] | None) -> Any:
         return self._zarr.create_array(
             path,
             shape=shape,
@@ -156,7 +154,8 @@ class StoreWriter:
                 f"An obs column is named {name!r}, which cannot be the name of a Zarr array. "
                 "Rename the column in the source. No store was made."
             )
-        values = values.array if isinstance(values, pd.Series) else values
+        if isinstance(values, pd.Series | pd.arrays.NumpyExtensionArray):
+            values = values.to_numpy() if isinstance(values.dtype, np.dtype) else values.array
         if isinstance(values, pd.Categorical):
             self._categorical(path, values)
         elif isinstance(values, pd.arrays.IntegerArray | pd.arrays.BooleanArray | pd.arrays.FloatingArray):
@@ -201,7 +200,7 @@ class StoreWriter:
 
     def frame(self, path: str, index: Any, columns: list[str]) -> None:
         """Create an AnnData dataframe group and its index; columns follow with `column`."""
-        attrs = {"encoding-type": "dataframe", "encoding-version": "0.2.0", "_index": "_index"}
+        attrs: dict[str, Any] = {"encoding-type": "dataframe", "encoding-version": "0.2.0", "_index": "_index"}
         self.group(path, attrs | {"column-order": columns})
         self.strings(f"{path}/_index", index)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -15,6 +14,7 @@ from lazypert.csr import CSRBlock, first_bad_index
 from lazypert.errors import ColumnNotFoundError, SourceFormatError, near_matches
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from numpy.typing import NDArray
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"

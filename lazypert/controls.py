@@ -1,0 +1,258 @@
+"""Matching cells with control cells of their own kind.
+
+A pool is the controls of one (cell type, dataset), or one (cell type, dataset, batch). Which
+controls a cell gets is a pure function of (seed, epoch, row): no table of pairs is needed, and
+neither the order nor the number of workers that ask changes the answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lazypert.errors import ConfigError, EmptyPoolError
+from lazypert.rng import distinct_draws
+from lazypert.rows import Rows
+from lazypert.splits import SPLITS, HasGroups, SplitResult
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lazypert.groups import Groups
+
+STRATEGIES = ("random", "batch")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlMappingConfig:
+    """How cells are matched with controls.
+
+    Parameters
+    ----------
+    strategy
+        ``"random"``: any control of the same cell type and dataset. ``"batch"``: one of the same
+        batch too, or of the cell type where the batch has none.
+    n_basal_samples
+        Controls for each cell; distinct where the pool is large enough.
+    seed
+        Decides the pairs.
+    map_controls
+        Map control cells too (to controls, themselves included).
+    on_empty
+        What to do about cells whose pool is empty: ``"error"``, or ``"mask"`` them in the result.
+    """
+
+    strategy: str = "random"
+    n_basal_samples: int = 1
+    seed: int = 42
+    map_controls: bool = False
+    on_empty: str = "error"
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise ConfigError(f"strategy: got {self.strategy!r}, expected 'random' or 'batch'.")
+        if self.n_basal_samples < 1:
+            raise ConfigError(f"n_basal_samples: got {self.n_basal_samples!r}, expected at least 1.")
+        if self.on_empty not in ("error", "mask"):
+            raise ConfigError(f"on_empty: got {self.on_empty!r}, expected 'error' or 'mask'.")
+        if self.seed < 0:
+            raise ConfigError(f"seed: got {self.seed!r}, expected a non-negative integer.")
+
+
+class ControlPools:
+    """Control cells by cell type, dataset and batch, for one split or for all cells.
+
+    Parameters
+    ----------
+    groups
+        The screen's groups.
+    controls
+        Rows that may serve as controls, in run order.
+    by_batch
+        Prefer controls of the same batch.
+    """
+
+    def __init__(self, groups: Groups, controls: Rows, *, by_batch: bool) -> None:
+        self.groups = groups
+        run = groups.run_of(controls.starts)
+        keys, batch_keys = _keys(groups)
+        by_key = np.argsort(batch_keys[run], kind="stable")
+        self.controls = Rows(controls.starts[by_key], controls.stops[by_key], controls.order)
+        run, sizes = run[by_key], (controls.stops - controls.starts)[by_key]
+        ends = np.cumsum(sizes)
+        # Sorted by (cell type, dataset, batch), both kinds of pool are slices of one list.
+        self._first, self._size = _slices(keys[run], ends, keys)
+        if by_batch:
+            first, size = _slices(batch_keys[run], ends, batch_keys)
+            filled = size > 0
+            self._first, self._size = np.where(filled, first, self._first), np.where(filled, size, self._size)
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """(n_runs,) size of the pool that each run's cells draw from."""
+        return self._size
+
+    def check(self, rows: Rows) -> None:
+        """Raise `EmptyPoolError`, naming the groups, when any of these rows has no control."""
+        run = np.unique(self.groups.run_of(rows.starts))
+        empty = run[self._size[run] == 0]
+        if len(empty):
+            names = sorted(
+                {
+                    f"({self.groups.labels['cell_type'][self.groups.codes['cell_type'][r]]}, "
+                    f"{self.groups.labels['perturbation'][self.groups.codes['perturbation'][r]]})"
+                    for r in empty
+                }
+            )
+            cell_types = sorted({name[1:].rpartition(", ")[0] for name in names})
+            raise EmptyPoolError(
+                f"{len(names)} groups have no control cell to be matched with: {', '.join(names[:5])}"
+                f"{', ...' if len(names) > 5 else ''}. Expected cells labelled {self.groups.roles.control_pert!r} "
+                f"of the cell type{'s' if len(cell_types) > 1 else ''} {', '.join(cell_types)}. "
+                "Check control_pert, leave these cell types out, or pass on_empty='mask'."
+            )
+
+    def draw(
+        self, rows: NDArray[np.integer], runs: NDArray[np.integer], n: int, words: tuple[int, ...]
+    ) -> NDArray[np.int64]:
+        """Draw controls for cells.
+
+        Parameters
+        ----------
+        rows
+            (m,) store rows of the cells.
+        runs
+            (m,) run of each cell.
+        n
+            Controls a cell.
+        words
+            Key of the draw, such as ``(seed, epoch)``.
+
+        Returns
+        -------
+        (m, n) int64 store rows of controls; a cell whose pool is empty gets its own row.
+        """
+        size = self._size[runs]
+        if not len(self.controls):
+            return np.repeat(np.asarray(rows, dtype=np.int64)[:, None], n, axis=1)
+        drawn = self._first[runs][:, None] + distinct_draws(words, rows, np.maximum(size, 1), n)
+        found = self.controls[np.where(size[:, None] > 0, drawn, 0)]
+        return np.where(size[:, None] > 0, found, np.asarray(rows)[:, None])
+
+
+def pools_of(groups: Groups, *, by_batch: bool, splits: SplitResult | None = None, name: str = "train") -> ControlPools:
+    """Make the pools that cells of a split draw from.
+
+    A split's cells are matched with its own controls. Where it has none of a cell type (few-shot
+    validation and test: all controls train), the training split's controls serve.
+    """
+    control = groups.is_control & (groups.ids >= 0)
+    if splits is None:
+        return ControlPools(groups, groups.rows(control), by_batch=by_batch)
+    own, train = (_only(groups, splits[which], control) for which in (name, "train"))
+    keys, _ = _keys(groups)
+    lacking = ~np.isin(keys[groups.run_of(train.starts)], keys[groups.run_of(own.starts)])
+    rows = Rows(
+        np.concatenate([own.starts, train.starts[lacking]]),
+        np.concatenate([own.stops, train.stops[lacking]]),
+        own.order,
+    )
+    return ControlPools(groups, rows, by_batch=by_batch)
+
+
+def _only(groups: Groups, rows: Rows, runs: NDArray[np.bool_]) -> Rows:
+    chosen = runs[groups.run_of(rows.starts)]
+    return Rows(rows.starts[chosen], rows.stops[chosen], rows.order)
+
+
+def _keys(groups: Groups) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(n_runs,) numbers of the (cell type, dataset) and of the (cell type, dataset, batch)."""
+    cell_type, dataset, batch = (groups.codes[axis].astype(np.int64) for axis in ("cell_type", "dataset", "batch"))
+    key = cell_type * len(groups.labels["dataset"]) + dataset
+    return key, key * (len(groups.labels["batch"]) + 1) + batch + 1
+
+
+def _slices(
+    keys: NDArray[np.int64], ends: NDArray[np.int64], wanted: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First element and length, for each wanted key, of its slice of the sorted list."""
+    lo, hi = np.searchsorted(keys, wanted, side="left"), np.searchsorted(keys, wanted, side="right")
+    bounds = np.concatenate([[0], ends])
+    return bounds[lo], bounds[hi] - bounds[lo]
+
+
+class _Mapping:
+    strategy: str
+
+    def __init__(self, config: ControlMappingConfig | None = None) -> None:
+        self.config = config or ControlMappingConfig(strategy=self.strategy)
+        if self.config.strategy != self.strategy:
+            raise ConfigError(
+                f"{type(self).__name__} maps with strategy {self.strategy!r}, got a config of {self.config.strategy!r}."
+            )
+
+    def mapped_rows(self, source: HasGroups) -> NDArray[np.int64]:
+        """(n_mapped,) store rows that `build_mapping` maps, ascending."""
+        groups = source.groups
+        mapped = (groups.ids >= 0) & (self.config.map_controls | ~groups.is_control)
+        return np.sort(groups.rows(mapped)[:])
+
+    def build_mapping(self, source: HasGroups, splits: SplitResult | None = None) -> NDArray[np.int64]:
+        """Map every perturbed cell to controls.
+
+        Parameters
+        ----------
+        splits
+            Match within the split of each cell; cells in no split draw from all controls.
+
+        Returns
+        -------
+        (n_mapped, n_basal_samples) int64 store rows of controls, one line for each of
+        `mapped_rows`; a masked array with ``on_empty="mask"``.
+
+        Raises
+        ------
+        EmptyPoolError
+            When a group has no control and ``on_empty`` is ``"error"``.
+        """
+        groups, by_batch = source.groups, self.strategy == "batch"
+        rows = self.mapped_rows(source)
+        everyone = pools_of(groups, by_batch=by_batch)
+        mapped = groups.rows((groups.ids >= 0) & (self.config.map_controls | ~groups.is_control))
+        if self.config.on_empty == "error":
+            everyone.check(mapped)
+        run_of_row = groups.expand(np.arange(len(groups.start)), _n_rows(groups))
+        runs = run_of_row[rows]
+        out = everyone.draw(rows, runs, self.config.n_basal_samples, (self.config.seed,))
+        for name in SPLITS if splits is not None else ():
+            inside = np.isin(rows, splits[name][:])  # type: ignore[index]
+            pools = pools_of(groups, by_batch=by_batch, splits=splits, name=name)
+            out[inside] = pools.draw(rows[inside], runs[inside], self.config.n_basal_samples, (self.config.seed,))
+        if self.config.on_empty == "mask":
+            empty = np.repeat(everyone.sizes[runs][:, None] == 0, self.config.n_basal_samples, axis=1)
+            masked: Any = np.ma.masked_array(out, mask=empty)
+            return masked  # type: ignore[no-any-return]
+        return out
+
+
+def _n_rows(groups: Groups) -> int:
+    return groups.n_obs if groups.order is None else int(groups.order.max(initial=-1)) + 1
+
+
+class RandomControlMapping(_Mapping):
+    """Map cells to random controls of the same cell type and dataset."""
+
+    strategy = "random"
+
+
+class BatchControlMapping(_Mapping):
+    """Map cells to controls of the same cell type, dataset and batch; of the cell type where a batch has none."""
+
+    strategy = "batch"
+
+
+def control_mapping(config: ControlMappingConfig) -> RandomControlMapping | BatchControlMapping:
+    """Make the mapping that a config asks for."""
+    return BatchControlMapping(config) if config.strategy == "batch" else RandomControlMapping(config)

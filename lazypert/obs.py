@@ -1,0 +1,166 @@
+"""obs columns of a store, read by pieces or lazily with Dask, and grouping by any of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+
+from lazypert.errors import ColumnNotFoundError
+from lazypert.groups import Groups
+from lazypert.labels import factorise
+from lazypert.schema import COLUMN_CHUNK, COLUMN_SHARD, Roles
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from lazypert.shards import ShardedArray
+    from lazypert.store import Store
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a store that is read by pieces: what Dask and xarray take for an array.
+
+    Attributes
+    ----------
+    length
+        Number of cells.
+    dtype
+        Of the values shown.
+    read
+        Gives the values ``start`` to ``stop``; picklable.
+    """
+
+    length: int
+    dtype: np.dtype[Any]
+    read: Callable[[int, int], NDArray[Any]]
+    ndim = 1
+
+    @property
+    def shape(self) -> tuple[int]:
+        """One dimension, ``cell``."""
+        return (self.length,)
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        rows = key[0] if isinstance(key, tuple) else key
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(self.length)
+            if step > 0:
+                return self.read(start, max(start, stop))[::step]
+            rows = np.arange(start, stop, step)
+        rows = np.asarray(rows)
+        if not rows.size:
+            return np.empty(rows.shape, dtype=self.dtype)
+        wanted, back = np.unique(rows, return_inverse=True)
+        # Rows that share a chunk cost one read of it; far ones are read on their own.
+        breaks = np.flatnonzero(np.diff(wanted) > COLUMN_CHUNK) + 1
+        parts = [self.read(int(near[0]), int(near[-1]) + 1)[near - near[0]] for near in np.split(wanted, breaks)]
+        return np.concatenate(parts)[back].reshape(rows.shape)
+
+    def to_dask(self) -> da.Array:
+        """Lazy array of one chunk a shard; nothing is read."""
+        return da.from_array(
+            self, chunks=min(COLUMN_SHARD, max(1, self.length)), asarray=False, meta=np.empty(0, self.dtype)
+        )
+
+
+def numbers(array: ShardedArray) -> Column:
+    """Numbers as they are stored."""
+    return Column(len(array), array.dtype, array.read)
+
+
+def column_of(store: Store, path: str) -> Column:
+    """Values of a column: of a categorical its labels.
+
+    A missing value shows as None among texts and labels, as NaN among numbers.
+    """
+    kind = store.encoding(path)
+    if kind == "categorical":
+        return decoded(numbers(store.sharded(f"{path}/codes")), store.categories(path))
+    if kind == "string-array":
+        text = store.text(path)
+        return Column(len(text), text.dtype, text.read)
+    if kind.startswith("nullable-"):
+        below = f"{path}/values"
+        values = column_of(store, below) if "string" in kind else numbers(store.sharded(below))
+        dtype = np.dtype("f8" if kind == "nullable-integer" else object)
+        read = partial(_read_nullable, values, numbers(store.sharded(f"{path}/mask")), dtype)
+        return Column(values.length, dtype, read)
+    return numbers(store.sharded(path))
+
+
+def decoded(codes: Column, categories: NDArray[Any]) -> Column:
+    """Labels in place of codes."""
+    missing = np.nan if categories.dtype.kind in "iuf" else None
+    table = np.array([*categories, missing], dtype="f8" if missing is not None else object)
+    return Column(codes.length, table.dtype, partial(_read_decoded, codes, table))
+
+
+def _read_decoded(codes: Column, table: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
+    return table[codes.read(start, stop)]  # the last entry is what code -1 picks
+
+
+def _read_nullable(values: Column, mask: Column, dtype: np.dtype[Any], start: int, stop: int) -> NDArray[Any]:
+    out = values.read(start, stop).astype(dtype)
+    out[mask.read(start, stop)] = np.nan if dtype.kind == "f" else None
+    return out
+
+
+def groups_of(store: Store, roles: Roles) -> Groups:
+    """Group a store's cells by any columns.
+
+    Takes the table that conversion left when the columns are the ones it was made for; else reads
+    those columns, block by block, and nothing more.
+
+    Raises
+    ------
+    ColumnNotFoundError
+        When a column does not exist.
+    """
+    own = store.roles
+    wanted = Roles(
+        pert_col=roles.pert_col,
+        cell_type_col=roles.cell_type_col,
+        batch_col=roles.batch_col,
+        dataset_col=roles.dataset_col or own.dataset_col,
+        control_pert=roles.control_pert,
+    )
+    if wanted.columns() == own.columns():
+        return replace(store.groups, roles=wanted)
+    codes, labels = [], []
+    for column, role in zip(wanted.columns(), ("cell_type_col", "pert_col", "dataset_col", "batch_col"), strict=True):
+        code, names = _coded(store, column, role) if column is not None else (None, np.empty(0, np.str_))
+        codes.append(code)
+        labels.append(names)
+    return Groups.from_codes(codes, labels, wanted, store.n_obs)
+
+
+def _coded(store: Store, column: str, role: str) -> tuple[Any, NDArray[np.str_]]:
+    if column not in store.obs_columns:
+        try:
+            store.require_obs(column, role)
+        except ColumnNotFoundError as error:
+            absent_ok = "" if role == "pert_col" else f" If the screen has no such column, pass {role}=None."
+            raise ColumnNotFoundError(f"{error}{absent_ok}") from None
+    path = f"obs/{column}"
+    if store.encoding(path) != "categorical":
+        return factorise(store.column(path))
+    categories = store.categories(path).astype(np.str_)
+    codes = numbers(store.sharded(f"{path}/codes")).to_dask()
+    # Labels no cell has are no labels of the screen.
+    counted = da.bincount(da.where(codes < 0, len(categories), codes), minlength=len(categories) + 1).compute()
+    used = np.flatnonzero(counted[: len(categories)])
+    labels, number = np.unique(categories[used], return_inverse=True)
+    renumber = np.full(len(categories) + 1, -1, dtype=np.int32)
+    renumber[used] = number
+    return codes.map_blocks(_renumber, table=renumber, dtype=np.int32), labels
+
+
+def _renumber(codes: NDArray[Any], table: NDArray[np.int32]) -> NDArray[np.int32]:
+    return table[codes]

@@ -1,0 +1,591 @@
+"""Sources: a screen, or several under one vocabulary, as cells with codes, labels and features."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lazypert.csr import CSRBlock
+from lazypert.errors import ColumnNotFoundError, ConfigError, SourceFormatError, near_matches
+from lazypert.features import read_feature_table
+from lazypert.groups import Groups
+from lazypert.obs import column_of, groups_of
+from lazypert.qc import MatrixPart
+from lazypert.rng import generator
+from lazypert.schema import Roles
+from lazypert.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from collections.abc import Iterator, Sequence
+
+    import jax
+    from numpy.typing import NDArray
+
+OUTPUT_SPACES = ("gene", "all", "embedding")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerturbationSourceConfig:
+    """A screen and how to look at it.
+
+    Parameters
+    ----------
+    file_path
+        An ``.h5ad`` (converted on first use) or a lazypert store.
+    pert_col, cell_type_col, batch_col
+        obs columns; `cell_type_col` and `batch_col` may be None when the screen has no such column.
+    control_pert
+        Label of control cells.
+    output_space
+        Features of a cell: ``"all"`` genes, ``"gene"`` (the highly variable ones, see `hvg_col`),
+        or an ``"embedding"`` (see `embedding_key`).
+    hvg_col
+        Boolean var column of highly variable genes.
+    embedding_key
+        Name in obsm.
+    layer
+        Matrix to read; None reads X.
+    should_yield_controls
+        Whether ``len(source)``, ``source[i]``, iteration and `get_batch` include control cells.
+    additional_obs
+        obs columns to add to every element.
+    include_barcodes
+        Add each cell's name as ``"barcode"``.
+    perturbation_features_file
+        ``.csv``, ``.tsv`` or ``.npz`` of features by perturbation name, to use instead of one-hot.
+    cache_dir
+        Folder for the store that an ``.h5ad`` is converted into; None puts it beside the file, as
+        ``<name>.lazypert.zarr``.
+    memory_limit
+        For that conversion.
+    seed
+        Of `get_batch`.
+    """
+
+    file_path: str | Path
+    pert_col: str = "perturbation"
+    cell_type_col: str | None = "cell_type"
+    batch_col: str | None = "batch"
+    control_pert: str = "non-targeting"
+    output_space: str = "all"
+    hvg_col: str | None = None
+    embedding_key: str | None = None
+    layer: str | None = None
+    should_yield_controls: bool = True
+    additional_obs: tuple[str, ...] = ()
+    include_barcodes: bool = False
+    perturbation_features_file: str | Path | None = None
+    cache_dir: str | Path | None = None
+    memory_limit: int | str = "1GiB"
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        if self.output_space not in OUTPUT_SPACES:
+            raise ConfigError(f"output_space: got {self.output_space!r}, expected one of {OUTPUT_SPACES}.")
+        if self.output_space == "embedding" and self.embedding_key is None:
+            raise ConfigError("embedding_key: got None, expected the name of an obsm entry (output_space='embedding').")
+        if self.output_space == "gene" and self.hvg_col is None:
+            raise ConfigError("hvg_col: got None, expected a boolean var column (output_space='gene').")
+        if len(set(self.additional_obs)) != len(self.additional_obs):
+            raise ConfigError(f"additional_obs: got duplicates in {self.additional_obs!r}.")
+
+    @property
+    def roles(self) -> Roles:
+        """Roles of the obs columns."""
+        return Roles(
+            pert_col=self.pert_col,
+            cell_type_col=self.cell_type_col,
+            batch_col=self.batch_col,
+            control_pert=self.control_pert,
+        )
+
+
+class PerturbationSource(ABC):
+    """What one screen and several have in common. Row numbers are rows of the store (or stores, in turn)."""
+
+    config: PerturbationSourceConfig
+
+    @property
+    @abstractmethod
+    def groups(self) -> Groups:
+        """Cells, grouped by cell type, perturbation, dataset and batch."""
+
+    @property
+    @abstractmethod
+    def n_rows(self) -> int:
+        """Number of cells, controls included."""
+
+    @property
+    @abstractmethod
+    def var(self) -> pd.DataFrame:
+        """The var table of the shared genes."""
+
+    @abstractmethod
+    def parts(self, layer: str | None) -> Sequence[MatrixPart]:
+        """Matrices that the rows lie in."""
+
+    @abstractmethod
+    def read_counts(self, rows: NDArray[np.integer]) -> CSRBlock:
+        """Rows of the matrix, in the order asked, over the shared genes."""
+
+    @abstractmethod
+    def read_embedding(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """(n, width) rows of the embedding, float32."""
+
+    @abstractmethod
+    def read_obs(self, column: str, rows: NDArray[np.integer]) -> NDArray[Any]:
+        """(n,) values of an obs column."""
+
+    @abstractmethod
+    def obs_names(self, rows: NDArray[np.integer]) -> NDArray[Any]:
+        """(n,) cell names."""
+
+    # What follows is derived from the above.
+
+    def gene_labels(self, var_gene_col: str | None) -> NDArray[np.str_]:
+        """(n_genes,) gene names, from a var column or the var index.
+
+        Raises
+        ------
+        ColumnNotFoundError
+            When there is no such column.
+        """
+        if var_gene_col is None:
+            return np.asarray(self.var.index, dtype=np.str_)
+        if var_gene_col not in self.var.columns:
+            raise ColumnNotFoundError(
+                f"var_gene_col={var_gene_col!r} is not a var column. {near_matches(var_gene_col, self.var.columns)}"
+            )
+        return np.asarray(self.var[var_gene_col], dtype=np.str_)
+
+    @cached_property
+    def hvg_indices(self) -> NDArray[np.int64] | None:
+        """Columns of the highly variable genes, or None when no `hvg_col` was named."""
+        name = self.config.hvg_col
+        if name is None:
+            return None
+        if name not in self.var.columns:
+            raise ColumnNotFoundError(f"hvg_col={name!r} is not a var column. {near_matches(name, self.var.columns)}")
+        return np.flatnonzero(self.var[name].to_numpy(dtype=bool, na_value=False))
+
+    @property
+    def n_features(self) -> int:
+        """Width of `read_features`."""
+        if self.config.output_space == "embedding":
+            return int(self.read_embedding(np.empty(0, dtype=np.int64)).shape[1])
+        return len(self.get_gene_names(self.config.output_space))
+
+    def read_features(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """(n, n_features) float32 features of cells, in the configured output space."""
+        if self.config.output_space == "embedding":
+            return self.read_embedding(rows)
+        block = self.read_counts(rows)
+        if self.config.output_space == "gene":
+            columns = self.hvg_indices
+            assert columns is not None
+            new_col = np.full(block.n_cols, -1, dtype=np.int32)
+            new_col[columns] = np.arange(len(columns))
+            block = block.select_cols(new_col, len(columns))
+        return block.to_dense(np.float32)
+
+    @cached_property
+    def perturbation_features(self) -> NDArray[np.float32]:
+        """(n_perturbations, width) float32: one-hot, or the features given for each perturbation."""
+        labels = self.get_pert_categories()
+        if self.config.perturbation_features_file is None:
+            return np.eye(len(labels), dtype=np.float32)
+        return read_feature_table(self.config.perturbation_features_file, labels, self.config.control_pert)
+
+    @cached_property
+    def _visible(self) -> NDArray[np.int64] | None:
+        return None if self.config.should_yield_controls else np.flatnonzero(~self.get_control_mask())
+
+    def __len__(self) -> int:
+        return self.n_rows if self._visible is None else len(self._visible)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One cell; with ``should_yield_controls=False``, the `index`-th cell that is no control."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"Cell {index} is out of range for a source of {len(self):,} cells.")
+        index += len(self) if index < 0 else 0
+        return self.element(index if self._visible is None else int(self._visible[index]))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for index in range(len(self)):
+            yield self[index]
+
+    def element(self, row: int) -> dict[str, Any]:
+        """One cell by its store row: counts, codes, names, one-hot vectors, asked-for obs columns."""
+        batch = self.batch(np.array([row]))
+        return {key: value[0] for key, value in batch.items()}
+
+    def batch(self, rows: NDArray[np.integer]) -> dict[str, Any]:
+        """Cells by store rows: the fields of `element`, each with one more dimension, as NumPy arrays."""
+        rows = np.asarray(rows, dtype=np.int64)
+        codes = {axis: self._codes(axis)[rows] for axis in ("perturbation", "cell_type", "batch")}
+        names = {axis: np.append(self.groups.labels[axis], "")[code] for axis, code in codes.items()}
+        out = {
+            "counts": self.read_features(rows),
+            "pert_code": codes["perturbation"],
+            "cell_type_code": codes["cell_type"],
+            "batch_code": codes["batch"],
+            "is_control": self.get_control_mask()[rows],
+            "pert_emb": _pick(self.perturbation_features, codes["perturbation"]),
+            "cell_type_onehot": _onehot(codes["cell_type"], len(self.groups.labels["cell_type"])),
+            "batch_onehot": _onehot(codes["batch"], len(self.groups.labels["batch"])),
+            "pert_name": names["perturbation"],
+            "cell_type_name": names["cell_type"],
+            "batch_name": names["batch"],
+        }
+        out |= {column: self.read_obs(column, rows) for column in self.config.additional_obs}
+        if self.config.include_barcodes:
+            out["barcode"] = self.obs_names(rows)
+        return out
+
+    def get_batch(self, batch_size: int, key: jax.Array | None = None) -> dict[str, Any]:
+        """Random cells without replacement.
+
+        Parameters
+        ----------
+        key
+            JAX key that decides which; None takes the config's seed.
+        """
+        if not 1 <= batch_size <= len(self):
+            raise ConfigError(f"batch_size: got {batch_size!r}, expected 1 to {len(self)}, the cells of the source.")
+        words: tuple[int, ...] = (self.config.seed,)
+        if key is not None:
+            import jax
+
+            words = tuple(int(word) for word in np.asarray(jax.random.key_data(key)).ravel())
+        chosen = generator(*words).choice(len(self), batch_size, replace=False, shuffle=True)
+        return self.batch(chosen if self._visible is None else self._visible[chosen])
+
+    def _codes(self, axis: str) -> NDArray[np.int32]:
+        kept: dict[str, NDArray[np.int32]] = self.__dict__.setdefault("_kept_codes", {})
+        if axis not in kept:
+            kept[axis] = self.groups.expand(self.groups.codes[axis], self.n_rows)
+        return kept[axis]
+
+    def get_pert_codes(self) -> NDArray[np.int32]:
+        """(n_obs,) perturbation codes by store row; -1 where the label is missing."""
+        return self._codes("perturbation")
+
+    def get_cell_type_codes(self) -> NDArray[np.int32]:
+        """(n_obs,) cell type codes by store row; -1 where the label is missing."""
+        return self._codes("cell_type")
+
+    def get_batch_codes(self) -> NDArray[np.int32]:
+        """(n_obs,) batch codes by store row; -1 where the label is missing."""
+        return self._codes("batch")
+
+    def get_pert_categories(self) -> NDArray[np.str_]:
+        """(n_perturbations,) sorted labels."""
+        return self.groups.labels["perturbation"]
+
+    def get_cell_type_categories(self) -> NDArray[np.str_]:
+        """(n_cell_types,) sorted labels."""
+        return self.groups.labels["cell_type"]
+
+    def get_batch_categories(self) -> NDArray[np.str_]:
+        """(n_batches,) sorted labels."""
+        return self.groups.labels["batch"]
+
+    def get_control_mask(self) -> NDArray[np.bool_]:
+        """(n_obs,) whether each cell is a control, by store row."""
+        code = self.groups.control_code
+        return (self.get_pert_codes() == code) & (code >= 0)
+
+    def get_group_codes(self) -> NDArray[np.int64]:
+        """(n_obs,) ``cell_type_code * n_perturbations + pert_code`` by store row; -1 where one is missing."""
+        return self.groups.expand(self.groups.ids, self.n_rows)
+
+    def get_onehot_map(self) -> dict[str, jax.Array]:
+        """One-hot vector, or given features, of each perturbation, as JAX arrays."""
+        import jax.numpy as jnp
+
+        features = self.perturbation_features
+        return {str(name): jnp.asarray(features[i]) for i, name in enumerate(self.get_pert_categories())}
+
+    def get_gene_names(self, output_space: str = "all") -> list[str]:
+        """Names in the var index: of all genes, or with ``"gene"`` of the highly variable ones."""
+        names = self.var.index.astype(str)
+        if output_space == "gene" and self.hvg_indices is not None:
+            names = names[self.hvg_indices]
+        return list(names)
+
+    def get_n_genes(self) -> int:
+        """Return the number of genes."""
+        return len(self.var)
+
+    def get_var_dims(self) -> dict[str, int]:
+        """Return the sizes a model needs: genes, features, cells, perturbations, cell types, batches."""
+        return {
+            "n_genes": self.get_n_genes(),
+            "n_features": self.n_features,
+            "n_cells": len(self),
+            "n_perts": len(self.get_pert_categories()),
+            "n_cell_types": len(self.get_cell_type_categories()),
+            "n_batches": len(self.get_batch_categories()),
+        }
+
+
+class PerturbationAnnDataSource(PerturbationSource):
+    """A screen: an ``.h5ad``, converted on first use, or a store.
+
+    Opening reads tables only; matrices are read when cells are asked for.
+
+    Raises
+    ------
+    ColumnNotFoundError, LabelNotFoundError
+        When a column or the control label does not occur.
+    """
+
+    def __init__(self, config: PerturbationSourceConfig) -> None:
+        self.config = config
+        self.store = open_or_convert(config)
+        self.matrix = self.store.matrix(config.layer)
+        for column in config.additional_obs:
+            self.store.require_obs(column, "additional_obs")
+        if config.embedding_key is not None:
+            _ = self.read_embedding(np.empty(0, dtype=np.int64))
+        _ = self.groups, self.hvg_indices
+
+    def __repr__(self) -> str:
+        return f"PerturbationAnnDataSource({self.store.path!r}: {self.n_rows:,} cells x {self.store.n_vars:,} genes)"
+
+    @cached_property
+    def groups(self) -> Groups:
+        """Cells, grouped; from the store's own table when it was made for the same columns."""
+        groups = groups_of(self.store, self.config.roles)
+        _ = groups.control_code  # an unknown control label stops here
+        return groups
+
+    @property
+    def n_rows(self) -> int:
+        """Number of cells, controls included."""
+        return self.store.n_obs
+
+    @property
+    def var(self) -> pd.DataFrame:
+        """The var table."""
+        return self.store.var
+
+    def parts(self, layer: str | None) -> list[MatrixPart]:
+        """Return the store's matrix."""
+        return [MatrixPart(0, self.store.matrix(layer), np.arange(self.store.n_vars, dtype=np.int32))]
+
+    def read_counts(self, rows: NDArray[np.integer]) -> CSRBlock:
+        """Rows of the matrix, in the order asked."""
+        return self.matrix.read_rows(rows)
+
+    def read_embedding(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """(n, width) rows of the embedding, float32."""
+        key = self.config.embedding_key
+        if key in self.store.obsm:
+            array = self.store.obsm[key]
+            return np.asarray(array.oindex[np.asarray(rows)] if len(rows) else array[:0], dtype=np.float32)
+        if f"obsm/{key}" in self.store.matrices:
+            return self.store.sparse(f"obsm/{key}").read_rows(rows).to_dense(np.float32)
+        known = [*self.store.obsm, *(n.removeprefix("obsm/") for n in self.store.matrices if n.startswith("obsm/"))]
+        raise ColumnNotFoundError(f"embedding_key={key!r} is not in obsm. {near_matches(str(key), known)}")
+
+    def read_obs(self, column: str, rows: NDArray[np.integer]) -> NDArray[Any]:
+        """(n,) values of an obs column."""
+        return column_of(self.store, f"obs/{self.store.require_obs(column)}")[np.asarray(rows)]
+
+    def obs_names(self, rows: NDArray[np.integer]) -> NDArray[Any]:
+        """(n,) cell names."""
+        return column_of(self.store, "obs/_index")[np.asarray(rows)]
+
+
+class PerturbationConcatSource(PerturbationSource):
+    """Several screens, one after another, under one vocabulary.
+
+    Labels are united, genes aligned by name in the var index, and each screen counts as a dataset
+    of its own, so that controls are matched within it.
+
+    Parameters
+    ----------
+    sources
+        Screens with the same roles and output space.
+    join
+        ``"inner"`` keeps the genes that all screens measured; ``"outer"`` all, zero where a screen
+        lacks them.
+    names
+        Dataset names; the file stems by default.
+    """
+
+    def __init__(
+        self, sources: Sequence[PerturbationAnnDataSource], *, join: str = "inner", names: Sequence[str] | None = None
+    ) -> None:
+        if not sources:
+            raise ConfigError("sources: got an empty list, expected at least one source.")
+        if join not in ("inner", "outer"):
+            raise ConfigError(f"join: got {join!r}, expected 'inner' or 'outer'.")
+        if len({(s.config.control_pert, s.config.output_space) for s in sources}) > 1:
+            raise ConfigError("sources differ in control_pert or output_space; give all the same.")
+        self.sources = tuple(sources)
+        self.config = sources[0].config
+        self.names = tuple(names) if names is not None else _unique_names(sources)
+        self._offsets = np.cumsum([0, *(source.n_rows for source in sources)])
+        self._var, self._column_of = _align([source.var for source in sources], join)
+
+    def __repr__(self) -> str:
+        return f"PerturbationConcatSource({', '.join(self.names)}: {self.n_rows:,} cells x {len(self.var):,} genes)"
+
+    @cached_property
+    def groups(self) -> Groups:
+        """Cells of all screens, grouped."""
+        named = [_named_dataset(source.groups, name) for source, name in zip(self.sources, self.names, strict=True)]
+        return Groups.concat(named, [source.n_rows for source in self.sources])
+
+    @property
+    def n_rows(self) -> int:
+        """Number of cells of all screens, controls included."""
+        return int(self._offsets[-1])
+
+    @property
+    def var(self) -> pd.DataFrame:
+        """The var table of the shared genes."""
+        return self._var
+
+    def parts(self, layer: str | None) -> list[MatrixPart]:
+        """Return the matrix of each store."""
+        return [
+            MatrixPart(int(offset), source.store.matrix(layer), columns)
+            for source, offset, columns in zip(self.sources, self._offsets, self._column_of, strict=False)
+        ]
+
+    def _scatter(self, rows: NDArray[np.integer]) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+        """For each screen: its number, which of the asked rows are its, and their rows in it."""
+        rows = np.asarray(rows, dtype=np.int64)
+        which = np.searchsorted(self._offsets, rows, side="right") - 1
+        for number in range(len(self.sources)):
+            at = np.flatnonzero(which == number)
+            yield number, at, rows[at] - self._offsets[number]
+
+    def read_counts(self, rows: NDArray[np.integer]) -> CSRBlock:
+        """Rows of the matrices, in the order asked, over the shared genes."""
+        blocks, places = [], []
+        for number, at, local in self._scatter(rows):
+            block = self.sources[number].read_counts(local)
+            column_of = self._column_of[number]
+            new_col = np.full(block.n_cols, -1, dtype=np.int32)
+            new_col[column_of[column_of >= 0]] = np.flatnonzero(column_of >= 0)
+            blocks.append(block.select_cols(new_col, len(self.var)))
+            places.append(at)
+        lengths = np.concatenate([np.diff(block.indptr) for block in blocks])
+        joined = CSRBlock(
+            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            np.concatenate([block.indices for block in blocks]),
+            np.concatenate([block.data for block in blocks]),
+            len(self.var),
+        )
+        return joined.take_rows(np.argsort(np.concatenate(places)))
+
+    def _gather(self, parts: list[NDArray[Any]], rows: NDArray[np.integer]) -> NDArray[Any]:
+        places = np.concatenate([at for _, at, _ in self._scatter(rows)])
+        joined: NDArray[Any] = np.concatenate(parts)[np.argsort(places)]
+        return joined
+
+    def read_embedding(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """(n, width) rows of the embedding, float32."""
+        return self._gather([self.sources[n].read_embedding(local) for n, _, local in self._scatter(rows)], rows)
+
+    def read_obs(self, column: str, rows: NDArray[np.integer]) -> NDArray[Any]:
+        """(n,) values of an obs column."""
+        return self._gather([self.sources[n].read_obs(column, local) for n, _, local in self._scatter(rows)], rows)
+
+    def obs_names(self, rows: NDArray[np.integer]) -> NDArray[Any]:
+        """(n,) cell names, as in the screens; not unique when screens share names."""
+        return self._gather([self.sources[n].obs_names(local) for n, _, local in self._scatter(rows)], rows)
+
+
+def open_or_convert(config: PerturbationSourceConfig) -> Store:
+    """Open a store, or the cached conversion of a file, which is made anew when the file has changed."""
+    path = Path(config.file_path)
+    if "://" in str(config.file_path) or path.is_dir():
+        return Store(config.file_path)
+    from lazypert.converter import open_source
+    from lazypert.ingest import convert
+
+    reader = open_source(path)
+    folder = path.parent if config.cache_dir is None else Path(config.cache_dir)
+    target = folder / f"{path.name.removesuffix('.h5ad')}.lazypert.zarr"
+    stat = path.stat()
+    if target.exists():
+        store = Store(target)
+        made_from = store.attrs["sources"][0]
+        if (made_from["size"], made_from["mtime_ns"]) == (stat.st_size, stat.st_mtime_ns):
+            return store
+    folder.mkdir(parents=True, exist_ok=True)
+    given = {"pert_col": config.pert_col, "cell_type_col": config.cell_type_col, "batch_col": config.batch_col}
+    for role, column in given.items():
+        if column is not None and column not in reader.obs_columns:
+            absent_ok = "" if role == "pert_col" else f" If the screen has no such column, pass {role}=None."
+            raise ColumnNotFoundError(
+                f"{role}={column!r} is not an obs column of {str(path)!r}. "
+                f"{near_matches(column, reader.obs_columns)}{absent_ok}"
+            )
+    convert(
+        path,
+        target,
+        pert_col=config.pert_col,
+        cell_type_col=config.cell_type_col,
+        batch_col=config.batch_col,
+        control_pert=config.control_pert,
+        memory_limit=config.memory_limit,
+        overwrite=True,
+    )
+    return Store(target)
+
+
+def _named_dataset(groups: Groups, name: str) -> Groups:
+    labels = groups.labels["dataset"]
+    named = [name] if len(labels) == 1 else [f"{name}/{label}" for label in labels]
+    return replace(groups, labels={**groups.labels, "dataset": np.array(named, dtype=np.str_)})
+
+
+def _unique_names(sources: Sequence[PerturbationAnnDataSource]) -> tuple[str, ...]:
+    names: list[str] = []
+    for source in sources:
+        stem = Path(str(source.config.file_path)).name.split(".")[0]
+        names.append(stem if stem not in names else f"{stem}_{len(names) + 1}")
+    return tuple(names)
+
+
+def _align(frames: list[pd.DataFrame], join: str) -> tuple[pd.DataFrame, list[NDArray[np.int32]]]:
+    """Shared var table, and the column of each of its genes in every frame (-1: not measured)."""
+    if all(frame.index.equals(frames[0].index) for frame in frames):
+        return frames[0], [np.arange(len(frames[0]), dtype=np.int32)] * len(frames)
+    for frame in frames:
+        if not frame.index.is_unique:
+            twice = frame.index[frame.index.duplicated()][0]
+            raise SourceFormatError(
+                f"Genes of several screens are aligned by name, and one screen has {twice!r} twice. "
+                "Make its var_names unique and convert it again."
+            )
+    genes = frames[0].index
+    for frame in frames[1:]:
+        genes = genes.intersection(frame.index, sort=False) if join == "inner" else genes.union(frame.index, sort=False)
+    if not len(genes):
+        raise SourceFormatError("The screens share no gene names in their var index. Use the same identifiers in all.")
+    var = frames[0].reindex(genes)
+    for frame in frames[1:]:
+        var = var.combine_first(frame.reindex(genes)[var.columns.intersection(frame.columns)]).loc[genes]
+    return var[frames[0].columns], [frame.index.get_indexer(genes).astype(np.int32) for frame in frames]
+
+
+def _pick(table: NDArray[np.float32], codes: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Rows of a table; zeros for code -1."""
+    return np.where(codes[:, None] >= 0, table[codes], np.float32(0))
+
+
+def _onehot(codes: NDArray[np.int32], n: int) -> NDArray[np.float32]:
+    return (codes[:, None] == np.arange(n)).astype(np.float32)
