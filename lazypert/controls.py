@@ -94,10 +94,10 @@ class ControlPools:
         """(n_runs,) size of the pool that each run's cells draw from."""
         return self._size
 
-    def check(self, rows: Rows) -> None:
-        """Raise `EmptyPoolError`, naming the groups, when any of these rows has no control."""
-        run = np.unique(self.groups.run_of(rows.starts))
-        empty = run[self._size[run] == 0]
+    def check(self, runs: NDArray[np.integer]) -> None:
+        """Raise `EmptyPoolError`, naming the groups, when cells of any of these runs have no control."""
+        runs = np.unique(runs)
+        empty = runs[self._size[runs] == 0]
         if len(empty):
             names = sorted(
                 {
@@ -132,7 +132,8 @@ class ControlPools:
 
         Returns
         -------
-        (m, n) int64 store rows of controls; a cell whose pool is empty gets its own row.
+        (m, n) int64 store rows of controls. A cell whose pool is empty gets its own row: call `check`
+        first, or leave such cells out by `sizes`.
         """
         size = self._size[runs]
         if not len(self.controls):
@@ -220,20 +221,22 @@ class _Mapping:
         groups, by_batch = source.groups, self.strategy == "batch"
         rows = self.mapped_rows(source)
         everyone = pools_of(groups, by_batch=by_batch)
-        mapped = groups.rows((groups.ids >= 0) & (self.config.map_controls | ~groups.is_control))
-        if self.config.on_empty == "error":
-            everyone.check(mapped)
         run_of_row = groups.expand(np.arange(len(groups.start)), _n_rows(groups))
         runs = run_of_row[rows]
-        out = everyone.draw(rows, runs, self.config.n_basal_samples, (self.config.seed,))
+        n, words = self.config.n_basal_samples, (self.config.seed,)
+        out, pool_size = everyone.draw(rows, runs, n, words), everyone.sizes[runs]
+        if splits is None and self.config.on_empty == "error":
+            everyone.check(runs)
         for name in SPLITS if splits is not None else ():
-            inside = np.isin(rows, splits[name][:])  # type: ignore[index]
+            inside = np.isin(rows, np.asarray(splits[name])) if splits is not None else np.zeros(0, bool)
             pools = pools_of(groups, by_batch=by_batch, splits=splits, name=name)
-            out[inside] = pools.draw(rows[inside], runs[inside], self.config.n_basal_samples, (self.config.seed,))
+            if self.config.on_empty == "error":
+                pools.check(runs[inside])
+            out[inside] = pools.draw(rows[inside], runs[inside], n, words)
+            pool_size[inside] = pools.sizes[runs[inside]]
         if self.config.on_empty == "mask":
-            empty = np.repeat(everyone.sizes[runs][:, None] == 0, self.config.n_basal_samples, axis=1)
-            masked: Any = np.ma.masked_array(out, mask=empty)
-            return masked  # type: ignore[no-any-return]
+            masked: Any = np.ma.masked_array(out, mask=np.repeat(pool_size[:, None] == 0, n, axis=1))
+            return masked
         return out
 
 

@@ -20,7 +20,7 @@ _F = TypeVar("_F", bound="Callable[..., Any]")
 
 def kernel(function: _F) -> _F:
     """Compile with numba: no GIL, and cached on disk so that only the first run ever waits."""
-    return njit(nogil=True, cache=True)(function)  # type: ignore[no-any-return]
+    return njit(nogil=True, cache=True)(function)
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,9 +87,9 @@ class Groups:
         key, begin, length = key[by_key], begin[by_key], length[by_key]
         order: NDArray[np.integer] | None = None
         if (np.diff(begin) < 0).any():  # cells of a group are scattered: say where they are
-            dtype = np.int32 if n_obs < 2**31 else np.int64
-            order = np.repeat((begin - (np.cumsum(length) - length)).astype(dtype), length)
-            order = order + np.arange(n_obs, dtype=dtype)
+            small = np.dtype("i4" if n_obs < 2**31 else "i8")
+            shift = (begin - (np.cumsum(length) - length)).astype(small)
+            order = np.repeat(shift, length) + np.arange(n_obs, dtype=small)
         if rows is not None:
             rows = np.asarray(rows)
             order = rows if order is None else rows[order]

@@ -347,6 +347,6 @@ class PerturbationPipelineResult:
             plan_config, groups, rows, by_batch=self._by_batch, shuffle=split == "train" if shuffle is None else shuffle
         )
         pools = pools_of(groups, by_batch=self._by_batch, splits=self.splits, name="valid" if split == "val" else split)
-        pools.check(rows)
+        pools.check(groups.run_of(rows.starts))
         n_basal = config.n_basal_samples if n_basal_samples is None else n_basal_samples
         return Loader(self.source, rows, plan, pools, n_basal_samples=n_basal, threads=threads, prefetch=prefetch)

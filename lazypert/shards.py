@@ -22,8 +22,8 @@ from lazypert.errors import StoreDamagedError
 from lazypert.schema import COMPRESSOR, Grid
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 

@@ -16,8 +16,8 @@ import numpy as np
 from lazypert.csr import canonical, kernel, value_facts
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 

@@ -21,10 +21,10 @@ from lazypert.schema import Roles
 from lazypert.store import Store
 
 if TYPE_CHECKING:
-    import pandas as pd
     from collections.abc import Iterator, Sequence
 
     import jax
+    import pandas as pd
     from numpy.typing import NDArray
 
 OUTPUT_SPACES = ("gene", "all", "embedding")

@@ -201,7 +201,7 @@ class StoreWriter:
     def frame(self, path: str, index: Any, columns: list[str]) -> None:
         """Create an AnnData dataframe group and its index; columns follow with `column`."""
         attrs: dict[str, Any] = {"encoding-type": "dataframe", "encoding-version": "0.2.0", "_index": "_index"}
-        self.group(path, attrs | {"column-order": columns})
+        self.group(path, {**attrs, "column-order": list(columns)})
         self.strings(f"{path}/_index", index)
 
     def finalise(self, attrs: dict[str, Any]) -> Path:
@@ -220,7 +220,7 @@ class StoreWriter:
         entries = self._manifest()
         self._write_manifest(entries)
         ours = {"format_version": FORMAT_VERSION, **attrs, "manifest_digest": manifest_digest(entries)}
-        root = {"encoding-type": "anndata", "encoding-version": "0.1.0", MARKER: ours}
+        root: dict[str, Any] = {"encoding-type": "anndata", "encoding-version": "0.1.0", MARKER: ours}
         self._zarr.attrs.update(root)
         with warnings.catch_warnings():  # AnnData and Zarr both write and read it for version 3
             warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)

@@ -15,6 +15,7 @@ from lazypert.errors import ColumnNotFoundError, SourceFormatError, near_matches
 
 if TYPE_CHECKING:
     from pathlib import Path
+
     from numpy.typing import NDArray
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
