@@ -14,6 +14,7 @@ import pandas as pd
 
 from lazypert.converter import open_source
 from lazypert.errors import ColumnNotFoundError, ConfigError, SourceFormatError, near_matches
+from lazypert.genes import GeneAlignment, align_genes, check_join
 from lazypert.groups import Groups
 from lazypert.labels import factorise, unite
 from lazypert.memory import Budget
@@ -132,8 +133,7 @@ def convert(
     """
     if order not in ("grouped", "source"):
         raise ConfigError(f"order: got {order!r}, expected 'grouped' or 'source'.")
-    if join not in ("inner", "outer"):
-        raise ConfigError(f"join: got {join!r}, expected 'inner' or 'outer'.")
+    check_join(join)
     budget = Budget.of(memory_limit)
     paths = [Path(p) for p in ([source] if isinstance(source, str | Path) else source)]
     if not paths:
@@ -203,7 +203,9 @@ def _make_plan(
 ) -> _Plan:
     names = _dataset_names(readers)
     warnings = [f"{r.path.name}: {what}" for r in readers for what in r.not_carried]
-    genes, new_cols, notes = _align_genes(readers, names, join)
+    frames = [reader.var() for reader in readers]
+    aligned = align_genes(frames, names, join)
+    notes = _left_out(frames, readers, aligned)
     codes, labels = _role_codes(readers, roles)
     groups = Groups.from_codes(codes, labels, roles, sum(r.n_obs for r in readers))
     _ = groups.control_code  # an unknown control label stops here
@@ -221,8 +223,8 @@ def _make_plan(
         roles=roles,
         budget=budget,
         matrices=matrices,
-        genes=genes,
-        new_cols=new_cols,
+        genes=aligned.var,
+        new_cols=[None if aligned.is_same else new_col for new_col in aligned.new_col],
         groups=groups,
         source_row=source_row,
         warnings=warnings + notes + more,
@@ -263,45 +265,12 @@ def _role_codes(
     return codes, labels
 
 
-def _align_genes(
-    readers: list[ScreenReader], names: list[str], join: str
-) -> tuple[pd.DataFrame, list[NDArray[np.int32] | None], list[str]]:
-    """Return the store's var table, and for each file where its columns go."""
-    frames = [reader.var() for reader in readers]
-    if all(frame.index.equals(frames[0].index) for frame in frames):
-        return frames[0], [None] * len(frames), []
-    for reader, frame in zip(readers, frames, strict=True):
-        if not frame.index.is_unique:
-            twice = frame.index[frame.index.duplicated()][0]
-            raise SourceFormatError(
-                f"Genes of several files are aligned by name, and {str(reader.path)!r} has {twice!r} twice. "
-                "Make the names unique (adata.var_names_make_unique()). No store was made."
-            )
-    genes = frames[0].index
-    for frame in frames[1:]:
-        genes = genes.intersection(frame.index, sort=False) if join == "inner" else genes.union(frame.index, sort=False)
-    if not len(genes):
-        raise SourceFormatError(
-            f"The files share no gene names: {str(readers[0].path)!r} has {frames[0].index[0]!r}, ..., "
-            f"{str(readers[1].path)!r} has {frames[1].index[0]!r}, .... Use the same identifiers in all. "
-            "No store was made."
-        )
-    var = frames[0].reindex(genes)
-    for frame in frames[1:]:
-        missing = ~var.index.isin(frames[0].index) & var.index.isin(frame.index)
-        for column in var.columns.intersection(frame.columns):
-            if missing.any():
-                filled = var[column].astype(object)
-                filled[missing] = frame[column].reindex(genes)[missing]
-                var[column] = filled.infer_objects()
-    notes = []
-    for reader, frame, name in zip(readers, frames, names, strict=True):
-        lost = len(frame.index.difference(genes))
-        if lost:
-            notes.append(f"{reader.path.name}: {lost} of {len(frame)} genes are not in every file and were left out")
-        if join == "outer":
-            var[f"measured_in_{name}"] = var.index.isin(frame.index)
-    return var, [genes.get_indexer(frame.index).astype(np.int32) for frame in frames], notes
+def _left_out(frames: list[pd.DataFrame], readers: list[ScreenReader], aligned: GeneAlignment) -> list[str]:
+    return [
+        f"{reader.path.name}: {lost} of {len(frame)} genes are not in every file and were left out"
+        for reader, frame, new_col in zip(readers, frames, aligned.new_col, strict=True)
+        if (lost := int((new_col < 0).sum()))
+    ]
 
 
 def _matrices(readers: list[ScreenReader], layer: str | None) -> tuple[dict[str, str], list[str]]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lazypert.csr import CSRBlock
-from lazypert.errors import ColumnNotFoundError, ConfigError, SourceFormatError, near_matches
+from lazypert.errors import ColumnNotFoundError, ConfigError, near_matches
 from lazypert.features import read_feature_table
+from lazypert.genes import align_genes
 from lazypert.groups import Groups
 from lazypert.obs import column_of, groups_of
 from lazypert.qc import MatrixPart
@@ -426,15 +427,13 @@ class PerturbationConcatSource(PerturbationSource):
     ) -> None:
         if not sources:
             raise ConfigError("sources: got an empty list, expected at least one source.")
-        if join not in ("inner", "outer"):
-            raise ConfigError(f"join: got {join!r}, expected 'inner' or 'outer'.")
         if len({(s.config.control_pert, s.config.output_space) for s in sources}) > 1:
             raise ConfigError("sources differ in control_pert or output_space; give all the same.")
         self.sources = tuple(sources)
         self.config = sources[0].config
         self.names = tuple(names) if names is not None else _unique_names(sources)
         self._offsets = np.cumsum([0, *(source.n_rows for source in sources)])
-        self._var, self._column_of = _align([source.var for source in sources], join)
+        self._genes = align_genes([source.var for source in sources], self.names, join)
 
     def __repr__(self) -> str:
         return f"PerturbationConcatSource({', '.join(self.names)}: {self.n_rows:,} cells x {len(self.var):,} genes)"
@@ -453,13 +452,13 @@ class PerturbationConcatSource(PerturbationSource):
     @property
     def var(self) -> pd.DataFrame:
         """The var table of the shared genes."""
-        return self._var
+        return self._genes.var
 
     def parts(self, layer: str | None) -> list[MatrixPart]:
         """Return the matrix of each store."""
         return [
             MatrixPart(int(offset), source.store.matrix(layer), columns)
-            for source, offset, columns in zip(self.sources, self._offsets, self._column_of, strict=False)
+            for source, offset, columns in zip(self.sources, self._offsets, self._genes.column_of, strict=False)
         ]
 
     def _scatter(self, rows: NDArray[np.integer]) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
@@ -475,10 +474,7 @@ class PerturbationConcatSource(PerturbationSource):
         blocks, places = [], []
         for number, at, local in self._scatter(rows):
             block = self.sources[number].read_counts(local)
-            column_of = self._column_of[number]
-            new_col = np.full(block.n_cols, -1, dtype=np.int32)
-            new_col[column_of[column_of >= 0]] = np.flatnonzero(column_of >= 0)
-            blocks.append(block.select_cols(new_col, len(self.var)))
+            blocks.append(block.select_cols(self._genes.new_col[number], len(self.var)))
             places.append(at)
         lengths = np.concatenate([np.diff(block.indptr) for block in blocks])
         joined = CSRBlock(
@@ -558,28 +554,6 @@ def _unique_names(sources: Sequence[PerturbationAnnDataSource]) -> tuple[str, ..
         stem = Path(str(source.config.file_path)).name.split(".")[0]
         names.append(stem if stem not in names else f"{stem}_{len(names) + 1}")
     return tuple(names)
-
-
-def _align(frames: list[pd.DataFrame], join: str) -> tuple[pd.DataFrame, list[NDArray[np.int32]]]:
-    """Shared var table, and the column of each of its genes in every frame (-1: not measured)."""
-    if all(frame.index.equals(frames[0].index) for frame in frames):
-        return frames[0], [np.arange(len(frames[0]), dtype=np.int32)] * len(frames)
-    for frame in frames:
-        if not frame.index.is_unique:
-            twice = frame.index[frame.index.duplicated()][0]
-            raise SourceFormatError(
-                f"Genes of several screens are aligned by name, and one screen has {twice!r} twice. "
-                "Make its var_names unique and convert it again."
-            )
-    genes = frames[0].index
-    for frame in frames[1:]:
-        genes = genes.intersection(frame.index, sort=False) if join == "inner" else genes.union(frame.index, sort=False)
-    if not len(genes):
-        raise SourceFormatError("The screens share no gene names in their var index. Use the same identifiers in all.")
-    var = frames[0].reindex(genes)
-    for frame in frames[1:]:
-        var = var.combine_first(frame.reindex(genes)[var.columns.intersection(frame.columns)]).loc[genes]
-    return var[frames[0].columns], [frame.index.get_indexer(genes).astype(np.int32) for frame in frames]
 
 
 def _pick(table: NDArray[np.float32], codes: NDArray[np.int32]) -> NDArray[np.float32]:

@@ -27,6 +27,9 @@ def draw(n, p, seed=0):
     return np.asarray(sample_binomial(jax.random.key(seed), n_array, jnp.full(N_DRAWS, p, jnp.float32))).astype(int)
 
 
+_invert = jax.jit(binomial._invert)
+
+
 def chi_square_p(drawn, n, p):
     """The p-value of the draws under scipy's distribution, bins of fewer than 10 expected draws pooled."""
     k = np.arange(n + 1)
@@ -41,14 +44,14 @@ def chi_square_p(drawn, n, p):
     return stats.chi2.sf(statistic, used.sum() - 1)
 
 
-CASES = [
-    *[(1, 1e-4), (1, 0.5), (1, 0.9999), (3, 0.3), (12, 0.05), (19, 0.5), (20, 0.5), (21, 0.5)],
-    *[(100, 0.0999), (100, 0.1), (100, 0.7), (1_000, 0.009), (1_000, 0.5), (3_000, 0.97)],
-    *[(100_000, 1e-4), (100_000, 9.9e-5), (100_000, 0.3), (100_000, 0.999), (1_000_000, 0.4)],
+CASES = [(1, 1e-4), (3, 0.3), (20, 0.5), (100, 0.7), (100_000, 9.9e-5), (100_000, 0.3), (1_000_000, 0.4)]
+MORE_CASES = [
+    *[(1, 0.5), (1, 0.9999), (12, 0.05), (19, 0.5), (21, 0.5), (100, 0.0999), (100, 0.1)],
+    *[(1_000, 0.009), (1_000, 0.5), (3_000, 0.97), (100_000, 1e-4), (100_000, 0.999)],
 ]
 
 
-@pytest.mark.parametrize(("n", "p"), CASES)
+@pytest.mark.parametrize(("n", "p"), CASES + [pytest.param(*case, marks=pytest.mark.slow) for case in MORE_CASES])
 def test_draws_follow_the_binomial_distribution(n, p):
     drawn = draw(n, p)
     p = float(np.float32(p))
@@ -68,12 +71,12 @@ def test_the_chi_square_test_would_notice_the_older_rounding():
     assert chi_square_p(np.floor(20 * 0.33 + rng.random(N_DRAWS)).astype(int), 20, 0.33) < 1e-12
 
 
-@pytest.mark.parametrize(("n", "p"), [(1, 1e-4), (19, 0.5), (90, 0.11), (100_000, 9.9e-5), (5, 0.3)])
+@pytest.mark.parametrize(("n", "p"), [(1, 1e-4), (19, 0.5), (100_000, 9.9e-5)])
 def test_inversion_has_the_right_distribution_function_to_a_millionth(n, p):
     # Not random: every point of a grid of 2**21 stands for its share of the unit interval.
     size = 2**21
     grid = (jnp.arange(size, dtype=jnp.float32) + 0.5) / size
-    drawn = np.asarray(binomial._invert(jnp.full(size, n, jnp.float32), jnp.full(size, p, jnp.float32), grid))
+    drawn = np.asarray(_invert(jnp.full(size, n, jnp.float32), jnp.full(size, p, jnp.float32), grid))
     k = np.arange(60)
     tail = np.array([(drawn > value).mean() for value in k])
     np.testing.assert_allclose(tail, stats.binom.sf(k, n, float(np.float32(p))), rtol=0, atol=1e-6)

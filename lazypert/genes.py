@@ -1,0 +1,104 @@
+"""Aligning the genes of several screens by name: one rule, for files and for opened stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lazypert.errors import ConfigError, SourceFormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+JOINS = ("inner", "outer")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GeneAlignment:
+    """The genes that screens share, and where each screen has them.
+
+    Attributes
+    ----------
+    var
+        The shared var table, indexed by gene name.
+    column_of
+        For each screen, (n_shared,) int32: its column of every shared gene, -1 where it has none.
+    new_col
+        For each screen, (n_genes,) int32: the shared column of each of its genes, -1 for dropped.
+    is_same
+        Whether all screens have the same genes in the same order, so that nothing changes.
+    """
+
+    var: pd.DataFrame
+    column_of: tuple[NDArray[np.int32], ...]
+    new_col: tuple[NDArray[np.int32], ...]
+    is_same: bool
+
+
+def check_join(join: str) -> None:
+    """Raise `ConfigError` unless `join` is ``"inner"`` or ``"outer"``."""
+    if join not in JOINS:
+        raise ConfigError(f"join: got {join!r}, expected 'inner' or 'outer'.")
+
+
+def align_genes(frames: Sequence[pd.DataFrame], names: Sequence[str], join: str) -> GeneAlignment:
+    """Align var tables by their index.
+
+    Parameters
+    ----------
+    frames
+        var table of each screen.
+    names
+        Name of each screen, for messages and columns.
+    join
+        ``"inner"`` keeps genes that every screen has; ``"outer"`` all, and adds the boolean var
+        columns ``measured_in_<name>``, which tell a gene not measured from one not expressed.
+
+    Raises
+    ------
+    SourceFormatError
+        When a screen has a gene name twice, or the screens share none.
+    """
+    check_join(join)
+    first = frames[0]
+    if all(frame.index.equals(first.index) for frame in frames):
+        every = tuple(np.arange(len(first), dtype=np.int32) for _ in frames)
+        return GeneAlignment(first, every, every, is_same=True)
+    for frame, name in zip(frames, names, strict=True):
+        if not frame.index.is_unique:
+            twice = frame.index[frame.index.duplicated()][0]
+            raise SourceFormatError(
+                f"Genes of several screens are aligned by name, and {name!r} has {str(twice)!r} more than once. "
+                "Make the names unique (adata.var_names_make_unique()) and try again."
+            )
+    genes = first.index
+    for frame in frames[1:]:
+        genes = genes.intersection(frame.index, sort=False) if join == "inner" else genes.union(frame.index, sort=False)
+    if not len(genes):
+        examples = ", ".join(
+            f"{n!r} has {str(f.index[0])!r}, ..." for f, n in zip(frames, names, strict=True) if len(f)
+        )
+        raise SourceFormatError(
+            f"The screens share no gene names: {examples}. Use the same identifiers (symbols or Ensembl ids) in all."
+        )
+    var = first.reindex(genes)
+    for frame in frames[1:]:
+        absent = genes.isin(frame.index) & ~genes.isin(first.index)
+        for column in var.columns.intersection(frame.columns) if absent.any() else ():
+            filled = var[column].astype(object)
+            filled[absent] = frame[column].reindex(genes)[absent]
+            var[column] = filled.infer_objects()
+    if join == "outer":
+        for frame, name in zip(frames, names, strict=True):
+            var[f"measured_in_{name}"] = genes.isin(frame.index)
+    return GeneAlignment(
+        var,
+        tuple(frame.index.get_indexer(genes).astype(np.int32) for frame in frames),
+        tuple(genes.get_indexer(frame.index).astype(np.int32) for frame in frames),
+        is_same=False,
+    )
