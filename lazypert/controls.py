@@ -99,14 +99,11 @@ class ControlPools:
         runs = np.unique(runs)
         empty = runs[self._size[runs] == 0]
         if len(empty):
-            names = sorted(
-                {
-                    f"({self.groups.labels['cell_type'][self.groups.codes['cell_type'][r]]}, "
-                    f"{self.groups.labels['perturbation'][self.groups.codes['perturbation'][r]]})"
-                    for r in empty
-                }
+            cell_type, perturbation = (
+                self.groups.labels[axis][self.groups.codes[axis][empty]] for axis in ("cell_type", "perturbation")
             )
-            cell_types = sorted({name[1:].rpartition(", ")[0] for name in names})
+            names = sorted({f"({c}, {p})" for c, p in zip(cell_type, perturbation, strict=True)})
+            cell_types = sorted(set(cell_type.tolist()))
             raise EmptyPoolError(
                 f"{len(names)} groups have no control cell to be matched with: {', '.join(names[:5])}"
                 f"{', ...' if len(names) > 5 else ''}. Expected cells labelled {self.groups.roles.control_pert!r} "
@@ -225,15 +222,17 @@ class _Mapping:
         runs = run_of_row[rows]
         n, words = self.config.n_basal_samples, (self.config.seed,)
         out, pool_size = everyone.draw(rows, runs, n, words), everyone.sizes[runs]
-        if splits is None and self.config.on_empty == "error":
-            everyone.check(runs)
+        outside = np.ones(len(rows), dtype=bool)
         for name in SPLITS if splits is not None else ():
             inside = np.isin(rows, np.asarray(splits[name])) if splits is not None else np.zeros(0, bool)
+            outside &= ~inside
             pools = pools_of(groups, by_batch=by_batch, splits=splits, name=name)
             if self.config.on_empty == "error":
                 pools.check(runs[inside])
             out[inside] = pools.draw(rows[inside], runs[inside], n, words)
             pool_size[inside] = pools.sizes[runs[inside]]
+        if self.config.on_empty == "error":
+            everyone.check(runs[outside])
         if self.config.on_empty == "mask":
             masked: Any = np.ma.masked_array(out, mask=np.repeat(pool_size[:, None] == 0, n, axis=1))
             return masked

@@ -161,7 +161,8 @@ class SourceMissingError(SourceFormatError, FileNotFoundError):
 def _describe(path: Path) -> str:
     if path.is_dir():
         return "it is a folder"
-    head = path.open("rb").read(8)
+    with path.open("rb") as file:
+        head = file.read(8)
     if not head:
         return "it is empty (0 bytes)"
     if head[:2] == b"\x1f\x8b":

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 # In the TOML, as cell-load spells them; `assign_split` answers in lazypert's words.
 _SPLITS: dict[str, Split] = {"train": "train", "val": "valid", "test": "test"}
 _SECTIONS = ("datasets", "training", "zeroshot", "fewshot")
+_SECTION_LIST = ", ".join(f"[{name}]" for name in _SECTIONS)
 _FEWSHOT_KEYS = ("val", "test")
 _SUFFIXES = (".h5", ".h5ad")
 _PATTERN = re.compile(r"[*?\[\]{}]")
@@ -105,8 +106,7 @@ class ZeroshotEntry:
     split: str
 
     def __post_init__(self) -> None:
-        _check_text("A zeroshot entry's dataset", self.dataset)
-        _check_text("A zeroshot entry's cell type", self.cell_type)
+        _check_names("zeroshot", self)
         if str(self.split) not in _SPLITS:
             raise ConfigError(
                 f"[zeroshot] {_key(self)!r} has split {self.split!r}; expected one of "
@@ -142,8 +142,7 @@ class FewshotEntry:
     test_perturbations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_text("A fewshot entry's dataset", self.dataset)
-        _check_text("A fewshot entry's cell type", self.cell_type)
+        _check_names("fewshot", self)
         for split in _FEWSHOT_KEYS:
             name = f"{split}_perturbations"
             values: object = getattr(self, name)
@@ -331,20 +330,17 @@ class ExperimentConfig:
         names = [entry.name for entry in self.datasets]
         held_out: list[ZeroshotEntry | FewshotEntry] = [*self.zeroshot, *self.fewshot]
         for entry in held_out:
-            if _split_key(_key(entry), names) != (entry.dataset, entry.cell_type):
+            read = _split_key(_key(entry), names)
+            if read != (entry.dataset, entry.cell_type):
                 raise ConfigError(
                     f"Cell type {entry.cell_type!r} of dataset {entry.dataset!r} cannot be written: the key "
-                    f"{_key(entry)!r} would be read as {_split_key(_key(entry), names)!r}, since the longest "
-                    f"dataset name wins. Rename one of the datasets."
+                    f"{_key(entry)!r} would be read as {read!r}, since the longest dataset name wins. "
+                    f"Rename one of the datasets."
                 )
         lines = ["[datasets]"]
         lines += [f"{_quote(entry.name)} = {_quote(self._portable(entry.path, target))}" for entry in self.datasets]
         lines += ["", "[training]", *(f'{_quote(name)} = "train"' for name in self.training_datasets)]
-        lines += [
-            "",
-            "[zeroshot]",
-            *(f"{_quote(_key(entry))} = {_quote(entry.split)}" for entry in self.zeroshot),
-        ]
+        lines += ["", "[zeroshot]", *(f"{_quote(_key(zero))} = {_quote(zero.split)}" for zero in self.zeroshot)]
         for few in self.fewshot:
             lines += ["", f"[fewshot.{_quote(_key(few))}]"]
             lines += [f"val = [{', '.join(map(_quote, few.val_perturbations))}]"]
@@ -352,10 +348,11 @@ class ExperimentConfig:
         target.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
     def _portable(self, path: str, target: Path) -> str:
-        moved = self.base_dir is not None and self.base_dir.resolve() != target.parent.resolve()
-        if self.base_dir is None or not moved or Path(path).is_absolute():
+        if self.base_dir is None or Path(path).is_absolute():
             return path
         base = self.base_dir.resolve()
+        if base == target.parent.resolve():
+            return path
         if _PATTERN.search(path) and _PATTERN.search(str(base)):
             raise ConfigError(
                 f"The pattern {path!r} cannot be made absolute: its folder {str(base)!r} itself has pattern "
@@ -397,7 +394,7 @@ def load_experiment_config(path: str | os.PathLike[str]) -> ExperimentConfig:
     if not file.is_file():
         raise ExperimentFileNotFoundError(
             f"There is no experiment file {str(file)!r} (looked in {str(file.parent.absolute())!r}); "
-            f"expected a TOML file with the sections {', '.join(f'[{name}]' for name in _SECTIONS)}."
+            f"expected a TOML file with the sections {_SECTION_LIST}."
         )
     try:
         return _from_toml(_read_toml(file), file.absolute().parent)
@@ -489,8 +486,7 @@ def _from_toml(raw: dict[str, Any], base_dir: Path) -> ExperimentConfig:
     for section, table in raw.items():
         if section not in _SECTIONS:
             raise ConfigError(
-                f"There is no section [{section}]; expected {', '.join(f'[{name}]' for name in _SECTIONS)}. "
-                f"{near_matches(section, _SECTIONS)}"
+                f"There is no section [{section}]; expected {_SECTION_LIST}. {near_matches(section, _SECTIONS)}"
             )
         if not isinstance(table, dict):
             raise ConfigError(f"{section} is {table!r}; expected a section, that is a line [{section}].")
@@ -540,12 +536,7 @@ def _fewshot_entry(where: dict[str, str], table: Any) -> FewshotEntry:
                 f"{label} has the key {name!r}; expected 'val' and 'test' only. "
                 f"{near_matches(name, _FEWSHOT_KEYS)} Perturbations in neither list train."
             )
-    return FewshotEntry(
-        dataset=where["dataset"],
-        cell_type=where["cell_type"],
-        val_perturbations=table.get("val", ()),
-        test_perturbations=table.get("test", ()),
-    )
+    return FewshotEntry(**where, val_perturbations=table.get("val", ()), test_perturbations=table.get("test", ()))
 
 
 def _split_key(key: str, datasets: Iterable[str]) -> tuple[str, str] | None:
@@ -569,20 +560,16 @@ def _quote(text: str) -> str:
 
 def _find_files(path: str, base: Path) -> list[Path]:
     place = base / path
-    if place.exists() or not _PATTERN.search(path):
-        return _files_at(place)
-    found: list[Path] = []
-    for pattern in _expand_braces(path):
-        for match in sorted(glob.glob(pattern.rstrip("/"), root_dir=base, recursive=True)):  # noqa: PTH207 - Path.glob takes no absolute one
-            whole = pattern.endswith((*_SUFFIXES, ".zarr"))
-            found += [base / match] if whole else _files_in(base / match)
-    return found
-
-
-def _files_at(place: Path) -> list[Path]:
     if place.is_file() or (place / "zarr.json").is_file():
         return [place]
-    return _files_in(place)
+    if place.exists() or not _PATTERN.search(path):
+        return _files_in(place)
+    found: list[Path] = []
+    for pattern in _expand_braces(path):
+        whole = pattern.endswith((*_SUFFIXES, ".zarr"))
+        for match in sorted(glob.glob(pattern.rstrip("/"), root_dir=base, recursive=True)):  # noqa: PTH207 - Path.glob takes no absolute one
+            found += [base / match] if whole else _files_in(base / match)
+    return found
 
 
 def _files_in(folder: Path) -> list[Path]:
@@ -600,6 +587,11 @@ def _expand_braces(pattern: str) -> list[str]:
 
 
 # -- checks ---------------------------------------------------------------------------------------
+
+
+def _check_names(section: str, entry: ZeroshotEntry | FewshotEntry) -> None:
+    _check_text(f"A {section} entry's dataset", entry.dataset)
+    _check_text(f"A {section} entry's cell type", entry.cell_type)
 
 
 def _check_text(what: str, value: object) -> None:

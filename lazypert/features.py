@@ -46,7 +46,10 @@ def read_feature_table(path: str | Path, labels: NDArray[np.str_], control_pert:
         frame.index = frame.index.astype(str)
     elif path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
-            frame = pd.DataFrame({name: np.ravel(arrays[name]) for name in arrays.files}).T
+            try:
+                frame = pd.DataFrame({name: np.ravel(arrays[name]) for name in arrays.files}).T
+            except ValueError as error:  # pickled arrays, or vectors of different length
+                raise ConfigError(f"perturbation_features_file: cannot use {str(path)!r}: {error}") from error
     else:
         raise ConfigError(
             f"perturbation_features_file: got {path.name!r}, expected .csv, .tsv or .npz. Torch's .pt files hold "
@@ -59,6 +62,14 @@ def read_feature_table(path: str | Path, labels: NDArray[np.str_], control_pert:
             f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}."
         )
     try:
-        return frame.reindex(labels).fillna(0.0).to_numpy(dtype=np.float32)
+        features = frame.reindex(labels).to_numpy(dtype=np.float32)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"perturbation_features_file: {str(path)!r} is not a table of numbers ({error}).") from error
+    if control_pert not in frame.index:
+        features[labels == control_pert] = 0.0
+    if np.isnan(features).any():
+        raise ConfigError(
+            f"perturbation_features_file: {str(path)!r} has no number for some features of "
+            f"{str(labels[np.isnan(features).any(axis=1)][0])!r}. Fill them in."
+        )
+    return features

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -117,19 +118,20 @@ class Groups:
             Rows of each part's store; part ``i``'s rows follow those of part ``i - 1``.
         """
         labels = {axis: np.unique(np.concatenate([part.labels[axis] for part in parts])) for axis in AXES}
-        offsets = np.cumsum([0, *n_rows])[:-1]
+        rows_before = np.cumsum([0, *n_rows])[:-1]
+        before = np.cumsum([0, *(part.n_obs for part in parts)])[:-1]
         codes = {
             axis: np.concatenate([_renumber(p.codes[axis], p.labels[axis], labels[axis]) for p in parts])
             for axis in AXES
         }
-        starts = np.concatenate([p.start + o for p, o in zip(parts, offsets, strict=True)])
-        stops = np.concatenate([p.stop + o for p, o in zip(parts, offsets, strict=True)])
+        starts = np.concatenate([p.start + o for p, o in zip(parts, before, strict=True)])
+        stops = np.concatenate([p.stop + o for p, o in zip(parts, before, strict=True)])
         order = None
         if any(part.order is not None for part in parts):
             order = np.concatenate(
                 [
                     (np.arange(part.n_obs) if part.order is None else part.order) + offset
-                    for part, offset in zip(parts, offsets, strict=True)
+                    for part, offset in zip(parts, rows_before, strict=True)
                 ]
             )
         sizes = [len(labels[axis]) for axis in AXES]
@@ -148,33 +150,35 @@ class Groups:
     def __len__(self) -> int:
         return len(np.unique(self.ids[self.ids >= 0]))
 
-    @property
+    @cached_property
     def ids(self) -> NDArray[np.int64]:
         """(n_runs,) group number ``cell_type * n_perturbations + perturbation``; -1 where one is missing."""
         cell_type, pert = self.codes["cell_type"], self.codes["perturbation"]
         ids = cell_type.astype(np.int64) * len(self.labels["perturbation"]) + pert
         return np.where((cell_type < 0) | (pert < 0), -1, ids)
 
-    @property
+    @cached_property
     def batch_ids(self) -> NDArray[np.int64]:
-        """(n_runs,) number of the (cell_type, perturbation, dataset, batch) group; -1 where one is missing."""
+        """(n_runs,) number of the (cell_type, perturbation, dataset, batch) group; -1 where `ids` is.
+
+        Cells of a group that have no batch label are a group of their own.
+        """
         keys = _encode([self.codes[axis] for axis in AXES], [len(self.labels[axis]) for axis in AXES])
-        missing = np.logical_or.reduce([self.codes[axis] < 0 for axis in AXES])
-        return np.where(missing, -1, keys)
+        return np.where(self.ids < 0, -1, keys)
 
     @property
     def sizes(self) -> NDArray[np.int64]:
         """(n_runs,) cells in each run."""
         return self.stop - self.start
 
-    @property
+    @cached_property
     def control_code(self) -> int:
         """Number of the control label, or -1 when none was named."""
         if self.roles.control_pert is None:
             return -1
         return self.code_of("perturbation", self.roles.control_pert)
 
-    @property
+    @cached_property
     def is_control(self) -> NDArray[np.bool_]:
         """(n_runs,) whether a run's cells are controls."""
         code = self.control_code
@@ -208,9 +212,14 @@ class Groups:
 
     def run_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Run that holds each position."""
-        by_start = np.argsort(self.start, kind="stable")
-        found: NDArray[np.int64] = by_start[np.searchsorted(self.start[by_start], positions, side="right") - 1]
-        return found
+        by_start = self._by_start
+        found = np.searchsorted(self.start[by_start], positions, side="right") - 1
+        return found if isinstance(by_start, slice) else by_start[found]
+
+    @cached_property
+    def _by_start(self) -> NDArray[np.int64] | slice:
+        """Order of the runs by position: their own order, but in several screens under one vocabulary."""
+        return slice(None) if (np.diff(self.start) >= 0).all() else np.argsort(self.start, kind="stable")
 
     def expand(self, per_run: NDArray[Any], n_rows: int | None = None) -> NDArray[Any]:
         """Spread one value a run to one value a row, in row order.
@@ -220,7 +229,7 @@ class Groups:
         n_rows
             Rows of the store, when the groups cover only some of them; the others get -1 or False.
         """
-        by_start = np.argsort(self.start, kind="stable")
+        by_start = self._by_start
         flat = np.repeat(per_run[by_start], self.sizes[by_start])
         if self.order is None and n_rows in (None, self.n_obs):
             return flat

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import jax
 import numpy as np
 
+from lazypert.errors import ConfigError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -124,6 +126,9 @@ class Loader:
         threads: int = 2,
         prefetch: int = 2,
     ) -> None:
+        for name, given in (("n_basal_samples", n_basal_samples), ("threads", threads), ("prefetch", prefetch)):
+            if given < 1:
+                raise ConfigError(f"{name}: got {given!r}, expected at least 1.")
         self.source, self.rows, self.plan, self.pools = source, rows, plan, pools
         self.n_basal_samples, self.threads, self.prefetch = n_basal_samples, threads, prefetch
         self.epoch = 0
@@ -133,6 +138,8 @@ class Loader:
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration runs through."""
+        if epoch < 0:
+            raise ConfigError(f"epoch: got {epoch!r}, expected a non-negative integer.")
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[PerturbationBatch]:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MANIFEST = f"{TABLES}/manifest"
+MANIFEST_FILES = "manifest_files"
+"""Root attribute: key, size and CRC-32C of the files that hold the manifest itself."""
 
 
 @dataclass(frozen=True, slots=True)

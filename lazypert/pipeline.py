@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lazypert.controls import ControlMappingConfig, control_mapping, pools_of
 from lazypert.errors import ConfigError
 from lazypert.experiment import ExperimentConfig, assign_split, load_experiment_config
+from lazypert.genes import check_join
 from lazypert.qc import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter
 from lazypert.sampler import PerturbationBatchSampler, PerturbationSamplerConfig, SentencePlan
 from lazypert.source import (
@@ -93,6 +94,7 @@ class PerturbationPipelineConfig:
                 )
         if self.batch_col is None and self.mapping_strategy == "batch":
             raise ConfigError("mapping_strategy: got 'batch' with batch_col=None, expected a batch column.")
+        check_join(self.join)
         # Every component says what is wrong with its own part, now and not after the conversion.
         _ = self.source_config("unknown"), self.filter_config(), self.mapping_config(), self.sampler_config()
         _ = self.splitter()
@@ -194,7 +196,9 @@ class PerturbationPipeline:
             if groups.ids[run] < 0:
                 names.append(None)
                 continue
-            dataset = owner.get(label["dataset"], files[0][0])
+            # A store of several files shows up as name/file; a single source as its own labels.
+            inside = (name for name in owner if label["dataset"].startswith(f"{name}/"))
+            dataset = owner.get(label["dataset"]) or owner.get(max(inside, key=len, default=""), files[0][0])
             names.append(
                 assign_split(
                     experiment,

@@ -41,7 +41,7 @@ BLUE, ORANGE, VERMILLION, SKY, GREEN, GREY = "#0072B2", "#E69F00", "#D55E00", "#
 SPLIT_COLOURS = {"train": BLUE, "valid": ORANGE, "test": "#CC79A7"}
 REASON_COLOURS = {PASSED: BLUE, WEAK: VERMILLION, FEW: ORANGE}
 
-_STYLE = {
+_STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.titleweight": "bold",
@@ -112,7 +112,7 @@ def plot_splits(
     sizes = _per_group(groups, np.where(keep, groups.sizes, 0))
     parts = {title: np.stack([_cells_of(groups, split[name]) for name in SPLITS]) for title, split in splits.items()}
     types, perts = _shown(groups, sizes, list(parts.values()), top)
-    sizes_shown = sizes[np.ix_(types, perts)]
+    sizes_shown = sizes[types[:, None], perts]
     names = groups.labels["perturbation"][perts]
     n_panels = 1 + len(parts)
     with _styled():
@@ -122,13 +122,16 @@ def plot_splits(
             1.1 + 0.055 * min(20, max(map(len, names), default=1)) + n_panels * (0.42 + row * len(types)),
         )
         axes = figure.subplots(n_panels, 1, squeeze=False, sharex=True)[:, 0]
-        _draw_sizes(figure, axes[0], sizes_shown)
+        _draw_sizes(axes[0], sizes_shown)
+        axes[0].set_title(f"Cells in each group: {int(sizes.sum()):,} cells, {np.count_nonzero(sizes):,} groups")
         for ax, (title, counts) in zip(axes[1:], parts.items(), strict=True):
-            _draw_shares(ax, counts[np.ix_(range(len(SPLITS)), types, perts)], sizes_shown)
+            _draw_shares(ax, counts[:, types[:, None], perts], sizes_shown)
             totals = ", ".join(f"{name} {int(counts[i].sum()):,}" for i, name in enumerate(SPLITS))
-            ax.set_title(f"{title}: {totals} cells")
+            ax.set_title(f"{title}: {totals}")
         for ax in axes:
             _label_grid(ax, groups, types, perts, sizes)
+        for tick, code in zip(axes[-1].get_xticklabels(), perts, strict=True):
+            tick.set_fontweight("bold" if code == groups.control_code else "normal")
         axes[-1].set_xlabel(_columns_label(groups, sizes, perts))
         if parts:
             _split_legend(figure)
@@ -165,23 +168,23 @@ def _shown(
     return types[per_type[types] > 0][:_TOP_CELL_TYPES], order
 
 
-def _draw_sizes(figure: Figure, ax: Axes, sizes: NDArray[np.int64]) -> None:
-    from matplotlib.colors import LogNorm, Normalize
-
+def _draw_sizes(ax: Axes, sizes: NDArray[np.int64]) -> None:
+    """Draw tiles whose grey says, and whose text gives, the number of cells; colours are for splits."""
     filled = sizes[sizes > 0]
-    low, high = (int(filled.min()), int(filled.max())) if filled.size else (0, 1)
-    norm = LogNorm(low, high) if high > 10 * low else Normalize(0, high)
-    image = ax.imshow(np.ma.masked_equal(sizes, 0), cmap="cividis", norm=norm, aspect="auto", interpolation="none")
-    small = 7.0 if sizes.shape[1] <= 20 else 5.2
+    low, high = (int(filled.min()), int(filled.max())) if filled.size else (1, 1)
+    scale = np.log if high > 10 * low else np.asarray
+    depth = (scale(np.maximum(sizes, 1)) - scale(low)) / max(float(scale(high) - scale(low)), 1e-9)
+    # Pale enough for black text, dark enough to differ from the blank of an empty group.
+    shade = np.ma.array(0.1 + 0.25 * depth, mask=sizes == 0)
+    ax.imshow(shade, cmap="Greys", vmin=0, vmax=1, aspect="auto", interpolation="none")
+    size = 7.0 if sizes.shape[1] <= 20 else 5.2
     for (y, x), n in np.ndenumerate(sizes):
         if n:
-            dark = norm(n) < 0.55
-            ax.text(x, y, _short(int(n)), ha="center", va="center", size=small, color="white" if dark else "black")
-    if low != high:
-        bar = figure.colorbar(image, ax=ax, label="cells", pad=0.01, aspect=max(6, 5 * sizes.shape[0]))
-        bar.outline.set_visible(False)  # type: ignore[operator]  # matplotlib types it as a whole axes
-    total = f"{int(sizes.sum()):,} cells in {len(filled):,} groups"
-    ax.set_title(f"Groups: {total}, " + (f"{low:,} each" if low == high else f"{low:,} to {high:,} each"))
+            ax.text(x, y, _short(int(n)), ha="center", va="center", size=size)
+    for line in range(1, sizes.shape[1]):
+        ax.axvline(line - 0.5, color="white", lw=1.5)
+    for line in range(1, sizes.shape[0]):
+        ax.axhline(line - 0.5, color="white", lw=1.5)
 
 
 def _draw_shares(ax: Axes, counts: NDArray[np.int64], sizes: NDArray[np.int64]) -> None:
@@ -207,8 +210,6 @@ def _label_grid(
     many = len(perts) > 12
     labels = [_cut(str(label)) for label in groups.labels["perturbation"][perts]]
     ax.set_xticks(range(len(perts)), labels, rotation=90 if many else 0)
-    for tick, code in zip(ax.get_xticklabels(), perts, strict=True):
-        tick.set_fontweight("bold" if code == groups.control_code else "normal")
     ax.tick_params(length=0)
     for spine in ax.spines.values():
         spine.set_visible(False)
@@ -216,6 +217,7 @@ def _label_grid(
 
 def _columns_label(groups: Groups, sizes: NDArray[np.int64], perts: NDArray[np.int64]) -> str:
     label = "perturbation" + (" (controls in bold)" if groups.control_code in perts else "")
+    label += "; blank: no cells" if (sizes[:, perts] == 0).any() else ""
     per_pert = sizes.sum(axis=0)
     hidden = int((per_pert > 0).sum()) - len(perts)
     if hidden:
@@ -315,9 +317,7 @@ def plot_knockdown(
     named = len(table) <= top
     cell_residuals = {k: v for k, v in (cell_residuals or {}).items() if len(v)}
     with _styled():
-        figure = _figure(
-            8.6 if cell_residuals else 5.2, 1.9 + (0.17 * max(6, len(table)) if named else 4.2) + 0.3 * (not named)
-        )
+        figure = _figure(8.6 if cell_residuals else 5.2, 1.9 + (0.17 * max(6, len(table)) if named else 3.0))
         axes = figure.subplots(1, 1 + bool(cell_residuals), squeeze=False, sharey=named and bool(cell_residuals))[0]
         _draw_residuals(axes[0], table, config, units, named=named)
         if cell_residuals and named:
@@ -334,8 +334,18 @@ def plot_knockdown(
             weight="bold",
         )
         note = _left_out(result)
-        if note:
-            figure.supxlabel(note, x=0.01, ha="left", size=7, color="#444444")
+        if len(table):
+            columns = len(REASON_COLOURS)
+            figure.legend(
+                loc="outside lower left",
+                title=note,
+                title_fontsize=7,
+                alignment="left",
+                ncols=columns,
+                handletextpad=0.2,
+            )
+        else:
+            figure.supxlabel(note, x=0.01, ha="left", size=7)
     return figure
 
 
@@ -345,7 +355,7 @@ def _reason(text: str) -> str:
 
 def _draw_residuals(ax: Axes, table: Any, config: KnockdownFilterConfig, units: str, *, named: bool) -> None:
     y, value = np.arange(len(table)), table["residual_expression"].to_numpy(dtype=np.float64)
-    shown, size = np.minimum(value, _RATIO_EDGE), 26 if named else 10
+    shown, size = np.minimum(value, _RATIO_EDGE), 26 if named else 6
     kinds = np.array([_reason(text) for text in table["reason"]], dtype=object)
     for kind, colour in REASON_COLOURS.items():
         for far, marker in ((False, "o"), (True, ">")):
@@ -357,7 +367,7 @@ def _draw_residuals(ax: Axes, table: Any, config: KnockdownFilterConfig, units: 
                 shown[chosen], y[chosen], s=size, color=colour, marker=marker, label=label, zorder=3, clip_on=False
             )
     for place in np.flatnonzero(value > _RATIO_EDGE) if named else ():
-        ax.text(_RATIO_EDGE * 0.97, place, f"{value[place]:.1f}", ha="right", va="bottom", size=6)
+        ax.text(_RATIO_EDGE * 0.97, float(place), f"{value[place]:.1f}", ha="right", va="bottom", size=6)
     _threshold(ax, config.residual_expression)
     if len(value) and value.max() > 0.75:
         ax.axvline(1, color=GREY, lw=0.8, ls=":", zorder=0)
@@ -370,10 +380,8 @@ def _draw_residuals(ax: Axes, table: Any, config: KnockdownFilterConfig, units: 
     else:
         ax.set_ylabel(f"perturbations, sorted (n = {len(table):,})")
     ax.set_ylim(max(len(table), 1) - 0.5, -0.5)
-    ax.set_title("Perturbations")
-    if len(table):
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.07), ncols=1 + (not named), handletextpad=0.2)
-    else:
+    ax.set_title("Perturbations", pad=12)
+    if not len(table):
         ax.text(0.5, 0.5, "no target was measured in controls", transform=ax.transAxes, ha="center", color="#444444")
 
 
@@ -387,16 +395,17 @@ def _draw_cells(
         y = place + rng.uniform(-0.32, 0.32, len(ratio))
         for kept, colour in ((True, SKY), (False, GREY)):
             chosen = (ratio < config.cell_residual_expression) == kept
-            ax.scatter(near[chosen], y[chosen], s=4, color=colour, alpha=0.45, lw=0, rasterized=True, clip_on=False)
+            ax.scatter(near[chosen], y[chosen], s=4, color=colour, alpha=0.35, lw=0, rasterized=True, clip_on=False)
         if len(ratio):
             share = float((ratio < config.cell_residual_expression).mean())
-            ax.text(1.02, place, f"{share:.0%}", transform=ax.get_yaxis_transform(), va="center", size=6.5)
+            ax.text(1.07, place, f"{share:.0%}", transform=ax.get_yaxis_transform(), ha="right", va="center", size=6.5)
     _threshold(ax, config.cell_residual_expression)
     ax.set_xlim(-0.03, _RATIO_EDGE)
     ax.tick_params(axis="y", length=0, labelleft=False)
     ax.set_xlabel("residual expression of the target, single cells\n(cells beyond 2 are drawn at 2)")
     n = max((len(ratio) for ratio in cell_residuals.values()), default=0)
-    ax.set_title(f"Cells (at most {n:,} each; right: share below)")
+    ax.text(1.07, 1, "below", transform=ax.transAxes, ha="right", va="bottom", size=6.5)
+    ax.set_title(f"Cells, at most {n:,} of each perturbation", pad=12)
 
 
 def _draw_histogram(
@@ -410,7 +419,7 @@ def _draw_histogram(
     ax.set_xlim(0, _RATIO_EDGE)
     ax.set_xlabel("residual expression of the target, single cells\n(the last bin holds all beyond 2)")
     ax.set_ylabel(f"cells, sampled from {len(cell_residuals):,} perturbations")
-    ax.set_title(f"Cells: {below.mean():.0%} of {len(ratio):,} sampled are below")
+    ax.set_title(f"Cells: {below.mean():.0%} of {len(ratio):,} sampled are below", pad=12)
 
 
 def _threshold(ax: Axes, value: float) -> None:
@@ -503,13 +512,17 @@ def downsampling_sweep(
     flat = np.sort(flat)[np.unique(np.linspace(0, max(len(flat) - 1, 0), min(len(flat), entries)).astype(int))]
     bin_of = np.unique(np.floor(4 * np.log2(np.maximum(flat, 1))), return_inverse=True)[1]
     in_bin = np.bincount(bin_of)
+    # One array of the shape (cell, gene) holds both: JAX compiles once for each shape.
+    width = counts.shape[1]
+    padded = np.pad(flat, (0, -len(flat) % width)).reshape(-1, width)
+    together = np.concatenate([counts, np.tile(padded, (draws, 1))])
     reads, genes, expected, observed = [], [], [], []
     for number, fraction in enumerate(fractions):
         thin = ReadDownsampler(DownsamplingConfig(fraction=fraction))
-        kept = np.asarray(thin(counts, key=jax.random.fold_in(key, 2 * number)))
+        done = np.asarray(thin(together, key=jax.random.fold_in(key, number)))
+        kept, repeated = done[: len(counts)], done[len(counts) :].reshape(draws, -1)[:, : len(flat)]
         reads.append(float(kept.sum(dtype=np.float64)))
         genes.append((kept > 0).sum(axis=1))
-        repeated = np.asarray(thin(np.tile(flat, (draws, 1)), key=jax.random.fold_in(key, 2 * number + 1)))
         variance = repeated.var(axis=0, ddof=1, dtype=np.float64)
         observed.append(np.bincount(bin_of, variance) / in_bin)
         expected.append(np.bincount(bin_of, flat * fraction * (1 - fraction)) / in_bin)

@@ -41,7 +41,7 @@ def hashed(words: tuple[int, ...], counter: NDArray[np.integer]) -> NDArray[np.u
     z = np.asarray(counter).astype(np.uint64) * _GOLDEN + key
     z = (z ^ (z >> np.uint64(30))) * _MIX_1
     z = (z ^ (z >> np.uint64(27))) * _MIX_2
-    return z ^ (z >> np.uint64(31))
+    return (z ^ (z >> np.uint64(31))).reshape(np.shape(counter))
 
 
 def distinct_draws(

@@ -59,7 +59,11 @@ class Rows:
             return self.to_rows(self.positions(np.arange(*index.indices(len(self)))))
         which = np.asarray(index)
         if which.dtype == bool:
+            if which.shape != (len(self),):
+                raise IndexError(f"Boolean index has shape {which.shape}, expected ({len(self)},), one for each row.")
             which = np.flatnonzero(which)
+        if which.size and which.dtype.kind not in "iu":
+            raise IndexError(f"Index {index!r} is not an integer, a slice, or an array of integers or booleans.")
         if which.size and (which.min() < -len(self) or which.max() >= len(self)):
             raise IndexError(f"Index {index!r} is out of range for {len(self):,} rows.")
         which = which.astype(np.int64)

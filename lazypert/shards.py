@@ -84,7 +84,7 @@ class ByteReader(Protocol):
         ...
 
     def read(self, key: str, offset: int, length: int) -> bytes:
-        """Return ``length`` bytes from ``offset`` (fewer at the end of the object)."""
+        """Return ``length`` bytes from ``offset``: fewer at the end of the object, none when it is gone."""
         ...
 
 
@@ -103,7 +103,10 @@ class LocalReader:
 
     def read(self, key: str, offset: int, length: int) -> bytes:
         """Read part of a file without moving anyone's file position."""
-        fd = os.open(self.root / key, os.O_RDONLY)
+        try:
+            fd = os.open(self.root / key, os.O_RDONLY)
+        except FileNotFoundError:
+            return b""
         try:
             return os.pread(fd, length, offset)
         finally:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lazypert.csr import canonical, kernel, value_facts
+from lazypert.csr import CSRBlock, canonical, kernel, value_facts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,10 +114,11 @@ def reduce_shard(
     indptr = np.load(indptr_file, mmap_mode="r")
     first = int(np.searchsorted(indptr, begin, side="right")) - 1
     last = int(np.searchsorted(indptr, end, side="left"))
-    place = np.asarray(indptr[first:last]) - begin
+    # Whole rows, also those that have their other part in the next shard: they may need sorting.
+    place = np.asarray(indptr[first : last + 1]) - indptr[first]
     filled = np.zeros(last - first, dtype=np.int64)
-    out_indices = np.empty(end - begin, dtype=indices.dtype)
-    out_data = np.empty(end - begin, dtype=data.dtype)
+    out_indices = np.empty(int(place[-1]), dtype=indices.dtype)
+    out_data = np.empty(int(place[-1]), dtype=data.dtype)
     for spill in spills:
         rows = spill.rows()
         lo, hi = (int(n) for n in np.searchsorted(rows, [first, last]))
@@ -128,21 +129,22 @@ def reduce_shard(
         _place(
             rows[lo:hi] - first, offsets - offsets[0], found_indices, found_data, place, filled, out_indices, out_data
         )
-    return [data.write_shard(shard, out_data), indices.write_shard(shard, out_indices)]
+    # Blocks come in column order, and so do a row's pieces, unless columns were renumbered.
+    rows_of_shard = canonical(CSRBlock(place, out_indices, out_data, int(out_indices.max(initial=-1)) + 1))
+    mine = slice(begin - int(indptr[first]), end - int(indptr[first]))
+    return [data.write_shard(shard, rows_of_shard.data[mine]), indices.write_shard(shard, rows_of_shard.indices[mine])]
 
 
 @kernel
 def _place(
     rows: Any, offsets: Any, indices: Any, data: Any, place: Any, filled: Any, out_indices: Any, out_data: Any
 ) -> None:
-    """Copy rows to their places. Blocks come in column order, so a row's pieces join up sorted."""
-    n = len(out_data)
+    """Copy rows to their places; pieces of a row follow one another."""
     for i in range(len(rows)):
         row = rows[i]
         target = place[row] + filled[row]
         for k in range(offsets[i], offsets[i + 1]):
-            if 0 <= target < n:  # a row at the shard's edge has its other part in the next shard
-                out_indices[target] = indices[k]
-                out_data[target] = data[k]
+            out_indices[target] = indices[k]
+            out_data[target] = data[k]
             target += 1
         filled[row] += offsets[i + 1] - offsets[i]

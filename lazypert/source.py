@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from lazypert.errors import ColumnNotFoundError, ConfigError, near_matches
 from lazypert.features import read_feature_table
 from lazypert.genes import align_genes
 from lazypert.groups import Groups
+from lazypert.memory import Budget
 from lazypert.obs import column_of, groups_of
 from lazypert.qc import MatrixPart
 from lazypert.rng import generator
@@ -62,7 +64,7 @@ class PerturbationSourceConfig:
         ``.csv``, ``.tsv`` or ``.npz`` of features by perturbation name, to use instead of one-hot.
     cache_dir
         Folder for the store that an ``.h5ad`` is converted into; None puts it beside the file, as
-        ``<name>.lazypert.zarr``.
+        ``<name>.lazypert.zarr``. In a given folder the name has a hash of the file's path too.
     memory_limit
         For that conversion.
     seed
@@ -93,6 +95,7 @@ class PerturbationSourceConfig:
             raise ConfigError("embedding_key: got None, expected the name of an obsm entry (output_space='embedding').")
         if self.output_space == "gene" and self.hvg_col is None:
             raise ConfigError("hvg_col: got None, expected a boolean var column (output_space='gene').")
+        _ = Budget.of(self.memory_limit)
         if len(set(self.additional_obs)) != len(self.additional_obs):
             raise ConfigError(f"additional_obs: got duplicates in {self.additional_obs!r}.")
 
@@ -432,6 +435,8 @@ class PerturbationConcatSource(PerturbationSource):
         self.sources = tuple(sources)
         self.config = sources[0].config
         self.names = tuple(names) if names is not None else _unique_names(sources)
+        if len(self.names) != len(sources) or len(set(self.names)) != len(sources):
+            raise ConfigError(f"names: got {self.names!r}, expected {len(sources)} different names, one a source.")
         self._offsets = np.cumsum([0, *(source.n_rows for source in sources)])
         self._genes = align_genes([source.var for source in sources], self.names, join)
 
@@ -464,6 +469,8 @@ class PerturbationConcatSource(PerturbationSource):
     def _scatter(self, rows: NDArray[np.integer]) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
         """For each screen: its number, which of the asked rows are its, and their rows in it."""
         rows = np.asarray(rows, dtype=np.int64)
+        if rows.size and (rows.min() < 0 or rows.max() >= self.n_rows):
+            raise IndexError(f"Rows {rows.min()} to {rows.max()} are not all in a screen of {self.n_rows:,} cells.")
         which = np.searchsorted(self._offsets, rows, side="right") - 1
         for number in range(len(self.sources)):
             at = np.flatnonzero(which == number)
@@ -513,7 +520,9 @@ def open_or_convert(config: PerturbationSourceConfig) -> Store:
 
     reader = open_source(path)
     folder = path.parent if config.cache_dir is None else Path(config.cache_dir)
-    target = folder / f"{path.name.removesuffix('.h5ad')}.lazypert.zarr"
+    # Files of the same name from different folders share a cache folder without sharing a store.
+    which = "" if config.cache_dir is None else f"-{sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    target = folder / f"{path.name.removesuffix('.h5ad')}{which}.lazypert.zarr"
     stat = path.stat()
     if target.exists():
         store = Store(target)

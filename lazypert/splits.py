@@ -248,8 +248,7 @@ def _assemble(
     total = np.cumsum(sizes[turn])
     cuts = np.zeros((len(bounds) + 1, len(sizes)), dtype=np.int64)
     for k, bound in enumerate(bounds):
-        upto = total * bound.numerator // bound.denominator
-        cuts[k + 1, turn] = np.diff(upto, prepend=0)
+        cuts[k + 1, turn] = np.diff(_share(total, bound), prepend=0)
     offset = (rng.random(len(sizes)) * sizes).astype(np.int64)
     parts = []
     for k, name in enumerate(SPLITS):
@@ -259,6 +258,12 @@ def _assemble(
             length = np.where(whole[name], groups.sizes, length)
         parts.append(_cyclic(groups, begin, length))
     return SplitResult(*parts)
+
+
+def _share(totals: NDArray[np.int64], fraction: Fraction) -> NDArray[np.int64]:
+    """``floor(totals * fraction)``: 64-bit products overflow for fractions such as 1/3, Python's do not."""
+    shares: NDArray[np.object_] = totals.astype(object) * fraction.numerator // fraction.denominator
+    return shares.astype(np.int64)
 
 
 def _cyclic(groups: Groups, begin: NDArray[np.int64], length: NDArray[np.int64]) -> Rows:
@@ -273,8 +278,7 @@ def _cyclic(groups: Groups, begin: NDArray[np.int64], length: NDArray[np.int64])
 
 def _thin(rows: Rows, fraction: float) -> Rows:
     """Keep the first cells of every interval so that ``ceil(n * fraction)`` are kept in all."""
-    exact = _exact(fraction)
-    upto = -(-np.cumsum(rows.stops - rows.starts) * exact.numerator // exact.denominator)
+    upto = -_share(-np.cumsum(rows.stops - rows.starts), _exact(fraction))
     return Rows(rows.starts, rows.starts + np.diff(upto, prepend=0), rows.order)
 
 

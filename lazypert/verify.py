@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import google_crc32c
 
 from lazypert.errors import StoreDamagedError
-from lazypert.manifest import MANIFEST, Entry, manifest_digest, root_digest
+from lazypert.manifest import MANIFEST, MANIFEST_FILES, Entry, manifest_digest, root_digest
 from lazypert.memory import cpu_count
 from lazypert.schema import MARKER
 from lazypert.store import Store
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lazypert.shards import ByteReader
 
 _PIECE = 8 * 1024**2
@@ -43,11 +44,13 @@ def verify(store: str | Path) -> int:
     """
     opened = Store(store)
     try:
+        metadata = json.loads(opened.reader.read("zarr.json", 0, opened.reader.size("zarr.json") or 0))
+        if broken := [p for e in opened.attrs[MANIFEST_FILES] if (p := _problem(opened.reader, Entry(*e)))]:
+            raise _damaged(store, broken)
         entries = _read_manifest(opened)
-        metadata = json.loads((Path(opened.path) / "zarr.json").read_bytes())
     except StoreDamagedError:
         raise
-    except (ValueError, KeyError, RuntimeError) as error:
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise _damaged(store, [f"the manifest cannot be read ({error})"]) from error
     problems = []
     if root_digest(metadata) != metadata["attributes"][MARKER].get("root_digest"):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
+import threading
 import uuid
 import warnings
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from lazypert.errors import SourceFormatError, StoreExistsError
-from lazypert.manifest import Entry, manifest_digest, root_digest
+from lazypert.manifest import MANIFEST, MANIFEST_FILES, Entry, manifest_digest, root_digest
 from lazypert.schema import COMPRESSOR, FORMAT_VERSION, MARKER, TABLES, Grid
 from lazypert.shards import encode_shard, write_pieces
 
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_RESERVED = {"", ".", "..", "zarr.json", TABLES.rpartition("/")[2]}
+_RESERVED = {"", ".", "..", "_index", "zarr.json", TABLES.rpartition("/")[2]}
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
+_CONSOLIDATING = threading.Lock()  # warning filters belong to the whole process
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,8 @@ class StoreWriter:
     Raises
     ------
     StoreExistsError
-        When `target` exists and `overwrite` is False; raised before anything is written.
+        When `target` exists and `overwrite` is False, or is not a Zarr store; raised before anything
+        is written.
     """
 
     def __init__(self, target: str | Path, *, overwrite: bool = False) -> None:
@@ -72,6 +77,11 @@ class StoreWriter:
         self._overwrite = overwrite
         if self.target.exists() and not overwrite:
             raise self._exists()
+        if self.target.exists() and not _is_replaceable(self.target):
+            raise StoreExistsError(
+                f"{str(self.target)!r} exists and is not a Zarr store: overwrite=True replaces stores only, so that "
+                "a mistyped path deletes nothing else. Nothing was written; choose another target."
+            )
         self.root = self.target.with_name(f"{self.target.name}.partial-{uuid.uuid4().hex[:8]}")
         self.root.mkdir(parents=True)
         self._entries: dict[str, Entry] = {}
@@ -96,7 +106,7 @@ class StoreWriter:
 
     def template(self, path: str, dtype: Any, grid: Grid, attrs: dict[str, Any] | None = None) -> Template:
         """Create a one-dimensional array without values."""
-        dtype = np.dtype(dtype)
+        dtype = np.dtype(dtype).newbyteorder("=")  # what Zarr's metadata say of the bytes
         self._create(path, (grid.length,), dtype, (grid.chunk,), (grid.shard,), attrs)
         return Template(self.root, path, dtype, grid)
 
@@ -154,8 +164,10 @@ class StoreWriter:
                 f"An obs column is named {name!r}, which cannot be the name of a Zarr array. "
                 "Rename the column in the source. No store was made."
             )
-        if isinstance(values, pd.Series | pd.arrays.NumpyExtensionArray):
-            values = values.to_numpy() if isinstance(values.dtype, np.dtype) else values.array
+        if isinstance(values, pd.Series):
+            values = values.array
+        if isinstance(values, pd.arrays.NumpyExtensionArray) and not isinstance(values.dtype, pd.StringDtype):
+            values = values.to_numpy()
         if isinstance(values, pd.Categorical):
             self._categorical(path, values)
         elif isinstance(values, pd.arrays.IntegerArray | pd.arrays.BooleanArray | pd.arrays.FloatingArray):
@@ -217,12 +229,13 @@ class StoreWriter:
         StoreExistsError
             When another writer finished a store at the target in the meantime.
         """
+        self.group(MANIFEST, {})
         entries = self._manifest()
         self._write_manifest(entries)
         ours = {"format_version": FORMAT_VERSION, **attrs, "manifest_digest": manifest_digest(entries)}
         root: dict[str, Any] = {"encoding-type": "anndata", "encoding-version": "0.1.0", MARKER: ours}
         self._zarr.attrs.update(root)
-        with warnings.catch_warnings():  # AnnData and Zarr both write and read it for version 3
+        with _CONSOLIDATING, warnings.catch_warnings():  # AnnData and Zarr both write and read it for version 3
             warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
             zarr.consolidate_metadata(self.root, zarr_format=3)
         self._seal()
@@ -231,9 +244,11 @@ class StoreWriter:
         return self.target
 
     def _seal(self) -> None:
-        """Put the root metadata's own digest into it: the manifest cannot list the file that ends it."""
+        """Put into the root metadata what the manifest cannot list: its own files, and the root itself."""
         file = self.root / "zarr.json"
         metadata = json.loads(file.read_bytes())
+        listed = [self._entry(path) for path in sorted((self.root / MANIFEST).rglob("*/*")) if path.is_file()]
+        metadata["attributes"][MARKER][MANIFEST_FILES] = [[e.key, e.size, e.crc32c] for e in listed]
         metadata["attributes"][MARKER]["root_digest"] = root_digest(metadata)
         file.write_text(json.dumps(metadata, indent=1))
 
@@ -242,15 +257,17 @@ class StoreWriter:
         for file in sorted(self.root.rglob("*")):
             key = file.relative_to(self.root).as_posix()
             if file.is_file() and key != "zarr.json" and key not in entries:
-                data = file.read_bytes()
-                entries[key] = Entry(key, len(data), google_crc32c.value(data))
+                entries[key] = self._entry(file)
         return [entries[key] for key in sorted(entries)]
 
+    def _entry(self, file: Path) -> Entry:
+        data = file.read_bytes()
+        return Entry(file.relative_to(self.root).as_posix(), len(data), google_crc32c.value(data))
+
     def _write_manifest(self, entries: list[Entry]) -> None:
-        base = f"{TABLES}/manifest"
-        self.strings(f"{base}/key", np.array([entry.key for entry in entries], dtype=object))
-        self.array(f"{base}/size", np.array([entry.size for entry in entries], dtype="i8"))
-        self.array(f"{base}/crc32c", np.array([entry.crc32c for entry in entries], dtype="u4"))
+        self.strings(f"{MANIFEST}/key", np.array([entry.key for entry in entries], dtype=object))
+        self.array(f"{MANIFEST}/size", np.array([entry.size for entry in entries], dtype="i8"))
+        self.array(f"{MANIFEST}/crc32c", np.array([entry.crc32c for entry in entries], dtype="u4"))
 
     def _rename(self) -> None:
         old = None
@@ -258,16 +275,26 @@ class StoreWriter:
             if not self._overwrite:
                 raise self._exists()
             old = self.target.with_name(f"{self.target.name}.old-{uuid.uuid4().hex[:8]}")
-            self.target.rename(old)
+            try:
+                self.target.rename(old)
+            except FileNotFoundError:  # another writer has just moved it away
+                old = None
         try:
             self.root.rename(self.target)
         except OSError as error:
-            if old is not None:
+            if old is not None and not self.target.exists():
                 old.rename(self.target)
+            if error.errno not in _TAKEN:
+                raise
             raise self._exists() from error
         _sync(self.target.parent)
         if old is not None:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
+
+
+def _is_replaceable(target: Path) -> bool:
+    """Whether a folder is a Zarr store (perhaps a damaged one) or empty."""
+    return target.is_dir() and ((target / "zarr.json").exists() or not any(target.iterdir()))
 
 
 def _sync(path: Path) -> None:

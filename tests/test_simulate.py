@@ -1,27 +1,25 @@
 """Simulated screens: AnnData reads them, they are reproducible, and they hold the truth they report."""
 
+import ast
 import itertools
 import math
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import anndata
 import numpy as np
 import pytest
 from scipy import stats
 
-from lazypert import simulate
+import lazypert.simulate
 from lazypert.errors import ConfigError, LazypertError, StoreExistsError, StoreNotFoundError
 from lazypert.rng import generator
-from lazypert.simulate import (
-    DEPTH_LOG_SD,
-    SimulationConfig,
-    _draw_effects,
-    _log_series,
-    _sample_rows,
-    reference_screen,
-    simulate_screen,
-)
+from lazypert.simulate import SimulationConfig, reference_screen, sampling, simulate_screen
+from lazypert.simulate.model import _draw_effects
+from lazypert.simulate.parameters import DEPTH_LOG_SD
+from lazypert.simulate.sampling import _log_series, _sample_rows
 
 TARGETS = ("BRCA1", "TP53", "KRAS", "MYC", "EGFR")
 
@@ -414,18 +412,43 @@ class TestRefusals:
         path = reference_screen(tmp_path / "a.h5ad")
         before = path.read_bytes()
 
-        sample_block = simulate._sample_block
+        sample_block = sampling._sample_block
 
         def failing(model, config, first):
             if first:
                 raise LazypertError("the second block fails")
             return sample_block(model, config, first)
 
-        monkeypatch.setattr(simulate, "_sample_block", failing)
+        monkeypatch.setattr(sampling, "_sample_block", failing)
         with pytest.raises(LazypertError, match="second block"):
             simulate_screen(path, small(), overwrite=True)
         assert path.read_bytes() == before
         assert list(tmp_path.iterdir()) == [path]
+
+    def test_the_whole_file_is_on_disk_before_it_takes_the_name(self, tmp_path, monkeypatch):
+        path, synced = tmp_path / "a.h5ad", []
+
+        def fsync(descriptor):
+            (partial,) = tmp_path.iterdir()
+            assert os.path.samestat(os.fstat(descriptor), partial.stat())
+            synced.append(partial.read_bytes())
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        reference_screen(path)
+        assert synced == [path.read_bytes()]
+
+
+MODULES = ("parameters", "config", "model", "h5ad", "sampling", "screens", "__init__")
+
+
+def test_modules_import_only_downwards():
+    package = Path(lazypert.simulate.__file__).parent
+    assert {path.stem for path in package.glob("*.py")} == set(MODULES)
+    for level, name in enumerate(MODULES):
+        tree = ast.parse((package / f"{name}.py").read_text())
+        named = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        below = {f"lazypert.simulate.{module}" for module in MODULES[:level]}
+        assert {module for module in named if module.startswith("lazypert.simulate")} <= below, name
 
 
 def test_importing_is_light():

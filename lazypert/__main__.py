@@ -1,0 +1,8 @@
+"""``python -m lazypert`` is the command ``lazypert``."""
+
+import sys
+
+from lazypert.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,452 @@
+"""Conversion: the store holds exactly what the source holds, or there is no store."""
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import anndata
+import dask
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+from stores import (
+    ROLES,
+    assert_same,
+    converted,
+    counts,
+    dense,
+    every_column,
+    files,
+    leftovers,
+    read_store,
+    screen,
+    small_blocks,
+    small_grids,
+    source_row,
+    write,
+)
+
+import lazypert as lp
+from lazypert.errors import (
+    ColumnNotFoundError,
+    ConfigError,
+    LabelNotFoundError,
+    LazypertError,
+    SourceFormatError,
+    StoreExistsError,
+)
+from lazypert.schema import TABLES
+from lazypert.store import Store
+
+
+def as_layout(adata, layout):
+    adata.X = adata.X.toarray() if layout == "dense" else adata.X.asformat(layout)
+    for name in adata.layers:
+        adata.layers[name] = (
+            adata.layers[name].toarray() if layout == "dense" else adata.layers[name].asformat(layout)
+        )
+    return adata
+
+
+@pytest.mark.parametrize("order", ["grouped", "source"])
+@pytest.mark.parametrize("layout", ["csr", "csc", "dense"])
+def test_the_store_equals_the_source(tmp_path, monkeypatch, layout, order):
+    small_grids(monkeypatch)
+    small_blocks(monkeypatch, 700)
+    path, store = converted(tmp_path, as_layout(screen(), layout), order=order)
+    assert_same(store, anndata.read_h5ad(path))
+    lp.verify(store)
+    if order == "source":
+        np.testing.assert_array_equal(source_row(store), np.arange(90))
+    assert leftovers(tmp_path, "screen.h5ad", "screen.zarr") == []
+
+
+def test_grouped_order_makes_every_group_one_run(tmp_path):
+    _, store = converted(tmp_path)
+    obs = read_store(store).obs
+    keys = list(zip(*(obs[c].astype(str) for c in ("cell_type", "perturbation", "batch")), strict=True))
+    runs = [key for key, _ in itertools.groupby(keys)]
+    assert runs == sorted(set(keys))
+    rows = source_row(store)
+    inside = [np.array(rows[[k == key for k in keys]]) for key in runs]
+    assert any((np.diff(r) < 0).any() for r in inside)  # shuffled within
+    other = lp.convert(tmp_path / "screen.h5ad", tmp_path / "b.zarr", seed=1, **ROLES)
+    assert source_row(other).tolist() != rows.tolist()
+    same = lp.convert(tmp_path / "screen.h5ad", tmp_path / "c.zarr", seed=0, **ROLES)
+    assert source_row(same).tolist() == rows.tolist()
+
+
+def test_a_layer_becomes_x_and_x_a_layer(tmp_path):
+    path, store = converted(tmp_path, layer="lognorm")
+    source, found, rows = anndata.read_h5ad(path), read_store(store), source_row(store)
+    np.testing.assert_array_equal(dense(found.X), dense(source.layers["lognorm"])[rows])
+    np.testing.assert_array_equal(dense(found.layers["X"]), dense(source.X)[rows])
+    assert set(found.layers) == {"X"}
+
+
+@pytest.mark.parametrize(
+    ("matrix", "dtype"),
+    [
+        pytest.param(counts(20, 6, dtype="i8"), "u2", id="int64"),
+        pytest.param(counts(20, 6, dtype="f8"), "u2", id="float64_counts"),
+        pytest.param(counts(20, 6, dtype="f8") * 0.1, "f8", id="float64"),
+        pytest.param(counts(20, 6, dtype="u1"), "u2", id="uint8"),
+        pytest.param(counts(20, 6, dtype="f4") * 70_000, "u4", id="large"),
+        pytest.param(counts(20, 6, dtype="f4") * -1, "i4", id="negative"),
+        pytest.param(counts(20, 6, dtype="f4") * np.float32(np.nan), "f4", id="nan"),
+        pytest.param(counts(20, 6).astype(bool), "u2", id="bool"),
+        pytest.param(sparse.csr_matrix((20, 6), dtype="f4"), "u2", id="nothing_stored"),
+        pytest.param(counts(20, 6, density=1.0), "u2", id="full"),
+    ],
+)
+def test_values_are_narrowed_without_loss(tmp_path, matrix, dtype):
+    adata = anndata.AnnData(matrix, pd.DataFrame(index=[f"c{i}" for i in range(20)]))
+    path = write(adata, tmp_path / "a.h5ad")
+    store = lp.convert(path, tmp_path / "a.zarr")
+    found = read_store(store).X
+    assert found.dtype == dtype
+    assert found.indices.dtype == found.indptr.dtype == np.int32
+    np.testing.assert_array_equal(found.toarray(), matrix.toarray())
+    facts = Store(store).attrs["matrices"]["X"]
+    assert facts["nnz"] == matrix.nnz
+    if not np.isnan(matrix.data).any():
+        assert facts["sum"] == pytest.approx(matrix.sum())
+        assert (facts["minimum"], facts["maximum"]) == (matrix.min(), matrix.max())
+
+
+@pytest.mark.parametrize("layout", ["csr", "csc"])
+@pytest.mark.parametrize("index_dtype", ["i4", "i8", "u4"])
+def test_unsorted_duplicate_and_wide_indices(tmp_path, layout, index_dtype):
+    path = write(anndata.AnnData(counts(6, 6), pd.DataFrame(index=list("abcdef"))), tmp_path / "a.h5ad")
+    indices = np.array([5, 0, 0, 3, 2, 1, 1, 1, 4], dtype=index_dtype)
+    data, indptr = np.arange(1, 10, dtype="f4"), np.array([0, 0, 4, 4, 5, 9, 9], dtype="i8")
+    with h5py.File(path, "r+") as file:
+        for name, values in (("data", data), ("indices", indices), ("indptr", indptr)):
+            del file[f"X/{name}"]
+            file[f"X/{name}"] = values
+        file["X"].attrs["encoding-type"] = f"{layout}_matrix"
+    expected = getattr(sparse, f"{layout}_matrix")((data, indices.astype("i4"), indptr), shape=(6, 6)).toarray()
+    found = read_store(lp.convert(path, tmp_path / "a.zarr")).X
+    assert found.has_canonical_format
+    np.testing.assert_array_equal(found.toarray(), expected)
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (5, 0), (1, 1)], ids=str)
+def test_tiny_screens(tmp_path, shape):
+    obs = pd.DataFrame({"perturbation": ["x"] * shape[0]}, index=[str(i) for i in range(shape[0])])
+    path = write(anndata.AnnData(sparse.csr_matrix(shape, dtype="f4"), obs), tmp_path / "a.h5ad")
+    try:
+        store = lp.convert(path, tmp_path / "a.zarr", pert_col="perturbation")
+    except SourceFormatError as error:
+        assert "no cells" in str(error) or "no genes" in str(error)  # noqa: PT017 - either is a clear answer
+        assert leftovers(tmp_path, "a.h5ad") == []
+        return
+    assert read_store(store).shape == shape
+    assert lp.open(store).sizes["cell"] == shape[0]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """A source and the array files of its store as the synchronous scheduler makes them."""
+    folder = tmp_path_factory.mktemp("reference")
+    with pytest.MonkeyPatch.context() as patch, dask.config.set(scheduler="synchronous"):
+        small_grids(patch)
+        path, store = converted(folder)
+    return path, files(store)
+
+
+def assert_same_files(store, expected):
+    found = files(store)
+    assert found.keys() == expected.keys()
+    # The manifest sums up zarr.json files, which hold no time or path either.
+    assert [key for key in found if found[key] != expected[key]] == []
+    assert sum(key.startswith("X/data/c/") for key in found) > 2
+
+
+@pytest.mark.parametrize("size", [1, 400, 10**6])
+def test_blocks_do_not_change_the_bytes(tmp_path, monkeypatch, reference, size):
+    small_grids(monkeypatch)
+    small_blocks(monkeypatch, size)
+    assert_same_files(lp.convert(reference[0], tmp_path / "s.zarr", **ROLES), reference[1])
+
+
+def test_threads_do_not_change_the_bytes(tmp_path, monkeypatch, reference):
+    small_grids(monkeypatch)
+    small_blocks(monkeypatch, 500, workers=4)
+    with dask.config.set(scheduler="threads", num_workers=4):
+        assert_same_files(lp.convert(reference[0], tmp_path / "s.zarr", **ROLES), reference[1])
+
+
+def test_processes_do_not_change_the_bytes(tmp_path, monkeypatch, reference):
+    small_grids(monkeypatch)
+    small_blocks(monkeypatch, 2_000)
+    with dask.config.set(scheduler="processes", num_workers=2):
+        assert_same_files(lp.convert(reference[0], tmp_path / "s.zarr", **ROLES), reference[1])
+
+
+@pytest.mark.slow
+def test_a_cluster_does_not_change_the_bytes(tmp_path, monkeypatch, reference):
+    distributed = pytest.importorskip("distributed")
+    small_grids(monkeypatch)
+    small_blocks(monkeypatch, 2_000)
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster),
+    ):
+        assert_same_files(lp.convert(reference[0], tmp_path / "s.zarr", **ROLES), reference[1])
+
+
+def test_progress_counts_to_the_end(tmp_path, monkeypatch):
+    small_blocks(monkeypatch, 700)
+    seen = []
+    converted(tmp_path, progress=lambda *event: seen.append(event))
+    phases = list(dict.fromkeys(phase for phase, _, _ in seen))
+    assert phases[:2] == ["X: reading and sorting", "X: writing shards"]
+    for phase in phases:
+        done = [(k, n) for name, k, n in seen if name == phase]
+        assert done[-1][0] == done[-1][1] == len(done)
+
+
+class TestSeveralFiles:
+    @pytest.fixture
+    def two(self, tmp_path):
+        a, b = screen(30, seed=0, genes=["g1", "g2", "g3"]), screen(20, seed=1, genes=["g3", "g4", "g1"])
+        b.obs["perturbation"] = b.obs["perturbation"].cat.rename_categories({"KRAS": "MYC"})
+        b.obs["perturbation"] = b.obs["perturbation"].astype(str)
+        a.obs["only_a"], b.obs["only_b"] = np.arange(30), [f"t{i}" for i in range(20)]
+        a.obs["dataset"] = "mine"
+        return write(a, tmp_path / "a.h5ad"), write(b, tmp_path / "b.x.h5ad"), a, b
+
+    @pytest.mark.parametrize("layout", ["csr", "csc"])
+    @pytest.mark.parametrize("join", ["inner", "outer"])
+    def test_genes_are_aligned_and_labels_united(self, tmp_path, monkeypatch, two, join, layout):
+        small_blocks(monkeypatch, 60)
+        path_a, path_b, a, b = two
+        if layout == "csc":
+            b.X = b.X.tocsc()
+            write(b, path_b)
+        store = lp.convert([path_a, path_b], tmp_path / "s.zarr", join=join, **ROLES)
+        lp.verify(store)
+        found = read_store(store)
+        genes = ["g1", "g3"] if join == "inner" else ["g1", "g2", "g3", "g4"]
+        assert sorted(found.var_names) == genes
+        assert found.X.has_canonical_format
+        for name, source in (("a", a), ("b", b)):
+            part = found[found.obs["dataset"] == name]
+            assert sorted(part.obs_names) == sorted(source.obs_names)
+            original = source[part.obs_names].to_df()
+            for gene in genes:
+                expected = original[gene].to_numpy() if gene in original else np.zeros(len(part))
+                np.testing.assert_array_equal(part.to_df()[gene].to_numpy(), expected)
+                if join == "outer":
+                    assert found.var.loc[gene, f"measured_in_{name}"] == (gene in source.var_names)
+            np.testing.assert_array_equal(part.obs["perturbation"].astype(str), source[part.obs_names].obs["perturbation"])
+            np.testing.assert_array_equal(dense(part.obsm["X_pca"]), source[part.obs_names].obsm["X_pca"])
+        groups = Store(store).groups
+        assert set(groups.labels["perturbation"]) == {"TP53", "non-targeting", "BRCA1", "KRAS", "MYC"}
+        assert set(groups.labels["dataset"]) == {"a", "b"}
+
+    def test_columns_that_only_some_files_have_are_missing_elsewhere(self, tmp_path, two):
+        store = lp.convert(two[:2], tmp_path / "s.zarr", **ROLES)
+        obs = read_store(store).obs
+        in_a = (obs["dataset"] == "a").to_numpy()
+        assert obs["only_a"].isna().tolist() == (~in_a).tolist()
+        assert obs["only_b"].isna().tolist() == in_a.tolist()
+        assert sorted(obs["only_a"][in_a].astype(int)) == list(range(30))
+        assert sorted(obs["only_b"][~in_a]) == sorted(f"t{i}" for i in range(20))
+        assert set(obs["dataset_in_file"][in_a]) == {"mine"}
+        assert obs["dataset_in_file"][~in_a].isna().all()
+
+    def test_all_columns_of_both_files_come_back(self, tmp_path, two):
+        path_a, path_b, a, b = two
+        found = read_store(lp.convert([path_a, path_b], tmp_path / "s.zarr", **ROLES)).obs
+        for source in (a, b):
+            for name in every_column(1).columns:
+                ours, theirs = found.loc[source.obs_names, name], source.obs[name]
+                assert ours.isna().tolist() == theirs.isna().tolist(), name
+                kept = theirs.notna().to_numpy()
+                assert ours[kept].tolist() == theirs[kept].tolist(), name
+
+    def test_controls_do_not_mix_between_files(self, tmp_path, two):
+        ds = lp.open(lp.convert(two[:2], tmp_path / "s.zarr", **ROLES))
+        dataset = ds.dataset.to_numpy()
+        for strategy in ("random", "batch"):
+            mapping = ds.pert.match_controls(strategy=strategy, n_basal_samples=3)
+            mapped = np.flatnonzero(ds.perturbation.to_numpy() != "non-targeting")
+            assert (dataset[mapping] == dataset[mapped][:, None]).all()
+            assert (ds.cell_type.to_numpy()[mapping] == ds.cell_type.to_numpy()[mapped][:, None]).all()
+
+    def test_a_role_column_called_dataset_keeps_its_meaning(self, tmp_path, two):
+        path_a, path_b, _, b = two
+        b.obs["dataset"] = np.where(np.arange(20) % 2, "mine", "theirs")
+        write(b, path_b)
+        roles = ROLES | {"batch_col": "dataset"}
+        store = lp.convert([path_a, path_b], tmp_path / "s.zarr", **roles)
+        assert set(Store(store).groups.labels["batch"]) == {"mine", "theirs"}
+        assert Store(store).roles.batch_col == "dataset_in_file"
+        part = lp.open(store).isel(cell=slice(1, None))
+        assert set(part.pert.groups.labels["batch"]) == {"mine", "theirs"}
+        assert (part.pert.select(batch="theirs")["dataset_in_file"] == "theirs").all()
+
+    @pytest.mark.parametrize("left", every_column(1).columns)
+    def test_columns_of_different_kinds_join(self, tmp_path, left):
+        frame_a, frame_b = every_column(8, 0), every_column(9, 1)
+        kinds = list(frame_b.columns)
+        a, b = pd.DataFrame(index=frame_a.index), pd.DataFrame(index=frame_b.index)
+        for right in kinds:
+            a[f"v_{right}"], b[f"v_{right}"] = frame_a[left], frame_b[right]
+        paths = [
+            write(anndata.AnnData(counts(len(obs), 3), obs), tmp_path / f"{name}.h5ad")
+            for name, obs in (("a", a), ("b", b))
+        ]
+        found = read_store(lp.convert(paths, tmp_path / "s.zarr")).obs
+        for column in a.columns:
+            ours, theirs = found[column], pd.concat([a[column].astype(object), b[column].astype(object)])
+            assert ours.isna().tolist() == theirs.isna().tolist(), column
+            kept = theirs.notna().to_numpy()
+            for mine, original in zip(ours[kept], theirs[kept], strict=True):
+                assert mine == original or str(mine) == str(original) or mine == float(original), column
+
+    def test_files_of_one_name_are_told_apart(self, tmp_path):
+        (tmp_path / "x").mkdir()
+        paths = [write(screen(10, seed=i), tmp_path / d / "s.h5ad") for i, d in enumerate((".", "x"))]
+        obs = read_store(lp.convert(paths, tmp_path / "s.zarr")).obs
+        assert obs["dataset"].value_counts().to_dict() == {"s": 10, "s_2": 10}
+
+    def test_files_without_common_genes_are_refused(self, tmp_path):
+        paths = [write(screen(9, seed=i, genes=[f"{i}g1", f"{i}g2"]), tmp_path / f"{i}.h5ad") for i in range(2)]
+        with pytest.raises(SourceFormatError, match="share no gene names"):
+            lp.convert(paths, tmp_path / "s.zarr")
+        assert leftovers(tmp_path, "0.h5ad", "1.h5ad") == []
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"pert_col": "perturbatoin"}, ColumnNotFoundError, "Did you mean 'perturbation'"),
+        ({"cell_type_col": "celltype"}, ColumnNotFoundError, "Did you mean 'cell_type'"),
+        ({"batch_col": "zzz"}, ColumnNotFoundError, "There are 17: 'perturbation'"),
+        ({"control_pert": "non_targeting"}, LabelNotFoundError, "Did you mean 'non-targeting'"),
+        ({"control_pert": "zzz"}, LabelNotFoundError, "There are 4"),
+        ({"layer": "lognrom"}, ColumnNotFoundError, "Did you mean 'lognorm'"),
+        ({"order": "random"}, ConfigError, "'grouped' or 'source'"),
+        ({"join": "left"}, ConfigError, "'inner' or 'outer'"),
+        ({"memory_limit": "1MB"}, ConfigError, "too small"),
+        ({"memory_limit": "much"}, ConfigError, "'256MiB'"),
+        ({"source": []}, ConfigError, "empty list"),
+    ],
+    ids=lambda v: "-".join(f"{k}={x}" for k, x in v.items()) if isinstance(v, dict) else "",
+)
+def test_wrong_options_leave_nothing(tmp_path, options, error, says):
+    path = write(screen(), tmp_path / "a.h5ad")
+    options = {"source": path, **ROLES, **options}
+    with pytest.raises(error, match=says):
+        lp.convert(options.pop("source"), tmp_path / "s.zarr", **options)
+    assert leftovers(tmp_path, "a.h5ad") == []
+
+
+def test_an_existing_target_is_refused_and_untouched(tmp_path):
+    path, store = converted(tmp_path)
+    before = files(store)
+    with pytest.raises(StoreExistsError, match="overwrite=True"):
+        lp.convert(path, store, **ROLES)
+    assert files(store) == before
+    lp.convert(path, store, overwrite=True, seed=3, **ROLES)
+    assert files(store) != before
+    lp.verify(store)
+    assert leftovers(tmp_path, "screen.h5ad", "screen.zarr") == []
+
+
+@pytest.mark.parametrize("target", ["a.h5ad", "."], ids=["the_source_itself", "its_folder"])
+def test_the_source_is_never_overwritten(tmp_path, target):
+    path = write(screen(), tmp_path / "a.h5ad")
+    before = path.read_bytes()
+    with pytest.raises(LazypertError):
+        lp.convert(path, tmp_path / target, overwrite=True, **ROLES)
+    assert path.read_bytes() == before
+
+
+def test_a_store_that_holds_its_source_is_not_overwritten(tmp_path):
+    _, store = converted(tmp_path)
+    inside = write(screen(), store / "a.h5ad")
+    with pytest.raises(LazypertError, match="inside"):
+        lp.convert(inside, store, overwrite=True, **ROLES)
+    assert inside.exists()
+
+
+def test_no_x_asks_for_a_layer(tmp_path):
+    adata = screen()
+    adata.X = None
+    path = write(adata, tmp_path / "a.h5ad")
+    with pytest.raises(SourceFormatError, match=r"has no X.*layer=.*lognorm"):
+        lp.convert(path, tmp_path / "s.zarr", **ROLES)
+    assert leftovers(tmp_path, "a.h5ad") == []
+    found = read_store(lp.convert(path, tmp_path / "s.zarr", layer="lognorm", **ROLES))
+    assert set(found.layers) == set()
+
+
+def test_a_layer_named_x_is_not_lost(tmp_path):
+    adata = screen()
+    adata.layers["X"] = adata.X * 2
+    path = write(adata, tmp_path / "a.h5ad")
+    with pytest.raises(SourceFormatError, match="layers/X"):
+        lp.convert(path, tmp_path / "s.zarr", layer="lognorm", **ROLES)
+    found = read_store(lp.convert(path, tmp_path / "s.zarr", layer="X", **ROLES))
+    np.testing.assert_array_equal(dense(found.X), 2 * dense(found.layers["X"]))
+
+
+def test_what_a_store_cannot_hold_is_noted(tmp_path):
+    adata = screen()
+    adata.uns["note"] = "x"
+    adata.obsp["near"] = sparse.eye(90, format="csr")
+    _, store = converted(tmp_path, adata)
+    assert sorted(w.partition(": ")[2].partition(":")[0] for w in Store(store).attrs["warnings"]) == [
+        "obsp/near",
+        "uns/note",
+    ]
+
+
+def test_cells_without_a_label_are_in_no_group(tmp_path):
+    adata = screen()
+    adata.obs["perturbation"] = adata.obs["perturbation"].astype(object).where(np.arange(90) % 5 > 0, None)
+    adata.obs["perturbation"] = pd.Categorical(adata.obs["perturbation"])
+    path, store = converted(tmp_path, adata)
+    assert_same(store, anndata.read_h5ad(path))
+    assert Store(store).groups.n_unlabelled == 18
+    assert lp.open(store).pert.table()["n_cells"].sum() == 72
+
+
+def test_the_tables_say_where_the_groups_are(tmp_path):
+    _, store = converted(tmp_path)
+    opened = Store(store)
+    obs = read_store(store).obs
+    start, stop = opened.table(f"{TABLES}/runs/start"), opened.table(f"{TABLES}/runs/stop")
+    for a, b in zip(start, stop, strict=True):
+        assert all(obs.iloc[a:b][c].nunique() == 1 for c in ("perturbation", "cell_type", "batch"))
+    table = lp.open(store).pert.table()
+    naive = obs.groupby(["cell_type", "perturbation"], observed=True).size()
+    assert dict(zip(zip(table["cell_type"], table["perturbation"], strict=True), table["n_cells"], strict=True)) == (
+        naive.to_dict()
+    )
+
+
+def test_a_killed_conversion_leaves_no_store(tmp_path):
+    write(screen(), tmp_path / "a.h5ad")
+    script = (
+        "import os, lazypert as lp, lazypert.ingest as ingest\n"
+        "ingest._write_tables = lambda *_: os.kill(os.getpid(), 9)\n"
+        "lp.convert('a.h5ad', 's.zarr')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=False, env=os.environ)
+    assert done.returncode == -9
+    assert not (tmp_path / "s.zarr").exists()
+    (partial,) = [p for p in tmp_path.iterdir() if ".partial-" in p.name]
+    with pytest.raises(LazypertError):
+        lp.open(partial)
+    with pytest.raises(LazypertError):
+        lp.verify(partial)
+    assert Path(lp.convert(tmp_path / "a.h5ad", tmp_path / "s.zarr")).exists()

@@ -1,0 +1,126 @@
+"""Rows reads like the integer array that it stands for, and never joins intervals."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lazypert.rows import Rows
+
+
+@st.composite
+def rows_and_array(draw):
+    """Disjoint intervals in any order, some empty, some touching; and their rows one by one."""
+    lengths = draw(st.lists(st.integers(0, 6), max_size=8))
+    gaps = draw(st.lists(st.integers(0, 3), min_size=len(lengths), max_size=len(lengths)))
+    stops = np.cumsum(np.array(lengths) + np.array(gaps)).astype(int) if lengths else np.zeros(0, int)
+    starts = stops - np.array(lengths, dtype=int)
+    turn = np.array(draw(st.permutations(range(len(lengths)))), dtype=int)
+    starts, stops = starts[turn], stops[turn]
+    n = int(max(stops, default=0)) + 2
+    order = np.array(draw(st.permutations(range(n))), dtype=np.int32) if draw(st.booleans()) else None
+    positions = np.array([p for a, b in zip(starts, stops, strict=True) for p in range(a, b)], dtype=np.int64)
+    return Rows(starts, stops, order), positions if order is None else order[positions].astype(np.int64), n
+
+
+cases = settings(max_examples=80, deadline=None)
+
+
+@given(rows_and_array())
+@cases
+def test_is_the_array_whole(case):
+    rows, array, _ = case
+    assert len(rows) == len(array)
+    assert np.asarray(rows).dtype == np.int64
+    for whole in (np.asarray(rows), rows[:], np.array(list(rows), dtype=np.int64)):
+        assert whole.tolist() == array.tolist()
+    assert np.asarray(rows, dtype="f4").dtype == np.float32
+    assert f"{len(array):,} rows" in repr(rows)
+
+
+@given(rows_and_array(), st.data())
+@cases
+def test_indexes_as_the_array(case, data):
+    rows, array, _ = case
+    slices = st.slices(len(array)) if len(array) else st.just(slice(None))
+    index = data.draw(
+        st.one_of(
+            slices,
+            st.lists(st.integers(-len(array), max(len(array) - 1, 0)), max_size=5 if len(array) else 0),
+            st.lists(st.booleans(), min_size=len(array), max_size=len(array)).map(np.array),
+        )
+    )
+    if isinstance(index, np.ndarray):
+        index = index.astype(bool)
+    expected = array[np.array(index, dtype=int) if isinstance(index, list) else index]
+    assert rows[index].tolist() == expected.tolist()
+    assert rows[index].dtype == np.int64
+    for i in range(-len(array), len(array)):
+        assert rows[i] == array[i]
+        assert type(rows[i]) is int
+
+
+@given(rows_and_array(), st.data())
+@cases
+def test_keeps_what_the_mask_holds_inside_the_intervals(case, data):
+    rows, array, n = case
+    mask = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+    kept = rows.keep(mask)
+    assert np.asarray(kept).tolist() == array[mask[array]].tolist()
+    for start, stop in zip(kept.starts, kept.stops, strict=True):
+        assert np.sum((rows.starts <= start) & (stop <= rows.stops)) == 1
+
+
+def test_touching_intervals_stay_apart_when_all_is_kept():
+    kept = Rows([0, 5], [5, 9]).keep(np.ones(9, bool))
+    assert (kept.starts.tolist(), kept.stops.tolist()) == ([0, 5], [5, 9])
+
+
+def test_keeps_across_the_blocks_that_it_works_in():
+    n = 2_200_000
+    mask = np.ones(n, bool)
+    mask[[7, 1_048_575, 1_048_576, n - 1]] = False
+    kept = Rows([0], [n]).keep(mask)
+    assert (np.asarray(kept) == np.flatnonzero(mask)).all()
+    assert len(kept.starts) <= 5
+
+
+def test_takes_memory_for_intervals_only():
+    rows = Rows([0], [10**12])
+    assert len(rows) == 10**12
+    assert rows[-1] == 10**12 - 1
+    assert rows[10**11 : 10**11 + 3].tolist() == [10**11, 10**11 + 1, 10**11 + 2]
+
+
+def test_indexes_in_two_dimensions():
+    assert Rows([3], [9])[np.array([[0, 1], [-1, 2]])].tolist() == [[3, 4], [8, 5]]
+
+
+@pytest.mark.parametrize(
+    "index",
+    [5, -6, [0, 5], [-6], [True, False], True, [1.5], 1.0, "1", None],
+    ids=repr,
+)
+def test_refuses_what_an_array_refuses(index):
+    with pytest.raises(IndexError):
+        Rows([3], [8])[index]
+
+
+def test_an_empty_list_of_rows():
+    rows = Rows([], [])
+    assert len(rows) == 0
+    assert rows[:].tolist() == rows[[]].tolist() == list(rows) == np.asarray(rows).tolist() == []
+    assert len(rows.keep(np.zeros(0, bool))) == 0
+    with pytest.raises(IndexError):
+        rows[0]
+
+
+def test_cannot_be_an_array_without_a_copy():
+    with pytest.raises(ValueError, match="copy=False"):
+        np.array(Rows([0], [3]), copy=False)
+
+
+def test_numpy_takes_it_for_an_array():
+    rows = Rows([1, 6], [3, 8])
+    assert np.isin([2, 3, 7], rows).tolist() == [True, False, True]
+    assert (np.arange(10) * 2)[np.asarray(rows)].tolist() == [2, 4, 12, 14]

@@ -1,0 +1,52 @@
+"""Memory at a size that would not fit: measured in a process of its own."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from lazypert.simulate import SimulationConfig, simulate_screen
+
+SCRIPT = """
+import json, resource, sys
+import anndata, h5py, jax, jax.numpy as jnp
+import lazypert as lp
+import lazypert.loader, lazypert_converters.h5ad
+
+def peak_mib():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+jax.block_until_ready(jnp.zeros(3) + 1)
+source, store = sys.argv[1:]
+peaks = {"imports": peak_mib()}
+lp.convert(source, store, pert_col="perturbation", control_pert="non-targeting", cell_type_col="cell_type",
+           batch_col="batch", memory_limit="256MiB")
+peaks["convert"] = peak_mib()
+result = lp.PerturbationPipeline(lp.PerturbationPipelineConfig(
+    enable_knockdown_filter=True, var_gene_col="gene_name", sentence_size=64, sentences_per_batch=8,
+)).setup([store])
+peaks["pipeline"] = peak_mib()
+cells = sum(int((~batch.is_filler).sum()) for batch in result.loader("train"))
+peaks["epoch"] = peak_mib()
+print(json.dumps({"peaks": peaks, "cells": cells, "train": len(result.train_indices)}))
+"""
+
+
+@pytest.mark.slow
+def test_200000_cells_stay_under_700_mib(tmp_path):
+    screen = tmp_path / "screen.h5ad"
+    simulate_screen(screen, SimulationConfig(n_cells=200_000, n_genes=5_000, nnz_per_cell=1_000))
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(screen), str(tmp_path / "screen.zarr")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    seen = json.loads(run.stdout.splitlines()[-1])
+    print(seen)
+    assert seen["cells"] == seen["train"]
+    assert seen["peaks"]["epoch"] - seen["peaks"]["imports"] < 700
+    # The whole matrix would take 4 GB densely and 1.6 GB as it is in the file.
+    assert seen["peaks"]["convert"] - seen["peaks"]["imports"] < 512
