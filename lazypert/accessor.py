@@ -9,9 +9,9 @@ import numpy as np
 import xarray as xr
 
 from lazypert.controls import ControlMappingConfig, control_mapping
-from lazypert.dataset import CELL, CODES, STORE, STORE_ROW
+from lazypert.dataset import CELL, STORAGE_OPTIONS, STORE, STORE_ROW
 from lazypert.errors import ConfigError
-from lazypert.groups import Groups
+from lazypert.groups import AXES, Groups
 from lazypert.obs import groups_of
 from lazypert.qc import KnockdownFilterConfig, KnockdownResult, MatrixPart, OnTargetKnockdownFilter
 from lazypert.source import PerturbationAnnDataSource, PerturbationSourceConfig
@@ -56,7 +56,7 @@ class PertAccessor:
     @cached_property
     def store(self) -> Store:
         """The store behind the Dataset."""
-        return Store(self._ds.attrs[STORE])
+        return Store(self._ds.attrs[STORE], self._ds.encoding.get(STORAGE_OPTIONS))
 
     @cached_property
     def groups(self) -> Groups:
@@ -64,13 +64,12 @@ class PertAccessor:
         store = self.store
         if self._is_whole:
             return store.groups
-        codes: list[Any] = []
-        labels = []
-        for axis, column in zip(("cell_type", "perturbation", "dataset", "batch"), store.roles.columns(), strict=True):
-            labels.append(store.groups.labels[axis])
-            codes.append(None if column is None else self._codes(column, store.groups.labels[axis]))
-        rows = self._ds[STORE_ROW].to_numpy()
-        return Groups.from_codes(codes, labels, store.roles, len(rows), rows=rows)
+        # A cell's run in the store's table says its labels: no column is read.
+        whole, rows = store.groups, self._ds[STORE_ROW].to_numpy()
+        run = whole.run_of(rows if whole.order is None else _inverse(whole.order)[rows])
+        columns = dict(zip(AXES, store.roles.columns(), strict=True))
+        codes = [None if columns[axis] is None else whole.codes[axis][run] for axis in AXES]
+        return Groups.from_codes(codes, [whole.labels[axis] for axis in AXES], store.roles, len(rows), rows=rows)
 
     @property
     def _is_whole(self) -> bool:
@@ -78,21 +77,6 @@ class PertAccessor:
             return False
         rows = self._ds[STORE_ROW].to_numpy()
         return bool((rows == np.arange(len(rows))).all())
-
-    def _codes(self, column: str, labels: NDArray[np.str_]) -> Any:
-        name = next(n for n, v in self._ds.coords.items() if v.attrs.get("obs_column") == column)
-        coded = f"{name}{CODES}"
-        if coded not in self._ds.coords:
-            values = np.asarray(self._ds[name].values)
-            missing = np.array([value is None or value != value for value in values])
-            number = np.searchsorted(labels, np.where(missing, labels[0], values.astype(np.str_)))
-            return np.where(missing, -1, number).astype(np.int32)
-        categories = np.asarray(self._ds[coded].attrs["categories"], dtype=np.str_)
-        renumber = np.append(np.searchsorted(labels, categories), -1).astype(np.int32)
-        data = self._ds[coded].data
-        if hasattr(data, "map_blocks"):
-            return data.map_blocks(_take, table=renumber, dtype=np.int32)
-        return renumber[data]
 
     @property
     def n_rows(self) -> int:
@@ -200,5 +184,8 @@ class PertAccessor:
         return PerturbationAnnDataSource(PerturbationSourceConfig(file_path=self.store.path, **(given | options)))
 
 
-def _take(codes: NDArray[Any], table: NDArray[np.int32]) -> NDArray[np.int32]:
-    return table[codes]
+def _inverse(order: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Position of each row."""
+    positions = np.empty_like(order)
+    positions[order] = np.arange(len(order))
+    return positions

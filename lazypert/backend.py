@@ -10,7 +10,8 @@ import xarray as xr
 from xarray.backends import BackendArray, BackendEntrypoint
 from xarray.core import indexing
 
-from lazypert.dataset import CELL, STORE_ROW, attributes, parts_of
+from lazypert.dataset import CELL, ROW_ATTRS, STORAGE_OPTIONS, STORE_ROW, attributes, parts_of
+from lazypert.obs import Column
 from lazypert.schema import MARKER
 from lazypert.store import Store
 
@@ -52,8 +53,9 @@ class LazypertBackendEntrypoint(BackendEntrypoint):
         store = Store(filename_or_obj, storage_options)
         dropped = {drop_variables} if isinstance(drop_variables, str) else set(drop_variables or ())
         variables: dict[str, xr.Variable] = {}
+        rows = Column(store.n_obs, np.dtype(np.int64), np.arange)
         coords: dict[str, xr.Variable] = {
-            STORE_ROW: xr.Variable((CELL,), np.arange(store.n_obs)),
+            STORE_ROW: xr.Variable((CELL,), indexing.LazilyIndexedArray(_Lazy(rows)), ROW_ATTRS),
         }
         for part in parts_of(store):
             if part.name in dropped:
@@ -66,7 +68,9 @@ class LazypertBackendEntrypoint(BackendEntrypoint):
                 array = indexing.LazilyIndexedArray(_Lazy(array))
             variable = xr.Variable(part.dims, array, part.attrs, encoding)
             (coords if part.is_coord else variables)[part.name] = variable
-        return xr.Dataset(variables, coords, attributes(store))
+        ds = xr.Dataset(variables, coords, attributes(store))
+        ds.encoding[STORAGE_OPTIONS] = storage_options
+        return ds
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
         """Whether this is a folder with lazypert's marker; other Zarr stores are left to others."""

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 CELL, GENE = "cell", "gene"
 CELL_NAME, STORE_ROW = "cell_name", "store_row"
 CODES = "_code"
-STORE = "store"
+ROW_ATTRS = {"description": "row of the store"}
+STORE, STORAGE_OPTIONS = "store", "storage_options"
 
 _BLOCK_BYTES = 32 * 1024**2
 
@@ -101,7 +102,7 @@ class Rows2D:
         return np.dtype(self.array.dtype)
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
-        return np.asarray(self.array.oindex[key])
+        return np.asarray(self.array[key])
 
     def to_dask(self) -> da.Array:
         """Lazy array in the chunks of the store."""
@@ -158,9 +159,9 @@ def parts_of(store: Store) -> list[Part]:
         elif kind == "obsm":
             unique = free(name, "obsm")
             parts.append(Part(unique, (CELL, f"{unique}_dim"), MatrixArray(store.sparse(path)), False, {}))
-    for name, array in store.obsm.items():
+    for name, embedding in store.obsm.items():
         unique = free(name, "obsm")
-        parts.append(Part(unique, (CELL, f"{unique}_dim"), Rows2D(array), False, {}))
+        parts.append(Part(unique, (CELL, f"{unique}_dim"), Rows2D(embedding), False, {}))
     return parts
 
 
@@ -221,5 +222,7 @@ def open(store: str | Path, *, storage_options: dict[str, Any] | None = None) ->
         array = part.array.to_dask() if hasattr(part.array, "to_dask") else part.array
         (coords if part.is_coord else variables)[part.name] = xr.Variable(part.dims, array, part.attrs)
     rows = da.arange(opened.n_obs, chunks=1_048_576, dtype=np.int64)
-    coords[STORE_ROW] = xr.Variable((CELL,), rows, {"description": "row of the store"})
-    return xr.Dataset(variables, coords, attributes(opened))
+    coords[STORE_ROW] = xr.Variable((CELL,), rows, ROW_ATTRS)
+    ds = xr.Dataset(variables, coords, attributes(opened))
+    ds.encoding[STORAGE_OPTIONS] = storage_options
+    return ds

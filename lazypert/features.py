@@ -62,7 +62,7 @@ def read_feature_table(path: str | Path, labels: NDArray[np.str_], control_pert:
             f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}."
         )
     try:
-        features = frame.reindex(labels).to_numpy(dtype=np.float32)
+        features = frame.reindex(labels).to_numpy(dtype=np.float32, copy=True)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"perturbation_features_file: {str(path)!r} is not a table of numbers ({error}).") from error
     if control_pert not in frame.index:

@@ -276,7 +276,7 @@ def _encode(codes: Sequence[NDArray[Any] | None], sizes: Sequence[int]) -> NDArr
     for code, size in zip(codes, sizes, strict=True):
         key *= size + 1
         if code is not None:
-            key += np.where(code < 0, size, code)
+            key += np.where(code < 0, np.int64(size), code)  # a size may not fit the codes' own dtype
     return key
 
 

@@ -16,7 +16,7 @@ from lazypert.converter import open_source
 from lazypert.errors import ColumnNotFoundError, ConfigError, SourceFormatError, near_matches
 from lazypert.genes import GeneAlignment, align_genes, check_join
 from lazypert.groups import Groups
-from lazypert.labels import factorise, unite
+from lazypert.labels import factorise, join_columns, unite
 from lazypert.memory import Budget
 from lazypert.schema import TABLES, Grid, Roles, ValueFacts
 from lazypert.shuffle import Spill, map_block, reduce_shard, row_lengths
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lazypert.converter import ScreenReader
 
 DATASET = "dataset"
+_GIVEN_ROLES = ("pert_col", "cell_type_col", "batch_col")
 _SPILL = "__spill__"
 _FIRST_FILE_X = "layers/X"
 
@@ -52,6 +53,24 @@ class _Plan:
     @property
     def n_obs(self) -> int:
         return sum(reader.n_obs for reader in self.readers)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Every obs column of the files, and its name in the store, where `DATASET` is the file."""
+        names = list(dict.fromkeys(name for reader in self.readers for name in reader.obs_columns))
+        if len(self.readers) == 1 or DATASET not in names:
+            return {name: name for name in names}
+        moved = f"{DATASET}_in_file"
+        while moved in names:
+            moved += "_"
+        return {name: moved if name == DATASET else name for name in names}
+
+    @property
+    def stored_roles(self) -> Roles:
+        """Roles by the names that the columns have in the store."""
+        roles, named = self.roles, self.columns
+        renamed = {role: named[getattr(roles, role)] for role in _GIVEN_ROLES if getattr(roles, role) is not None}
+        return replace(roles, **renamed)
 
     @property
     def first_rows(self) -> list[int]:
@@ -138,6 +157,7 @@ def convert(
     paths = [Path(p) for p in ([source] if isinstance(source, str | Path) else source)]
     if not paths:
         raise ConfigError("source: got an empty list, expected at least one file.")
+    _check_target(paths, store)
     roles = Roles(
         pert_col=pert_col,
         cell_type_col=cell_type_col,
@@ -172,7 +192,7 @@ def convert(
                     }
                     for name, reader in zip(plan.names, plan.readers, strict=True)
                 ],
-                "roles": roles.to_json(),
+                "roles": plan.stored_roles.to_json(),
                 "order": order if any(roles.columns()) else "source",
                 "seed": seed,
                 "layer": layer,
@@ -190,6 +210,17 @@ def convert(
                 "warnings": plan.warnings,
             }
         )
+
+
+def _check_target(paths: list[Path], store: str | Path) -> None:
+    """Overwriting must not reach the source."""
+    target = Path(store).resolve()
+    for path in paths:
+        if target in (path.resolve(), *path.resolve().parents):
+            raise ConfigError(
+                f"store: {str(store)!r} is the source {str(path)!r}, or a folder that the source is inside. "
+                "The store would replace it. Choose another target; nothing was written."
+            )
 
 
 def _make_plan(
@@ -294,6 +325,11 @@ def _matrices(readers: list[ScreenReader], layer: str | None) -> tuple[dict[str,
                 f"{str(reader.path)!r} has no X. Name a layer to use instead (layer=...). "
                 f"{near_matches('counts', known)} No store was made."
             )
+    if layer is not None and x != _FIRST_FILE_X and {"X", _FIRST_FILE_X} <= set(common):
+        raise SourceFormatError(
+            f"layer={layer!r} becomes X, and the file's X would become {_FIRST_FILE_X!r}, but "
+            f"{str(readers[0].path)!r} has a layer of that name. Rename the layer 'X' in the file. No store was made."
+        )
     matrices = {"X": x} | {name: name for name in common if name not in ("X", x)}
     for name in [name for name in matrices if name.startswith("obsm/")]:
         if len({reader.matrices[name] for reader in readers}) > 1:
@@ -385,16 +421,14 @@ def _run(tasks: list[Any], budget: Budget, phase: str, progress: Callable[[str, 
 
 
 def _write_obs(writer: StoreWriter, plan: _Plan) -> None:
-    several = len(plan.readers) > 1
-    columns = list(dict.fromkeys(name for reader in plan.readers for name in reader.obs_columns))
-    renamed = {name: f"{DATASET}_in_file" if several and name == DATASET else name for name in columns}
+    several, columns = len(plan.readers) > 1, plan.columns
     index = np.concatenate([reader.obs_names() for reader in plan.readers])
-    written = [*([DATASET] if several else []), *renamed.values()]
+    written = [*([DATASET] if several else []), *columns.values()]
     writer.frame("obs", index[plan.source_row], written)
     del index
-    for name in columns:
+    for name, stored in columns.items():
         values = _joined_column(plan.readers, name)
-        writer.column(f"obs/{renamed[name]}", values[plan.source_row])
+        writer.column(f"obs/{stored}", values[plan.source_row])
     if several:
         codes = np.repeat(np.arange(len(plan.names)), [reader.n_obs for reader in plan.readers])
         writer.column(f"obs/{DATASET}", pd.Categorical.from_codes(codes[plan.source_row], plan.names))
@@ -404,32 +438,8 @@ def _joined_column(readers: list[ScreenReader], name: str) -> Any:
     """Join one obs column of all files; cells of a file that lacks it have no value there."""
     if len(readers) == 1:
         return readers[0].obs_column(name)
-    parts = [pd.Series(r.obs_column(name)) if name in r.obs_columns else None for r in readers]
-    given = [part for part in parts if part is not None]
-    if all(isinstance(part.dtype, pd.CategoricalDtype) for part in given):
-        united = pd.api.types.union_categoricals(given, ignore_order=True)
-        filled = [pd.Series([None] * r.n_obs) if p is None else p for r, p in zip(readers, parts, strict=True)]
-        codes = [p.astype(pd.CategoricalDtype(united.categories)).cat.codes for p in filled]
-        return pd.Categorical.from_codes(np.concatenate(codes), united.categories)
-    kinds = {part.dtype.kind if isinstance(part.dtype, np.dtype) else "E" for part in given}
-    if len(given) == len(parts) and (len(kinds) == 1 or kinds <= set("fiu")):
-        return pd.concat(given, ignore_index=True).array
-    if len(kinds) == 1 and kinds <= set("iub"):  # absent in a file: missing there, not zero
-        nullable = "boolean" if kinds == {"b"} else "Int64"
-        filled = [
-            pd.Series(pd.array([None] * r.n_obs, dtype=nullable)) if p is None else p.astype(nullable)
-            for r, p in zip(readers, parts, strict=True)
-        ]
-        return pd.concat(filled, ignore_index=True).array
-    if kinds == {"f"}:
-        filled = [pd.Series(np.full(r.n_obs, np.nan)) if p is None else p for r, p in zip(readers, parts, strict=True)]
-        return pd.concat(filled, ignore_index=True).to_numpy()
-    text = [
-        np.full(r.n_obs, None, dtype=object) if p is None else p.astype(object).where(p.notna(), None).to_numpy()
-        for r, p in zip(readers, parts, strict=True)
-    ]
-    joined = np.concatenate(text)
-    return np.array([value if value is None else str(value) for value in joined], dtype=object)
+    parts = [reader.obs_column(name) if name in reader.obs_columns else None for reader in readers]
+    return join_columns(parts, [reader.n_obs for reader in readers])
 
 
 def _write_var(writer: StoreWriter, plan: _Plan) -> None:

@@ -44,3 +44,78 @@ def unite(parts: Sequence[tuple[NDArray[np.int32], NDArray[np.str_]]]) -> tuple[
     labels = np.unique(np.concatenate([names for _, names in parts]))
     codes = [np.append(np.searchsorted(labels, names), -1).astype(np.int32)[c] for c, names in parts]
     return np.concatenate(codes), labels
+
+
+def join_columns(parts: Sequence[Any], lengths: Sequence[int]) -> Any:
+    """Put a column of several files one after another, without changing what a value says.
+
+    Parameters
+    ----------
+    parts
+        For each file the column's values, or None where it has no such column.
+    lengths
+        Cells of each file.
+
+    Returns
+    -------
+    (sum of lengths,) values; cells of a file without the column are missing there, not zero.
+    Categoricals stay categorical, numbers stay numbers, and other mixtures become text.
+    """
+    columns = [None if part is None else pd.Series(part) for part in parts]
+    given = [column for column in columns if column is not None]
+    kinds = {_kind(column.dtype) for column in given}
+    if kinds == {"category"}:
+        return _join_categoricals(columns, lengths)
+    if len(given) == len(columns) and (len({c.dtype for c in given}) == 1 or kinds <= {"i", "u", "f"}):
+        return pd.concat(given, ignore_index=True).array
+    if kinds <= {"i", "u", "Int"}:
+        return _concat(columns, lengths, "Int64")
+    if kinds <= {"b", "boolean"}:
+        return _concat(columns, lengths, "boolean")
+    if kinds <= {"i", "u", "f", "Int"}:
+        filled = [np.full(n, np.nan) if c is None else _floats(c) for c, n in zip(columns, lengths, strict=True)]
+        return np.concatenate(filled)
+    text = [
+        np.full(n, None, dtype=object) if c is None else c.astype(object).where(c.notna(), None).to_numpy()
+        for c, n in zip(columns, lengths, strict=True)
+    ]
+    return np.array([None if value is None else str(value) for value in np.concatenate(text)], dtype=object)
+
+
+def _kind(dtype: Any) -> str:
+    if isinstance(dtype, pd.CategoricalDtype):
+        return "category"
+    if isinstance(dtype, np.dtype):
+        return str(dtype.kind)
+    return {"i": "Int", "u": "Int", "b": "boolean"}.get(dtype.kind, "text")
+
+
+def _concat(columns: Sequence[Any], lengths: Sequence[int], dtype: str) -> Any:
+    filled = [
+        pd.Series(pd.array([None] * n, dtype=dtype)) if c is None else c.astype(dtype)
+        for c, n in zip(columns, lengths, strict=True)
+    ]
+    return pd.concat(filled, ignore_index=True).array
+
+
+def _floats(column: Any) -> NDArray[Any]:
+    return column.to_numpy(dtype=None if _kind(column.dtype) == "f" else np.float64, na_value=np.nan)
+
+
+def _join_categoricals(columns: Sequence[Any], lengths: Sequence[int]) -> pd.Categorical:
+    given = [column for column in columns if column is not None]
+    if len({column.cat.categories.dtype for column in given}) > 1:  # 1 in one file, "1" in another
+        columns = [None if c is None else pd.Series(pd.Categorical(_as_text(c))) for c in columns]
+        given = [column for column in columns if column is not None]
+    first = given[0].dtype
+    if not all(column.dtype == first for column in given):
+        first = pd.CategoricalDtype(pd.api.types.union_categoricals(given, ignore_order=True).categories)
+    codes = [
+        np.full(n, -1) if c is None else c.astype(first).cat.codes.to_numpy()
+        for c, n in zip(columns, lengths, strict=True)
+    ]
+    return pd.Categorical.from_codes(np.concatenate(codes), dtype=first)
+
+
+def _as_text(column: Any) -> NDArray[Any]:
+    return np.array([str(v) if kept else None for v, kept in zip(column, column.notna(), strict=True)], dtype=object)

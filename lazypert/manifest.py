@@ -14,21 +14,25 @@ if TYPE_CHECKING:
 
 MANIFEST = f"{TABLES}/manifest"
 MANIFEST_FILES = "manifest_files"
-"""Root attribute: key, size and CRC-32C of the files that hold the manifest itself."""
+"""Root attribute: key, size and CRC-32 of the files that hold the manifest itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file of a store: its key, size in bytes and CRC-32C."""
+    """One file of a store: its key, size in bytes and CRC-32.
+
+    Not CRC-32C: every chunk and index of a shard ends in its own CRC-32C, and over data followed by
+    its own checksum a CRC is the same whatever the data are. It would tell no two shards apart.
+    """
 
     key: str
     size: int
-    crc32c: int
+    crc32: int
 
 
 def manifest_digest(entries: Iterable[Entry]) -> str:
     """SHA-256 over all entries in the order of their keys."""
-    lines = sorted(f"{entry.key}\t{entry.size}\t{entry.crc32c}\n" for entry in entries)
+    lines = sorted(f"{entry.key}\t{entry.size}\t{entry.crc32}\n" for entry in entries)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

@@ -61,7 +61,8 @@ class Column:
         # Rows that share a chunk cost one read of it; far ones are read on their own.
         breaks = np.flatnonzero(np.diff(wanted) > COLUMN_CHUNK) + 1
         parts = [self.read(int(near[0]), int(near[-1]) + 1)[near - near[0]] for near in np.split(wanted, breaks)]
-        return np.concatenate(parts)[back].reshape(rows.shape)
+        # One row alone (no dimension) must stay an array: a text taken out of one is no array.
+        return np.concatenate(parts)[back.reshape(-1)].reshape(rows.shape)
 
     def to_dask(self) -> da.Array:
         """Lazy array of one chunk a shard; nothing is read."""

@@ -63,11 +63,12 @@ _RATIO_EDGE = 2.0
 def _figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure as Canvas
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError as error:
         raise LazypertError(
             'Pictures need matplotlib, which is not installed. Install it: pip install "lazypert[plot]"'
         ) from error
-    return Canvas(figsize=(width, height), dpi=160, layout="constrained")
+    return Canvas(figsize=(width, height), dpi=160, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.07))
 
 
 def _styled() -> Any:
@@ -118,7 +119,7 @@ def plot_splits(
     with _styled():
         row = max(0.24, min(0.34, 3.6 / len(types)))
         figure = _figure(
-            min(15.0, max(6.5, 2.6 + 0.36 * len(perts))),
+            min(15.0, max(6.5, 1.8 + 0.31 * len(perts))),
             1.1 + 0.055 * min(20, max(map(len, names), default=1)) + n_panels * (0.42 + row * len(types)),
         )
         axes = figure.subplots(n_panels, 1, squeeze=False, sharex=True)[:, 0]
@@ -177,10 +178,10 @@ def _draw_sizes(ax: Axes, sizes: NDArray[np.int64]) -> None:
     # Pale enough for black text, dark enough to differ from the blank of an empty group.
     shade = np.ma.array(0.1 + 0.25 * depth, mask=sizes == 0)
     ax.imshow(shade, cmap="Greys", vmin=0, vmax=1, aspect="auto", interpolation="none")
-    size = 7.0 if sizes.shape[1] <= 20 else 5.2
+    size = 7.0 if sizes.shape[1] <= 20 else 5.5
     for (y, x), n in np.ndenumerate(sizes):
         if n:
-            ax.text(x, y, _short(int(n)), ha="center", va="center", size=size)
+            ax.text(x, y, _short(int(n)), ha="center", va="center", size=size, in_layout=False)
     for line in range(1, sizes.shape[1]):
         ax.axvline(line - 0.5, color="white", lw=1.5)
     for line in range(1, sizes.shape[0]):
@@ -189,13 +190,17 @@ def _draw_sizes(ax: Axes, sizes: NDArray[np.int64]) -> None:
 
 def _draw_shares(ax: Axes, counts: NDArray[np.int64], sizes: NDArray[np.int64]) -> None:
     """Fill the tile of each group from left to right with the colours of its splits."""
+    from matplotlib.collections import PolyCollection
+
     y, x = np.nonzero(sizes)
-    total, left = sizes[y, x], x - 0.46
-    ax.barh(y, 0.92, height=0.84, left=left, color="#E6E6E6")
-    for part, name in zip(counts, SPLITS, strict=True):
-        width = 0.92 * part[y, x] / total
-        ax.barh(y, width, height=0.84, left=left, color=SPLIT_COLOURS[name])
-        left = left + width
+    left = x - 0.46
+    rest = sizes - counts.sum(axis=0)
+    for part, colour in zip((*counts, rest), (*SPLIT_COLOURS.values(), "#E6E6E6"), strict=True):
+        right = left + 0.92 * part[y, x] / sizes[y, x]
+        corners = [(left, y - 0.42), (right, y - 0.42), (right, y + 0.42), (left, y + 0.42)]
+        tiles = np.moveaxis(np.array(corners, dtype=np.float64), 2, 0)[right > left]
+        ax.add_collection(PolyCollection(list(tiles), facecolor=colour, linewidth=0))
+        left = right
 
 
 def _label_grid(

@@ -242,13 +242,14 @@ def _assemble(
     """Cut the `divided` runs at the cumulative `bounds`; give `whole` runs to their split."""
     sizes = np.where(divided, groups.sizes, 0)
     rng = generator(seed)
-    # Rounding goes by a running total, so totals are exact; runs take turns in random order, so
-    # that no run is always the one that is rounded down.
-    turn = rng.permutation(len(sizes))
-    total = np.cumsum(sizes[turn])
+    # Groups take turns in random order, and their runs (batches) too, so that no two go together.
+    _, group = np.unique(groups.ids, return_inverse=True)
+    turn = np.lexsort((rng.random(len(sizes)), rng.permutation(len(sizes))[group]))
     cuts = np.zeros((len(bounds) + 1, len(sizes)), dtype=np.int64)
-    for k, bound in enumerate(bounds):
-        cuts[k + 1, turn] = np.diff(_share(total, bound), prepend=0)
+    within = sizes
+    for k in reversed(range(len(bounds))):  # each part out of the larger one, so that they nest
+        count = int(sizes.sum()) * bounds[k].numerator // bounds[k].denominator
+        within = cuts[k + 1] = _apportion(within, count, turn, int(rng.integers(2**63)))
     offset = (rng.random(len(sizes)) * sizes).astype(np.int64)
     parts = []
     for k, name in enumerate(SPLITS):
@@ -258,6 +259,22 @@ def _assemble(
             length = np.where(whole[name], groups.sizes, length)
         parts.append(_cyclic(groups, begin, length))
     return SplitResult(*parts)
+
+
+def _apportion(sizes: NDArray[np.int64], count: int, turn: NDArray[np.int64], start: int) -> NDArray[np.int64]:
+    """Give `count` places out to runs in proportion to their sizes.
+
+    Systematic sampling: places lie evenly on a circle of all cells, which starts at a random cell.
+    Every cell has the same chance, and neighbours in `turn` together get their share, rounded up
+    or down.
+    """
+    total = int(sizes.sum())
+    if total == 0:
+        return np.zeros_like(sizes)
+    ends = start % total + np.cumsum(np.concatenate([[0], sizes[turn]]))
+    out = np.empty_like(sizes)
+    out[turn] = np.diff(_share(ends, Fraction(count, total)))
+    return out
 
 
 def _share(totals: NDArray[np.int64], fraction: Fraction) -> NDArray[np.int64]:

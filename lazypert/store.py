@@ -19,6 +19,8 @@ from lazypert.schema import FORMAT_VERSION, MARKER, TABLES, Grid, Roles, dense_d
 from lazypert.shards import ByteReader, LocalReader, ShardedArray
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 
@@ -132,6 +134,10 @@ class Store:
         self.path, self.storage_options = str(path), storage_options
         self.reader, self._root = _open(self.path, storage_options)
         self.attrs: dict[str, Any] = dict(self._root.attrs[MARKER])  # type: ignore[arg-type]
+        if not isinstance(self.attrs.get("format_version"), int):
+            raise StoreDamagedError(
+                f"The store is damaged at {self.path}/zarr.json: it names no format version. Convert the source again."
+            )
         if self.attrs["format_version"] > FORMAT_VERSION:
             raise StoreNotFoundError(
                 f"{self.path!r} has format version {self.attrs['format_version']}, and this lazypert reads up to "
@@ -170,9 +176,10 @@ class Store:
         return tuple(self._root["obs"].attrs["column-order"])  # type: ignore[arg-type]
 
     @property
-    def obsm(self) -> dict[str, Any]:
-        """Dense embeddings, as Zarr arrays; sparse ones are among `matrices`."""
-        return dict(self._root["obsm"].arrays())  # type: ignore[union-attr]
+    def obsm(self) -> dict[str, DenseArray]:
+        """Dense embeddings; sparse ones are among `matrices`."""
+        arrays: Any = self._root["obsm"].arrays()  # type: ignore[union-attr]
+        return {name: DenseArray(self.reader, array, f"obsm/{name}") for name, array in arrays}
 
     def matrix(self, layer: str | None = None) -> Matrix:
         """X, or a layer.
@@ -298,13 +305,62 @@ class TextArray:
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Strings ``start`` to ``stop``, as an object array."""
         shard = self._array.shards[0]
-        for number in range(start // shard, -(-stop // shard)):
-            if self._reader.size(f"{self._path}/c/{number}") is None:
-                raise StoreDamagedError(
-                    f"The store is damaged at {self._path}/c/{number}: the file is missing. "
-                    "Run lazypert.verify(store) to list all damage, and convert the source again."
-                )
-        return np.asarray(self._array[start:stop], dtype=object)
+        keys = [f"{self._path}/c/{number}" for number in range(start // shard, -(-stop // shard))]
+        return np.asarray(_careful(self._reader, keys, lambda: self._array[start:stop]), dtype=object)
+
+
+class DenseArray:
+    """A dense (cell, feature) array in row chunks, with the same refusal: no chunk is made up."""
+
+    ndim = 2
+
+    def __init__(self, reader: ByteReader, array: Any, path: str) -> None:
+        self._reader, self._array, self._path = reader, array, path
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Cells and features."""
+        n, width = self._array.shape
+        return int(n), int(width)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """As stored."""
+        return np.dtype(self._array.dtype)
+
+    @property
+    def chunks(self) -> tuple[int, int]:
+        """Rows and columns that are stored together."""
+        rows, width = self._array.chunks
+        return int(rows), int(width)
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        rows = np.atleast_1d(np.arange(self.shape[0])[key[0] if isinstance(key, tuple) else key])
+        keys = [f"{self._path}/c/{number}/0" for number in np.unique(rows // self.chunks[0])]
+        return np.asarray(_careful(self._reader, keys, lambda: self._array.oindex[key]))
+
+    @property
+    def oindex(self) -> DenseArray:
+        """Itself: its axes are indexed one by one."""
+        return self
+
+
+def _careful(reader: ByteReader, keys: list[str], read: Callable[[], Any]) -> Any:
+    """Read with Zarr, which shows zeros or empty text where a file is missing, once all files are there."""
+    for key in keys:
+        if reader.size(key) is None:
+            raise _damaged(key, "the file is missing")
+    try:
+        return read()
+    except (ValueError, RuntimeError, TypeError, IndexError, OverflowError, OSError) as error:
+        raise _damaged(keys[0] if len(keys) == 1 else f"{keys[0]} to {keys[-1]}", str(error)) from error
+
+
+def _damaged(key: str, what: str) -> StoreDamagedError:
+    return StoreDamagedError(
+        f"The store is damaged at {key}: {what}. "
+        "Run lazypert.verify(store) to list all damage, and convert the source again."
+    )
 
 
 def _open(path: str, storage_options: dict[str, Any] | None) -> tuple[ByteReader, zarr.Group]:
@@ -332,7 +388,7 @@ def _open_group(where: Any, path: str) -> zarr.Group:
             f"{path!r} holds no finished Zarr store (it has no zarr.json). A conversion that did not finish leaves "
             "only a folder named <store>.partial-<id>; convert again."
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, ValueError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise StoreDamagedError(
             f"The store is damaged at {path}/zarr.json: {error}. Convert the source again."
         ) from error

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-import google_crc32c
 
 from lazypert.errors import StoreDamagedError
 from lazypert.manifest import MANIFEST, MANIFEST_FILES, Entry, manifest_digest, root_digest
@@ -66,7 +66,7 @@ def verify(store: str | Path) -> int:
 
 def _read_manifest(store: Store) -> list[Entry]:
     keys = store.strings(f"{MANIFEST}/key")
-    sizes, sums = store.table(f"{MANIFEST}/size"), store.table(f"{MANIFEST}/crc32c")
+    sizes, sums = store.table(f"{MANIFEST}/size"), store.table(f"{MANIFEST}/crc32")
     return [Entry(str(k), int(s), int(c)) for k, s, c in zip(keys, sizes, sums, strict=True)]
 
 
@@ -76,10 +76,10 @@ def _problem(reader: ByteReader, entry: Entry) -> str | None:
         return f"{entry.key}: missing"
     if size != entry.size:
         return f"{entry.key}: {size:,} bytes, expected {entry.size:,}"
-    crc = google_crc32c.Checksum()
+    crc = 0
     for offset in range(0, size, _PIECE):
-        crc.update(reader.read(entry.key, offset, min(_PIECE, size - offset)))
-    if int.from_bytes(crc.digest(), "big") != entry.crc32c:
+        crc = zlib.crc32(reader.read(entry.key, offset, min(_PIECE, size - offset)), crc)
+    if crc != entry.crc32:
         return f"{entry.key}: its bytes changed since it was written"
     return None
 

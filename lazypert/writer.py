@@ -10,11 +10,11 @@ import shutil
 import threading
 import uuid
 import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import google_crc32c
 import numpy as np
 import pandas as pd
 import zarr
@@ -248,7 +248,7 @@ class StoreWriter:
         file = self.root / "zarr.json"
         metadata = json.loads(file.read_bytes())
         listed = [self._entry(path) for path in sorted((self.root / MANIFEST).rglob("*/*")) if path.is_file()]
-        metadata["attributes"][MARKER][MANIFEST_FILES] = [[e.key, e.size, e.crc32c] for e in listed]
+        metadata["attributes"][MARKER][MANIFEST_FILES] = [[e.key, e.size, e.crc32] for e in listed]
         metadata["attributes"][MARKER]["root_digest"] = root_digest(metadata)
         file.write_text(json.dumps(metadata, indent=1))
 
@@ -262,12 +262,12 @@ class StoreWriter:
 
     def _entry(self, file: Path) -> Entry:
         data = file.read_bytes()
-        return Entry(file.relative_to(self.root).as_posix(), len(data), google_crc32c.value(data))
+        return Entry(file.relative_to(self.root).as_posix(), len(data), zlib.crc32(data))
 
     def _write_manifest(self, entries: list[Entry]) -> None:
         self.strings(f"{MANIFEST}/key", np.array([entry.key for entry in entries], dtype=object))
         self.array(f"{MANIFEST}/size", np.array([entry.size for entry in entries], dtype="i8"))
-        self.array(f"{MANIFEST}/crc32c", np.array([entry.crc32c for entry in entries], dtype="u4"))
+        self.array(f"{MANIFEST}/crc32", np.array([entry.crc32 for entry in entries], dtype="u4"))
 
     def _rename(self) -> None:
         old = None

@@ -70,13 +70,17 @@ def test_every_control_is_in_the_pool_of_its_cell(strategy, n, seed, n_basal):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("splitter", [
-    RandomSplitter(RandomSplitterConfig(train_frac=0.5, valid_frac=0.2)),
-    ZeroShotSplitter(ZeroShotSplitterConfig(held_out_cell_types=("T0",))),
-    FewShotSplitter(FewShotSplitterConfig(held_out_perturbations=("P0",))),
-], ids=["random", "zero-shot", "few-shot"])  # fmt: skip
+@pytest.mark.parametrize(
+    "splitter",
+    [
+        RandomSplitter(RandomSplitterConfig(train_frac=0.5, valid_frac=0.2)),
+        ZeroShotSplitter(ZeroShotSplitterConfig(held_out_cell_types=("T0",))),
+        FewShotSplitter(FewShotSplitterConfig(held_out_perturbations=("P0",))),
+    ],
+    ids=["random", "zero-shot", "few-shot"],
+)
 def test_controls_stay_in_the_split(strategy, splitter):
-    cells = random_cells(600, 4, n_datasets=2)
+    cells = random_cells(300, 4, n_datasets=2)
     splits = splitter.split(cells)
     rows, mapped = build(cells, strategy, splits, n_basal_samples=3)
     where = {row: name for name in SPLITS for row in splits[name]}
@@ -124,7 +128,6 @@ class TestBatchStrategy:
 class TestDraws:
     @pytest.mark.parametrize("strategy", STRATEGIES)
     def test_are_uniform_over_the_pool(self, design, strategy):
-        runs = design.groups.run_of(np.arange(900))
         pools = pools_of(design.groups, by_batch=strategy == "batch")
         row = 17
         run = design.groups.expand(np.arange(len(design.groups.start)))[row]
@@ -134,7 +137,6 @@ class TestDraws:
         assert counts.sum() == 4000  # every draw is in the pool
         assert counts.min() > 0  # every member is reached
         assert stats.chisquare(counts).pvalue > 1e-4
-        assert len(runs) == 900
 
     def test_are_uniform_over_cells_too(self, design):
         rows, mapped = build(design, "random", seed=3)

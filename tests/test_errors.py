@@ -49,11 +49,15 @@ def test_crosses_process_borders(kind):
         ("non_targeting", ["BRCA1", "non-targeting"], "Did you mean 'non-targeting'?"),
         ("brca1", ["BRCA1", "BRCA2"], "Did you mean 'BRCA1' or 'BRCA2'?"),
         ("zzz", ["a", "b"], "There are 2: 'a', 'b'."),
-        ("zzz", [f"gene{i}" for i in range(1200)], "There are 1,200: 'gene0', 'gene1', 'gene2', 'gene3', 'gene4', ...."),
+        (
+            "zzz",
+            [f"gene{i}" for i in range(1200)],
+            "There are 1,200: 'gene0', 'gene1', 'gene2', 'gene3', 'gene4', ....",
+        ),
         ("zzz", [], "There are none."),
     ],
     ids=["near", "case", "few", "many", "none"],
-)  # fmt: skip
+)
 def test_near_matches(name, known, phrase):
     assert near_matches(name, known) == phrase
 

@@ -215,7 +215,10 @@ class TestShuffled:
 class TestLabels:
     def test_unknown_labels_list_near_matches(self):
         groups = random_cells(50, 0).groups
-        with pytest.raises(LabelNotFoundError, match=r"'non_targeting' is not a perturbation.*'perturbation'.*Did you mean 'non-targeting'"):  # fmt: skip
+        with pytest.raises(
+            LabelNotFoundError,
+            match=r"'non_targeting' is not a perturbation.*'perturbation'.*Did you mean 'non-targeting'",
+        ):
             groups.code_of("perturbation", "non_targeting")
 
     def test_an_unknown_control_label_is_an_error(self):

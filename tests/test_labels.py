@@ -48,8 +48,18 @@ def test_unite_is_factorising_all_at_once(parts):
         (np.array([None, None], dtype=object), [], [-1, -1]),
         (np.array([], dtype=object), [], []),
     ],
-    ids=["unused category", "numeric categories", "integers", "floats", "booleans", "nullable", "print alike", "all missing", "empty"],
-)  # fmt: skip
+    ids=[
+        "unused category",
+        "numeric categories",
+        "integers",
+        "floats",
+        "booleans",
+        "nullable",
+        "print alike",
+        "all missing",
+        "empty",
+    ],
+)
 def test_columns_of_any_kind(column, labels, codes):
     found_codes, found_labels = factorise(column)
     assert (found_labels.tolist(), found_codes.tolist()) == (labels, codes)

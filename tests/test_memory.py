@@ -33,9 +33,16 @@ def test_refuses_what_is_no_size(size):
 
 @pytest.mark.parametrize(
     ("size", "text"),
-    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 * 2**20, "5.0 MiB"), (2**30, "1.0 GiB"), (3 * 2**40, "3.0 TiB")],
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1536, "1.5 KiB"),
+        (5 * 2**20, "5.0 MiB"),
+        (2**30, "1.0 GiB"),
+        (3 * 2**40, "3.0 TiB"),
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_prints_sizes(size, text):
     assert format_bytes(size) == text
 
@@ -56,7 +63,7 @@ def test_a_small_budget_gets_few_workers():
 
 
 def test_a_budget_below_one_shard_is_refused():
-    with pytest.raises(ConfigError, match="expected at least 64.0 MiB"):
+    with pytest.raises(ConfigError, match=r"expected at least 64\.0 MiB"):
         Budget.of(MINIMUM_LIMIT - 1)
 
 

@@ -75,8 +75,17 @@ def test_write_pieces_reports_size_and_checksum(tmp_path):
     size, crc = write_pieces(tmp_path / "deep/file", [b"1234", b"56789"])
     assert (tmp_path / "deep/file").read_bytes() == b"123456789"
     assert size == 9
-    assert crc == 0xE3069283  # the check value of CRC-32C
-    assert checksum(b"123456789") == (0xE3069283).to_bytes(4, "little")
+    assert crc == 0xCBF43926  # the check value of CRC-32
+    assert checksum(b"123456789") == (0xE3069283).to_bytes(4, "little")  # that of CRC-32C
+
+
+def test_checksums_tell_valid_shards_of_one_length_apart(tmp_path):
+    found = set()
+    for seed in range(6):
+        values = np.random.default_rng(seed).integers(0, 2**16, 128).astype("u2")
+        found.add(write_pieces(tmp_path / str(seed), encode_shard(values, Grid(128, 32, 128))))
+    assert len({size for size, _ in found}) == 1
+    assert len(found) == 6
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +173,7 @@ def test_a_shard_that_goes_missing_after_its_first_read_is_an_error(written):
         ours.read(160, 256)
 
 
-@pytest.mark.parametrize("keep", [0, 1, 40, 67, -1], ids=lambda n: f"first_{n}_bytes")
+@pytest.mark.parametrize("keep", [0, 1, 40, 67, 84, 168, -1], ids=lambda n: f"first_{n}_bytes")
 def test_a_truncated_shard_is_an_error(written, keep):
     root, ours, _ = written
     path = root / "a/c/0"

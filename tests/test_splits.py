@@ -83,7 +83,11 @@ class TestDesign:
 
 
 class TestRules:
-    @given(st.integers(0, 120), st.integers(0, 50), st.sampled_from([(0.8, 0.1), (0.5, 0.5), (0.7, 0.0), (0, 1), (1 / 3, 1 / 3)]))  # fmt: skip
+    @given(
+        st.integers(0, 120),
+        st.integers(0, 50),
+        st.sampled_from([(0.8, 0.1), (0.5, 0.1), (0.3, 0.3), (0.5, 0.5), (0.7, 0.0), (0, 1), (1 / 3, 1 / 3)]),
+    )
     @settings(max_examples=40, deadline=None)
     def test_random_floors_running_totals(self, n, seed, fractions):
         cells = random_cells(n, seed, missing=0.1, control=None) if n else make_cells(perturbation=[], control=None)
@@ -95,7 +99,9 @@ class TestRules:
         assert sizes(split) == (first, second - first, m - second)
         assert sorted(all_rows(split).tolist()) == labelled.tolist()
 
-    @given(st.integers(10, 120), st.integers(0, 50), st.sampled_from([(0.8, 0.1), (0.3, 0.6), (1.0, 0.0), (1 / 3, 1 / 7)]))  # fmt: skip
+    @given(
+        st.integers(10, 120), st.integers(0, 50), st.sampled_from([(0.8, 0.1), (0.3, 0.6), (1.0, 0.0), (1 / 3, 1 / 7)])
+    )
     @settings(max_examples=40, deadline=None)
     def test_held_out_and_floor_to_train(self, n, seed, fractions):
         cells = random_cells(n, seed, missing=0.1)
@@ -120,7 +126,11 @@ class TestRules:
         assert set(control) <= set(split.train_indices)
         assert sorted([*split.train_indices, *split.valid_indices]) == sorted([*rest, *control])
 
-    @pytest.mark.parametrize(("train", "n", "expected"), [(0.1, 10, 1), (0.7, 10, 7), (0.57, 100, 57), (0.29, 100, 29), (1.1e-3, 100_000, 110)], ids=str)  # fmt: skip
+    @pytest.mark.parametrize(
+        ("train", "n", "expected"),
+        [(0.1, 10, 1), (0.7, 10, 7), (0.57, 100, 57), (0.29, 100, 29), (1.1e-3, 100_000, 110)],
+        ids=str,
+    )
     def test_fractions_mean_what_is_written(self, train, n, expected):
         """0.29 * 100 is 28.999999999999996 in floats."""
         cells = make_cells(perturbation=["A"] * n, control=None)
@@ -190,8 +200,11 @@ class TestFairness:
         """Each run of 25 cells gives 2 or 3 of them to validation."""
         split = random(seed=seed).split(design)
         frame = design.frame.iloc[np.asarray(split.valid_indices)]
-        assert set(frame.groupby(["cell_type", "perturbation", "batch"]).size().reindex(
-            design.frame.groupby(["cell_type", "perturbation", "batch"]).size().index, fill_value=0)) <= {2, 3}  # fmt: skip
+        assert set(
+            frame.groupby(["cell_type", "perturbation", "batch"])
+            .size()
+            .reindex(design.frame.groupby(["cell_type", "perturbation", "batch"]).size().index, fill_value=0)
+        ) <= {2, 3}
 
     def test_rounding_spares_no_group(self):
         """Of ten groups of one cell, each validates in about a tenth of the seeds."""

@@ -49,6 +49,11 @@ class H5adConverter:
                 f"{str(path)!r} cannot be read as HDF5: {error}. The file is probably cut short or damaged; "
                 "get it again. Nothing was written."
             ) from error
+        except (KeyError, IndexError, AttributeError, TypeError) as error:
+            raise SourceFormatError(
+                f"{str(path)!r} is not a valid AnnData file: a part of it is missing ({error}). "
+                "The file is damaged or was written by a faulty tool; write it again. Nothing was written."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -80,29 +85,25 @@ class H5adReader:
 
     def obs_column(self, name: str) -> Any:
         """(n_obs,) values of an obs column."""
-        from anndata.io import read_elem
-
         if name not in self.obs_columns:
             raise ColumnNotFoundError(
                 f"obs column {name!r} is not in {str(self.path)!r}. {near_matches(name, self.obs_columns)}"
             )
         with h5py.File(self.path, "r") as file:
+            values = self._element(file, f"obs/{name}")
             node = file["obs"][name]
-            values = read_elem(node)
             if isinstance(node, h5py.Dataset) and "categories" in node.attrs:  # AnnData before 0.8
                 labels = file[node.attrs["categories"]]
                 ordered = bool(labels.attrs.get("ordered", False))
-                values = pd.Categorical.from_codes(values, read_elem(labels), ordered=ordered)
+                values = pd.Categorical.from_codes(values, self._element(file, labels.name), ordered=ordered)
         if len(values) != self.n_obs:
             raise self._bad(f"obs/{name}", f"has {len(values):,} values", f"{self.n_obs:,}, one a cell")
         return values
 
     def var(self) -> pd.DataFrame:
         """Return the var table, indexed by gene name."""
-        from anndata.io import read_elem
-
         with h5py.File(self.path, "r") as file:
-            frame: pd.DataFrame = read_elem(file["var"])
+            frame: pd.DataFrame = self._element(file, "var")
         return frame
 
     def blocks(self, matrix: str, max_bytes: int) -> list[BlockSpec]:
@@ -159,14 +160,19 @@ class H5adReader:
             return rows
 
     def _frame_index(self, frame: str, length: int) -> NDArray[Any]:
-        from anndata.io import read_elem
-
         with h5py.File(self.path, "r") as file:
-            node = file[frame]
-            names = np.asarray(read_elem(node[_index_key(node)]))
+            names = np.asarray(self._element(file, f"{frame}/{_index_key(file[frame])}"))
         if len(names) != length:
             raise self._bad(frame, f"has {len(names):,} names", f"{length:,}")
         return names.astype(object)
+
+    def _element(self, file: Any, where: str) -> Any:
+        from anndata.io import read_elem
+
+        try:
+            return read_elem(file[where])
+        except Exception as error:  # AnnData raises many kinds, which differ from version to version
+            raise self._bad(where, f"cannot be read ({error})", "what AnnData can read") from error
 
     def _indptr(self, node: Any, where: _Matrix) -> NDArray[np.int64]:
         indptr: NDArray[np.int64] = node["indptr"][:].astype(np.int64)
@@ -256,6 +262,7 @@ def _index_key(node: Any) -> str:
 def _layout(path: Path, node: Any, name: str, shape: tuple[int, int]) -> _Matrix:
     where = f"{str(path)!r} is not a valid AnnData file at {name!r}"
     if isinstance(node, h5py.Dataset):
+        _check_sources(where, path, node)
         if node.shape != shape or node.dtype.kind not in "fiub":
             raise SourceFormatError(
                 f"{where}: it is an array of shape {node.shape} and dtype {node.dtype}, expected numbers of shape "
@@ -271,6 +278,15 @@ def _layout(path: Path, node: Any, name: str, shape: tuple[int, int]) -> _Matrix
             f"{where}: its shape is {_sparse_shape(node)}, expected {shape} from the lengths of obs and var. "
             "No store was made."
         )
+    for part in ("data", "indices", "indptr"):
+        if part not in node:
+            raise SourceFormatError(f"{where}: it has no {part!r}. Write the file again. No store was made.")
+        _check_sources(where, path, node[part])
+    if node["indices"].dtype.kind not in "iu" or node["indptr"].dtype.kind not in "iu":
+        raise SourceFormatError(
+            f"{where}: indices are {node['indices'].dtype} and indptr {node['indptr'].dtype}, expected integers. "
+            "No store was made."
+        )
     sizes = [node[part].shape[0] for part in ("data", "indices")]
     if sizes[0] != sizes[1] or node["data"].dtype.kind not in "fiub":
         raise SourceFormatError(
@@ -278,6 +294,17 @@ def _layout(path: Path, node: Any, name: str, shape: tuple[int, int]) -> _Matrix
             "expected numbers and equal lengths. No store was made."
         )
     return _Matrix(name, _encoding(node), int(sizes[0]), shape[1])
+
+
+def _check_sources(where: str, path: Path, node: Any) -> None:
+    """HDF5 shows zeros where the file behind a virtual dataset is gone."""
+    for source in node.virtual_sources() if node.is_virtual else ():
+        file = path if source.file_name == "." else path.parent / source.file_name
+        if not file.is_file():
+            raise SourceFormatError(
+                f"{where}: {node.name!r} is a view of another file, {str(file)!r}, which is not there. HDF5 would show "
+                "zeros in its place. Put that file back. No store was made."
+            )
 
 
 def _native(values: NDArray[Any]) -> NDArray[Any]:

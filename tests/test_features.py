@@ -1,0 +1,76 @@
+"""Features of perturbations come from a file by name; nothing is guessed and no pickle is loaded."""
+
+import numpy as np
+import pytest
+
+from lazypert.errors import ConfigError, LabelNotFoundError
+from lazypert.features import read_feature_table
+
+LABELS = np.array(["A", "B", "ctrl"])
+
+
+def write(path, content):
+    if isinstance(content, dict):
+        np.savez(path, **content)
+    else:
+        path.write_text(content)
+    return path
+
+
+def read(path, content, labels=LABELS, control="ctrl"):
+    return read_feature_table(write(path, content), labels, control)
+
+
+FILES = {
+    "f.csv": "name,x,y\nB,3,4\nA,1,2\nunused,9,9\nctrl,5,6\n",
+    "f.tsv": "name\tx\ty\nB\t3\t4\nctrl\t5\t6\nA\t1\t2\n",
+    "f.npz": {"B": np.array([3, 4]), "A": np.array([[1.0], [2.0]]), "ctrl": np.array([5, 6], dtype="f4")},
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_rows_are_matched_by_name(tmp_path, name):
+    table = read(tmp_path / name, FILES[name])
+    assert table.tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert table.dtype == np.float32
+
+
+def test_a_control_without_features_gets_zeros(tmp_path):
+    assert read(tmp_path / "f.csv", "name,x\nA,1\nB,2\n").tolist() == [[1], [2], [0]]
+
+
+def test_names_may_be_numbers(tmp_path):
+    assert read(tmp_path / "f.csv", "name,x\n1,10\n2,20\n", np.array(["1", "2"])).tolist() == [[10], [20]]
+
+
+def test_perturbations_without_features_are_named(tmp_path):
+    with pytest.raises(LabelNotFoundError, match=r"2 of 3 perturbations have no features .*: A, B"):
+        read(tmp_path / "f.csv", "name,x\nC,1\n")
+
+
+def test_only_five_missing_names_are_shown(tmp_path):
+    labels = np.array([f"P{i}" for i in range(9)])
+    with pytest.raises(LabelNotFoundError, match=r"9 of 9 .*: P0, P1, P2, P3, P4, \.\.\.\."):
+        read(tmp_path / "f.csv", "name,x\nC,1\n", labels)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("f.csv", "name,x\nA,one\nB,2\n", "not a table of numbers"),
+        ("f.csv", "name,x,y\nA,1,2\nB,,3\n", "no number for some features of 'B'"),
+        ("f.csv", "name,x\nA,1\nA,2\nB,3\n", "not a table of numbers"),
+        ("f.npz", {"A": np.ones(2), "B": np.ones(3)}, "cannot use"),
+        ("f.npz", {"A": np.array([{}], dtype=object), "B": np.ones(1)}, "cannot use"),
+        ("f.pt", "", r"expected \.csv, \.tsv or \.npz"),
+    ],
+    ids=["text", "hole", "name twice", "unequal lengths", "pickle", "torch"],
+)
+def test_bad_files_are_refused(tmp_path, name, content, message):
+    with pytest.raises(ConfigError, match=message):
+        read(tmp_path / name, content)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match="there is no file"):
+        read_feature_table(tmp_path / "none.csv", LABELS, "ctrl")

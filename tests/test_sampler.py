@@ -1,0 +1,206 @@
+"""Sentences are pure, exact in size, and visit each cell once an epoch."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from helpers import design_cells, make_cells, random_cells
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lazypert import PerturbationBatchSampler, PerturbationSamplerConfig, RandomSplitter, RandomSplitterConfig
+from lazypert.errors import ConfigError
+from lazypert.sampler import SentencePlan
+
+code_lists = st.lists(st.integers(-2, 5), min_size=1, max_size=60)
+lengths = st.integers(1, 9)
+
+
+def plan_of(codes, sentence_size, *, shuffle=True, **options):
+    return SentencePlan.from_codes(
+        PerturbationSamplerConfig(sentence_size=sentence_size, **options), codes, shuffle=shuffle
+    )
+
+
+def epoch_of(plan, epoch=0):
+    """(n_sentences, sentence_size) cells and filler flags, batch by batch."""
+    batches = [plan.batch(step, epoch) for step in range(len(plan))]
+    if not batches:
+        empty = np.empty((0, plan.config.sentence_size))
+        return empty.astype(int), empty.astype(bool)
+    return np.concatenate([c for c, _ in batches]), np.concatenate([f for _, f in batches])
+
+
+@given(code_lists, lengths, st.integers(1, 4), st.integers(0, 3), st.booleans())
+@settings(max_examples=120, deadline=None)
+def test_an_epoch_is_every_labelled_cell_once_in_pure_sentences(codes, size, per_batch, epoch, shuffle):
+    plan = plan_of(codes, size, sentences_per_batch=per_batch, shuffle=shuffle)
+    cells, is_filler = epoch_of(plan, epoch)
+    codes = np.array(codes)
+    assert all(len(set(codes[sentence])) == 1 for sentence in cells)
+    assert sorted(cells[~is_filler]) == np.flatnonzero(codes >= 0).tolist()
+    # No more sentences than the groups need, and fillers only where a group's last one is short.
+    needed = sum(-(-n // size) for code, n in Counter(codes.tolist()).items() if code >= 0)
+    assert cells.shape == (needed, size) == (plan.n_sentences, size)
+    assert len(plan) == -(-needed // per_batch)
+    assert all((~flags).any() for flags in is_filler)
+
+
+@given(code_lists, lengths, st.integers(1, 4))
+@settings(max_examples=40, deadline=None)
+def test_drop_last_leaves_out_the_short_batch_only(codes, size, per_batch):
+    plan = plan_of(codes, size, sentences_per_batch=per_batch)
+    dropping = plan_of(codes, size, sentences_per_batch=per_batch, drop_last=True)
+    assert len(dropping) == plan.n_sentences // per_batch
+    for step in range(len(dropping)):
+        assert dropping.batch(step, 3)[0].shape == (per_batch, size)
+        assert (dropping.batch(step, 3)[0] == plan.batch(step, 3)[0]).all()
+
+
+@given(code_lists, lengths, st.integers(1, 8))
+@settings(max_examples=60, deadline=None)
+def test_downsampling_takes_the_same_cells_every_epoch(codes, size, limit):
+    plan = plan_of(codes, size, downsample_cells=limit)
+    seen = [np.sort(c[~f]).tolist() for c, f in (epoch_of(plan, epoch) for epoch in range(3))]
+    assert seen[0] == seen[1] == seen[2]
+    taken = Counter(np.array(codes)[seen[0]].tolist())
+    assert taken == {code: min(n, limit) for code, n in Counter(codes).items() if code >= 0}
+    for epoch in range(3):  # fillers come from the taken cells too
+        assert set(epoch_of(plan, epoch)[0].ravel()) <= set(seen[0])
+
+
+def test_evaluation_goes_through_the_groups_in_order():
+    cells, is_filler = epoch_of(plan_of([2, 0, 0, 1, 2, 0], 2, shuffle=False))
+    assert cells[~is_filler].tolist() == [1, 2, 5, 3, 0, 4]
+    assert is_filler.tolist() == [[False, False], [False, True], [False, True], [False, False]]
+
+
+class TestEpochs:
+    codes = np.repeat(np.arange(5), 33)
+
+    def test_the_same_seed_and_epoch_give_the_same(self):
+        for epoch in (0, 3):
+            one, other = (epoch_of(plan_of(self.codes, 8, seed=7), epoch) for _ in range(2))
+            assert (one[0] == other[0]).all()
+            assert (one[1] == other[1]).all()
+
+    def test_epochs_and_seeds_differ(self):
+        def sentences(seed, epoch):
+            return {tuple(sorted(s)) for s in epoch_of(plan_of(self.codes, 8, seed=seed), epoch)[0].tolist()}
+
+        def order(seed, epoch):
+            return self.codes[epoch_of(plan_of(self.codes, 8, seed=seed), epoch)[0][:, 0]].tolist()
+
+        for other in ((1, 2), (2, 1)):
+            assert len(sentences(1, 1) & sentences(*other)) < 13
+            assert order(1, 1) != order(*other)
+
+    def test_batches_can_be_asked_for_in_any_order(self):
+        plan = plan_of(self.codes, 8, sentences_per_batch=3)
+        whole = [plan.batch(step, 2)[0].tolist() for step in range(len(plan))]
+        assert [plan.batch(step, 2)[0].tolist() for step in reversed(range(len(plan)))] == whole[::-1]
+
+    def test_leaves_numpys_global_state_alone(self):
+        np.random.seed(1)  # noqa: NPY002
+        one = epoch_of(plan_of(self.codes, 8))[0]
+        np.random.seed(2)  # noqa: NPY002
+        assert (epoch_of(plan_of(self.codes, 8))[0] == one).all()
+
+    def test_fillers_are_drawn_from_the_whole_group(self):
+        plan = plan_of([0] * 9, 8)
+        drawn = Counter()
+        for epoch in range(300):
+            cells, is_filler = epoch_of(plan, epoch)
+            drawn.update(cells[is_filler].tolist())
+        assert sum(drawn.values()) == 2100
+        assert all(abs(drawn[cell] - 2100 / 9) < 90 for cell in range(9))
+
+    def test_each_cell_starts_a_sentence_as_often(self):
+        plan = plan_of([0] * 12, 4)
+        starts = Counter(int(c) for epoch in range(400) for c in epoch_of(plan, epoch)[0][:, 0])
+        assert all(abs(starts[cell] - 100) < 50 for cell in range(12))
+
+
+class TestFromRows:
+    @pytest.mark.parametrize("by_batch", [False, True], ids=["group", "batch group"])
+    @pytest.mark.parametrize("missing", [0.0, 0.2], ids=["labelled", "some missing"])
+    def test_is_the_plan_from_codes(self, by_batch, missing):
+        for seed in range(10):
+            cells = random_cells(200, seed, missing=missing, n_batches=2)
+            rows = RandomSplitter(RandomSplitterConfig(seed=seed)).split(cells).train_indices
+            axes = ["cell_type", "perturbation"] + (["dataset", "batch"] if by_batch else [])
+            labels = list(zip(*(cells.labels(axis, rows) for axis in axes), strict=True))
+            seen = {}
+            codes = [seen.setdefault(label, len(seen)) for label in labels]  # in order of appearance
+            config = PerturbationSamplerConfig(sentence_size=7)
+            plan = SentencePlan.from_rows(config, cells.groups, rows, by_batch=by_batch)
+            expected = SentencePlan.from_codes(config, codes)
+            assert plan.place is None
+            assert (plan.first.tolist(), plan.size.tolist()) == (expected.first.tolist(), expected.size.tolist())
+            found, is_filler = epoch_of(plan)
+            assert all(len({labels[cell] for cell in sentence}) == 1 for sentence in found)
+            assert sorted(found[~is_filler]) == list(range(len(rows)))
+
+    def test_cells_without_a_batch_are_a_group_of_their_own(self):
+        cells = make_cells(
+            perturbation=["A"] * 4 + ["B"] * 4, batch=["b", None, None, None, None, "b", None, None], control=None
+        )
+        rows = cells.groups.rows(cells.groups.ids >= 0)
+        plan = SentencePlan.from_rows(PerturbationSamplerConfig(sentence_size=2), cells.groups, rows, by_batch=True)
+        assert plan.size.tolist() == [1, 3, 1, 3]
+
+    def test_of_an_empty_split_has_no_sentence(self):
+        cells = design_cells()
+        plan = SentencePlan.from_rows(
+            PerturbationSamplerConfig(), cells.groups, cells.groups.rows(np.zeros(0, dtype=int))
+        )
+        assert (len(plan), plan.n_sentences) == (0, 0)
+
+    def test_takes_memory_for_groups_only(self):
+        cells = design_cells()
+        plan = SentencePlan.from_rows(PerturbationSamplerConfig(), cells.groups, cells.groups.rows(np.arange(36)))
+        assert len(plan.size) == 18
+
+
+class TestSampler:
+    def test_yields_lists_of_places(self):
+        sampler = PerturbationBatchSampler(
+            PerturbationSamplerConfig(sentence_size=3, sentences_per_batch=2), [0, 1, 1, 1, 0, 0, 2]
+        )
+        batches = list(sampler)
+        assert len(batches) == len(sampler) == 2
+        assert [len(batch) for batch in batches] == [6, 3]
+        assert all(type(place) is int for batch in batches for place in batch)
+
+    def test_iterates_anew_and_by_epoch(self):
+        sampler = PerturbationBatchSampler(PerturbationSamplerConfig(sentence_size=3), [0] * 30)
+        first = list(sampler)
+        assert list(sampler) == first
+        sampler.set_epoch(1)
+        assert list(sampler) != first
+        sampler.set_epoch(0)
+        assert list(sampler) == first
+
+    def test_takes_a_plan(self):
+        plan = plan_of([0, 0, 1], 2)
+        assert list(PerturbationBatchSampler(plan.config, plan)) == list(
+            PerturbationBatchSampler(plan.config, [0, 0, 1])
+        )
+
+    @pytest.mark.parametrize("codes", [[], [-1, -1]], ids=["no cell", "no group"])
+    def test_of_nothing_is_empty(self, codes):
+        assert list(PerturbationBatchSampler(PerturbationSamplerConfig(), codes)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("sentence_size", 0), ("sentences_per_batch", 0), ("downsample_cells", 0), ("seed", -1)],
+)
+def test_options_are_checked_when_made(name, value):
+    with pytest.raises(ConfigError, match=f"{name}: got {value}"):
+        PerturbationSamplerConfig(**{name: value})
+
+
+def test_epochs_are_not_negative():
+    with pytest.raises(ConfigError, match="epoch: got -1"):
+        PerturbationBatchSampler(PerturbationSamplerConfig(), [0]).set_epoch(-1)

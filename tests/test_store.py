@@ -1,0 +1,146 @@
+"""Reading a finished store: any rows, any table, and never anything that was not written."""
+
+import json
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stores import ROLES, converted, copied, dense, every_column, files, flip, read_store, screen, small_grids
+
+import lazypert as lp
+from lazypert.errors import ColumnNotFoundError, LazypertError, StoreDamagedError, StoreNotFoundError
+from lazypert.store import Store
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        small_grids(patch)
+        return converted(tmp_path_factory.mktemp("store"))[1]
+
+
+@pytest.fixture(scope="module")
+def expected(made):
+    return read_store(made)
+
+
+@given(st.integers(0, 90), st.integers(0, 90))
+@settings(max_examples=50, deadline=None)
+def test_ranges_of_rows_equal_anndata(made, expected, a, b):
+    start, stop = min(a, b), max(a, b)
+    block = Store(made).matrix().read(start, stop)
+    np.testing.assert_array_equal(block.to_dense(), expected.X[start:stop].toarray())
+
+
+@given(st.lists(st.integers(0, 89), max_size=30))
+@settings(max_examples=50, deadline=None)
+def test_any_rows_equal_anndata(made, expected, rows):
+    for name, matrix in (("X", expected.X), ("layers/lognorm", expected.layers["lognorm"])):
+        block = Store(made).sparse(name).read_rows(np.array(rows, dtype=int))
+        np.testing.assert_array_equal(block.to_dense(), matrix[rows].toarray())
+
+
+def test_the_var_table_and_every_column_come_back(made, expected):
+    store = Store(made)
+    pd.testing.assert_frame_equal(store.var, expected.var, check_index_type=False, check_dtype=False)
+    assert store.obs_columns == tuple(every_column(1).columns)
+    assert store.strings("obs/_index").tolist() == expected.obs_names.tolist()
+    assert store.is_ordered("obs/ordered")
+    for name in store.obs_columns:
+        ours = pd.Series(store.column(f"obs/{name}"))
+        assert ours.isna().tolist() == expected.obs[name].isna().tolist()
+        kept = expected.obs[name].notna().to_numpy()
+        assert ours[kept].tolist() == expected.obs[name][kept].tolist()
+
+
+def test_embeddings(made, expected):
+    found = Store(made).obsm["X_pca"]
+    assert (found.shape, found.dtype) == ((90, 3), np.float32)
+    np.testing.assert_array_equal(found[5:9], expected.obsm["X_pca"][5:9])
+    np.testing.assert_array_equal(found.oindex[np.array([7, 2, 2])], expected.obsm["X_pca"][[7, 2, 2]])
+    np.testing.assert_array_equal(dense(expected.obsm["guides"]), Store(made).sparse("obsm/guides").read(0, 90).to_dense())
+
+
+def test_a_store_and_its_matrices_are_picklable(made, expected):
+    store = pickle.loads(pickle.dumps(Store(made)))
+    assert repr(store) == f"Store({str(made)!r}, 90 cells x 17 genes)"
+    matrix = pickle.loads(pickle.dumps(store.matrix()))
+    np.testing.assert_array_equal(matrix.read(3, 9).to_dense(), expected.X[3:9].toarray())
+    assert matrix.is_counts
+    assert not store.matrix("lognorm").is_counts
+
+
+def test_unknown_names_list_near_ones(made):
+    with pytest.raises(ColumnNotFoundError, match="Did you mean 'lognorm'"):
+        Store(made).matrix("lognrom")
+    with pytest.raises(ColumnNotFoundError, match="Did you mean 'batch'"):
+        Store(made).require_obs("Batch")
+
+
+@pytest.mark.parametrize("kind", ["missing", "file", "folder", "other_zarr", "partial", "newer"])
+def test_what_is_no_store_is_not_found(tmp_path, made, kind):
+    path = tmp_path / "s.zarr"
+    if kind == "file":
+        path.write_text("x")
+    elif kind in ("folder", "partial"):
+        path.mkdir()
+    elif kind == "other_zarr":
+        zarr.create_group(path, zarr_format=3, attributes={"encoding-type": "anndata"})
+    elif kind == "newer":
+        copied(made, path)
+        meta = json.loads((path / "zarr.json").read_text())
+        meta["attributes"]["lazypert"]["format_version"] = 99
+        (path / "zarr.json").write_text(json.dumps(meta))
+    with pytest.raises(StoreNotFoundError) as caught:
+        lp.open(path)
+    assert repr(str(path)) in str(caught.value)
+    assert isinstance(caught.value, FileNotFoundError)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"zarr_format": 3}', "\udcff"], ids=repr)
+def test_damaged_root_metadata_is_a_lazypert_error(tmp_path, made, text):
+    store = copied(made, tmp_path / "s.zarr")
+    (store / "zarr.json").write_text(text, errors="surrogateescape")
+    with pytest.raises(LazypertError):
+        lp.open(store)
+
+
+READS = {
+    "X/data": lambda ds: ds.X.values,
+    "X/indices": lambda ds: ds.X.values,
+    "X/indptr": lambda ds: ds.X.values,
+    "obs/_index": lambda ds: ds.cell_name.values,
+    "obs/text": lambda ds: ds.text.values,
+    "obs/maybe_text/values": lambda ds: ds.maybe_text.values,
+    "obs/maybe_int/mask": lambda ds: ds.maybe_int.values,
+    "obs/batch/codes": lambda ds: ds.batch.values,
+    "obsm/X_pca": lambda ds: ds.X_pca.values,
+    "obsm/guides/data": lambda ds: ds.guides.values,
+}
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "flipped"])
+@pytest.mark.parametrize("path", READS)
+def test_damage_is_an_error_on_reading_never_other_values(tmp_path, made, path, how):
+    store = copied(made, tmp_path / "s.zarr")
+    file = sorted(p for p in (store / path / "c").rglob("*") if p.is_file())[0]
+    if how == "missing":
+        file.unlink()
+    elif how == "truncated":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    else:
+        flip(file, 8 * 17 + 3)
+    with pytest.raises(StoreDamagedError, match=path):
+        READS[path](lp.open(store))
+
+
+def test_reading_changes_nothing(made):
+    before = files(made)
+    lp.open(made).load()
+    assert files(made) == before
+    assert screen().n_obs == Store(made).n_obs
+    assert Store(made).roles.control_pert == ROLES["control_pert"]
