@@ -105,7 +105,7 @@ def _floats(column: Any) -> NDArray[Any]:
 def _join_categoricals(columns: Sequence[Any], lengths: Sequence[int]) -> pd.Categorical:
     given = [column for column in columns if column is not None]
     if len({column.cat.categories.dtype for column in given}) > 1:  # 1 in one file, "1" in another
-        columns = [None if c is None else pd.Series(pd.Categorical(_as_text(c))) for c in columns]
+        columns = [None if c is None else _with_text_labels(c) for c in columns]
         given = [column for column in columns if column is not None]
     first = given[0].dtype
     if not all(column.dtype == first for column in given):
@@ -117,5 +117,6 @@ def _join_categoricals(columns: Sequence[Any], lengths: Sequence[int]) -> pd.Cat
     return pd.Categorical.from_codes(np.concatenate(codes), dtype=first)
 
 
-def _as_text(column: Any) -> NDArray[Any]:
-    return np.array([str(v) if kept else None for v, kept in zip(column, column.notna(), strict=True)], dtype=object)
+def _with_text_labels(column: Any) -> Any:
+    codes, labels = factorise(column.array)
+    return pd.Series(pd.Categorical.from_codes(codes, pd.Index(labels.astype(object), dtype=object)))

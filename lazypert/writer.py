@@ -189,13 +189,13 @@ class StoreWriter:
 
     def _text(self, path: str, values: Any) -> None:
         mask = np.asarray(pd.isna(values))
-        if not mask.any() and not isinstance(values, pd.arrays.ArrowStringArray | pd.arrays.StringArray):
+        kind = getattr(values, "dtype", None)
+        if not mask.any() and not isinstance(kind, pd.StringDtype):
             self.strings(path, values)
             return
-        self.group(
-            path,
-            {"encoding-type": "nullable-string-array", "encoding-version": "0.1.0", "na-value": "NA"},
-        )
+        attrs = {"encoding-type": "nullable-string-array", "encoding-version": "0.1.0"}
+        nan = isinstance(kind, pd.StringDtype) and kind.na_value is not pd.NA
+        self.group(path, {**attrs, "na-value": "NaN" if nan else "NA"})
         self.strings(f"{path}/values", np.where(mask, "", np.asarray(values, dtype=object)))
         self._plain(f"{path}/mask", mask)
 

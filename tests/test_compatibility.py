@@ -50,6 +50,7 @@ def test_scipy_operations_that_narrow_indices_break(made):
     np.testing.assert_array_equal(matrix[:, [3, 1]].toarray(), full[:, [3, 1]])
 
 
+@pytest.mark.slow
 def test_scanpy_runs_on_a_store(made):
     scanpy = pytest.importorskip("scanpy")
     adata, source = read_store(made), read_store(made)

@@ -51,7 +51,7 @@ def design():
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @given(st.integers(5, 80), st.integers(0, 1000), st.integers(1, 4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_every_control_is_in_the_pool_of_its_cell(strategy, n, seed, n_basal):
     cells = random_cells(n, seed, n_datasets=2, n_batches=4, missing=0.05)
     if CONTROL not in cells.groups.labels["perturbation"]:

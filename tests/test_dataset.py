@@ -189,7 +189,8 @@ CLASHES = ["gene", "cell", "X", "cell_name", "store_row", "lognorm", "X_pca", "b
 
 
 def test_names_that_clash_are_told_apart(tmp_path):
-    adata = screen()
+    adata = screen(lean=True)
+    adata.layers["lognorm"], adata.obsm["X_pca"] = adata.X, np.ones((90, 2))
     for name in CLASHES:
         adata.obs[name] = [f"{name}{i}" for i in range(90)]
     adata.obs = adata.obs[[*CLASHES, *(c for c in adata.obs if c not in CLASHES)]]
@@ -210,7 +211,8 @@ def test_names_that_clash_are_told_apart(tmp_path):
 
 
 def test_an_obs_column_named_like_an_embeddings_dimension(tmp_path):
-    adata = screen()
+    adata = screen(lean=True)
+    adata.obsm["X_pca"] = np.ones((90, 2))
     adata.obs["X_pca_dim"] = np.arange(90)
     _, store = converted(tmp_path, adata)
     ds = lp.open(store)

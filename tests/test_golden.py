@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
-from stores import ROLES, dense, files, read_store, source_row, write
+from stores import ROLES, dense, files, read_store, source_row
 
 import lazypert as lp
 from lazypert.schema import FORMAT_VERSION
@@ -35,18 +35,22 @@ def source():
             "n": i.astype("i4"),
             "score": i / 8,
             "maybe": pd.array([None if k % 4 == 0 else k for k in range(N_OBS)], dtype="Int64"),
-            "guide": [f"sg{k % 5}" for k in range(N_OBS)],
+            "guide": pd.Categorical([f"sg{k % 5}" for k in range(N_OBS)]),
+            "barcode": np.array([f"bc{k}" for k in range(N_OBS)], dtype=object),
         },
         index=[f"cell{k}" for k in range(N_OBS)],
     )
-    made = anndata.AnnData(sparse.csr_matrix(counts.astype("f4")), obs, pd.DataFrame({"chrom": list("XY12") * 3}, GENES))
+    made = anndata.AnnData(
+        sparse.csr_matrix(counts.astype("f4")), obs, pd.DataFrame({"chrom": pd.Categorical(list("XY12") * 3)}, GENES)
+    )
     made.layers["half"] = sparse.csr_matrix(counts / 2)
     made.obsm["X_pca"] = (cell * [[1.0, 0.5]]).astype("f4")
     return made
 
 
 def convert(folder):
-    return lp.convert(write(source(), folder / "golden.h5ad"), folder / "golden.zarr", seed=5, **ROLES)
+    source().write_h5ad(folder / "golden.h5ad")
+    return lp.convert(folder / "golden.h5ad", folder / "golden.zarr", seed=5, **ROLES)
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ def listed(groups):
 
 
 @given(coded(), st.booleans())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_from_codes_is_a_groupby(case, subset):
     codes, labels, n = case
     rows = np.random.default_rng(n).permutation(n + 10)[:n] if subset else None
@@ -99,7 +99,7 @@ def test_narrow_codes_of_many_labels(dtype):
 
 
 @given(coded())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_ids_and_batch_ids_number_groups(case):
     codes, labels, n = case
     groups = Groups.from_codes(codes, labels, ROLES, n)
@@ -115,7 +115,7 @@ def test_ids_and_batch_ids_number_groups(case):
 
 
 @given(coded())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_expand_and_run_of_go_back_to_the_cells(case):
     codes, labels, n = case
     groups = Groups.from_codes(codes, labels, ROLES, n)

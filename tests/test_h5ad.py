@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
-from stores import ROLES, converted, counts, every_column, leftovers, read_store, screen, write
+from stores import ROLES, counts, every_column, leftovers, read_store, screen, write
 
 import lazypert as lp
 from lazypert.converter import open_source
@@ -73,12 +73,12 @@ def change(path, index, value):
     return apply
 
 
-def cut(path, n=1):
-    return lambda file: rewrite(file, path, file[path][:-n])
+def cut(path):
+    def apply(file):
+        where = path if isinstance(file[path], h5py.Dataset) else f"{path}/values"
+        rewrite(file, where, file[where][:-1])
 
-
-def add(path, values):
-    return lambda file: rewrite(file, path, values)
+    return apply
 
 
 def drop(path):
@@ -159,7 +159,8 @@ def test_a_damaged_chunk_is_an_error(tmp_path):
 
 @pytest.mark.parametrize("kind", ["data", "column", "embedding"])
 def test_big_endian_values(tmp_path, kind):
-    adata = screen()
+    adata = screen(lean=True)
+    adata.obs["i8"], adata.obsm["X_pca"] = np.arange(90), np.random.default_rng(0).normal(size=(90, 3))
     path = write(adata, tmp_path / "a.h5ad")
     where = {"data": "X/data", "column": "obs/i8", "embedding": "obsm/X_pca"}[kind]
     with h5py.File(path, "r+") as file:
@@ -181,7 +182,7 @@ def test_narrow_matrices(tmp_path, dtype):
 
 
 def test_old_categoricals(tmp_path):
-    path, _ = converted(tmp_path)
+    path = write(screen(lean=True), tmp_path / "a.h5ad")
     with h5py.File(path, "r+") as file:
         obs = file["obs"]
         codes, labels = obs["batch/codes"][:], obs["batch/categories"][:]

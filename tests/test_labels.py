@@ -18,7 +18,7 @@ def decoded(codes, labels):
 
 
 @given(columns)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_codes_stand_for_the_labels_that_occur(column):
     codes, labels = factorise(np.array(column, dtype=object))
     assert decoded(codes, labels) == column

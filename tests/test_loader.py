@@ -86,7 +86,8 @@ class TestBatches:
     @pytest.mark.parametrize("shuffle", [True, False], ids=["train", "evaluation"])
     @pytest.mark.parametrize("split", ["train", "valid", "test"])
     def test_visit_each_cell_of_the_split_once(self, source, split, shuffle):
-        loader = loader_of(source, split, shuffle=shuffle)
+        loader = loader_of(source, split, shuffle=shuffle, sentences_per_batch=11)
+        assert loader.plan.n_sentences % 11  # so the last batch is filled up too
         rows = [int(r) for b in loader for r, f in zip(b.row, b.is_filler, strict=True) if not f]
         assert sorted(rows) == sorted(loader.rows)
 

@@ -23,7 +23,7 @@ def rows_and_array(draw):
     return Rows(starts, stops, order), positions if order is None else order[positions].astype(np.int64), n
 
 
-cases = settings(max_examples=80, deadline=None)
+cases = settings(max_examples=50, deadline=None)
 
 
 @given(rows_and_array())

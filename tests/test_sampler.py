@@ -32,7 +32,7 @@ def epoch_of(plan, epoch=0):
 
 
 @given(code_lists, lengths, st.integers(1, 4), st.integers(0, 3), st.booleans())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_an_epoch_is_every_labelled_cell_once_in_pure_sentences(codes, size, per_batch, epoch, shuffle):
     plan = plan_of(codes, size, sentences_per_batch=per_batch, shuffle=shuffle)
     cells, is_filler = epoch_of(plan, epoch)
@@ -58,7 +58,7 @@ def test_drop_last_leaves_out_the_short_batch_only(codes, size, per_batch):
 
 
 @given(code_lists, lengths, st.integers(1, 8))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_downsampling_takes_the_same_cells_every_epoch(codes, size, limit):
     plan = plan_of(codes, size, downsample_cells=limit)
     seen = [np.sort(c[~f]).tolist() for c, f in (epoch_of(plan, epoch) for epoch in range(3))]

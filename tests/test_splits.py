@@ -88,7 +88,7 @@ class TestRules:
         st.integers(0, 50),
         st.sampled_from([(0.8, 0.1), (0.5, 0.1), (0.3, 0.3), (0.5, 0.5), (0.7, 0.0), (0, 1), (1 / 3, 1 / 3)]),
     )
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=25, deadline=None)
     def test_random_floors_running_totals(self, n, seed, fractions):
         cells = random_cells(n, seed, missing=0.1, control=None) if n else make_cells(perturbation=[], control=None)
         split = random(train_frac=fractions[0], valid_frac=fractions[1], seed=seed).split(cells)
@@ -102,7 +102,7 @@ class TestRules:
     @given(
         st.integers(10, 120), st.integers(0, 50), st.sampled_from([(0.8, 0.1), (0.3, 0.6), (1.0, 0.0), (1 / 3, 1 / 7)])
     )
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=25, deadline=None)
     def test_held_out_and_floor_to_train(self, n, seed, fractions):
         cells = random_cells(n, seed, missing=0.1)
         frame = cells.frame.dropna(subset=["cell_type", "perturbation"])
@@ -180,16 +180,25 @@ class TestRules:
 class TestFairness:
     def test_every_cell_is_as_likely_to_validate(self):
         cells = make_cells(perturbation=["A"] * 7 + ["B"] * 13 + [CONTROL] * 10)
-        n = 2000
+        n = 800
         hits = np.zeros(30)
         for seed in range(n):
             hits[np.asarray(random(seed=seed).split(cells).valid_indices)] += 1
         assert hits.sum() == 3 * n
         assert (np.abs(hits - n * 0.1) < 6 * np.sqrt(n * 0.1 * 0.9)).all()
 
+    def test_a_lone_cell_is_as_likely_to_train(self):
+        cells = make_cells(perturbation=["A"] + ["B"] * 4, control=None)
+        hits = np.zeros(5)
+        for seed in range(1000):
+            split = random(train_frac=0.8, valid_frac=0.2, seed=seed).split(cells)
+            hits[np.asarray(split.train_indices)] += 1
+        assert hits.sum() == 4000
+        assert (np.abs(hits - 800) < 80).all()
+
     def test_so_it_is_when_the_store_is_shuffled_once_for_all(self):
         cells = make_cells(perturbation=["A"] * 7 + ["B"] * 13 + [CONTROL] * 10, shuffle=3)
-        n = 2000
+        n = 800
         hits = np.zeros(30)
         for seed in range(n):
             hits[np.asarray(random(seed=seed).split(cells).valid_indices)] += 1

@@ -53,7 +53,7 @@ def test_nothing_is_at_the_target_until_finalise(tmp_path):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt], ids=lambda e: e.__name__)
 def test_an_exception_leaves_nothing(tmp_path, error):
-    with pytest.raises(error), StoreWriter(tmp_path / "s.zarr") as writer:
+    with pytest.raises(error), StoreWriter(tmp_path / "s.zarr") as writer:  # noqa: PT012
         fill(writer)
         raise error
     assert leftovers(tmp_path) == []
@@ -82,7 +82,7 @@ def test_overwrite_replaces_only_once_the_new_store_is_complete(tmp_path):
     with StoreWriter(target) as writer:
         fill(writer, 1)
         writer.finalise(ATTRS)
-    with pytest.raises(ValueError, match="stop"), StoreWriter(target, overwrite=True) as writer:
+    with pytest.raises(ValueError, match="stop"), StoreWriter(target, overwrite=True) as writer:  # noqa: PT012
         fill(writer, 2)
         raise ValueError("stop")
     assert Store(target).table("obs/a").tolist() == [1, 1, 1]
@@ -136,7 +136,7 @@ def test_of_two_writers_one_wins_and_the_other_is_told(tmp_path):
 
 def test_a_target_that_appears_meanwhile_is_not_replaced(tmp_path):
     target = tmp_path / "s.zarr"
-    with pytest.raises(StoreExistsError), StoreWriter(target) as writer:
+    with pytest.raises(StoreExistsError), StoreWriter(target) as writer:  # noqa: PT012
         fill(writer)
         target.mkdir()
         (target / "theirs").write_text("x")

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_RAW = 64 * 1024  # compressed bytes read at once: at most 64 MiB of text, since deflate shrinks 1000-fold at best
-_BLOCK = 1024**2
+_RAW = 16 * 1024  # compressed bytes read at once: at most 16 MiB of text, since deflate shrinks 1000-fold at best
+_BLOCK = 256 * 1024
 _MARK_STEP = 8 * 1024**2
 _MAX_MARKS = 256  # at about 40 KiB each
 
@@ -50,9 +50,6 @@ class TextFile:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TextFile) and other.path == self.path
 
-    def __hash__(self) -> int:
-        return hash(self.path)
-
     def lines(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
         """Blocks of whole lines, each with its offset in the text, from `start` to `stop` bytes.
 
@@ -61,7 +58,7 @@ class TextFile:
         Raises
         ------
         SourceFormatError
-            When compressed data is damaged or cut short, or a line is longer than a mebibyte.
+            When compressed data is damaged or cut short, or a line is longer than a block.
         """
         held, offset = b"", start
         for piece in self._pieces(start, stop):
