@@ -150,7 +150,7 @@ def open_source(path: str | Path) -> ScreenReader:
             return converter.open(path)
     raise SourceFormatError(
         f"{str(path)!r} is not a file of a known format: {_describe(path)}. Expected one of: "
-        f"{', '.join(sorted(known)) or 'none installed'}. Nothing was written."
+        f"{', '.join(sorted(known.keys() - {'foreign'})) or 'none installed'}. Nothing was written."
     )
 
 

@@ -580,7 +580,13 @@ class _Demo:
     def _toml(self) -> str:
         import json
 
-        lines = ["[datasets]", f"screen = {json.dumps(str(self.path.resolve()))}", "", "[training]", 'screen = "train"']
+        lines = [
+            "[datasets]",
+            f"screen = {json.dumps(str(self.store.resolve()))}",
+            "",
+            "[training]",
+            'screen = "train"',
+        ]
         if self.held_out_type is not None:
             lines += ["", "[zeroshot]", f'{json.dumps(f"screen.{self.held_out_type}")} = "test"']
         return "\n".join([*lines, ""])

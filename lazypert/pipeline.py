@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from lazypert.groups import Groups
     from lazypert.loader import Loader
     from lazypert.rows import Rows
 
@@ -208,6 +209,7 @@ class PerturbationPipeline:
                     is_control=bool(groups.is_control[run]),
                 )
             )
+        _check_held_out(experiment, groups)
         return self._finish(source, split_runs(groups, names))
 
     def _source(self, paths: list[str | Path] | list[Path], names: list[str] | None) -> PerturbationSource:
@@ -225,6 +227,16 @@ class PerturbationPipeline:
             knockdown = OnTargetKnockdownFilter(self.config.filter_config()).run(source)
             kept = splits.keep(knockdown.mask)
         return PerturbationPipelineResult(self.config, source, splits, kept, knockdown)
+
+
+def _check_held_out(experiment: ExperimentConfig, groups: Groups) -> None:
+    """A label that is misspelt holds nothing out: what was meant for the test would be trained on."""
+    for zero in experiment.zeroshot:
+        groups.code_of("cell_type", zero.cell_type)
+    for few in experiment.fewshot:
+        groups.code_of("cell_type", few.cell_type)
+        for label in (*few.val_perturbations, *few.test_perturbations):
+            groups.code_of("perturbation", label)
 
 
 def _numbered(names: list[str]) -> list[str]:

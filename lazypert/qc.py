@@ -28,7 +28,7 @@ NO_CONTROL_EXPRESSION = "target not expressed in controls"
 WEAK = "residual expression too high"
 FEW = "too few cells left"
 
-_BLOCK_VALUES = 4_194_304
+_BLOCK_VALUES, _SPANS = 4_194_304, 64
 
 
 def is_on_target_knockdown(
@@ -83,7 +83,7 @@ class KnockdownFilterConfig:
         Matrix to look at; None takes X.
     control_match
         Controls to compare with: ``"all"``, or those of the same ``"cell_type"`` or ``"batch"``
-        (and cell type and dataset).
+        (and cell type and dataset), as control mapping does: of the cell type where a batch has none.
     """
 
     residual_expression: float = 0.30
@@ -240,68 +240,72 @@ def own_target_expression(
     stratum: NDArray[np.int64],
     layer: str | None,
 ) -> OwnTarget:
-    """Gather targets' expression with one Dask task a block of rows; only blocks are ever in memory."""
+    """Gather targets' expression: one Dask task a span of rows, which reads its rows block by block."""
     n_strata = int(stratum.max(initial=0)) + 1
-    run_of_row = groups.expand(np.arange(len(groups.start), dtype=np.int64), source.n_rows)
-    task = dask.delayed(_block_expression, pure=False)
+    run_of_row = groups.expand(np.arange(len(groups.start), dtype=np.int32), source.n_rows)
+    run_stratum = np.where(groups.is_control, stratum, -1)
+    task = dask.delayed(_span_expression, pure=False)
     tasks, spans, parts = [], [], list(source.parts(layer))
     for part in parts:
-        density = max(1.0, part.matrix.facts["nnz"] / max(1, part.matrix.shape[0]))
-        step = max(1, int(_BLOCK_VALUES / density))
+        n_rows = part.matrix.shape[0]
         targets = np.where(genes >= 0, part.column_of[genes], -1)
         run_target = np.append(targets, -1)[groups.codes["perturbation"]]
-        run_stratum = np.where(groups.is_control, stratum, -1)
-        for start in range(0, part.matrix.shape[0], step):
-            stop = min(part.matrix.shape[0], start + step)
+        # A number of spans that no machine decides: sums of floats depend on where they are cut.
+        length = max(1, -(-n_rows // _SPANS))
+        for start in range(0, n_rows, length):
+            stop = min(n_rows, start + length)
             runs = run_of_row[part.first_row + start : part.first_row + stop]
-            # Controls are asked for all targets, other cells for their own.
-            own = np.where(runs >= 0, np.append(run_target, -1)[runs], -1).astype(np.int64)
-            strata = np.where(runs >= 0, np.append(run_stratum, -1)[runs], -1)
-            tasks.append(task(part.matrix, start, stop, own, strata, targets, n_strata))
+            tasks.append(task(part.matrix, start, runs, run_target, run_stratum, targets, n_strata))
             spans.append((part.first_row + start, part.first_row + stop))
     dtype = max((part.matrix.dense_dtype for part in parts), key=lambda d: d.itemsize, default=np.dtype("f4"))
     own_values = np.full(source.n_rows, np.nan, dtype=dtype)
     sums = np.zeros((n_strata, len(genes)))
     cells = np.zeros((n_strata, len(genes)), dtype=np.int64)
-    for (start, stop), (values, block_sums, block_cells) in zip(spans, dask.compute(*tasks), strict=True):
+    for (start, stop), (values, span_sums, span_cells) in zip(spans, dask.compute(*tasks), strict=True):
         own_values[start:stop] = values
-        sums += block_sums
-        cells += block_cells
+        sums += span_sums
+        cells += span_cells
     return OwnTarget(own_values, sums, cells)
 
 
-def _block_expression(
+def _span_expression(
     matrix: Matrix,
-    start: int,
-    stop: int,
-    own: NDArray[np.int64],
-    stratum: NDArray[np.int64],
+    first: int,
+    runs: NDArray[np.int32],
+    run_target: NDArray[np.int64],
+    run_stratum: NDArray[np.int64],
     targets: NDArray[np.int64],
     n_strata: int,
 ) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.int64]]:
-    values = np.full(stop - start, np.nan, dtype=matrix.dense_dtype)
-    sums = np.zeros((n_strata, matrix.shape[1]))
-    if not ((own >= 0).any() or (stratum >= 0).any()):
-        return values, np.zeros((n_strata, len(targets))), np.zeros((n_strata, len(targets)), dtype=np.int64)
-    block = matrix.read(start, stop)
-    is_target = np.zeros(matrix.shape[1], dtype=np.bool_)
-    is_target[targets[targets >= 0]] = True
-    _own_and_sums(block.indptr, block.indices, block.data, own, stratum, is_target, values, sums)
-    measured = targets >= 0
-    cells = np.bincount(stratum[stratum >= 0], minlength=n_strata)[:, None] * measured
-    return values, np.where(measured, sums[:, targets], 0.0), cells
+    """Own target's value of each row, and sums and numbers of control cells, for rows from `first` on."""
+    values = np.full(len(runs), np.nan, dtype=matrix.dense_dtype)
+    sums = np.zeros((n_strata, len(targets)))
+    slot = np.full(matrix.shape[1], -1, dtype=np.int64)
+    slot[targets[targets >= 0]] = np.flatnonzero(targets >= 0)
+    # Controls are asked for all targets, other cells for their own; run -1 is in no group.
+    own, stratum = np.append(run_target, -1)[runs], np.append(run_stratum, -1)[runs]
+    density = max(1.0, matrix.facts["nnz"] / max(1, matrix.shape[0]))
+    step = max(1, int(_BLOCK_VALUES / density))
+    for start in range(0, len(runs), step):
+        rows = slice(start, min(len(runs), start + step))
+        if (own[rows] >= 0).any() or (stratum[rows] >= 0).any():
+            block = matrix.read(first + rows.start, first + rows.stop)
+            _own_and_sums(block.indptr, block.indices, block.data, own[rows], stratum[rows], slot, values[rows], sums)
+    cells = np.bincount(stratum[stratum >= 0], minlength=n_strata)[:, None] * (targets >= 0)
+    return values, sums, cells
 
 
 @kernel
 def _own_and_sums(
-    indptr: Any, indices: Any, data: Any, own: Any, stratum: Any, is_target: Any, values: Any, sums: Any
+    indptr: Any, indices: Any, data: Any, own: Any, stratum: Any, slot: Any, values: Any, sums: Any
 ) -> None:
     for row in range(len(indptr) - 1):
         start, stop = indptr[row], indptr[row + 1]
         if stratum[row] >= 0:
             for k in range(start, stop):
-                if is_target[indices[k]]:
-                    sums[stratum[row], indices[k]] += data[k]
+                target = slot[indices[k]]
+                if target >= 0:
+                    sums[stratum[row], target] += data[k]
         elif own[row] >= 0:
             k = start + np.searchsorted(indices[start:stop], own[row])
             values[row] = data[k] if k < stop and indices[k] == own[row] else 0
@@ -318,6 +322,19 @@ def _strata(groups: Groups, match: str) -> NDArray[np.int64]:
     return np.unique(key, return_inverse=True)[1].astype(np.int64)
 
 
+def _control_means(groups: Groups, stratum: NDArray[np.int64], seen: OwnTarget) -> NDArray[np.float64]:
+    """(n_strata, n_perturbations) mean of each target; of the cell type where a batch has no controls."""
+    wider = _strata(groups, "cell_type")
+    wider_of = np.zeros(len(seen.control_sum), dtype=np.int64)
+    wider_of[stratum] = wider
+    shape = (int(wider.max(initial=0)) + 1, seen.control_sum.shape[1])
+    sums, cells = np.zeros(shape), np.zeros(shape, dtype=np.int64)
+    np.add.at(sums, wider_of, seen.control_sum)
+    np.add.at(cells, wider_of, seen.control_cells)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(seen.control_cells > 0, seen.control_sum / seen.control_cells, (sums / cells)[wider_of])
+
+
 def _filter(
     config: KnockdownFilterConfig,
     groups: Groups,
@@ -326,8 +343,7 @@ def _filter(
     seen: OwnTarget,
     n_rows: int,
 ) -> KnockdownResult:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        control_mean = seen.control_sum / seen.control_cells
+    control_mean = _control_means(groups, stratum, seen)
     mask = groups.expand(groups.is_control & (groups.ids >= 0), n_rows)
     lines = []
     for code, label in enumerate(groups.labels["perturbation"]):

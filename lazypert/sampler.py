@@ -45,8 +45,8 @@ class PerturbationSamplerConfig:
 
     def __post_init__(self) -> None:
         for name in ("sentence_size", "sentences_per_batch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: got {getattr(self, name)!r}, expected at least 1.")
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ConfigError(f"{name}: got {getattr(self, name)!r}, expected an integer of at least 1.")
         if self.downsample_cells is not None and self.downsample_cells < 1:
             raise ConfigError(f"downsample_cells: got {self.downsample_cells!r}, expected at least 1, or None.")
         if self.seed < 0:

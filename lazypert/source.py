@@ -176,7 +176,10 @@ class PerturbationSource(ABC):
             return None
         if name not in self.var.columns:
             raise ColumnNotFoundError(f"hvg_col={name!r} is not a var column. {near_matches(name, self.var.columns)}")
-        return np.flatnonzero(self.var[name].to_numpy(dtype=bool, na_value=False))
+        column = self.var[name]
+        if column.dtype.kind not in "biuf":
+            raise ConfigError(f"hvg_col={name!r} holds {column.dtype}, expected booleans: True for a variable gene.")
+        return np.flatnonzero(column.to_numpy(dtype=bool, na_value=False))
 
     @property
     def n_features(self) -> int:
@@ -318,6 +321,8 @@ class PerturbationSource(ABC):
 
     def get_gene_names(self, output_space: str = "all") -> list[str]:
         """Names in the var index: of all genes, or with ``"gene"`` of the highly variable ones."""
+        if output_space not in ("all", "gene"):
+            raise ConfigError(f"output_space: got {output_space!r}, expected 'all' or 'gene'.")
         names = self.var.index.astype(str)
         if output_space == "gene" and self.hvg_indices is not None:
             names = names[self.hvg_indices]
@@ -430,8 +435,10 @@ class PerturbationConcatSource(PerturbationSource):
     ) -> None:
         if not sources:
             raise ConfigError("sources: got an empty list, expected at least one source.")
-        if len({(s.config.control_pert, s.config.output_space) for s in sources}) > 1:
-            raise ConfigError("sources differ in control_pert or output_space; give all the same.")
+        for name in ("control_pert", "output_space", "layer", "embedding_key", "hvg_col", "additional_obs"):
+            given = [getattr(source.config, name) for source in sources]
+            if any(value != given[0] for value in given):
+                raise ConfigError(f"sources differ in {name}: got {given!r}, expected the same in all.")
         self.sources = tuple(sources)
         self.config = sources[0].config
         self.names = tuple(names) if names is not None else _unique_names(sources)

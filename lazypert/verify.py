@@ -7,7 +7,6 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-
 from lazypert.errors import StoreDamagedError
 from lazypert.manifest import MANIFEST, MANIFEST_FILES, Entry, manifest_digest, root_digest
 from lazypert.memory import cpu_count

@@ -4,7 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from stores import ROLES, converted, read_store, screen
+from stores import (
+    ROLES,
+    converted,
+    no_sync,  # noqa: F401 - a fixture for the whole module
+    read_store,
+    screen,
+)
 
 import lazypert as lp
 from lazypert.errors import ConfigError, LabelNotFoundError
@@ -33,7 +39,10 @@ def test_the_table_counts_cells_by_group(made):
     ("wanted", "naive"),
     [
         ({"perturbation": "TP53"}, lambda o: o.perturbation == "TP53"),
-        ({"perturbation": ["TP53", "BRCA1"], "batch": "b1"}, lambda o: o.perturbation.isin(["TP53", "BRCA1"]) & (o.batch == "b1")),
+        (
+            {"perturbation": ["TP53", "BRCA1"], "batch": "b1"},
+            lambda o: o.perturbation.isin(["TP53", "BRCA1"]) & (o.batch == "b1"),
+        ),
         ({"cell_type": "Neuron"}, lambda o: o.cell_type == "Neuron"),
         ({"controls": True}, lambda o: o.perturbation == "non-targeting"),
         ({"controls": False, "batch": ["b2"]}, lambda o: (o.perturbation != "non-targeting") & (o.batch == "b2")),
@@ -66,8 +75,8 @@ def test_a_selection_speaks_in_rows_of_the_store(made):
     naive = obs.iloc[sorted(mine)].groupby(["cell_type", "perturbation"], observed=True).size()
     assert table.to_dict() == naive.to_dict()
     splits = part.pert.split("random", seed=3)
-    found = [np.asarray(splits[name]).tolist() for name in ("train", "valid", "test")]
-    assert sorted(sum(found, [])) == sorted(mine)
+    found = np.concatenate([np.asarray(splits[name]) for name in ("train", "valid", "test")])
+    assert sorted(found.tolist()) == sorted(mine)
     mapping = part.pert.match_controls(n_basal_samples=4)
     assert set(mapping.ravel().tolist()) <= {r for r in mine if obs["perturbation"].iloc[r] == "non-targeting"}
 

@@ -13,7 +13,6 @@ from stores import converted, copied, counts, dense, read_store, screen, small_g
 import lazypert as lp
 from lazypert import dataset
 from lazypert.errors import StoreDamagedError
-from lazypert.schema import Grid
 from lazypert.shards import LocalReader
 from lazypert.store import Store
 
@@ -159,7 +158,7 @@ def test_a_row_range_reads_only_the_chunks_it_touches(made, expected, monkeypatc
     CountingReader.seen.clear()
     ds.X.data[20:23].compute()
     keys = {key for key, _ in CountingReader.seen}
-    grid: Grid = Store(made).matrix().data.grid
+    grid = Store(made).matrix().data.grid
     first, last = expected.X.indptr[20], expected.X.indptr[23]
     shards = range(first // grid.shard, (last - 1) // grid.shard + 1)
     wanted = {f"X/{part}/c/{k}" for part in ("data", "indices") for k in shards}

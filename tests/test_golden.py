@@ -36,7 +36,6 @@ def source():
             "score": i / 8,
             "maybe": pd.array([None if k % 4 == 0 else k for k in range(N_OBS)], dtype="Int64"),
             "guide": pd.Categorical([f"sg{k % 5}" for k in range(N_OBS)]),
-            "barcode": np.array([f"bc{k}" for k in range(N_OBS)], dtype=object),
         },
         index=[f"cell{k}" for k in range(N_OBS)],
     )

@@ -9,7 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
-from stores import ROLES, counts, every_column, leftovers, read_store, screen, write
+from stores import (
+    ROLES,
+    counts,
+    every_column,
+    leftovers,
+    no_sync,  # noqa: F401 - a fixture for the whole module
+    read_store,
+    screen,
+    write,
+)
 
 import lazypert as lp
 from lazypert.converter import open_source

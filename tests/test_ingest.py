@@ -23,6 +23,7 @@ from stores import (
     files,
     layers_of,
     leftovers,
+    no_sync,  # noqa: F401 - a fixture for the whole module
     read_store,
     screen,
     small_blocks,
@@ -191,6 +192,7 @@ def test_threads_do_not_change_the_bytes(tmp_path, monkeypatch, reference):
         assert_same_files(lp.convert(reference[0], tmp_path / "s.zarr", **ROLES), reference[1])
 
 
+@pytest.mark.slow
 def test_processes_do_not_change_the_bytes(tmp_path, monkeypatch):
     small_grids(monkeypatch)
     small_blocks(monkeypatch, 500)
@@ -439,6 +441,7 @@ def test_the_tables_say_where_the_groups_are(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_leaves_no_store(tmp_path):
     write(screen(lean=True), tmp_path / "a.h5ad")
     script = (

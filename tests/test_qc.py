@@ -223,6 +223,13 @@ class TestRules:
         assert kept == {0, 1, 4, 5}  # 2 / 4 is not below 0.5; controls stay
         assert (line["n_kept"], line["n_cells"]) == (2, 4)
 
+    def test_a_batch_without_controls_is_compared_with_its_cell_type(self, tmp_path):
+        obs = {"perturbation": ["A", "A", CONTROL, CONTROL], "cell_type": ["T"] * 4, "batch": ["b1", "b2", "b1", "b1"]}
+        screen = make_screen(obs, np.array([1, 1, 4, 12])[:, None], genes=["A"])
+        options = KnockdownFilterConfig(control_match="batch", min_cells=1)
+        line = OnTargetKnockdownFilter(options).run(source_of(screen, tmp_path)).table.iloc[0]
+        assert (line["control_mean"], line["residual_expression"], line["n_kept"]) == (8, 0.125, 2)
+
     @pytest.mark.parametrize(("least", "kept"), [(2, {0, 1, 2, 3}), (3, {2, 3})])
     def test_as_many_cells_as_asked_are_enough(self, tmp_path, least, kept):
         line, found = self.source(tmp_path, [0, 0], [4, 4], min_cells=least)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from stores import every_column, leftovers
 
+from lazypert import writer as writer_module
 from lazypert.errors import LazypertError, SourceFormatError, StoreExistsError
 from lazypert.manifest import MANIFEST_FILES, manifest_digest
 from lazypert.schema import MARKER, TABLES, Grid
@@ -49,6 +50,17 @@ def test_nothing_is_at_the_target_until_finalise(tmp_path):
     assert leftovers(tmp_path, "s.zarr") == []
     assert Store(target).table("obs/a").tolist() == [1, 1, 1]
     assert verify(target) > 0
+
+
+def test_everything_is_on_disk_before_the_rename(tmp_path, monkeypatch):
+    synced, at_rename = set(), set()
+    monkeypatch.setattr(writer_module, "_sync", lambda path: synced.add(path.relative_to(tmp_path).parts[1:]))
+    rename = StoreWriter._rename
+    monkeypatch.setattr(StoreWriter, "_rename", lambda self: [at_rename.update(synced), rename(self)])
+    with StoreWriter(tmp_path / "s.zarr") as writer:
+        fill(writer)
+        writer.finalise(ATTRS)
+    assert {p.relative_to(tmp_path).parts[1:] for p in (tmp_path / "s.zarr").rglob("*")} <= at_rename
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt], ids=lambda e: e.__name__)

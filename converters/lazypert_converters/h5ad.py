@@ -12,13 +12,13 @@ import pandas as pd
 from lazypert.converter import BlockSpec, RowBlock
 from lazypert.csr import CSRBlock, first_bad_index
 from lazypert.errors import ColumnNotFoundError, SourceFormatError, near_matches
+from lazypert_converters._hdf5 import is_hdf5, missing_source, native
+from lazypert_converters._sparse import blocks_by_nnz, indptr_fault
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 class H5adConverter:
@@ -28,14 +28,11 @@ class H5adConverter:
 
     def recognises(self, path: Path) -> bool:
         """Whether the file is HDF5 with AnnData's obs and var in it."""
-        if not path.is_file():
+        if not is_hdf5(path):
             return False
-        with path.open("rb") as file:
-            if file.read(8) != _SIGNATURE:
-                return False
         try:
             with h5py.File(path, "r") as file:
-                return "obs" in file and "var" in file
+                return "obs" in file and "var" in file and "mod" not in file  # MuData has all three
         except OSError:  # HDF5 that cannot be opened is ours to explain
             return True
 
@@ -116,7 +113,7 @@ class H5adReader:
                 return self._even_blocks(matrix, max(1, max_bytes // max(1, size)), node.chunks)
             indptr = self._indptr(node, where)
             size = node["data"].dtype.itemsize + node["indices"].dtype.itemsize
-        return _blocks_by_nnz(matrix, indptr, max(1, max_bytes // size))
+        return blocks_by_nnz(matrix, indptr, max(1, max_bytes // size))
 
     def _even_blocks(self, matrix: str, rows: int, chunks: tuple[int, ...] | None) -> list[BlockSpec]:
         if chunks and rows > chunks[0]:
@@ -130,7 +127,7 @@ class H5adReader:
             with h5py.File(self.path, "r") as file:
                 node = file[where.path]
                 if where.layout == "dense":
-                    return RowBlock(spec.start, _dense_to_csr(_native(node[spec.start : spec.stop])))
+                    return RowBlock(spec.start, _dense_to_csr(native(node[spec.start : spec.stop])))
                 return self._read_sparse(node, where, spec)
         except OSError as error:
             raise self._bad(where.path, f"cannot be read ({error})", "intact HDF5 chunks") from error
@@ -138,7 +135,7 @@ class H5adReader:
     def _read_sparse(self, node: Any, where: _Matrix, spec: BlockSpec) -> RowBlock:
         indptr = node["indptr"][spec.start : spec.stop + 1].astype(np.int64)
         first, last = int(indptr[0]), int(indptr[-1])
-        indices, data = _native(node["indices"][first:last]), _native(node["data"][first:last])
+        indices, data = native(node["indices"][first:last]), native(node["data"][first:last])
         minor = where.n_cols if where.layout == "csr" else self.n_obs
         bad = first_bad_index(indices, minor)
         if bad >= 0:
@@ -178,14 +175,9 @@ class H5adReader:
         indptr: NDArray[np.int64] = node["indptr"][:].astype(np.int64)
         major = self.n_obs if where.layout == "csr" else where.n_cols
         path = f"{where.path}/indptr"
-        if len(indptr) != major + 1:
-            raise self._bad(path, f"has {len(indptr):,} elements", f"{major + 1:,}")
-        if indptr[0] != 0:
-            raise self._bad(path, f"starts at {indptr[0]}", "0")
-        if (np.diff(indptr) < 0).any():
-            raise self._bad(path, f"decreases at element {int(np.argmax(np.diff(indptr) < 0)) + 1}", "no decrease")
-        if indptr[-1] != where.nnz:
-            raise self._bad(path, f"ends at {indptr[-1]:,}", f"{where.nnz:,}, the number of stored values")
+        fault = indptr_fault(indptr, major, where.nnz)
+        if fault is not None:
+            raise self._bad(path, *fault)
         return indptr
 
     def _bad(self, where: str, got: str, expected: str) -> SourceFormatError:
@@ -298,29 +290,12 @@ def _layout(path: Path, node: Any, name: str, shape: tuple[int, int]) -> _Matrix
 
 def _check_sources(where: str, path: Path, node: Any) -> None:
     """HDF5 shows zeros where the file behind a virtual dataset is gone."""
-    for source in node.virtual_sources() if node.is_virtual else ():
-        file = path if source.file_name == "." else path.parent / source.file_name
-        if not file.is_file():
-            raise SourceFormatError(
-                f"{where}: {node.name!r} is a view of another file, {str(file)!r}, which is not there. HDF5 would show "
-                "zeros in its place. Put that file back. No store was made."
-            )
-
-
-def _native(values: NDArray[Any]) -> NDArray[Any]:
-    """Values in this machine's byte order; half floats, which no kernel takes, as floats."""
-    dtype = np.dtype("f4") if values.dtype == np.float16 else values.dtype.newbyteorder("=")
-    return values.astype(dtype, copy=False)
-
-
-def _blocks_by_nnz(matrix: str, indptr: NDArray[np.int64], limit: int) -> list[BlockSpec]:
-    specs, start, end = [], 0, len(indptr) - 1
-    while start < end:
-        stop = int(np.searchsorted(indptr, indptr[start] + limit, side="right")) - 1
-        stop = min(end, max(stop, start + 1))
-        specs.append(BlockSpec(matrix, start, stop))
-        start = stop
-    return specs
+    file = missing_source(path, node)
+    if file is not None:
+        raise SourceFormatError(
+            f"{where}: {node.name!r} is a view of another file, {str(file)!r}, which is not there. HDF5 would show "
+            "zeros in its place. Put that file back. No store was made."
+        )
 
 
 def _dense_to_csr(rows: NDArray[Any]) -> CSRBlock:
