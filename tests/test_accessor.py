@@ -49,7 +49,7 @@ def test_the_table_counts_cells_by_group(made):
         ({}, lambda o: o.batch.notna()),
         ({"perturbation": "TP53", "controls": True}, lambda o: o.batch == "never"),
     ],
-    ids=str,
+    ids=["one", "several-and-batch", "cell_type", "controls", "others-of-a-batch", "all", "none"],
 )  # fmt: skip
 def test_select_equals_pandas(made, wanted, naive):
     ds, obs = made

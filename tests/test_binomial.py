@@ -108,6 +108,7 @@ def test_certain_outcomes_are_certain_and_never_nan():
 
 
 @pytest.mark.parametrize("shape", [(0,), (3, 0), (2, 70_001)])
+@pytest.mark.slow
 def test_shapes_that_do_not_fill_blocks(shape):
     n = jnp.full(shape, 40, jnp.float32)
     drawn = np.asarray(sample_binomial(jax.random.key(1), n, jnp.full((*shape[:-1], 1), 0.5, jnp.float32)))
@@ -118,6 +119,7 @@ def test_shapes_that_do_not_fill_blocks(shape):
         assert abs(np.corrcoef(drawn[0], drawn[1])[0, 1]) < 0.03
 
 
+@pytest.mark.slow
 def test_entries_are_independent_within_and_between_blocks(monkeypatch):
     monkeypatch.setattr(binomial, "_BLOCK", 256)
     monkeypatch.setattr(binomial, "_LARGE_BLOCK", 32)
@@ -134,6 +136,7 @@ def test_entries_are_independent_within_and_between_blocks(monkeypatch):
     assert abs(np.corrcoef(drawn[:, 1], drawn[:, 3])[0, 1]) < 0.07
 
 
+@pytest.mark.slow
 def test_under_vmap_each_row_equals_its_own_call():
     n = jnp.asarray(np.random.default_rng(0).choice([0, 1, 5, 60, 900], (4, 50)), jnp.float32)
     p = jnp.array([[0.1], [0.5], [0.9], [0.3]], jnp.float32)

@@ -222,6 +222,7 @@ def test_senseless_arguments_exit_with_2(arguments, capsys):
     assert "usage: lazypert" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_module_and_the_script_are_the_command(store):
     shown = subprocess.run([sys.executable, "-m", "lazypert", "--version"], capture_output=True, text=True, check=False)
     assert shown.returncode == 0
@@ -236,6 +237,7 @@ def test_the_module_and_the_script_are_the_command(store):
     assert failed.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_output_into_a_closed_pipe_is_no_traceback(store):
     command = [sys.executable, "-m", "lazypert", "info", str(store)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -133,6 +133,7 @@ def test_the_store_is_verified_lazy_and_read_in_static_shapes(reference):
     assert "train 600, valid 0, test 300 (cell type held out: Microglia)" in reference[1]
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_and_a_second_run_replaces_its_outputs(reference):
     out, _ = reference
     names = {path.name for path in out.iterdir()}
@@ -172,6 +173,7 @@ def test_a_log_screen_without_batches_is_done_as_far_as_it_can_be(log_screen, tm
     assert not (tmp_path / "downsampling.png").exists()
 
 
+@pytest.mark.slow
 def test_a_screen_with_one_cell_type_says_that_zero_shot_is_skipped(log_screen, tmp_path):
     import anndata
 

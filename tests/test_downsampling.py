@@ -209,6 +209,7 @@ def test_the_key_decides():
     [pytest.param({"fraction": 0.4}, marks=pytest.mark.slow), {"mode": "target_depth", "target_depth": 30} | FAST],
     ids=["binomial", "rounding"],
 )
+@pytest.mark.slow
 def test_jit_vmap_and_checkpoint_change_nothing(options):
     counts = jnp.asarray(screen())
     thin = thinner(**options)
@@ -274,6 +275,7 @@ def test_gradients_at_a_target_depth_follow_the_total_too():
     np.testing.assert_array_equal(got[1:], np.broadcast_to(w, (3, 3)))
 
 
+@pytest.mark.slow
 def test_gradients_pass_through_vmap_checkpoint_and_forward_mode():
     counts = jnp.asarray(screen())
     thin = thinner(fraction=0.25, **FAST)
@@ -308,6 +310,7 @@ def test_integer_counts_and_the_gradient_of_the_fraction():
 # -- x64 --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_float64_and_int64():
     with x64():
         counts = jnp.full((40, 500), 2.0**40, jnp.float64)

@@ -201,6 +201,7 @@ def test_knockdown_of_any_number_of_perturbations(n):
 # -- downsampling -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_sweep_measures_binomial_thinning():
     import jax
 
