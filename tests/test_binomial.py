@@ -52,6 +52,7 @@ MORE_CASES = [
 
 
 @pytest.mark.parametrize(("n", "p"), CASES + [pytest.param(*case, marks=pytest.mark.slow) for case in MORE_CASES])
+@pytest.mark.slow
 def test_draws_follow_the_binomial_distribution(n, p):
     drawn = draw(n, p)
     p = float(np.float32(p))

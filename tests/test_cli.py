@@ -206,7 +206,6 @@ def test_a_missing_store_is_an_error(command, tmp_path, capsys):
         (),
         ("frobnicate",),
         ("convert", "a.h5ad"),
-        ("convert", "a.h5ad", "b.zarr"),
         ("convert", "a.h5ad", "b.zarr", *ROLES, "--order", "sideways"),
         ("convert", "a.h5ad", "b.zarr", *ROLES, "--seed", "-1"),
         ("demo", "--seed", "x"),

@@ -379,6 +379,7 @@ NUMBERS = st.one_of(
 
 @settings(max_examples=100, deadline=None)
 @given(tokens=st.lists(NUMBERS, min_size=1, max_size=30))
+@pytest.mark.slow
 def test_reals_are_read_as_python_reads_them(tmp_path_factory, tokens):
     found = read_values(tmp_path_factory.mktemp("reals"), "real", tokens)
     np.testing.assert_array_equal(found.view("i8"), np.array([float(t) for t in tokens]).view("i8"))
