@@ -9,6 +9,8 @@ from scipy import stats
 from lazypert import binomial
 from lazypert.binomial import sample_binomial
 
+pytestmark = pytest.mark.slow  # with the compiling they need; CI runs them
+
 
 @pytest.fixture(autouse=True, scope="module")
 def _quick_compilation():

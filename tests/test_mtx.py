@@ -21,6 +21,8 @@ from lazypert_converters import _text
 from lazypert_converters._matrix_market import parse, read_header, scan
 from lazypert_converters._text import TextFile
 
+pytestmark = pytest.mark.slow  # with the compiling they need; CI runs them
+
 BANNER = "%%MatrixMarket matrix coordinate integer general\n"
 GENES = ["TP53", "KRAS", "TP53", "NA", "007", "sgTP53", "é漢"]
 

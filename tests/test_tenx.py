@@ -15,6 +15,8 @@ import lazypert as lp
 from lazypert.converter import converters, open_source
 from lazypert.errors import ColumnNotFoundError, SourceFormatError
 
+pytestmark = pytest.mark.slow  # with the compiling they need; CI runs them
+
 ENCODINGS = DATA / "encodings"
 GENES = ["TP53", "KRAS", "BRCA1", "MYC", "EGFR", "sgTP53", "GAPDH"]
 
