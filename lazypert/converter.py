@@ -58,8 +58,8 @@ class ScreenReader(Protocol):
     obs_columns
         Names of the obs columns, in the file's order.
     matrices
-        Name and number of columns of each matrix: ``"X"``, ``"layers/<name>"``, and sparse
-        ``"obsm/<name>"``.
+        Name and number of columns of each matrix: ``"X"``, ``"layers/<name>"``, ``"raw/X"``, and
+        sparse ``"obsm/<name>"``.
     obsm
         Name and width of each dense embedding.
     not_carried
@@ -74,16 +74,27 @@ class ScreenReader(Protocol):
     obsm: dict[str, int]
     not_carried: tuple[str, ...]
 
-    def obs_names(self) -> NDArray[Any]:
-        """(n_obs,) cell names, as strings."""
+    def obs_names(self, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """(stop - start,) cell names, as strings; reads no more than it must."""
         ...
 
-    def obs_column(self, name: str) -> Any:
-        """(n_obs,) values of an obs column: a NumPy array, a Categorical or a nullable pandas array."""
+    def obs_column(self, name: str, start: int = 0, stop: int | None = None) -> Any:
+        """(stop - start,) values of an obs column: a NumPy array, a Categorical or a nullable pandas array.
+
+        Every piece has the same dtype: a Categorical lists all categories in each.
+        """
         ...
 
     def var(self) -> pd.DataFrame:
         """Return the var table; its index holds the gene names."""
+        ...
+
+    def raw_var(self) -> pd.DataFrame:
+        """Return the var table of ``"raw/X"``; asked only where `matrices` names that."""
+        ...
+
+    def scratch_bytes(self, matrix: str) -> int:
+        """Bytes that `read_block` needs at once beside the block: the largest HDF5 chunk, say."""
         ...
 
     def blocks(self, matrix: str, max_bytes: int) -> list[BlockSpec]:

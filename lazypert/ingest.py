@@ -33,6 +33,7 @@ DATASET = "dataset"
 _GIVEN_ROLES = ("pert_col", "cell_type_col", "batch_col")
 _SPILL = "__spill__"
 _FIRST_FILE_X = "layers/X"
+_RAW = "raw/X"
 
 
 @dataclass
@@ -335,6 +336,11 @@ def _matrices(readers: list[ScreenReader], layer: str | None) -> tuple[dict[str,
         if len({reader.matrices[name] for reader in readers}) > 1:
             del matrices[name]
             notes.append(f"{name}: its width differs between the files, left out")
+    if _RAW in matrices and len(readers) > 1:
+        first = readers[0].raw_var().index
+        if not all(reader.raw_var().index.equals(first) for reader in readers[1:]):
+            del matrices[_RAW]
+            notes.append("raw: its genes differ between the files, left out")
     if layer is not None and "X" in common:
         matrices[_FIRST_FILE_X] = "X"
     return matrices, notes
@@ -354,7 +360,7 @@ def _write_matrix(
     spill: Path,
     progress: Callable[[str, int, int], None] | None,
 ) -> dict[str, Any]:
-    has_genes = not name.startswith("obsm/")
+    has_genes = name == "X" or name.startswith("layers/")
     n_cols = len(plan.genes) if has_genes else plan.readers[0].matrices[origin]
     # A map task holds its block as read, sorted, and narrowed: about four times the block's bytes.
     tasks = [
@@ -428,10 +434,10 @@ def _write_obs(writer: StoreWriter, plan: _Plan) -> None:
     del index
     for name, stored in columns.items():
         values = _joined_column(plan.readers, name)
-        writer.column(f"obs/{stored}", values[plan.source_row])
+        writer.column("obs", stored, values[plan.source_row])
     if several:
         codes = np.repeat(np.arange(len(plan.names)), [reader.n_obs for reader in plan.readers])
-        writer.column(f"obs/{DATASET}", pd.Categorical.from_codes(codes[plan.source_row], plan.names))
+        writer.column("obs", DATASET, pd.Categorical.from_codes(codes[plan.source_row], plan.names))
 
 
 def _joined_column(readers: list[ScreenReader], name: str) -> Any:
@@ -443,9 +449,17 @@ def _joined_column(readers: list[ScreenReader], name: str) -> Any:
 
 
 def _write_var(writer: StoreWriter, plan: _Plan) -> None:
-    writer.frame("var", plan.genes.index.astype(str).to_numpy(dtype=object), [str(c) for c in plan.genes.columns])
-    for name in plan.genes.columns:
-        writer.column(f"var/{name}", plan.genes[name])
+    _write_frame(writer, "var", plan.genes)
+    if _RAW in plan.matrices:
+        writer.group("raw", {"encoding-type": "raw", "encoding-version": "0.1.0"})
+        writer.group("raw/varm", {"encoding-type": "dict", "encoding-version": "0.1.0"})
+        _write_frame(writer, "raw/var", plan.readers[0].raw_var())
+
+
+def _write_frame(writer: StoreWriter, path: str, frame: pd.DataFrame) -> None:
+    writer.frame(path, frame.index.astype(str).to_numpy(dtype=object), [str(c) for c in frame.columns])
+    for name in frame.columns:
+        writer.column(path, str(name), frame[name])
 
 
 def _write_obsm(writer: StoreWriter, plan: _Plan) -> None:

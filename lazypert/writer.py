@@ -156,14 +156,14 @@ class StoreWriter:
             config={"write_empty_chunks": True},
         )
 
-    def column(self, path: str, values: Any) -> None:
+    def column(self, frame: str, name: str, values: Any) -> None:
         """Write one column of an AnnData dataframe, in AnnData's encoding for its type."""
-        name = path.rpartition("/")[2]
-        if name in _RESERVED or "/" in path.partition("/")[2]:
+        if name in _RESERVED or "/" in name:
             raise SourceFormatError(
-                f"An obs column is named {name!r}, which cannot be the name of a Zarr array. "
+                f"A column of {frame} is named {name!r}, which cannot be the name of a Zarr array. "
                 "Rename the column in the source. No store was made."
             )
+        path = f"{frame}/{name}"
         if isinstance(values, pd.Series):
             values = values.array
         if isinstance(values, pd.arrays.NumpyExtensionArray) and not isinstance(values.dtype, pd.StringDtype):
@@ -173,7 +173,7 @@ class StoreWriter:
         elif isinstance(values, pd.arrays.IntegerArray | pd.arrays.BooleanArray | pd.arrays.FloatingArray):
             kind = {"b": "boolean", "f": "float"}.get(values.dtype.kind, "integer")
             if kind == "float":  # AnnData has no nullable floats; NaN says the same
-                self.column(path, values.to_numpy(dtype=np.float64, na_value=np.nan))
+                self._plain(path, values.to_numpy(dtype=np.float64, na_value=np.nan))
                 return
             self.group(path, {"encoding-type": f"nullable-{kind}", "encoding-version": "0.1.0"})
             mask = np.asarray(values.isna())

@@ -485,7 +485,7 @@ class TestJoinedColumns:
         with StoreWriter(tmp_path / "s.zarr") as writer:
             writer.frame("obs", np.array(["x"] * 17, dtype=object), [left.name for left, _ in pairs])
             for left, right in pairs:
-                writer.column(f"obs/{left.name}", join_columns([left.array, right.array], [8, 9]))
+                writer.column("obs", left.name, join_columns([left.array, right.array], [8, 9]))
             writer.finalise({"n_obs": 17, "roles": {}, "matrices": {}})
         store = Store(tmp_path / "s.zarr")
         for left, right in pairs:

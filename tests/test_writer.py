@@ -33,7 +33,7 @@ def write_frame(target, frame):
     with StoreWriter(target) as writer:
         writer.frame("obs", frame.index.to_numpy(dtype=object), [str(c) for c in frame.columns])
         for name in frame.columns:
-            writer.column(f"obs/{name}", frame[name])
+            writer.column("obs", name, frame[name])
         writer.finalise(ATTRS | {"n_obs": len(frame)})
     import zarr
 
@@ -162,7 +162,7 @@ def test_reserved_column_names_are_refused(tmp_path, name):
     with StoreWriter(tmp_path / "s.zarr") as writer:
         writer.frame("obs", np.array(["x"], dtype=object), [name])
         with pytest.raises(SourceFormatError, match="Rename the column"):
-            writer.column(f"obs/{name}", np.ones(1))
+            writer.column("obs", name, np.ones(1))
     assert leftovers(tmp_path) == []
 
 
@@ -217,7 +217,7 @@ def test_every_kind_of_column_comes_back(tmp_path):
 def test_other_columns_come_back(tmp_path, values):
     with StoreWriter(tmp_path / "s.zarr") as writer:
         writer.frame("obs", np.array(list("xyz"), dtype=object), ["v"])
-        writer.column("obs/v", values)
+        writer.column("obs", "v", values)
         writer.finalise(ATTRS)
     store = Store(tmp_path / "s.zarr")
     found = store.column("obs/v")
@@ -236,7 +236,7 @@ def test_codes_hold_as_many_categories_as_there_are(tmp_path, n):
     values = pd.Categorical([f"c{i}" for i in range(n)])
     with StoreWriter(tmp_path / "s.zarr") as writer:
         writer.group("obs", {})
-        writer.column("obs/v", values)
+        writer.column("obs", "v", values)
         writer.finalise(ATTRS)
     assert (Store(tmp_path / "s.zarr").column("obs/v") == values).all()
 

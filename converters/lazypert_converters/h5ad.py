@@ -76,12 +76,12 @@ class H5adReader:
     not_carried: tuple[str, ...]
     layouts: dict[str, _Matrix]
 
-    def obs_names(self) -> NDArray[Any]:
-        """(n_obs,) cell names."""
-        return self._frame_index("obs", self.n_obs)
+    def obs_names(self, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """(stop - start,) cell names."""
+        return self._frame_index("obs", self.n_obs)[start:stop]
 
-    def obs_column(self, name: str) -> Any:
-        """(n_obs,) values of an obs column."""
+    def obs_column(self, name: str, start: int = 0, stop: int | None = None) -> Any:
+        """(stop - start,) values of an obs column."""
         if name not in self.obs_columns:
             raise ColumnNotFoundError(
                 f"obs column {name!r} is not in {str(self.path)!r}. {near_matches(name, self.obs_columns)}"
@@ -95,13 +95,23 @@ class H5adReader:
                 values = pd.Categorical.from_codes(values, self._element(file, labels.name), ordered=ordered)
         if len(values) != self.n_obs:
             raise self._bad(f"obs/{name}", f"has {len(values):,} values", f"{self.n_obs:,}, one a cell")
-        return values
+        return values[start:stop]
 
     def var(self) -> pd.DataFrame:
         """Return the var table, indexed by gene name."""
         with h5py.File(self.path, "r") as file:
             frame: pd.DataFrame = self._element(file, "var")
         return frame
+
+    def raw_var(self) -> pd.DataFrame:
+        """Return the var table of raw."""
+        with h5py.File(self.path, "r") as file:
+            frame: pd.DataFrame = self._element(file, "raw/var")
+        return frame
+
+    def scratch_bytes(self, matrix: str) -> int:  # noqa: ARG002
+        """Bytes of the largest HDF5 chunk."""
+        return 0
 
     def blocks(self, matrix: str, max_bytes: int) -> list[BlockSpec]:
         """Row ranges (column ranges of a CSC matrix) of at most `max_bytes`, one row at the least."""

@@ -95,12 +95,12 @@ class MtxReader:
     features: Path
     stamp: tuple[int, int]
 
-    def obs_names(self) -> NDArray[Any]:
-        """(n_obs,) barcodes."""
+    def obs_names(self, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """(stop - start,) barcodes."""
         names: NDArray[Any] = _read_table(self.barcodes)[0].to_numpy(dtype=object)
-        return names
+        return names[start:stop]
 
-    def obs_column(self, name: str) -> Any:
+    def obs_column(self, name: str, start: int = 0, stop: int | None = None) -> Any:  # noqa: ARG002
         """10x folders have no obs columns."""
         raise ColumnNotFoundError(
             f"obs column {name!r} is not in {str(self.path)!r}: 10x folders carry no cell annotations."
@@ -113,6 +113,14 @@ class MtxReader:
         return pd.DataFrame(
             {name: values.to_numpy() for name, values in columns.items()}, index=pd.Index(table[1].to_numpy())
         )
+
+    def raw_var(self) -> pd.DataFrame:
+        """10x folders have no raw."""
+        raise ColumnNotFoundError(f"raw is not in {str(self.path)!r}: 10x folders have none.")
+
+    def scratch_bytes(self, matrix: str) -> int:  # noqa: ARG002
+        """Bytes to hold the longest block of text and its entries."""
+        return 0
 
     def blocks(self, matrix: str, max_bytes: int) -> list[BlockSpec]:
         """Read the whole matrix once, check it, and cut its text where cells begin.

@@ -83,24 +83,32 @@ class TenxReader:
     group: str
     var_columns: dict[str, str]
 
-    def obs_names(self) -> NDArray[Any]:
-        """(n_obs,) barcodes."""
-        return self._column("barcodes")
+    def obs_names(self, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """(stop - start,) barcodes."""
+        return self._column("barcodes")[start:stop]
 
-    def obs_column(self, name: str) -> Any:
-        """(n_obs,) values of an obs column; only probe matrices have one, ``filtered_barcodes``."""
+    def obs_column(self, name: str, start: int = 0, stop: int | None = None) -> Any:
+        """(stop - start,) values of an obs column; only probe matrices have one, ``filtered_barcodes``."""
         if name not in self.obs_columns:
             raise ColumnNotFoundError(
                 f"obs column {name!r} is not in {str(self.path)!r}: 10x files carry no cell annotations. "
                 f"{near_matches(name, self.obs_columns)}"
             )
-        return self._column(name).astype(bool)
+        return self._column(name).astype(bool)[start:stop]
 
     def var(self) -> pd.DataFrame:
         """Return names, ids and whatever else the file says of its features, named as scanpy names it."""
         columns = {name: self._column(where) for name, where in self.var_columns.items()}
         index = pd.Index(columns.pop(""), dtype=object)
         return pd.DataFrame(columns, index=index.astype(str))
+
+    def raw_var(self) -> pd.DataFrame:
+        """10x files have no raw."""
+        raise ColumnNotFoundError(f"raw is not in {str(self.path)!r}: 10x files have none.")
+
+    def scratch_bytes(self, matrix: str) -> int:  # noqa: ARG002
+        """Bytes of the largest HDF5 chunk."""
+        return 0
 
     def blocks(self, matrix: str, max_bytes: int) -> list[BlockSpec]:
         """Row ranges of at most `max_bytes`, one row at the least."""
