@@ -13,7 +13,7 @@ from lazypert.dataset import CELL, STORAGE_OPTIONS, STORE, STORE_ROW
 from lazypert.errors import ConfigError
 from lazypert.groups import AXES, Groups
 from lazypert.obs import groups_of
-from lazypert.qc import KnockdownFilterConfig, KnockdownResult, MatrixPart, OnTargetKnockdownFilter
+from lazypert.qc import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter, store_part
 from lazypert.source import PerturbationAnnDataSource, PerturbationSourceConfig
 from lazypert.splits import (
     FewShotSplitter,
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from numpy.typing import NDArray
+
+    from lazypert.qc import MatrixPart
 
 
 @xr.register_dataset_accessor("pert")  # type: ignore[no-untyped-call]  # xarray leaves it untyped
@@ -89,7 +91,7 @@ class PertAccessor:
 
     def parts(self, layer: str | None) -> list[MatrixPart]:
         """Return the store's matrix."""
-        return [MatrixPart(0, self.store.matrix(layer), np.arange(self.store.n_vars, dtype=np.int32))]
+        return [store_part(self.store, layer, self.groups)]
 
     def table(self) -> pd.DataFrame:
         """One line a group: cell type, perturbation, number of cells and batches, whether it is control."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import time
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = [name for name in _DEMO_COLUMNS if getattr(options, name) is not None]
         if given:
             parser.error(f"demo: --{given[0].replace('_', '-')} is about a file; give that file with --h5ad")
+    _log_to_stderr()
     try:
         status: int = options.run(options)
         sys.stdout.flush()
@@ -57,6 +59,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lazypert: error: {error}", file=sys.stderr)
         return 1
     return status
+
+
+def _log_to_stderr() -> None:
+    """What the library has to say beside its results: that it resumes, or starts over."""
+    log = logging.getLogger("lazypert")
+    log.setLevel(logging.INFO)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("lazypert: %(message)s"))
+    log.handlers = [handler]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -126,35 +137,11 @@ def _natural(text: str) -> int:
     return int(text)
 
 
-class _ProgressLine:
-    """One line on a terminal that says how far a job is; silent where stderr is no terminal."""
-
-    def __init__(self) -> None:
-        self._shown, self._last = sys.stderr.isatty(), 0.0
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if self._shown and (done == 0 or done == total or now - self._last > 0.1):
-            self._last = now
-            print(f"\r\x1b[K{what}: {100 * done // max(total, 1):3d} %", end="", file=sys.stderr, flush=True)
-            if done == total:
-                self.clear()
-
-    def clear(self) -> None:
-        """Leave an empty line for what is printed next."""
-        if self._shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-
 def _demo(options: argparse.Namespace) -> int:
     from lazypert.demo import DemoConfig, run_demo
 
     columns = {name: getattr(options, name) for name in _DEMO_COLUMNS if getattr(options, name) is not None}
-    progress = _ProgressLine()
-    try:
-        run_demo(DemoConfig(out=options.out, h5ad=options.h5ad, seed=options.seed, **columns), progress=progress)
-    finally:
-        progress.clear()
+    run_demo(DemoConfig(out=options.out, h5ad=options.h5ad, seed=options.seed, **columns))
     return 0
 
 
@@ -162,32 +149,28 @@ def _convert(options: argparse.Namespace) -> int:
     from lazypert.ingest import convert
     from lazypert.store import Store
 
-    start, progress = time.perf_counter(), _ProgressLine()
-    try:
-        path = convert(
-            options.source,
-            options.store,
-            pert_col=options.pert_col,
-            control_pert=options.control_pert,
-            cell_type_col=options.cell_type_col,
-            batch_col=options.batch_col,
-            layer=options.layer,
-            order=options.order,
-            seed=options.seed,
-            memory_limit=options.memory_limit,
-            overwrite=options.overwrite,
-            join=options.join,
-            progress=progress,
-        )
-    finally:
-        progress.clear()
+    start = time.perf_counter()
+    path = convert(
+        options.source,
+        options.store,
+        pert_col=options.pert_col,
+        control_pert=options.control_pert,
+        cell_type_col=options.cell_type_col,
+        batch_col=options.batch_col,
+        layer=options.layer,
+        order=options.order,
+        seed=options.seed,
+        memory_limit=options.memory_limit,
+        overwrite=options.overwrite,
+        join=options.join,
+    )
     _print_conversion(Store(path), time.perf_counter() - start)
     return 0
 
 
 def _print_conversion(store: Store, seconds: float) -> None:
     from lazypert.demo import size_of
-    from lazypert.memory import format_bytes
+    from lazypert.memory import format_bytes, peak_memory
 
     before, after = sum(made_from["size"] for made_from in store.attrs["sources"]), size_of(Path(store.path))
     _field("store", store.path)
@@ -197,6 +180,7 @@ def _print_conversion(store: Store, seconds: float) -> None:
     _field("groups", f"{store.attrs['summary']['n_groups']:,}")
     _field("size", f"{format_bytes(before)} before, {format_bytes(after)} after")
     _field("time", f"{seconds:.1f} s")
+    _field("memory", f"{format_bytes(peak_memory())} at the peak")
     _print_warnings(store)
 
 

@@ -93,6 +93,10 @@ class ScreenReader(Protocol):
         """Return the var table of ``"raw/X"``; asked only where `matrices` names that."""
         ...
 
+    def nnz(self, matrix: str) -> int | None:
+        """Stored values of a matrix; None where only reading it would tell."""
+        ...
+
     def scratch_bytes(self, matrix: str) -> int:
         """Bytes that `read_block` needs at once beside the block: the largest HDF5 chunk, say."""
         ...

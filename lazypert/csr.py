@@ -155,9 +155,12 @@ def _select_cols(
 @kernel
 def _is_canonical(indptr: Any, indices: Any) -> bool:
     for row in range(len(indptr) - 1):
-        for k in range(indptr[row] + 1, indptr[row + 1]):
-            if indices[k] <= indices[k - 1]:
-                return False
+        cols = indices[indptr[row] : indptr[row + 1]]
+        unsorted = 0
+        for k in range(1, len(cols)):  # counted, not left at once: this way the loop is vector instructions
+            unsorted += cols[k] <= cols[k - 1]
+        if unsorted:
+            return False
     return True
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from lazypert.obs import Column, column_of, numbers
+from lazypert.schema import TABLES
 from lazypert.store import Matrix, Store
 
 if TYPE_CHECKING:
@@ -148,6 +149,8 @@ def parts_of(store: Store) -> list[Part]:
             codes = numbers(store.sharded(f"{path}/codes"))
             labels = [str(label) for label in store.categories(path)]
             parts.append(Part(free(f"{name}{CODES}", "obs"), (CELL,), codes, True, {"categories": labels}))
+    for name, noted in (("total_counts", "total"), ("n_genes_by_counts", "n_genes")) if store.has_facts else ():
+        parts.append(Part(free(name, "noted"), (CELL,), numbers(store.sharded(f"{TABLES}/facts/{noted}")), True, {}))
     for column in store.var.columns:
         values = np.asarray(store.var[column])
         parts.append(Part(free(str(column), "var"), (GENE,), values, True, {"var_column": str(column)}))
@@ -202,6 +205,8 @@ def open(store: str | Path, *, storage_options: dict[str, Any] | None = None) ->
     - obsm: (cell, ``<name>_dim``) Dask arrays.
     - Coordinates on ``cell``: ``cell_name``, ``store_row``, and every obs column; a categorical
       column also gives ``<name>_code`` (-1 is missing). All are Dask arrays, none is an index.
+    - ``total_counts`` and ``n_genes_by_counts``: (cell,) sum of X and number of genes detected, noted
+      when the screen was converted. Where obs has such columns, these are ``noted_<name>``.
     - Coordinates on ``gene``: ``gene``, the index, and every var column.
 
     Raises

@@ -89,22 +89,17 @@ class DemoConfig:
             raise ConfigError(f"seed: got {self.seed!r}, expected a non-negative integer.")
 
 
-def run_demo(config: DemoConfig, *, progress: Callable[[str, int, int], None] | None = None) -> list[Path]:
+def run_demo(config: DemoConfig) -> list[Path]:
     """Run every component on a screen, print what came out, and draw it.
 
     Whatever the screen cannot do is skipped, and the report says why. Memory stays bounded: beside
     tables with one number a cell, only blocks and a few thousand sampled cells are held.
 
-    Parameters
-    ----------
-    progress
-        Called with (what is being done, tasks done, tasks in all).
-
     Returns
     -------
     Paths of the pictures.
     """
-    demo = _Demo(config, _Report(progress))
+    demo = _Demo(config, _Report())
     for part in (
         demo.make_screen,
         demo.open_screen,
@@ -123,20 +118,15 @@ def run_demo(config: DemoConfig, *, progress: Callable[[str, int, int], None] | 
 class _Report:
     """Prints sections with aligned columns, each with the time it took."""
 
-    def __init__(self, progress: Callable[[str, int, int], None] | None) -> None:
-        self.progress = progress
+    def __init__(self) -> None:
         self._lines: list[str] = []
 
     @contextmanager
     def section(self, title: str) -> Iterator[None]:
-        if self.progress is not None:
-            self.progress(title, 0, 1)
         start, self._lines = time.perf_counter(), []
         try:
             yield
         finally:
-            if self.progress is not None:
-                self.progress(title, 1, 1)
             took = f" {time.perf_counter() - start:.2f} s"
             print(f"\n{title} ".ljust(_WIDTH + 1 - len(took), "-") + took)
             print(*self._lines, sep="\n", flush=True)
@@ -224,7 +214,6 @@ class _Demo:
             batch_col=self.config.batch_col,
             seed=self.config.seed,
             overwrite=True,
-            progress=self.report.progress,
         )
         size, took = size_of(self.store), time.perf_counter() - start
         self.report.line("store", f"{self.store} ({format_bytes(size)}, written in {took:.2f} s)")

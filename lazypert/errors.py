@@ -45,6 +45,10 @@ class StoreExistsError(LazypertError, FileExistsError):
     """The target of a conversion exists already."""
 
 
+class DiskFullError(LazypertError, OSError):
+    """There is no room on the disk for what is to be written."""
+
+
 class StoreDamagedError(LazypertError, OSError):
     """A store's bytes are not the ones that were written."""
 

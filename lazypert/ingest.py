@@ -2,80 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import logging
 import math
 import shutil
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dask
 import numpy as np
 import pandas as pd
 
+from lazypert.columns import Whole, write_column, write_frame
 from lazypert.converter import open_source
-from lazypert.errors import ColumnNotFoundError, ConfigError, SourceFormatError, near_matches
-from lazypert.genes import GeneAlignment, align_genes, check_join
-from lazypert.groups import Groups
-from lazypert.labels import factorise, join_columns, unite
-from lazypert.memory import Budget
-from lazypert.schema import TABLES, Grid, Roles, ValueFacts
-from lazypert.shuffle import Spill, map_block, reduce_shard, row_lengths
+from lazypert.errors import ConfigError, DiskFullError, SourceFormatError
+from lazypert.facts import Asked, RowFacts
+from lazypert.files import crc32_of
+from lazypert.manifest import Entry
+from lazypert.memory import Budget, format_bytes
+from lazypert.partial import recall, record
+from lazypert.plan import DATASET, RAW, Options, Plan, inverse, make_plan, stamp
+from lazypert.progress import Bar
+from lazypert.reorder import Reordered, joined
+from lazypert.schema import TABLES, Grid, Roles, ValueFacts, values_codec
+from lazypert.shuffle import Reduction, map_block, note_spills
+from lazypert.tasks import run
 from lazypert.writer import StoreWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from lazypert.converter import ScreenReader
+    from lazypert.progress import Progress, Report
+    from lazypert.spill import Spill
 
-DATASET = "dataset"
-_GIVEN_ROLES = ("pert_col", "cell_type_col", "batch_col")
-_SPILL = "__spill__"
-_FIRST_FILE_X = "layers/X"
-_RAW = "raw/X"
-
-
-@dataclass
-class _Plan:
-    """What will be written where; decided before the first value is read."""
-
-    readers: list[ScreenReader]
-    names: list[str]
-    roles: Roles
-    budget: Budget
-    matrices: dict[str, str]
-    genes: pd.DataFrame
-    new_cols: list[NDArray[np.int32] | None]
-    groups: Groups
-    source_row: NDArray[np.int64]
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def n_obs(self) -> int:
-        return sum(reader.n_obs for reader in self.readers)
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """Every obs column of the files, and its name in the store, where `DATASET` is the file."""
-        names = list(dict.fromkeys(name for reader in self.readers for name in reader.obs_columns))
-        if len(self.readers) == 1 or DATASET not in names:
-            return {name: name for name in names}
-        moved = f"{DATASET}_in_file"
-        while moved in names:
-            moved += "_"
-        return {name: moved if name == DATASET else name for name in names}
-
-    @property
-    def stored_roles(self) -> Roles:
-        """Roles by the names that the columns have in the store."""
-        roles, named = self.roles, self.columns
-        renamed = {role: named[getattr(roles, role)] for role in _GIVEN_ROLES if getattr(roles, role) is not None}
-        return replace(roles, **renamed)
-
-    @property
-    def first_rows(self) -> list[int]:
-        return np.cumsum([0, *(reader.n_obs for reader in self.readers)])[:-1].tolist()
+_LOG = logging.getLogger("lazypert")
+_SLACK = 256 * 1024**2  # what `convert` promises to stay within, over its limit
+_DESTINATION, _RUN_OF_ROW = "destination.npy", "run_of_row.npy"
 
 
 def convert(
@@ -92,12 +56,15 @@ def convert(
     memory_limit: int | str = "1GiB",
     overwrite: bool = False,
     join: str = "inner",
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Callable[[Progress], None] | bool | None = None,
 ) -> Path:
     """Convert a screen, or several, into one lazypert store.
 
     The store is also a valid AnnData Zarr v3 store. Either it is complete or there is none: until
-    the last step everything lies in ``<store>.partial-<id>``, which a failure removes.
+    the last step everything lies in ``<store>.partial-<id>``. An error removes that folder. Work
+    that is cut off (a kill, Ctrl-C, a full disk, a lost worker) stays there, and the same
+    conversion, run again, checks it and goes on from it; when the source or an option has changed
+    it starts over and says so (logger ``lazypert``).
 
     Parameters
     ----------
@@ -120,7 +87,8 @@ def convert(
     seed
         Of the shuffle.
     memory_limit
-        Bytes, or text like ``"1GiB"``, that the conversion may use over what the imports take.
+        Bytes, or text like ``"1GiB"``. The peak of the process stays within 256 MiB of this, over
+        what the imports take. A `dask.distributed.Client` decides itself how many tasks run at once.
     overwrite
         Replace an existing store, once the new one is complete.
     join
@@ -128,7 +96,8 @@ def convert(
         ``"outer"`` keeps all, zero where a file lacks them (obs column ``dataset`` and var columns
         ``measured_in_<dataset>`` tell these zeros from measured ones).
     progress
-        Called with (phase, tasks done, tasks in all).
+        Called with every `lazypert.progress.Progress`. None shows a bar where stderr is a terminal;
+        False shows nothing.
 
     Returns
     -------
@@ -137,11 +106,15 @@ def convert(
     Raises
     ------
     StoreExistsError
-        When `store` exists and `overwrite` is False.
+        When `store` exists and `overwrite` is False, or another process is writing it.
     SourceFormatError
-        When a file is not what it should be.
+        When a file is not what it should be, or changes while it is read.
     ColumnNotFoundError, LabelNotFoundError
         When a column or the control label does not occur.
+    ConfigError
+        When an option makes no sense, or `memory_limit` is too small for the file's own pieces.
+    DiskFullError
+        When the spills or the store don't fit on the disk: beforehand where that is certain.
 
     Examples
     --------
@@ -151,71 +124,42 @@ def convert(
     >>> lp.convert(path, "screen.zarr", pert_col="perturbation", control_pert="non-targeting",
     ...            cell_type_col="cell_type", batch_col="batch")  # doctest: +SKIP
     """
-    if order not in ("grouped", "source"):
-        raise ConfigError(f"order: got {order!r}, expected 'grouped' or 'source'.")
-    check_join(join)
-    budget = Budget.of(memory_limit)
     paths = [Path(p) for p in ([source] if isinstance(source, str | Path) else source)]
     if not paths:
         raise ConfigError("source: got an empty list, expected at least one file.")
-    _check_target(paths, store)
+    dataset_col = DATASET if len(paths) > 1 else None
     roles = Roles(
         pert_col=pert_col,
         cell_type_col=cell_type_col,
         batch_col=batch_col,
-        dataset_col=DATASET if len(paths) > 1 else None,
+        dataset_col=dataset_col,
         control_pert=control_pert,
     )
-    with StoreWriter(store, overwrite=overwrite) as writer:
-        plan = _make_plan([open_source(path) for path in paths], roles, layer, order, seed, join, budget)
-        spill = writer.root / _SPILL
-        spill.mkdir()
-        np.save(spill / "destination.npy", _inverse(plan.source_row))
-        for group in ("layers", "obsm", "obsp", "varm", "varp", "uns"):
-            writer.group(group, {"encoding-type": "dict", "encoding-version": "0.1.0"})
-        _write_obs(writer, plan)
-        _write_var(writer, plan)
-        summary = {
-            name: _write_matrix(writer, plan, name, origin, spill, progress) for name, origin in plan.matrices.items()
-        }
-        _write_obsm(writer, plan)
-        _write_tables(writer, plan)
-        shutil.rmtree(spill)
-        return writer.finalise(
-            {
-                "sources": [
-                    {
-                        "name": name,
-                        "file": reader.path.name,
-                        "n_obs": reader.n_obs,
-                        "size": (stat := reader.path.stat()).st_size,
-                        "mtime_ns": stat.st_mtime_ns,
-                    }
-                    for name, reader in zip(plan.names, plan.readers, strict=True)
-                ],
-                "roles": plan.stored_roles.to_json(),
-                "order": order if any(roles.columns()) else "source",
-                "seed": seed,
-                "layer": layer,
-                "n_obs": plan.n_obs,
-                "n_vars": len(plan.genes),
-                "matrices": summary,
-                "summary": {
-                    "n_groups": len(plan.groups),
-                    "n_perturbations": len(plan.groups.labels["perturbation"]),
-                    "n_cell_types": len(plan.groups.labels["cell_type"]),
-                    "n_batches": len(plan.groups.labels["batch"]),
-                    "n_controls": int(plan.groups.sizes[plan.groups.is_control].sum()),
-                    "n_unlabelled": plan.groups.n_unlabelled,
-                },
-                "warnings": plan.warnings,
-            }
-        )
+    options = Options(roles=roles, layer=layer, order=order, seed=seed, join=join)
+    budget = Budget.of(memory_limit)
+    target = Path(store)
+    _check_target(paths, target)
+    StoreWriter.check(target, overwrite=overwrite)
+    plan = make_plan([open_source(path) for path in paths], options, budget)
+    before = [stamp(path) for path in paths]
+    _project(plan, target)
+    with contextlib.ExitStack() as stack:
+        report = stack.enter_context(Bar()) if progress is None or progress is True else progress or None
+        writer = stack.enter_context(_writer(target, plan, overwrite=overwrite))
+        stack.enter_context(_disk_full(writer))
+        attrs = _write(writer, plan, report)
+        for path, was in zip(paths, before, strict=True):
+            if stamp(path) != was:
+                raise SourceFormatError(
+                    f"{str(path)!r} changed while it was converted, so that the store would hold parts of two files. "
+                    "No store was made. Convert it again when nothing writes to it."
+                )
+        return writer.finalise(attrs)
 
 
-def _check_target(paths: list[Path], store: str | Path) -> None:
+def _check_target(paths: list[Path], store: Path) -> None:
     """Overwriting must not reach the source."""
-    target = Path(store).resolve()
+    target = store.resolve()
     for path in paths:
         if target in (path.resolve(), *path.resolve().parents):
             raise ConfigError(
@@ -224,180 +168,135 @@ def _check_target(paths: list[Path], store: str | Path) -> None:
             )
 
 
-def _make_plan(
-    readers: list[ScreenReader],
-    roles: Roles,
-    layer: str | None,
-    order: str,
-    seed: int,
-    join: str,
-    budget: Budget,
-) -> _Plan:
-    names = _dataset_names(readers)
-    warnings = [f"{r.path.name}: {what}" for r in readers for what in r.not_carried]
-    frames = [reader.var() for reader in readers]
-    aligned = align_genes(frames, names, join)
-    notes = _left_out(frames, readers, aligned)
-    codes, labels = _role_codes(readers, roles)
-    groups = Groups.from_codes(codes, labels, roles, sum(r.n_obs for r in readers))
-    _ = groups.control_code  # an unknown control label stops here
-    if order == "grouped" and any(roles.columns()):
-        source_row = np.asarray(groups.shuffled(seed).order, dtype=np.int64)
-        groups = replace(groups, order=None)
-    else:
-        source_row = np.arange(groups.n_obs)
-    if groups.n_unlabelled:
-        notes.append(f"{groups.n_unlabelled} cells have no cell type or no perturbation: they are in no group")
-    matrices, more = _matrices(readers, layer)
-    return _Plan(
-        readers=readers,
-        names=names,
-        roles=roles,
-        budget=budget,
-        matrices=matrices,
-        genes=aligned.var,
-        new_cols=[None if aligned.is_same else new_col for new_col in aligned.new_col],
-        groups=groups,
-        source_row=source_row,
-        warnings=warnings + notes + more,
-    )
-
-
-def _dataset_names(readers: list[ScreenReader]) -> list[str]:
-    names: list[str] = []
-    for reader in readers:
-        name, n = reader.path.name.split(".")[0], 2
-        while name in names:
-            name, n = f"{reader.path.name.split('.')[0]}_{n}", n + 1
-        names.append(name)
-    return names
-
-
-def _role_codes(
-    readers: list[ScreenReader], roles: Roles
-) -> tuple[list[NDArray[np.int32] | None], list[NDArray[np.str_]]]:
-    codes: list[NDArray[np.int32] | None] = []
-    labels: list[NDArray[np.str_]] = []
-    for column, role in zip(roles.columns(), ("cell_type_col", "pert_col", "", "batch_col"), strict=True):
-        code, names = None, np.empty(0, dtype=np.str_)
-        if column is not None and role:
-            for reader in readers:
-                if column not in reader.obs_columns:
-                    raise ColumnNotFoundError(
-                        f"{role}={column!r} is not an obs column of {str(reader.path)!r}. "
-                        f"{near_matches(column, reader.obs_columns)} No store was made."
-                    )
-            code, names = unite([factorise(reader.obs_column(column)) for reader in readers])
-        elif column is not None:
-            names = np.array(sorted(_dataset_names(readers)), dtype=np.str_)
-            number = np.searchsorted(names, _dataset_names(readers))
-            code = np.repeat(number.astype(np.int32), [reader.n_obs for reader in readers])
-        codes.append(code)
-        labels.append(names)
-    return codes, labels
-
-
-def _left_out(frames: list[pd.DataFrame], readers: list[ScreenReader], aligned: GeneAlignment) -> list[str]:
-    return [
-        f"{reader.path.name}: {lost} of {len(frame)} genes are not in every file and were left out"
-        for reader, frame, new_col in zip(readers, frames, aligned.new_col, strict=True)
-        if (lost := int((new_col < 0).sum()))
-    ]
-
-
-def _matrices(readers: list[ScreenReader], layer: str | None) -> tuple[dict[str, str], list[str]]:
-    """Matrices of the store, and the one of the source that each is read from."""
-    common = [name for name in readers[0].matrices if all(name in r.matrices for r in readers)]
-    notes = [
-        f"{r.path.name}: {name} is not in every file and was left out"
-        for r in readers
-        for name in r.matrices
-        if name not in common
-    ]
-    x = "X" if layer is None else f"layers/{layer}"
-    for reader in readers:
-        if x not in reader.matrices:
-            known = [name.removeprefix("layers/") for name in reader.matrices if name.startswith("layers/")]
-            if layer is not None:
-                raise ColumnNotFoundError(
-                    f"layer={layer!r} is not in {str(reader.path)!r}. {near_matches(layer, known)}"
-                )
-            raise SourceFormatError(
-                f"{str(reader.path)!r} has no X. Name a layer to use instead (layer=...). "
-                f"{near_matches('counts', known)} No store was made."
-            )
-    if layer is not None and x != _FIRST_FILE_X and {"X", _FIRST_FILE_X} <= set(common):
-        raise SourceFormatError(
-            f"layer={layer!r} becomes X, and the file's X would become {_FIRST_FILE_X!r}, but "
-            f"{str(readers[0].path)!r} has a layer of that name. Rename the layer 'X' in the file. No store was made."
+def _project(plan: Plan, target: Path) -> None:
+    """Say beforehand what will not fit."""
+    allowed, need = plan.budget.limit + _SLACK, plan.projected_memory()
+    if need > allowed:
+        raise ConfigError(
+            f"memory_limit: got {format_bytes(plan.budget.limit)}, expected at least {format_bytes(need - _SLACK)}: "
+            f"that much is held to sort {plan.n_obs:,} cells. Nothing was written."
         )
-    matrices = {"X": x} | {name: name for name in common if name not in ("X", x)}
-    for name in [name for name in matrices if name.startswith("obsm/")]:
-        if len({reader.matrices[name] for reader in readers}) > 1:
-            del matrices[name]
-            notes.append(f"{name}: its width differs between the files, left out")
-    if _RAW in matrices and len(readers) > 1:
-        first = readers[0].raw_var().index
-        if not all(reader.raw_var().index.equals(first) for reader in readers[1:]):
-            del matrices[_RAW]
-            notes.append("raw: its genes differ between the files, left out")
-    if layer is not None and "X" in common:
-        matrices[_FIRST_FILE_X] = "X"
-    return matrices, notes
+    folder = next(path for path in (target.absolute().parents) if path.exists())
+    plan.check_disk(folder, shutil.disk_usage(folder).free)
 
 
-def _inverse(source_row: NDArray[np.int64]) -> NDArray[np.int64]:
-    destination = np.empty_like(source_row)
-    destination[source_row] = np.arange(len(source_row))
-    return destination
+def _writer(target: Path, plan: Plan, *, overwrite: bool) -> StoreWriter:
+    writer = StoreWriter(target, overwrite=overwrite, fingerprint=plan.fingerprint())
+    if writer.partial.is_resumed:
+        _LOG.info("%s: going on from what an earlier run has done", target)
+    elif writer.partial.is_restarted:
+        _LOG.warning("%s: the source or the options have changed since an earlier run: starting over", target)
+    return writer
+
+
+@contextlib.contextmanager
+def _disk_full(writer: StoreWriter) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFullError(
+            f"The disk of {str(writer.target)!r} is full ({error.strerror}). No store was made. What is done so far is "
+            f"kept in {writer.partial.folder.name!r}: make room and run the same conversion again, which goes on from "
+            "it, or delete that folder."
+        ) from error
+
+
+def _write(writer: StoreWriter, plan: Plan, report: Report | None) -> dict[str, Any]:
+    """Write everything but the root's metadata; return the entries of its ``lazypert`` attribute."""
+    work = writer.partial.work
+    destination = inverse(plan.source_row)
+    np.save(work / _DESTINATION, destination)
+    np.save(work / _RUN_OF_ROW, plan.groups.expand(np.arange(len(plan.groups.start), dtype="i4"), plan.n_obs))
+    for group in ("layers", "obsm", "obsp", "varm", "varp", "uns"):
+        writer.group(group, {"encoding-type": "dict", "encoding-version": "0.1.0"})
+    _write_obs(writer, plan, destination)
+    _write_var(writer, plan)
+    asked = Asked.of(plan.groups, plan.genes)
+    if asked.sums_bytes > plan.budget.limit // 8:
+        asked = None
+        plan.warnings.append("control sums of every target would not fit the memory limit: QC will read the matrix")
+    summary = {
+        name: _write_matrix(writer, plan, name, origin, work / str(number), asked if name == "X" else None, report)
+        for number, (name, origin) in enumerate(plan.matrices.items())
+    }
+    _write_obsm(writer, plan, destination)
+    _write_tables(writer, plan)
+    if asked is not None:
+        _write_facts(writer, plan, asked, work / "0")
+    groups = plan.groups
+    return {
+        "sources": [
+            {"name": name, "file": reader.path.name, "n_obs": reader.n_obs, "size": size, "mtime_ns": mtime}
+            for name, reader in zip(plan.names, plan.readers, strict=True)
+            for size, mtime in [stamp(reader.path)]
+        ],
+        "roles": plan.stored_roles.to_json(),
+        "order": "grouped" if plan.is_grouped else "source",
+        "seed": plan.options.seed,
+        "layer": plan.options.layer,
+        "n_obs": plan.n_obs,
+        "n_vars": len(plan.genes),
+        "matrices": summary,
+        "summary": {
+            "n_groups": len(groups),
+            "n_perturbations": len(groups.labels["perturbation"]),
+            "n_cell_types": len(groups.labels["cell_type"]),
+            "n_batches": len(groups.labels["batch"]),
+            "n_controls": int(groups.sizes[groups.is_control].sum()),
+            "n_unlabelled": groups.n_unlabelled,
+        },
+        "warnings": plan.warnings,
+    }
 
 
 def _write_matrix(
     writer: StoreWriter,
-    plan: _Plan,
+    plan: Plan,
     name: str,
     origin: str,
-    spill: Path,
-    progress: Callable[[str, int, int], None] | None,
+    work: Path,
+    asked: Asked | None,
+    report: Report | None,
 ) -> dict[str, Any]:
+    if (done := _finished(writer, work)) is not None:
+        return done
+    work.mkdir(exist_ok=True)
     has_genes = name == "X" or name.startswith("layers/")
     n_cols = len(plan.genes) if has_genes else plan.readers[0].matrices[origin]
-    # A map task holds its block as read, sorted, and narrowed: about four times the block's bytes.
-    tasks = [
-        (reader, spec, first, new_col if has_genes else None)
-        for reader, first, new_col in zip(plan.readers, plan.first_rows, plan.new_cols, strict=True)
-        for spec in reader.blocks(origin, plan.budget.per_task // 5)
-    ]
-    mapped = dask.delayed(map_block, pure=False)
-    spills: list[Spill] = _run(
-        [
-            mapped(reader, spec, spill / "destination.npy", first, new_col, n_cols, spill / f"{i:06d}.spill")
-            for i, (reader, spec, first, new_col) in enumerate(tasks)
-        ],
-        plan.budget,
-        f"{name}: reading and sorting",
-        progress,
-    )
+    spills = _map(plan, name, origin, n_cols, has_genes, work, report)
     facts = ValueFacts()
-    for one in spills:
-        facts = facts.merge(one.facts)
-    indptr = np.concatenate([[0], np.cumsum(row_lengths(spills, plan.n_obs))]).astype(np.int64)
-    np.save(spill / "indptr.npy", indptr)
+    for spill in spills:
+        facts = facts.merge(spill.facts)
+    indptr = _row_offsets(spills, plan.n_obs)
+    np.save(work / "indptr.npy", indptr)
+    note_spills(work, spills)
     nnz = int(indptr[-1])
-    index_dtype = "i4" if nnz < 2**31 else "i8"
-    attrs = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [plan.n_obs, n_cols]}
-    writer.group(name, attrs)
-    data = writer.template(f"{name}/data", facts.dtype(), Grid.matrix(nnz))
-    indices = writer.template(f"{name}/indices", index_dtype, Grid.matrix(nnz))
-    reduced = dask.delayed(reduce_shard, pure=False)
-    shards = [reduced(data, indices, spill / "indptr.npy", spills, k) for k in range(data.grid.n_shards)]
-    for entries in _run(shards, plan.budget, f"{name}: writing shards", progress):
-        writer.add(entries)
+    index_dtype, grid = np.dtype("i4" if nnz < 2**31 else "i8"), Grid.matrix(nnz)
+    writer.group(name, {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [plan.n_obs, n_cols]})
     writer.array(f"{name}/indptr", indptr.astype(index_dtype))
-    for one in spills:
-        one.path.unlink()
-    total = math.fsum(one.total for one in spills)
-    return {
+    del indptr
+    reduction = Reduction(
+        data=writer.template(f"{name}/data", facts.dtype(), grid, codec=values_codec(facts.dtype()), keep=True),
+        indices=writer.template(f"{name}/indices", index_dtype, grid, keep=True),
+        n_cols=n_cols,
+        work=work,
+        asked=asked,
+        run_of_row=None if asked is None else writer.partial.work / _RUN_OF_ROW,
+    )
+    shards = run(
+        Reduction.write_shard,
+        [(reduction, shard) for shard in range(grid.n_shards)],
+        workers=plan.budget.workers,
+        phase=f"{name}: writing shards",
+        size=lambda reduced: sum(entry.size for entry in reduced.entries),
+        report=report,
+    )
+    entries = [entry for reduced in shards for entry in reduced.entries]
+    writer.add(entries)
+    total = math.fsum(spill.total for spill in spills)
+    summary = {
         "n_cols": n_cols,
         "nnz": nnz,
         "sum": total if math.isfinite(total) else None,
@@ -406,84 +305,142 @@ def _write_matrix(
         "maximum": facts.maximum,
         "n_nonfinite": facts.n_nonfinite,
     }
+    files = [[entry.key, entry.size, entry.crc32] for entry in (*entries, *writer.entries_of(f"{name}/indptr"))]
+    record(work / "done.json", {"summary": summary, "files": files})
+    for spill in spills:
+        spill.remove()
+    return summary
 
 
-def _run(tasks: list[Any], budget: Budget, phase: str, progress: Callable[[str, int, int], None] | None) -> list[Any]:
-    """Compute tasks on the scheduler the caller has set up, else on threads within the budget."""
-    from dask.callbacks import Callback
-
-    done = 0
-
-    def count(*_: Any) -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(phase, min(done, len(tasks)), len(tasks))
-
-    given = dask.base.get_scheduler() is not None
-    options: dict[str, Any] = {} if given else {"scheduler": "threads", "num_workers": budget.workers}
-    with Callback(posttask=count):
-        return list(dask.compute(*tasks, optimize_graph=False, **options))
+def _finished(writer: StoreWriter, work: Path) -> dict[str, Any] | None:
+    """Summary of a matrix that an earlier run wrote, when every byte is as it was; else its work is removed."""
+    found = recall(work / "done.json")
+    if found is None:
+        return None
+    entries = [Entry(*entry) for entry in found["files"]]
+    if all(crc32_of(writer.root / entry.key) == (entry.size, entry.crc32) for entry in entries):
+        writer.add(entries)
+        summary: dict[str, Any] = found["summary"]
+        return summary
+    shutil.rmtree(work)
+    return None
 
 
-def _write_obs(writer: StoreWriter, plan: _Plan) -> None:
+def _map(
+    plan: Plan, name: str, origin: str, n_cols: int, has_genes: bool, work: Path, report: Report | None
+) -> list[Spill]:
+    workers, block_bytes, _ = plan.tasks(origin)
+    blocks = [
+        (reader, spec, first, new_col if has_genes else None)
+        for reader, first, new_col in zip(plan.readers, plan.first_rows, plan.new_cols, strict=True)
+        for spec in reader.blocks(origin, block_bytes)
+    ]
+    destination = work.parent / _DESTINATION
+    return run(
+        map_block,
+        [
+            (reader, spec, destination, first, new_col, n_cols, work / f"{i:06d}.spill")
+            for i, (reader, spec, first, new_col) in enumerate(blocks)
+        ],
+        workers=workers,
+        phase=f"{name}: reading and sorting",
+        size=lambda spill: spill.size,
+        report=report,
+    )
+
+
+def _row_offsets(spills: Sequence[Spill], n_rows: int) -> NDArray[np.int64]:
+    """(n_rows + 1,) where each destination row begins."""
+    indptr = np.zeros(n_rows + 1, dtype=np.int64)
+    for spill in spills:
+        rows, lengths = spill.row_lengths()
+        indptr[rows + 1] += lengths
+    return np.cumsum(indptr, out=indptr)
+
+
+def _write_obs(writer: StoreWriter, plan: Plan, destination: NDArray[np.integer]) -> None:
     several, columns = len(plan.readers) > 1, plan.columns
-    index = np.concatenate([reader.obs_names() for reader in plan.readers])
-    written = [*([DATASET] if several else []), *columns.values()]
-    writer.frame("obs", index[plan.source_row], written)
-    del index
+
+    def pieces(name: str | None) -> Reordered:
+        return Reordered(joined(plan.readers, name), destination, plan.piece)
+
+    write_frame(writer, "obs", pieces(None), [*([DATASET] if several else []), *columns.values()])
     for name, stored in columns.items():
-        values = _joined_column(plan.readers, name)
-        writer.column("obs", stored, values[plan.source_row])
+        write_column(writer, "obs", stored, pieces(name))
     if several:
         codes = np.repeat(np.arange(len(plan.names)), [reader.n_obs for reader in plan.readers])
-        writer.column("obs", DATASET, pd.Categorical.from_codes(codes[plan.source_row], plan.names))
+        named = pd.Categorical.from_codes(codes[plan.source_row], plan.names)
+        write_column(writer, "obs", DATASET, Whole(named))
 
 
-def _joined_column(readers: list[ScreenReader], name: str) -> Any:
-    """Join one obs column of all files; cells of a file that lacks it have no value there."""
-    if len(readers) == 1:
-        return readers[0].obs_column(name)
-    parts = [reader.obs_column(name) if name in reader.obs_columns else None for reader in readers]
-    return join_columns(parts, [reader.n_obs for reader in readers])
-
-
-def _write_var(writer: StoreWriter, plan: _Plan) -> None:
-    _write_frame(writer, "var", plan.genes)
-    if _RAW in plan.matrices:
+def _write_var(writer: StoreWriter, plan: Plan) -> None:
+    _write_table(writer, "var", plan.genes)
+    if RAW in plan.matrices:
         writer.group("raw", {"encoding-type": "raw", "encoding-version": "0.1.0"})
         writer.group("raw/varm", {"encoding-type": "dict", "encoding-version": "0.1.0"})
-        _write_frame(writer, "raw/var", plan.readers[0].raw_var())
+        _write_table(writer, "raw/var", plan.readers[0].raw_var())
 
 
-def _write_frame(writer: StoreWriter, path: str, frame: pd.DataFrame) -> None:
-    writer.frame(path, frame.index.astype(str).to_numpy(dtype=object), [str(c) for c in frame.columns])
+def _write_table(writer: StoreWriter, path: str, frame: pd.DataFrame) -> None:
+    index = frame.index.astype(str).to_numpy(dtype=object)
+    write_frame(writer, path, Whole(index), [str(name) for name in frame.columns])
     for name in frame.columns:
-        writer.column(path, str(name), frame[name])
+        write_column(writer, path, str(name), Whole(frame[name].array))
 
 
-def _write_obsm(writer: StoreWriter, plan: _Plan) -> None:
-    first = plan.readers[0].obsm
-    for name, width in first.items():
-        if any(reader.obsm.get(name) != width for reader in plan.readers):
+def _write_obsm(writer: StoreWriter, plan: Plan, destination: NDArray[np.integer]) -> None:
+    readers = plan.readers
+    bounds = np.cumsum([0, *(reader.n_obs for reader in readers)]).tolist()
+    for name, width in readers[0].obsm.items():
+        if any(reader.obsm.get(name) != width for reader in readers):
             plan.warnings.append(f"obsm/{name}: not in every file with the same width, left out")
             continue
-        rows = np.concatenate([r.read_obsm(name, 0, r.n_obs) for r in plan.readers])
-        array = writer.dense(f"obsm/{name}", rows.shape, rows.dtype.newbyteorder("="))
-        step = array.chunks[0]
-        for start in range(0, plan.n_obs, step):
-            array[start : start + step] = rows[plan.source_row[start : start + step]]
+
+        def read(start: int, stop: int, name: str = name) -> NDArray[Any]:
+            parts = [
+                reader.read_obsm(name, max(start - first, 0), min(stop, last) - first)
+                for reader, first, last in zip(readers, bounds, bounds[1:], strict=False)
+                if max(start, first) <= min(stop, last)
+            ]
+            return np.concatenate(parts)
+
+        dtype = read(0, 0).dtype.newbyteorder("=")
+        array = writer.dense(f"obsm/{name}", (plan.n_obs, width), dtype)
+        fitting = plan.budget.limit // 8 // max(1, width * dtype.itemsize)
+        step = max(1, fitting // array.chunks[0]) * array.chunks[0]
+        start = 0
+        for piece in Reordered(read, destination, step):
+            array[start : start + len(piece)] = piece
+            start += len(piece)
 
 
-def _write_tables(writer: StoreWriter, plan: _Plan) -> None:
+def _write_tables(writer: StoreWriter, plan: Plan) -> None:
     groups = plan.groups
-    small = "i4" if plan.n_obs < 2**31 else "i8"
     writer.group(TABLES, {})
-    writer.array(f"{TABLES}/source_row", plan.source_row.astype(small))
+    writer.array(f"{TABLES}/source_row", plan.source_row)
     if groups.order is not None:
-        writer.array(f"{TABLES}/order", groups.order.astype(small))
+        writer.array(f"{TABLES}/order", groups.order.astype(plan.source_row.dtype))
     writer.array(f"{TABLES}/runs/start", groups.start)
     writer.array(f"{TABLES}/runs/stop", groups.stop)
     for axis, codes in groups.codes.items():
         writer.array(f"{TABLES}/runs/{axis}", codes)
         writer.strings(f"{TABLES}/labels/{axis}", groups.labels[axis].astype(object))
+
+
+def _write_facts(writer: StoreWriter, plan: Plan, asked: Asked, work: Path) -> None:
+    """Put together what the reduce tasks noted of the rows of X."""
+    total, n_genes = np.zeros(plan.n_obs), np.zeros(plan.n_obs, dtype=np.int32)
+    own = np.where(plan.groups.expand(asked.own, plan.n_obs) >= 0, 0.0, np.nan)  # rows without values are in no note
+    sums = np.zeros((asked.n_control_runs, len(asked.target)))
+    for path in sorted(work.glob("rows-*.npz")):
+        found = RowFacts.load(path)
+        rows = slice(found.first, found.first + len(found.total))
+        total[rows], n_genes[rows], own[rows] = found.total, found.n_genes, found.own
+        sums[found.control] += found.sums
+    base = f"{TABLES}/facts"
+    writer.group(base, {"gene_col": asked.gene_col})
+    writer.array(f"{base}/total", total)
+    writer.array(f"{base}/n_genes", n_genes)
+    writer.array(f"{base}/own_target", own)
+    writer.array(f"{base}/target", asked.target.astype("i4"))
+    writer.array(f"{base}/control_sum", sums.ravel())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from lazypert.errors import ConfigError
 
@@ -38,6 +39,16 @@ def format_bytes(size: float) -> str:
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
+
+
+def peak_memory() -> int:
+    """Most bytes that this process has held in memory so far."""
+    status = Path("/proc/self/status")
+    if status.exists():  # the system's own counter also holds the peak of the process this one was forked from
+        return 1024 * int(re.findall(r"VmHWM:\s+(\d+)", status.read_text())[0])
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
 def cpu_count() -> int:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import dask
 import numpy as np
 import pandas as pd
 
-from lazypert.csr import kernel
 from lazypert.errors import ConfigError
+from lazypert.targets import own_and_sums, target_genes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lazypert.groups import Groups
-    from lazypert.store import Matrix
+    from lazypert.store import Matrix, Store, StoredFacts
 
 MATCHING = ("all", "cell_type", "batch")
 
@@ -115,11 +115,26 @@ class MatrixPart:
         Where the values are.
     column_of
         (n_genes,) int32 column of each of the screen's genes, -1 where it was not measured.
+    labels, facts
+        What conversion noted of these very cells and groups, and the perturbations it numbered;
+        None where it noted nothing, or the cells are grouped otherwise.
     """
 
     first_row: int
     matrix: Matrix
     column_of: NDArray[np.int32]
+    labels: NDArray[np.str_] | None = None
+    facts: StoredFacts | None = None
+
+
+def store_part(store: Store, layer: str | None, groups: Groups) -> MatrixPart:
+    """Return a whole store as one part, with what conversion noted if its cells are grouped as they were then."""
+    part = MatrixPart(0, store.matrix(layer), np.arange(store.n_vars, dtype=np.int32))
+    own, roles = store.roles, groups.roles
+    as_stored = groups.n_obs == store.n_obs and roles.columns() == own.columns()
+    if layer is not None or not as_stored or roles.control_pert != own.control_pert:
+        return part
+    return replace(part, labels=store.groups.labels["perturbation"], facts=store.facts)
 
 
 class Screen(Protocol):
@@ -196,22 +211,16 @@ class OnTargetKnockdownFilter:
         return self.run(source).mask
 
     def run(self, source: Screen) -> KnockdownResult:
-        """Filter, and say why for every perturbation. Streams the matrix once, block by block."""
+        """Filter, and say why for every perturbation.
+
+        Takes what conversion noted, where it noted what is asked; else streams the matrix once,
+        block by block.
+        """
         groups = source.groups
         genes = target_genes(groups, source.gene_labels(self.config.var_gene_col))
         stratum = _strata(groups, self.config.control_match)
         seen = own_target_expression(source, groups, genes, stratum, self.config.layer)
         return _filter(self.config, groups, genes, stratum, seen, source.n_rows)
-
-
-def target_genes(groups: Groups, gene_names: NDArray[np.str_]) -> NDArray[np.int64]:
-    """(n_perturbations,) column of the gene that each perturbation is named for; -1 for none."""
-    names, first = np.unique(gene_names, return_index=True)
-    labels = groups.labels["perturbation"]
-    at = np.minimum(np.searchsorted(names, labels), max(len(names) - 1, 0))
-    found = names[at] == labels if len(names) else np.zeros(len(labels), dtype=bool)
-    found[labels == (groups.roles.control_pert or "")] = False
-    return np.where(found, first[at] if len(names) else -1, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +249,7 @@ def own_target_expression(
     stratum: NDArray[np.int64],
     layer: str | None,
 ) -> OwnTarget:
-    """Gather targets' expression: one Dask task a span of rows, which reads its rows block by block."""
+    """Gather targets' expression: from notes, or by one Dask task a span of rows, which reads them block by block."""
     n_strata = int(stratum.max(initial=0)) + 1
     run_of_row = groups.expand(np.arange(len(groups.start), dtype=np.int32), source.n_rows)
     run_stratum = np.where(groups.is_control, stratum, -1)
@@ -250,6 +259,10 @@ def own_target_expression(
         n_rows = part.matrix.shape[0]
         targets = np.where(genes >= 0, part.column_of[genes], -1)
         run_target = np.append(targets, -1)[groups.codes["perturbation"]]
+        if (known := _known_targets(part, groups, targets)) is not None:
+            tasks.append(dask.delayed(_noted, pure=False)(part, known, run_of_row, run_target, run_stratum, n_strata))
+            spans.append((part.first_row, part.first_row + n_rows))
+            continue
         # A number of spans that no machine decides: sums of floats depend on where they are cut.
         length = max(1, -(-n_rows // _SPANS))
         for start in range(0, n_rows, length):
@@ -266,6 +279,41 @@ def own_target_expression(
         sums += span_sums
         cells += span_cells
     return OwnTarget(own_values, sums, cells)
+
+
+def _known_targets(part: MatrixPart, groups: Groups, targets: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """(n_perturbations,) number of each asked target among those noted, -1 for none; None if any differs."""
+    if part.facts is None or part.labels is None:
+        return None
+    labels = groups.labels["perturbation"]
+    at = np.minimum(np.searchsorted(part.labels, labels), max(len(part.labels) - 1, 0))
+    known = part.labels[at] == labels if len(part.labels) else np.zeros(len(labels), dtype=bool)
+    noted = np.where(known, part.facts.target[at] if len(part.labels) else -1, -1)
+    asked = targets >= 0
+    return np.where(asked, at, -1) if (noted[asked] == targets[asked]).all() else None
+
+
+def _noted(
+    part: MatrixPart,
+    known: NDArray[np.int64],
+    run_of_row: NDArray[np.int32],
+    run_target: NDArray[np.int64],
+    run_stratum: NDArray[np.int64],
+    n_strata: int,
+) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.int64]]:
+    """What `_span_expression` finds in all rows of a matrix, from what conversion noted of them."""
+    facts = part.facts
+    assert facts is not None
+    asked = known >= 0
+    sums = np.zeros((n_strata, len(known)))
+    stratum = run_stratum[run_of_row[part.first_row + facts.control_row]]
+    np.add.at(sums, (stratum[:, None], np.flatnonzero(asked)[None, :]), facts.control_sum[:, known[asked]])
+    runs = run_of_row[part.first_row : part.first_row + part.matrix.shape[0]]
+    per_row = np.append(run_stratum, -1)[runs]
+    cells = np.bincount(per_row[per_row >= 0], minlength=n_strata)[:, None] * asked
+    values = facts.own_target.read(0, len(facts.own_target)).astype(part.matrix.dense_dtype)
+    values[np.append(run_target, -1)[runs] < 0] = np.nan  # noted, but not asked
+    return values, sums, cells
 
 
 def _span_expression(
@@ -290,25 +338,9 @@ def _span_expression(
         rows = slice(start, min(len(runs), start + step))
         if (own[rows] >= 0).any() or (stratum[rows] >= 0).any():
             block = matrix.read(first + rows.start, first + rows.stop)
-            _own_and_sums(block.indptr, block.indices, block.data, own[rows], stratum[rows], slot, values[rows], sums)
+            own_and_sums(block.indptr, block.indices, block.data, own[rows], stratum[rows], slot, values[rows], sums)
     cells = np.bincount(stratum[stratum >= 0], minlength=n_strata)[:, None] * (targets >= 0)
     return values, sums, cells
-
-
-@kernel
-def _own_and_sums(
-    indptr: Any, indices: Any, data: Any, own: Any, stratum: Any, slot: Any, values: Any, sums: Any
-) -> None:
-    for row in range(len(indptr) - 1):
-        start, stop = indptr[row], indptr[row + 1]
-        if stratum[row] >= 0:
-            for k in range(start, stop):
-                target = slot[indices[k]]
-                if target >= 0:
-                    sums[stratum[row], target] += data[k]
-        elif own[row] >= 0:
-            k = start + np.searchsorted(indices[start:stop], own[row])
-            values[row] = data[k] if k < stop and indices[k] == own[row] else 0
 
 
 def _strata(groups: Groups, match: str) -> NDArray[np.int64]:

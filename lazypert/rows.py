@@ -50,6 +50,10 @@ class Rows:
         """Store rows of positions."""
         return positions if self.order is None else self.order[positions].astype(np.int64)
 
+    def firsts(self) -> NDArray[np.int64]:
+        """(n_intervals,) first row of each interval."""
+        return self.to_rows(self.starts)
+
     @overload
     def __getitem__(self, index: int | np.integer[Any]) -> int: ...
     @overload

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import threading
-import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,10 +19,10 @@ import numpy as np
 from numcodecs import blosc
 
 from lazypert.errors import StoreDamagedError
-from lazypert.schema import COMPRESSOR, Grid
+from lazypert.schema import CODEC, Codec, Grid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -41,7 +40,10 @@ def checksum(data: bytes) -> bytes:
     return int(google_crc32c.value(data)).to_bytes(4, "little")
 
 
-def encode_shard(values: NDArray[Any], grid: Grid) -> list[bytes]:
+_SHUFFLES = {"shuffle": blosc.SHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
+
+
+def encode_shard(values: NDArray[Any], grid: Grid, codec: Codec = CODEC) -> list[bytes]:
     """Encode the elements of one shard.
 
     Parameters
@@ -63,10 +65,10 @@ def encode_shard(values: NDArray[Any], grid: Grid) -> list[bytes]:
             chunk = np.concatenate([chunk, np.zeros(grid.chunk - len(chunk), dtype=values.dtype)])
         packed = blosc.compress(
             np.ascontiguousarray(chunk),
-            COMPRESSOR["cname"].encode(),  # type: ignore[attr-defined]
-            COMPRESSOR["clevel"],
-            blosc.SHUFFLE,
-            COMPRESSOR["blocksize"],
+            codec.cname.encode(),
+            codec.clevel,
+            _SHUFFLES[codec.shuffle],
+            codec.blocksize,
         )
         piece = packed + checksum(packed)
         index[number] = offset, len(piece)
@@ -253,15 +255,3 @@ class ShardedArray:
             f"The store is damaged at {self._key(shard)}: {what}. Nothing was read from it. "
             "Run lazypert.verify(store) to list all damage, and convert the source again."
         )
-
-
-def write_pieces(path: Path, pieces: Sequence[bytes]) -> tuple[int, int]:
-    """Write a file from pieces; return its size in bytes and its CRC-32 (see `manifest.Entry`)."""
-    crc = size = 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        for piece in pieces:
-            file.write(piece)
-            crc = zlib.crc32(piece, crc)
-            size += len(piece)
-    return size, crc

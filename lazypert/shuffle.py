@@ -4,57 +4,37 @@ Each map task reads one block of the source, sorts its rows by where they go, an
 file of its own. Each reduce task owns one shard of the result: from every spill it reads the one
 contiguous piece that holds its rows. What a shard contains depends on the data alone, so any block
 size, number of workers and kind of scheduler give the same bytes.
+
+Every task notes what it wrote, and begins by looking for that note: work that an earlier, killed
+run has done is checked and not done again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lazypert.csr import CSRBlock, canonical, kernel, value_facts
+from lazypert.facts import Asked, RowFacts
+from lazypert.files import crc32_of
+from lazypert.manifest import Entry
+from lazypert.partial import recall, record
+from lazypert.schema import ValueFacts
+from lazypert.spill import Spill
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from lazypert.converter import BlockSpec, ScreenReader
-    from lazypert.manifest import Entry
-    from lazypert.schema import ValueFacts
     from lazypert.writer import Template
 
-
-@dataclass(frozen=True, slots=True)
-class Spill:
-    """A file of rows sorted by destination: rows, offsets, column numbers, values, one after another."""
-
-    path: Path
-    n_rows: int
-    nnz: int
-    index_dtype: str
-    data_dtype: str
-    facts: ValueFacts
-    total: float
-
-    def rows(self) -> NDArray[np.int64]:
-        """(n_rows,) destination rows, ascending; rows without values are left out."""
-        return np.fromfile(self.path, dtype="i8", count=self.n_rows)
-
-    def offsets(self, first: int, count: int) -> NDArray[np.int64]:
-        """Where rows ``first`` to ``first + count`` begin among the values."""
-        return np.fromfile(self.path, dtype="i8", count=count, offset=8 * (self.n_rows + first))
-
-    def values(self, first: int, last: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Column numbers and values ``first`` to ``last``."""
-        index_dtype, data_dtype = np.dtype(self.index_dtype), np.dtype(self.data_dtype)
-        begin = 8 * (2 * self.n_rows + 1)
-        count = last - first
-        indices = np.fromfile(self.path, index_dtype, count, offset=begin + first * index_dtype.itemsize)
-        begin += self.nnz * index_dtype.itemsize
-        return indices, np.fromfile(self.path, data_dtype, count, offset=begin + first * data_dtype.itemsize)
+_NARROW = np.dtype("u2")
 
 
 def map_block(
@@ -79,60 +59,175 @@ def map_block(
     n_cols
         Columns of the result.
     """
+    if (done := Spill.recall(path)) is not None:
+        return done
     block = reader.read_block(spec)
-    csr = canonical(block.csr) if new_col is None else block.csr.select_cols(new_col, n_cols)
-    start = first_row + block.first_row
-    target = np.load(destination, mmap_mode="r")[start : start + csr.shape[0]]
+    csr, start = block.csr, first_row + block.first_row
+    destinations = np.load(destination, mmap_mode="r")
+    target = np.asarray(destinations[start : start + csr.shape[0]], dtype="i8")
+    packed = _pack_counts(csr, target) if new_col is None and n_cols <= 2**16 else None
+    if packed is None:
+        csr = canonical(csr) if new_col is None else csr.select_cols(new_col, n_cols)
+        packed = _pack(csr, target, n_cols)
+    rows, csr, facts = packed
+    return Spill.write(path, target[rows], csr, len(destinations), facts, float(csr.data.sum(dtype="f8")))
+
+
+def _by_target(csr: CSRBlock, target: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows that hold values, in the order of their destinations."""
     filled = np.flatnonzero(np.diff(csr.indptr) > 0)
-    by_target = filled[np.argsort(target[filled], kind="stable")]
-    csr = csr.take_rows(by_target)
+    return filled[np.argsort(target[filled], kind="stable")]
+
+
+def _pack(csr: CSRBlock, target: NDArray[np.int64], n_cols: int) -> tuple[NDArray[np.int64], CSRBlock, ValueFacts]:
+    """Rows in order of destination, in the smallest types that hold them: any values, several passes."""
+    rows = _by_target(csr, target)
+    csr = csr.take_rows(rows)
     facts = value_facts(csr.data)
-    # Counts read as 4-byte floats travel as 2-byte integers, column numbers likewise.
-    data = csr.data.astype(facts.dtype(), copy=False)
     indices = csr.indices.astype("u2" if n_cols <= 2**16 else "i4", copy=False)
-    with path.open("wb") as file:
-        for part in (np.asarray(target[by_target], dtype="i8"), csr.indptr, indices, data):
-            file.write(np.ascontiguousarray(part).data)
-    return Spill(
-        path, len(by_target), len(data), indices.dtype.str, data.dtype.str, facts, float(csr.data.sum(dtype="f8"))
-    )
+    return rows, CSRBlock(csr.indptr, indices, csr.data.astype(facts.dtype(), copy=False), n_cols), facts
 
 
-def row_lengths(spills: Sequence[Spill], n_rows: int) -> NDArray[np.int64]:
-    """(n_rows,) number of values of each destination row."""
-    lengths = np.zeros(n_rows, dtype=np.int64)
-    for spill in spills:
-        lengths[spill.rows()] += np.diff(spill.offsets(0, spill.n_rows + 1))
-    return lengths
+def _pack_counts(csr: CSRBlock, target: NDArray[np.int64]) -> tuple[NDArray[np.int64], CSRBlock, ValueFacts] | None:
+    """Do what `canonical` and `_pack` do, in one pass; None when the block is not sorted small counts."""
+    rows = _by_target(csr, target)
+    indptr = np.concatenate([[0], np.cumsum(np.diff(csr.indptr)[rows])]).astype(np.int64)
+    indices, data = np.empty(csr.nnz, dtype=_NARROW), np.empty(csr.nnz, dtype=_NARROW)
+    largest = _pack_kernel(csr.indptr, csr.indices, csr.data, rows, indptr, indices, data)
+    if largest < 0:
+        return None
+    return rows, CSRBlock(indptr, indices, data, csr.n_cols), ValueFacts(maximum=float(largest))
 
 
-def reduce_shard(
-    data: Template, indices: Template, indptr_file: Path, spills: Sequence[Spill], shard: int
-) -> list[Entry]:
-    """Gather one shard's rows from all spills and write the shard of ``data`` and of ``indices``."""
-    begin, end = data.grid.span(shard)
-    indptr = np.load(indptr_file, mmap_mode="r")
-    first = int(np.searchsorted(indptr, begin, side="right")) - 1
-    last = int(np.searchsorted(indptr, end, side="left"))
-    # Whole rows, also those that have their other part in the next shard: they may need sorting.
-    place = np.asarray(indptr[first : last + 1]) - indptr[first]
-    filled = np.zeros(last - first, dtype=np.int64)
-    out_indices = np.empty(int(place[-1]), dtype=indices.dtype)
-    out_data = np.empty(int(place[-1]), dtype=data.dtype)
-    for spill in spills:
-        rows = spill.rows()
-        lo, hi = (int(n) for n in np.searchsorted(rows, [first, last]))
-        if lo == hi:
-            continue
-        offsets = spill.offsets(lo, hi - lo + 1)
-        found_indices, found_data = spill.values(int(offsets[0]), int(offsets[-1]))
-        _place(
-            rows[lo:hi] - first, offsets - offsets[0], found_indices, found_data, place, filled, out_indices, out_data
-        )
-    # Blocks come in column order, and so do a row's pieces, unless columns were renumbered.
-    rows_of_shard = canonical(CSRBlock(place, out_indices, out_data, int(out_indices.max(initial=-1)) + 1))
-    mine = slice(begin - int(indptr[first]), end - int(indptr[first]))
-    return [data.write_shard(shard, rows_of_shard.data[mine]), indices.write_shard(shard, rows_of_shard.indices[mine])]
+@kernel
+def _pack_kernel(
+    indptr: Any, indices: Any, data: Any, rows: Any, out_indptr: Any, out_indices: Any, out_data: Any
+) -> int:
+    largest = 0
+    for i in range(len(rows)):
+        n = out_indptr[i + 1] - out_indptr[i]
+        cols, values = indices[indptr[rows[i]] :][:n], data[indptr[rows[i]] :][:n]
+        out_cols, out_values = out_indices[out_indptr[i] :][:n], out_data[out_indptr[i] :][:n]
+        # Four plain loops instead of one: each of them is turned into vector instructions.
+        unsorted, inexact, high = 0, 0, np.uint16(0)
+        for k in range(1, n):
+            unsorted += cols[k] <= cols[k - 1]
+        for k in range(n):
+            out_cols[k] = cols[k]
+        for k in range(n):
+            out_values[k] = np.int32(values[k])
+            inexact += out_values[k] != values[k]  # fractions, negatives, NaN, and what 16 bits don't hold
+        if unsorted or inexact:
+            return -1
+        for k in range(n):
+            high = max(high, out_values[k])
+        largest = max(largest, np.int64(high))
+    return largest
+
+
+def note_spills(work: Path, spills: Sequence[Spill]) -> None:
+    """Leave the list of all spills where reduce tasks find it."""
+    record(work / "spills.json", {"spills": [asdict(spill) for spill in spills]})
+
+
+@lru_cache(maxsize=2)
+def _spills(path: Path, stamp: int) -> list[Spill]:  # noqa: ARG001 - the stamp tells lists of one path apart
+    found = recall(path)
+    assert found is not None, path
+    return [Spill(**(one | {"facts": ValueFacts(**one["facts"])})) for one in found["spills"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reduced:
+    """A shard that is written: its two files, and the file of notes about its rows, if any."""
+
+    entries: list[Entry]
+    notes: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """What every reduce task of one matrix needs.
+
+    Attributes
+    ----------
+    data, indices
+        Where the shards go.
+    n_cols
+        Columns of the matrix.
+    work
+        Folder of the tasks' notes; also holds ``indptr.npy``, the (n_obs + 1,) row offsets of the
+        result, and ``spills.json``, every spill in the order of the blocks.
+    asked, run_of_row
+        What to note of the rows, and the ``.npy`` file of each row's run; None for nothing.
+    """
+
+    data: Template
+    indices: Template
+    n_cols: int
+    work: Path
+    asked: Asked | None = None
+    run_of_row: Path | None = None
+
+    def write_shard(self, shard: int) -> Reduced:
+        """Gather one shard's rows from all spills and write the shard of ``data`` and of ``indices``."""
+        note = self.work / f"shard-{shard:06d}.json"
+        if (done := self._recall(note)) is not None:
+            return done
+        begin, end = self.data.grid.span(shard)
+        indptr = np.load(self.work / "indptr.npy", mmap_mode="r")
+        first = int(np.searchsorted(indptr, begin, side="right")) - 1
+        last = int(np.searchsorted(indptr, end, side="left"))
+        rows = self._gather(first, np.asarray(indptr[first : last + 1]))
+        mine = slice(begin - int(indptr[first]), end - int(indptr[first]))
+        entries = [
+            self.data.write_shard(shard, rows.data[mine]),
+            self.indices.write_shard(shard, rows.indices[mine]),
+        ]
+        notes = None
+        if self.asked is not None:
+            # A row that lies in two shards is noted with the one it begins in.
+            skip = int(indptr[first] < begin)
+            begun = CSRBlock(rows.indptr[skip:], rows.indices, rows.data, self.n_cols)
+            notes = self._note_rows(shard, first + skip, begun)
+        reduced = Reduced(entries, notes)
+        record(note, asdict(reduced))
+        return reduced
+
+    def _recall(self, note: Path) -> Reduced | None:
+        found = recall(note)
+        if found is None:
+            return None
+        entries = [Entry(**entry) for entry in found["entries"]]
+        if any(crc32_of(self.data.root / entry.key) != (entry.size, entry.crc32) for entry in entries):
+            return None
+        if found["notes"] is not None and not Path(found["notes"]).exists():
+            return None
+        return Reduced(entries, found["notes"])
+
+    def _gather(self, first: int, indptr: NDArray[np.int64]) -> CSRBlock:
+        """Whole rows from `first` on, also those that have their other part in the next shard."""
+        place = indptr - indptr[0]
+        filled = np.zeros(len(indptr) - 1, dtype=np.int64)
+        out_indices = np.empty(int(place[-1]), dtype=self.indices.dtype)
+        out_data = np.empty(int(place[-1]), dtype=self.data.dtype)
+        listed = self.work / "spills.json"
+        for spill in _spills(listed, listed.stat().st_mtime_ns):
+            rows, offsets, indices, data = spill.read(first, first + len(filled))
+            if len(rows):
+                _place(rows - first, offsets, indices, data, place, filled, out_indices, out_data)
+        # Blocks come in column order, and so do a row's pieces, unless columns were renumbered.
+        return canonical(CSRBlock(place, out_indices, out_data, self.n_cols))
+
+    def _note_rows(self, shard: int, first: int, rows: CSRBlock) -> str | None:
+        assert self.asked is not None
+        assert self.run_of_row is not None
+        if not rows.shape[0]:
+            return None
+        path = self.work / f"rows-{shard:06d}.npz"
+        runs = np.asarray(np.load(self.run_of_row, mmap_mode="r")[first : first + rows.shape[0]])
+        RowFacts.of(self.asked, runs, first, rows).save(path)
+        return str(path)
 
 
 @kernel
@@ -141,10 +236,12 @@ def _place(
 ) -> None:
     """Copy rows to their places; pieces of a row follow one another."""
     for i in range(len(rows)):
-        row = rows[i]
-        target = place[row] + filled[row]
-        for k in range(offsets[i], offsets[i + 1]):
-            out_indices[target] = indices[k]
-            out_data[target] = data[k]
-            target += 1
-        filled[row] += offsets[i + 1] - offsets[i]
+        n = offsets[i + 1] - offsets[i]
+        target = place[rows[i]] + filled[rows[i]]
+        from_indices, from_data = indices[offsets[i] :][:n], data[offsets[i] :][:n]
+        to_indices, to_data = out_indices[target:][:n], out_data[target:][:n]
+        for k in range(n):
+            to_indices[k] = from_indices[k]
+        for k in range(n):
+            to_data[k] = from_data[k]
+        filled[rows[i]] += n

@@ -18,7 +18,7 @@ from lazypert.genes import align_genes
 from lazypert.groups import Groups
 from lazypert.memory import Budget
 from lazypert.obs import column_of, groups_of
-from lazypert.qc import MatrixPart
+from lazypert.qc import store_part
 from lazypert.rng import generator
 from lazypert.schema import Roles
 from lazypert.store import Store
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import jax
     import pandas as pd
     from numpy.typing import NDArray
+
+    from lazypert.qc import MatrixPart
 
 OUTPUT_SPACES = ("gene", "all", "embedding")
 
@@ -387,7 +389,7 @@ class PerturbationAnnDataSource(PerturbationSource):
 
     def parts(self, layer: str | None) -> list[MatrixPart]:
         """Return the store's matrix."""
-        return [MatrixPart(0, self.store.matrix(layer), np.arange(self.store.n_vars, dtype=np.int32))]
+        return [store_part(self.store, layer, self.groups)]
 
     def read_counts(self, rows: NDArray[np.integer]) -> CSRBlock:
         """Rows of the matrix, in the order asked."""
@@ -469,7 +471,7 @@ class PerturbationConcatSource(PerturbationSource):
     def parts(self, layer: str | None) -> list[MatrixPart]:
         """Return the matrix of each store."""
         return [
-            MatrixPart(int(offset), source.store.matrix(layer), columns)
+            replace(source.parts(layer)[0], first_row=int(offset), column_of=columns)
             for source, offset, columns in zip(self.sources, self._offsets, self._genes.column_of, strict=False)
         ]
 

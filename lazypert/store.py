@@ -260,6 +260,30 @@ class Store:
             {name: self.column(f"var/{name}") for name in columns}, index=pd.Index(self.strings("var/_index"))
         )
 
+    @property
+    def has_facts(self) -> bool:
+        """Whether conversion noted what `facts` holds."""
+        return TABLES in self._root and "facts" in self._root[TABLES]  # type: ignore[operator]
+
+    @cached_property
+    def facts(self) -> StoredFacts | None:
+        """What conversion noted of the cells, or None in a store without such notes."""
+        base = f"{TABLES}/facts"
+        if not self.has_facts:
+            return None
+        group: Any = self._root[base]
+        groups = self.groups
+        control = np.flatnonzero(groups.is_control)
+        return StoredFacts(
+            gene_col=group.attrs["gene_col"],
+            total=self.sharded(f"{base}/total"),
+            n_genes=self.sharded(f"{base}/n_genes"),
+            own_target=self.sharded(f"{base}/own_target"),
+            target=self.table(f"{base}/target"),
+            control_sum=self.table(f"{base}/control_sum").reshape(len(control), -1),
+            control_row=groups.rows(control).firsts(),
+        )
+
     def require_obs(self, column: str, role: str = "obs column") -> str:
         """Return the column's name.
 
@@ -289,6 +313,35 @@ class Store:
             n_obs=self.n_obs,
             is_shuffled=self.attrs["order"] == "grouped",
         )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredFacts:
+    """What conversion noted of the cells of X (see `lazypert.facts`).
+
+    Attributes
+    ----------
+    gene_col
+        var column in which the perturbations were found as genes; None is the index.
+    total, n_genes
+        (n_obs,) sum of each cell's values, and number of its genes with any.
+    own_target
+        (n_obs,) expression of the own target; NaN for controls and where there is none.
+    target
+        (n_perturbations,) column of the gene each perturbation is named for, -1 for none.
+    control_sum
+        (n_control_runs, n_perturbations) sums of every target over the cells of a run of controls.
+    control_row
+        (n_control_runs,) a row of each of these runs.
+    """
+
+    gene_col: str | None
+    total: ShardedArray
+    n_genes: ShardedArray
+    own_target: ShardedArray
+    target: NDArray[np.int32]
+    control_sum: NDArray[np.float64]
+    control_row: NDArray[np.int64]
 
 
 class TextArray:

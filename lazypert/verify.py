@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from lazypert.errors import StoreDamagedError
+from lazypert.files import crc32
 from lazypert.manifest import MANIFEST, MANIFEST_FILES, Entry, manifest_digest, root_digest
 from lazypert.memory import cpu_count
 from lazypert.schema import MARKER
@@ -77,7 +77,7 @@ def _problem(reader: ByteReader, entry: Entry) -> str | None:
         return f"{entry.key}: {size:,} bytes, expected {entry.size:,}"
     crc = 0
     for offset in range(0, size, _PIECE):
-        crc = zlib.crc32(reader.read(entry.key, offset, min(_PIECE, size - offset)), crc)
+        crc = crc32(reader.read(entry.key, offset, min(_PIECE, size - offset)), crc)
     if crc != entry.crc32:
         return f"{entry.key}: its bytes changed since it was written"
     return None

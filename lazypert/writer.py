@@ -5,32 +5,34 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
+import logging
 import shutil
 import threading
 import uuid
 import warnings
-import zlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from lazypert.errors import SourceFormatError, StoreExistsError
+from lazypert.errors import DiskFullError, LazypertError, StoreExistsError
+from lazypert.files import crc32_of, exchange, sync, write_whole
 from lazypert.manifest import MANIFEST, MANIFEST_FILES, Entry, manifest_digest, root_digest
-from lazypert.schema import COMPRESSOR, FORMAT_VERSION, MARKER, TABLES, Grid
-from lazypert.shards import encode_shard, write_pieces
+from lazypert.partial import Partial
+from lazypert.schema import CODEC, FORMAT_VERSION, MARKER, Codec, Grid
+from lazypert.shards import encode_shard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
-_RESERVED = {"", ".", "..", "_index", "zarr.json", TABLES.rpartition("/")[2]}
+    PieceWriter = Callable[[int, Any], None]
+
+_LOG = logging.getLogger("lazypert")
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 _CONSOLIDATING = threading.Lock()  # warning filters belong to the whole process
 
@@ -43,6 +45,7 @@ class Template:
     path: str
     dtype: np.dtype[Any]
     grid: Grid
+    codec: Codec = CODEC
 
     def write_shard(self, shard: int, values: NDArray[Any]) -> Entry:
         """Write one whole shard; each is written once, by one writer.
@@ -56,79 +59,130 @@ class Template:
         assert values.shape == (stop - start,), (self.path, shard, values.shape)
         values = values.astype(self.dtype, copy=False)
         key = f"{self.path}/c/{shard}"
-        size, crc = write_pieces(self.root / key, encode_shard(values, self.grid))
+        size, crc = write_whole(self.root / key, encode_shard(values, self.grid, self.codec))
         return Entry(key, size, crc)
 
 
 class StoreWriter:
-    """Builds a store in ``<target>.partial-<id>`` and renames it into place when all is on disk.
+    """Builds a store beside its target and renames it into place when all is on disk.
 
-    Use as a context manager: leaving it before `finalise` removes what was written.
+    Use as a context manager. Leaving it before `finalise` removes what was written, unless the
+    work has a fingerprint and was cut off from outside (Ctrl-C, a full disk, a lost worker): then
+    it stays, and the next writer of the same fingerprint finds its shards.
+
+    Parameters
+    ----------
+    target
+        Folder of the store to be.
+    overwrite
+        Replace a store at the target, once the new one is complete.
+    fingerprint
+        See `lazypert.partial.Partial`.
 
     Raises
     ------
     StoreExistsError
-        When `target` exists and `overwrite` is False, or is not a Zarr store; raised before anything
-        is written.
+        When `target` exists and `overwrite` is False, or is not a Zarr store, or when another
+        process is writing it; raised before anything is written.
     """
 
-    def __init__(self, target: str | Path, *, overwrite: bool = False) -> None:
+    def __init__(self, target: str | Path, *, overwrite: bool = False, fingerprint: str | None = None) -> None:
         self.target = Path(target)
         self._overwrite = overwrite
-        if self.target.exists() and not overwrite:
-            raise self._exists()
-        if self.target.exists() and not _is_replaceable(self.target):
-            raise StoreExistsError(
-                f"{str(self.target)!r} exists and is not a Zarr store: overwrite=True replaces stores only, so that "
-                "a mistyped path deletes nothing else. Nothing was written; choose another target."
-            )
-        self.root = self.target.with_name(f"{self.target.name}.partial-{uuid.uuid4().hex[:8]}")
-        self.root.mkdir(parents=True)
+        self.check(self.target, overwrite=overwrite)
+        self._can_resume = fingerprint is not None
+        self.partial = Partial(self.target, fingerprint)
+        self.root = self.partial.store
         self._entries: dict[str, Entry] = {}
-        self._zarr = zarr.open_group(self.root, mode="w", zarr_format=3)
+        self._zarr = zarr.open_group(self.root, mode="a", zarr_format=3)
 
     def __enter__(self) -> StoreWriter:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self.root.exists():
-            shutil.rmtree(self.root, ignore_errors=True)
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        keep = self._can_resume and _is_interruption(error)
+        if keep:
+            _LOG.info("what is done so far is kept in %s: the same conversion goes on from it", self.partial.folder)
+        self.partial.release(keep=keep)
 
-    def _exists(self) -> StoreExistsError:
-        return StoreExistsError(
-            f"{str(self.target)!r} exists already, and nothing was written. Pass overwrite=True to replace it "
-            "once the new store is complete, or choose another target."
-        )
+    @staticmethod
+    def check(target: Path, *, overwrite: bool) -> None:
+        """Raise `StoreExistsError` when there is something at the target that may not be replaced."""
+        if target.exists() and not overwrite:
+            raise _exists(target)
+        if target.exists() and not _is_replaceable(target):
+            raise StoreExistsError(
+                f"{str(target)!r} exists and is not a Zarr store: overwrite=True replaces stores only, so that "
+                "a mistyped path deletes nothing else. Nothing was written; choose another target."
+            )
 
     def group(self, path: str, attrs: dict[str, Any]) -> None:
         """Create a group with its attributes."""
         self._zarr.require_group(path).attrs.update(attrs)
 
-    def template(self, path: str, dtype: Any, grid: Grid, attrs: dict[str, Any] | None = None) -> Template:
-        """Create a one-dimensional array without values."""
+    def template(
+        self,
+        path: str,
+        dtype: Any,
+        grid: Grid,
+        attrs: dict[str, Any] | None = None,
+        *,
+        codec: Codec = CODEC,
+        keep: bool = False,
+    ) -> Template:
+        """Create a one-dimensional array without values; `keep` leaves the shards that are there."""
         dtype = np.dtype(dtype).newbyteorder("=")  # what Zarr's metadata say of the bytes
-        self._create(path, (grid.length,), dtype, (grid.chunk,), (grid.shard,), attrs)
-        return Template(self.root, path, dtype, grid)
+        if keep:
+            (self.root / path / "zarr.json").unlink(missing_ok=True)
+        self._create(path, (grid.length,), dtype, (grid.chunk,), (grid.shard,), attrs, codec=codec, overwrite=not keep)
+        (self.root / path / "c").mkdir(exist_ok=True)
+        return Template(self.root, path, dtype, grid, codec)
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Note shards that tasks have written."""
         self._entries.update((entry.key, entry) for entry in entries)
 
+    def entries_of(self, path: str) -> list[Entry]:
+        """Shards of an array that are noted."""
+        return [entry for key, entry in self._entries.items() if key.startswith(f"{path}/")]
+
     def array(self, path: str, values: NDArray[Any], attrs: dict[str, Any] | None = None) -> None:
         """Write a numeric one-dimensional array."""
-        template = self.template(path, values.dtype, Grid.column(len(values)), attrs)
-        for shard in range(template.grid.n_shards):
-            start, stop = template.grid.span(shard)
-            self.add([template.write_shard(shard, values[start:stop])])
+        self.pieces(path, values.dtype, len(values), attrs)(0, values)
 
     def strings(self, path: str, values: Any, attrs: dict[str, Any] | None = None) -> None:
         """Write an array of variable-length strings (AnnData's ``string-array``)."""
-        grid = Grid.column(len(values))
-        attrs = {"encoding-type": "string-array", "encoding-version": "0.2.0"} | (attrs or {})
-        array = self._create(path, (grid.length,), "string", (grid.chunk,), (grid.shard,), attrs)
-        for shard in range(grid.n_shards):
-            start, stop = grid.span(shard)
-            array[start:stop] = np.asarray(values[start:stop], dtype=object)
+        self.pieces(path, "string", len(values), attrs)(0, values)
+
+    def pieces(self, path: str, dtype: Any, length: int, attrs: dict[str, Any] | None = None) -> PieceWriter:
+        """Create a column that is written piece by piece.
+
+        Parameters
+        ----------
+        dtype
+            Of numbers, or ``"string"``.
+
+        Returns
+        -------
+        A function of (start, values), where every `start` is a multiple of `COLUMN_SHARD`.
+        """
+        grid = Grid.column(length)
+        if dtype == "string":
+            attrs = {"encoding-type": "string-array", "encoding-version": "0.2.0"} | (attrs or {})
+            array = self._create(path, (length,), "string", (grid.chunk,), (grid.shard,), attrs)
+        else:
+            template = self.template(path, dtype, grid, attrs)
+
+        def write(start: int, values: Any) -> None:
+            assert start % grid.shard == 0, (path, start)
+            for first in range(start, start + len(values), grid.shard):
+                part = values[first - start : first - start + grid.shard]
+                if dtype == "string":
+                    array[first : first + len(part)] = np.asarray(part, dtype=object)
+                else:
+                    self.add([template.write_shard(first // grid.shard, part)])
+
+        return write
 
     def dense(self, path: str, shape: tuple[int, int], dtype: Any) -> Any:
         """Create a dense (cell, feature) array in row chunks; rows are assigned by whole chunks.
@@ -141,7 +195,18 @@ class StoreWriter:
         attrs = {"encoding-type": "array", "encoding-version": "0.2.0"}
         return self._create(path, shape, np.dtype(dtype), (rows, max(1, shape[1])), None, attrs)
 
-    def _create(self, path: str, shape: Any, dtype: Any, chunks: Any, shards: Any, attrs: dict[str, Any] | None) -> Any:
+    def _create(
+        self,
+        path: str,
+        shape: Any,
+        dtype: Any,
+        chunks: Any,
+        shards: Any,
+        attrs: dict[str, Any] | None,
+        *,
+        codec: Codec = CODEC,
+        overwrite: bool = True,
+    ) -> Any:
         return self._zarr.create_array(
             path,
             shape=shape,
@@ -149,72 +214,13 @@ class StoreWriter:
             chunks=chunks,
             shards=shards,
             filters=None,
-            compressors=[BloscCodec(**COMPRESSOR), Crc32cCodec()],  # type: ignore[arg-type]
+            compressors=[BloscCodec(**asdict(codec)), Crc32cCodec()],
             fill_value="" if dtype == "string" else 0,
             attributes=attrs or {},
             # A shard that is not there must never look like one full of zeros.
             config={"write_empty_chunks": True},
+            overwrite=overwrite,
         )
-
-    def column(self, frame: str, name: str, values: Any) -> None:
-        """Write one column of an AnnData dataframe, in AnnData's encoding for its type."""
-        if name in _RESERVED or "/" in name:
-            raise SourceFormatError(
-                f"A column of {frame} is named {name!r}, which cannot be the name of a Zarr array. "
-                "Rename the column in the source. No store was made."
-            )
-        path = f"{frame}/{name}"
-        if isinstance(values, pd.Series):
-            values = values.array
-        if isinstance(values, pd.arrays.NumpyExtensionArray) and not isinstance(values.dtype, pd.StringDtype):
-            values = values.to_numpy()
-        if isinstance(values, pd.Categorical):
-            self._categorical(path, values)
-        elif isinstance(values, pd.arrays.IntegerArray | pd.arrays.BooleanArray | pd.arrays.FloatingArray):
-            kind = {"b": "boolean", "f": "float"}.get(values.dtype.kind, "integer")
-            if kind == "float":  # AnnData has no nullable floats; NaN says the same
-                self._plain(path, values.to_numpy(dtype=np.float64, na_value=np.nan))
-                return
-            self.group(path, {"encoding-type": f"nullable-{kind}", "encoding-version": "0.1.0"})
-            mask = np.asarray(values.isna())
-            self._plain(f"{path}/values", values.to_numpy(dtype=values.dtype.numpy_dtype, na_value=0))
-            self._plain(f"{path}/mask", mask)
-        elif isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
-            self._plain(path, values)
-        else:
-            self._text(path, values)
-
-    def _plain(self, path: str, values: NDArray[Any]) -> None:
-        self.array(path, values, {"encoding-type": "array", "encoding-version": "0.2.0"})
-
-    def _text(self, path: str, values: Any) -> None:
-        mask = np.asarray(pd.isna(values))
-        kind = getattr(values, "dtype", None)
-        if not mask.any() and not isinstance(kind, pd.StringDtype):
-            self.strings(path, values)
-            return
-        attrs = {"encoding-type": "nullable-string-array", "encoding-version": "0.1.0"}
-        nan = isinstance(kind, pd.StringDtype) and kind.na_value is not pd.NA
-        self.group(path, {**attrs, "na-value": "NaN" if nan else "NA"})
-        self.strings(f"{path}/values", np.where(mask, "", np.asarray(values, dtype=object)))
-        self._plain(f"{path}/mask", mask)
-
-    def _categorical(self, path: str, values: pd.Categorical) -> None:
-        attrs = {"encoding-type": "categorical", "encoding-version": "0.2.0", "ordered": bool(values.ordered)}
-        self.group(path, attrs)
-        n = len(values.categories)
-        self._plain(f"{path}/codes", values.codes.astype("i1" if n < 2**7 else "i2" if n < 2**15 else "i4"))
-        categories = np.asarray(values.categories)
-        if categories.dtype.kind in "fiub":
-            self._plain(f"{path}/categories", categories)
-        else:
-            self.strings(f"{path}/categories", categories.astype(object))
-
-    def frame(self, path: str, index: Any, columns: list[str]) -> None:
-        """Create an AnnData dataframe group and its index; columns follow with `column`."""
-        attrs: dict[str, Any] = {"encoding-type": "dataframe", "encoding-version": "0.2.0", "_index": "_index"}
-        self.group(path, {**attrs, "column-order": list(columns)})
-        self.strings(f"{path}/_index", index)
 
     def finalise(self, attrs: dict[str, Any]) -> Path:
         """Make the store real: manifest, root metadata, sync to disk, rename.
@@ -261,8 +267,9 @@ class StoreWriter:
         return [entries[key] for key in sorted(entries)]
 
     def _entry(self, file: Path) -> Entry:
-        data = file.read_bytes()
-        return Entry(file.relative_to(self.root).as_posix(), len(data), zlib.crc32(data))
+        found = crc32_of(file)
+        assert found is not None, file
+        return Entry(file.relative_to(self.root).as_posix(), *found)
 
     def _write_manifest(self, entries: list[Entry]) -> None:
         self.strings(f"{MANIFEST}/key", np.array([entry.key for entry in entries], dtype=object))
@@ -270,26 +277,28 @@ class StoreWriter:
         self.array(f"{MANIFEST}/crc32", np.array([entry.crc32 for entry in entries], dtype="u4"))
 
     def _rename(self) -> None:
-        old = None
-        if self.target.exists():
-            if not self._overwrite:
-                raise self._exists()
+        """Put the store in its place; of two writers one wins, and a store that is replaced is never gone before."""
+        if self._overwrite and self.target.exists():
             old = self.target.with_name(f"{self.target.name}.old-{uuid.uuid4().hex[:8]}")
-            try:
-                self.target.rename(old)
-            except FileNotFoundError:  # another writer has just moved it away
-                old = None
+            self.root.rename(old)
+            exchange(old, self.target)
+            sync(self.target.parent)
+            shutil.rmtree(old)
+            return
         try:
             self.root.rename(self.target)
         except OSError as error:
-            if old is not None and not self.target.exists():
-                old.rename(self.target)
             if error.errno not in _TAKEN:
                 raise
-            raise self._exists() from error
-        _sync(self.target.parent)
-        if old is not None:
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
+            raise _exists(self.target) from error
+        sync(self.target.parent)
+
+
+def _exists(target: Path) -> StoreExistsError:
+    return StoreExistsError(
+        f"{str(target)!r} exists already, and nothing was written. Pass overwrite=True to replace it "
+        "once the new store is complete, or choose another target."
+    )
 
 
 def _is_replaceable(target: Path) -> bool:
@@ -297,17 +306,17 @@ def _is_replaceable(target: Path) -> bool:
     return target.is_dir() and ((target / "zarr.json").exists() or not any(target.iterdir()))
 
 
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def _is_interruption(error: BaseException | None) -> bool:
+    """Whether the work was stopped by something that may not stop it the next time."""
+    if error is None or isinstance(error, LazypertError):
+        return isinstance(error, DiskFullError)
+    lost_worker = type(error).__module__.partition(".")[0] == "distributed"
+    return lost_worker or isinstance(error, KeyboardInterrupt | SystemExit | OSError | MemoryError)
 
 
 def _sync_tree(root: Path) -> None:
     """Bytes must be on disk before the rename says that they are."""
     for path in sorted(root.rglob("*")):
         with contextlib.suppress(FileNotFoundError):
-            _sync(path)
-    _sync(root)
+            sync(path)
+    sync(root)

@@ -14,8 +14,7 @@ import pytest
 from scipy import sparse
 
 import lazypert as lp
-from lazypert import schema
-from lazypert.memory import Budget
+from lazypert import memory, plan, schema
 from lazypert.schema import TABLES
 from lazypert.store import Store
 
@@ -31,7 +30,7 @@ DATA = Path(os.environ.get("LAZYPERT_DATA", Path(__file__).parents[2] / "shared"
 @pytest.fixture(autouse=True)
 def no_sync(monkeypatch):
     """Leave out fsync, a quarter of the time of a small conversion. Import it to use it in a module."""
-    monkeypatch.setattr("lazypert.writer._sync", lambda _: None)
+    monkeypatch.setattr("lazypert.writer.sync", lambda _: None)
 
 
 def counts(n_obs, n_vars, seed=0, dtype="f4", density=0.3):
@@ -150,8 +149,9 @@ def small_grids(monkeypatch, chunk=32, shard=128):
 
 def small_blocks(monkeypatch, size, workers=2):
     """Make conversion read blocks of at most `size` bytes."""
-    budget = Budget(limit=5 * size * workers, workers=workers)
-    monkeypatch.setattr(Budget, "of", classmethod(lambda cls, *_: budget))
+    monkeypatch.setattr(plan, "_BLOCK_BYTES", size)
+    monkeypatch.setattr(plan, "_LEAST_BLOCK", 1)
+    monkeypatch.setattr(memory, "cpu_count", lambda: workers)
 
 
 def files(store):

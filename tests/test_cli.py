@@ -50,16 +50,18 @@ def test_convert_makes_a_store_and_sums_it_up(screen, tmp_path, capsys):
     assert " before, " in found["size"]
     assert found["size"].endswith(" after")
     assert found["time"].endswith(" s")
+    assert found["memory"].endswith("iB at the peak")
 
 
 def test_convert_shows_progress_on_a_terminal(screen, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("lazypert.progress._PATIENCE", 0.0)
+    monkeypatch.setenv("TERM", "xterm")
     assert main(["convert", str(screen), str(tmp_path / "s.zarr"), *ALL_ROLES]) == 0
-    err = capsys.readouterr().err
-    assert "X: reading and sorting: 100 %" in err
-    assert "X: writing shards: 100 %" in err
-    assert err.endswith("\r\x1b[K"), "the line is wiped at the end"
-    assert "\n" not in err
+    said = capsys.readouterr()
+    assert "X: writing shards" in said.err
+    assert "MB" in said.err
+    assert "\x1b" not in said.out, "the summary is plain text"
 
 
 def test_convert_several_files_with_every_option(screen, tmp_path, capsys):
@@ -117,24 +119,29 @@ def test_an_existing_store_is_kept_unless_overwrite_is_given(screen, store, tmp_
     ("error", "status", "message"),
     [
         (KeyboardInterrupt(), 130, "lazypert: interrupted\n"),
-        (
-            OSError(errno.ENOSPC, "No space left on device", "s.zarr"),
-            1,
-            "lazypert: error: [Errno 28] No space left on device: 's.zarr'\n",
-        ),
+        (OSError(errno.ENOSPC, "No space left on device", "s.zarr"), 1, "run the same conversion again"),
     ],
     ids=["ctrl-c", "disk-full"],
 )
-def test_interruption_and_a_full_disk_are_one_line_and_leave_no_store(
+def test_what_is_cut_off_leaves_no_store_and_is_gone_on_from(
     screen, tmp_path, capsys, monkeypatch, error, status, message
 ):
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("lazypert.ingest._write_tables", fail)  # late: the matrix is written already
-    assert main(["convert", str(screen), str(tmp_path / "s.zarr"), *ALL_ROLES]) == status
-    assert capsys.readouterr().err == message
-    assert list(tmp_path.iterdir()) == []
+    command = ["convert", str(screen), str(tmp_path / "s.zarr"), *ALL_ROLES]
+    with monkeypatch.context() as patch:
+        patch.setattr("lazypert.ingest._write_tables", fail)  # late: the matrix is written already
+        assert main(command) == status
+    err = capsys.readouterr().err
+    assert message in err
+    (kept,) = tmp_path.iterdir()
+    assert kept.name.startswith("s.zarr.partial-")
+    assert kept.name in err
+    assert main(command) == 0
+    assert "going on from what an earlier run has done" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["s.zarr"]
+    assert main(["verify", str(tmp_path / "s.zarr")]) == 0
 
 
 # -- info and verify --------------------------------------------------------------------------------

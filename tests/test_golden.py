@@ -1,6 +1,6 @@
-"""The golden store of format version 1: old stores stay readable, and conversion stays the same.
+"""A golden store of every format version: old stores stay readable, and conversion stays the same.
 
-Run as a script to make it anew, which only a new format version should need.
+Run as a script to make that of the present version, which only a new version should need.
 """
 
 import zipfile
@@ -17,7 +17,8 @@ import lazypert as lp
 from lazypert.schema import FORMAT_VERSION
 from lazypert.store import Store
 
-GOLDEN = Path(__file__).parent / "data" / "golden_v1.zip"
+DATA = Path(__file__).parent / "data"
+NEWEST = DATA / f"golden_v{FORMAT_VERSION}.zip"
 N_OBS, GENES = 60, [f"gene{j}" for j in range(12)]
 
 
@@ -52,17 +53,27 @@ def convert(folder):
     return lp.convert(folder / "golden.h5ad", folder / "golden.zarr", seed=5, **ROLES)
 
 
-@pytest.fixture(scope="module")
-def golden(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("golden")
-    with zipfile.ZipFile(GOLDEN) as archive:
-        archive.extractall(folder)
+def unpacked(archive, folder):
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(folder)
     return folder / "golden.zarr"
+
+
+@pytest.fixture(scope="module", params=range(1, FORMAT_VERSION + 1), ids="v{}".format)
+def golden(request, tmp_path_factory):
+    return unpacked(DATA / f"golden_v{request.param}.zip", tmp_path_factory.mktemp("golden"))
 
 
 def test_it_verifies(golden):
     assert lp.verify(golden) > 50
-    assert Store(golden).attrs["format_version"] == FORMAT_VERSION == 1
+    assert f"v{Store(golden).attrs['format_version']}" in {f"v{n}" for n in range(1, FORMAT_VERSION + 1)}
+
+
+def test_knockdown_is_the_same_whether_it_was_noted_or_not(golden):
+    assert Store(golden).has_facts == (Store(golden).attrs["format_version"] >= 2)
+    options = {"residual_expression": 0.9, "cell_residual_expression": 0.9, "min_cells": 1}
+    table = lp.open(golden).pert.knockdown(**options).table
+    assert table["reason"].tolist() == ["target gene not measured"] * 2
 
 
 def test_it_holds_its_source(golden):
@@ -88,8 +99,8 @@ def test_literal_values(golden):
     assert table["is_control"].tolist() == [False, False, True] * 2
 
 
-def test_conversion_still_gives_the_same_bytes(golden, tmp_path):
-    old, new = files(golden), files(convert(tmp_path))
+def test_conversion_still_gives_the_same_bytes(tmp_path):
+    old, new = files(unpacked(NEWEST, tmp_path / "old")), files(convert(tmp_path))
     assert new.keys() == old.keys()
     assert [key for key in old if "__lazypert__/manifest" not in key and old[key] != new[key]] == []
 
@@ -97,13 +108,13 @@ def test_conversion_still_gives_the_same_bytes(golden, tmp_path):
 if __name__ == "__main__":
     import tempfile
 
-    GOLDEN.parent.mkdir(exist_ok=True)
+    NEWEST.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         made = convert(Path(name))
-        with zipfile.ZipFile(GOLDEN, "w", zipfile.ZIP_DEFLATED) as archive:
+        with zipfile.ZipFile(NEWEST, "w", zipfile.ZIP_DEFLATED) as archive:
             for path in sorted(made.rglob("*")):
                 if path.is_file():
                     info = zipfile.ZipInfo(path.relative_to(name).as_posix())
                     info.compress_type = zipfile.ZIP_DEFLATED
                     archive.writestr(info, path.read_bytes())
-    print(GOLDEN, GOLDEN.stat().st_size)
+    print(NEWEST, NEWEST.stat().st_size)

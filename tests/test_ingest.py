@@ -33,6 +33,7 @@ from stores import (
 )
 
 import lazypert as lp
+from lazypert.columns import Whole, write_column, write_frame
 from lazypert.errors import (
     ColumnNotFoundError,
     ConfigError,
@@ -218,12 +219,15 @@ def test_a_cluster_does_not_change_the_bytes(tmp_path, monkeypatch, reference):
 def test_progress_counts_to_the_end(tmp_path, monkeypatch):
     small_blocks(monkeypatch, 700)
     seen = []
-    converted(tmp_path, screen(lean=True), progress=lambda *event: seen.append(event))
-    phases = list(dict.fromkeys(phase for phase, _, _ in seen))
+    converted(tmp_path, screen(lean=True), progress=seen.append)
+    phases = list(dict.fromkeys(event.phase for event in seen))
     assert phases[:2] == ["X: reading and sorting", "X: writing shards"]
     for phase in phases:
-        done = [(k, n) for name, k, n in seen if name == phase]
-        assert done[-1][0] == done[-1][1] == len(done)
+        events = [event for event in seen if event.phase == phase]
+        assert [event.done for event in events] == list(range(events[-1].total + 1))
+        sizes = [event.n_bytes for event in events]
+        assert sizes[0] == 0 < sizes[-1]
+        assert sizes == sorted(sizes)
 
 
 class TestSeveralFiles:
@@ -483,9 +487,9 @@ class TestJoinedColumns:
         a, b = every_column(8, 0), every_column(9, 1)
         pairs = [(a[left], b[right]) for left, right in zip(self.kinds, self.kinds[5:] + self.kinds[:5], strict=True)]
         with StoreWriter(tmp_path / "s.zarr") as writer:
-            writer.frame("obs", np.array(["x"] * 17, dtype=object), [left.name for left, _ in pairs])
+            write_frame(writer, "obs", Whole(np.array(["x"] * 17, dtype=object)), [left.name for left, _ in pairs])
             for left, right in pairs:
-                writer.column("obs", left.name, join_columns([left.array, right.array], [8, 9]))
+                write_column(writer, "obs", left.name, Whole(join_columns([left.array, right.array], [8, 9])))
             writer.finalise({"n_obs": 17, "roles": {}, "matrices": {}})
         store = Store(tmp_path / "s.zarr")
         for left, right in pairs:

@@ -11,11 +11,12 @@ import lazypert
 
 LAYERS = """
 errors
-memory rng
+memory rng files progress
 schema
-csr rows labels manifest features
-genes groups shards
-writer converter
+csr rows labels manifest features partial tasks
+genes groups shards spill
+targets writer converter
+facts columns reorder plan
 shuffle
 ingest store
 verify obs

@@ -3,6 +3,7 @@
 import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from stores import flip
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from lazypert.errors import LazypertError, StoreDamagedError
-from lazypert.schema import COMPRESSOR, Grid
-from lazypert.shards import LocalReader, ShardedArray, checksum, encode_shard, write_pieces
+from lazypert.files import write_whole
+from lazypert.schema import CODEC, COUNTS_CODEC, Grid
+from lazypert.shards import LocalReader, ShardedArray, checksum, encode_shard
 
 SIZES = [1, 5, 31, 32, 33, 128, 129, 200, 256, 300]
 
@@ -25,14 +27,15 @@ def values_of(length, dtype="u2", seed=0):
     return values * np.dtype(dtype).type(1.5) if np.dtype(dtype).kind == "f" else values
 
 
-def write_ours(root, values, grid):
+def write_ours(root, values, grid, codec=CODEC):
     for shard in range(grid.n_shards):
         start, stop = grid.span(shard)
-        write_pieces(Path(root) / f"a/c/{shard}", encode_shard(values[start:stop], grid))
+        (Path(root) / "a/c").mkdir(parents=True, exist_ok=True)
+        write_whole(Path(root) / f"a/c/{shard}", encode_shard(values[start:stop], grid, codec))
     return ShardedArray(LocalReader(Path(root)), "a", values.dtype, grid)
 
 
-def zarr_array(root, values, grid):
+def zarr_array(root, values, grid, codec=CODEC):
     array = zarr.create_array(
         root,
         name="a",
@@ -41,7 +44,7 @@ def zarr_array(root, values, grid):
         chunks=(grid.chunk,),
         shards=(grid.shard,),
         filters=None,
-        compressors=[BloscCodec(**COMPRESSOR), Crc32cCodec()],
+        compressors=[BloscCodec(**asdict(codec)), Crc32cCodec()],
         fill_value=0,
         config={"write_empty_chunks": True},
     )
@@ -50,11 +53,13 @@ def zarr_array(root, values, grid):
 
 
 @pytest.mark.parametrize("dtype", ["u2", "u4", "i4", "i8", "f4", "f8", "i1", "bool"])
+@pytest.mark.parametrize("codec", [CODEC, COUNTS_CODEC], ids=lambda codec: codec.shuffle)
 @pytest.mark.parametrize("length", SIZES)
-def test_encoding_equals_zarr_byte_for_byte(tmp_path, length, dtype):
+def test_encoding_equals_zarr_byte_for_byte(tmp_path, length, dtype, codec):
     values, grid = values_of(length, dtype), Grid(length, 32, 128)
-    zarr_array(tmp_path / "theirs", values, grid)
-    write_ours(tmp_path / "ours", values, grid)
+    zarr_array(tmp_path / "theirs", values, grid, codec)
+    ours = write_ours(tmp_path / "ours", values, grid, codec)
+    np.testing.assert_array_equal(ours.read(0, length), values)
     theirs = sorted((tmp_path / "theirs/a/c").iterdir())
     ours = sorted((tmp_path / "ours/a/c").iterdir())
     assert [p.name for p in ours] == [p.name for p in theirs]
@@ -71,9 +76,9 @@ def test_encoding_equals_zarr_at_the_formats_own_sizes(tmp_path, chunk):
         assert (tmp_path / f"ours/a/c/{shard}").read_bytes() == (tmp_path / f"theirs/a/c/{shard}").read_bytes()
 
 
-def test_write_pieces_reports_size_and_checksum(tmp_path):
-    size, crc = write_pieces(tmp_path / "deep/file", [b"1234", b"56789"])
-    assert (tmp_path / "deep/file").read_bytes() == b"123456789"
+def test_write_whole_reports_size_and_checksum(tmp_path):
+    size, crc = write_whole(tmp_path / "file", [b"1234", b"56789"])
+    assert (tmp_path / "file").read_bytes() == b"123456789"
     assert size == 9
     assert crc == 0xCBF43926  # the check value of CRC-32
     assert checksum(b"123456789") == (0xE3069283).to_bytes(4, "little")  # that of CRC-32C
@@ -83,7 +88,7 @@ def test_checksums_tell_valid_shards_of_one_length_apart(tmp_path):
     found = set()
     for seed in range(6):
         values = np.random.default_rng(seed).integers(0, 2**16, 128).astype("u2")
-        found.add(write_pieces(tmp_path / str(seed), encode_shard(values, Grid(128, 32, 128))))
+        found.add(write_whole(tmp_path / str(seed), encode_shard(values, Grid(128, 32, 128))))
     assert len({size for size, _ in found}) == 1
     assert len(found) == 6
 
@@ -195,7 +200,7 @@ def test_a_chunk_that_was_never_written_is_an_error(tmp_path):
     values, grid = values_of(128), Grid(128, 32, 128)
     array = zarr.create_array(
         tmp_path, name="a", shape=(128,), dtype="u2", chunks=(32,), shards=(128,), filters=None,
-        compressors=[BloscCodec(**COMPRESSOR), Crc32cCodec()], fill_value=0, config={"write_empty_chunks": False},
+        compressors=[BloscCodec(**asdict(CODEC)), Crc32cCodec()], fill_value=0, config={"write_empty_chunks": False},
     )  # fmt: skip
     array[32:64] = values[32:64]
     ours = ShardedArray(LocalReader(tmp_path), "a", values.dtype, grid)

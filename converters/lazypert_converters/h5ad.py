@@ -12,6 +12,7 @@ import pandas as pd
 from lazypert.converter import BlockSpec, RowBlock
 from lazypert.csr import CSRBlock, first_bad_index
 from lazypert.errors import ColumnNotFoundError, SourceFormatError, near_matches
+from lazypert_converters._direct import read_range
 from lazypert_converters._hdf5 import is_hdf5, missing_source, native
 from lazypert_converters._sparse import blocks_by_nnz, indptr_fault
 
@@ -109,6 +110,11 @@ class H5adReader:
             frame: pd.DataFrame = self._element(file, "raw/var")
         return frame
 
+    def nnz(self, matrix: str) -> int | None:
+        """Stored values of a sparse matrix."""
+        where = self.layouts[matrix]
+        return None if where.layout == "dense" else where.nnz
+
     def scratch_bytes(self, matrix: str) -> int:  # noqa: ARG002
         """Bytes of the largest HDF5 chunk."""
         return 0
@@ -145,7 +151,7 @@ class H5adReader:
     def _read_sparse(self, node: Any, where: _Matrix, spec: BlockSpec) -> RowBlock:
         indptr = node["indptr"][spec.start : spec.stop + 1].astype(np.int64)
         first, last = int(indptr[0]), int(indptr[-1])
-        indices, data = native(node["indices"][first:last]), native(node["data"][first:last])
+        indices, data = (native(read_range(node[part], first, last)) for part in ("indices", "data"))
         minor = where.n_cols if where.layout == "csr" else self.n_obs
         bad = first_bad_index(indices, minor)
         if bad >= 0:

@@ -118,6 +118,10 @@ class MtxReader:
         """10x folders have no raw."""
         raise ColumnNotFoundError(f"raw is not in {str(self.path)!r}: 10x folders have none.")
 
+    def nnz(self, matrix: str) -> int | None:  # noqa: ARG002
+        """Entries, as the header has them."""
+        return self.header.nnz
+
     def scratch_bytes(self, matrix: str) -> int:  # noqa: ARG002
         """Bytes to hold the longest block of text and its entries."""
         return 0

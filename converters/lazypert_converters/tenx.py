@@ -106,6 +106,11 @@ class TenxReader:
         """10x files have no raw."""
         raise ColumnNotFoundError(f"raw is not in {str(self.path)!r}: 10x files have none.")
 
+    def nnz(self, matrix: str) -> int | None:  # noqa: ARG002
+        """Stored values."""
+        with self._open("data") as group:
+            return int(group["data"].shape[0])
+
     def scratch_bytes(self, matrix: str) -> int:  # noqa: ARG002
         """Bytes of the largest HDF5 chunk."""
         return 0

@@ -1,0 +1,128 @@
+"""The folder in which a store comes to be: locked, and kept when the work is cut off, to be resumed.
+
+<store>.partial.lock           held by the one process that converts to <store>
+<store>.partial-<fingerprint>  what that process has done so far
+    store/                     becomes <store> by one rename
+    work/                      spills, and a record of every task that is done
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from lazypert.errors import StoreExistsError
+
+try:
+    import fcntl
+except ImportError:  # Windows: no lock; the final rename still lets one writer win
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Partial:
+    """The one folder in which a target is being made.
+
+    Parameters
+    ----------
+    target
+        Where the store will be.
+    fingerprint
+        Says what is written there, and how. Work of the same fingerprint is resumed, other work
+        is thrown away. None begins anew each time and keeps nothing.
+
+    Attributes
+    ----------
+    is_resumed
+        Whether there was work of this fingerprint.
+    is_restarted
+        Whether work of another fingerprint was thrown away.
+
+    Raises
+    ------
+    StoreExistsError
+        When another process is making the same target.
+    """
+
+    def __init__(self, target: Path, fingerprint: str | None = None) -> None:
+        self.target, self._prefix = target, f"{target.name}.partial"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = self._acquire()
+        self.folder = target.with_name(f"{self._prefix}-{fingerprint or uuid.uuid4().hex[:12]}")
+        others = [path for path in self._leftovers() if path != self.folder]
+        self.is_restarted = fingerprint is not None and bool(others)
+        for path in others:
+            shutil.rmtree(path, ignore_errors=True)
+        self.is_resumed = self.folder.exists()
+        self.store.mkdir(parents=True, exist_ok=True)
+        self.work.mkdir(exist_ok=True)
+
+    @property
+    def store(self) -> Path:
+        """The store as far as it has come."""
+        return self.folder / "store"
+
+    @property
+    def work(self) -> Path:
+        """Spills and records."""
+        return self.folder / "work"
+
+    def _leftovers(self) -> list[Path]:
+        """Folders that killed processes left behind: unfinished work, and stores that were replaced."""
+        names = (f"{self._prefix}-", f"{self.target.name}.old-")
+        return [p for p in self.target.parent.iterdir() if p.name.startswith(names) and p.is_dir()]
+
+    def _acquire(self) -> int | None:
+        if fcntl is None:
+            return None
+        path = self.target.with_name(f"{self._prefix}.lock")
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                os.close(fd)
+                raise StoreExistsError(
+                    f"Another process is writing {str(self.target)!r} at this moment (it holds {path.name!r}). "
+                    "Nothing was written. Wait for it, or choose another target."
+                ) from error
+            except OSError:  # a file system without locks
+                os.close(fd)
+                path.unlink(missing_ok=True)
+                return None
+            # The one who held it before may have unlinked it since: then it locks nobody out.
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_ino == os.fstat(fd).st_ino:
+                    return fd
+            os.close(fd)
+
+    def release(self, *, keep: bool) -> None:
+        """Let go of the target; without `keep` the folder goes too."""
+        if not keep:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        if self._lock is not None:
+            self.target.with_name(f"{self._prefix}.lock").unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = None
+
+
+def record(path: Path, value: dict[str, Any]) -> None:
+    """Note that a task is done; the note is there as a whole or not at all."""
+    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
+    draft.write_text(json.dumps(value))
+    draft.replace(path)
+
+
+def recall(path: Path) -> dict[str, Any] | None:
+    """What was noted, or None where nothing was, or a power cut took it."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
