@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from benchmarks.summary import LARGE
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 GIB = 1024**3
-COLOURS = ("#2a6f97", "#e09f3e", "#8d99ae")
+COLOURS = ("#2a6f97", "#e09f3e")  # of the uncompressed file and the gzip one
 INK, PALE = "#222222", "#666666"
 
 
@@ -27,6 +28,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
     rivals = list(dict.fromkeys(result["rival"] for result in results))
     screens = list(dict.fromkeys(result["screen"] for result in results))
     figure = Figure(figsize=(11, 1.6 + 0.32 * len(rivals) * (len(screens) + 0.8)), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.06)
     panels = figure.subplots(1, 3, sharey=True)
     unit, size = _unit(results)
     for axes, title, values in (
@@ -41,12 +43,13 @@ def draw(report: dict[str, Any], path: Path) -> None:
     for label in panels[0].get_yticklabels():
         label.set_fontweight("bold" if label.get_text() == "lazypert" else "normal")
     figure.suptitle(_title(report), x=0.01, ha="left", fontsize=13, color=INK)
-    handles, labels = panels[0].get_legend_handles_labels()
     if len(screens) > 1:
-        names = [f"from {label} .h5ad" for label in labels]
-        figure.legend(handles, names, loc="outside lower left", ncols=len(screens), frameon=False, fontsize=10)
+        handles = [
+            Patch(color=colour, label=f"from {screen} .h5ad") for colour, screen in zip(COLOURS, screens, strict=False)
+        ]
+        figure.legend(handles=handles, loc="outside lower left", ncols=len(screens), frameon=False, fontsize=10)
     caption = f"shorter is better; medians of {results[0]['runs']} runs, lines from least to most"
-    figure.text(0.99, 0.015, caption, ha="right", fontsize=9, color=PALE)
+    figure.supxlabel(caption, x=0.99, ha="right", fontsize=9, color=PALE)
     figure.savefig(path, dpi=150, facecolor="white")
 
 
@@ -83,8 +86,8 @@ def _bars(
             if (rival, screen) not in values:
                 continue
             least, middle, most = values[rival, screen]
-            y, label = row + shift, screen if row == 0 else None
-            axes.barh(y, middle, 0.92 * height, color=COLOURS[number % len(COLOURS)], label=label)
+            y = row + shift
+            axes.barh(y, middle, 0.92 * height, color=COLOURS[number])
             if most - least > 0.01 * longest:
                 axes.plot([least, most], [y, y], color=INK, linewidth=1)
             end = max(middle, most) + 0.015 * longest
