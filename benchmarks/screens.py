@@ -1,0 +1,137 @@
+"""The screens to convert: simulated once in the work folder, then found there by the name.
+
+One screen is simulated. The others hold the same rows: compressed, or several times over under new
+names. Both copies stream, so they need no more memory for a larger screen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from lazypert.simulate import SimulationConfig, simulate_screen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    # What to write for a dataset: its length, its dtype, and its values in pieces.
+    Content = tuple[int, Any, Iterator[np.ndarray]]
+
+GZIP_LEVEL = 4  # as in adata.write_h5ad(path, compression="gzip")
+NUMBERS, STRINGS = 1 << 22, 1 << 17  # values held at once: 16 MiB of numbers, some 10 MiB of strings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Screen:
+    """A file to convert, and what a store made of it must hold."""
+
+    name: str
+    path: Path
+    cells: int
+    genes: int
+    nnz: int
+    bytes: int
+
+    @classmethod
+    def of(cls, name: str, path: Path) -> Screen:
+        """Look into a file."""
+        with h5py.File(path) as file:
+            cells, genes = map(int, file["X"].attrs["shape"])
+            nnz = len(file["X/data"])
+        return cls(name=name, path=path, cells=cells, genes=genes, nnz=nnz, bytes=path.stat().st_size)
+
+
+def plain(folder: Path, *, cells: int, genes: int, nnz: float) -> Path:
+    """Return the simulated screen, its cells in random order; `nnz` is the mean a cell."""
+    path = folder / f"screen-{cells}x{genes}-nnz{nnz:g}.h5ad"
+    if not path.exists():
+        simulate_screen(path, SimulationConfig(n_cells=cells, n_genes=genes, nnz_per_cell=nnz))
+    return path
+
+
+def compressed(source: Path) -> Path:
+    """Return the same screen with every array compressed, in the same chunks."""
+    path = source.with_name(f"{source.stem}-gzip.h5ad")
+    if not path.exists():
+        with h5py.File(source) as read, _replacing(path) as write:
+            _rewrite(read, write, lambda _, item: (len(item), item.dtype, _pieces(item)), gzip=True)
+    return path
+
+
+def repeated(source: Path, factor: int) -> Path:
+    """Return a screen of the rows of `source` `factor` times over, each cell with a name of its own."""
+    path = source.with_name(f"{source.stem}-times{factor}.h5ad")
+    if not path.exists():
+        with h5py.File(source) as read, _replacing(path) as write:
+            _rewrite(read, write, lambda where, item: _repeat(where, item, factor, len(read["X/data"])))
+            cells, genes = read["X"].attrs["shape"]
+            write["X"].attrs["shape"] = np.array([cells * factor, genes])
+    return path
+
+
+def _repeat(where: str, item: h5py.Dataset, factor: int, nnz: int) -> Content:
+    top, last = where.split("/")[1], where.split("/")[-1]
+    if top not in ("X", "obs") or last == "categories":
+        return len(item), item.dtype, _pieces(item)
+    if last == "indptr":
+        dtype = np.dtype(np.int32 if nnz * factor < 2**31 else np.int64)
+        later = (piece + np.int64(nnz) * copy for copy in range(factor) for piece in _pieces(item, 1))
+        return (len(item) - 1) * factor + 1, dtype, _chain(np.zeros(1, dtype), later)
+    copies: Iterator[np.ndarray] = (_renamed(piece, k, last) for k in range(factor) for piece in _pieces(item))
+    return len(item) * factor, item.dtype, copies
+
+
+def _renamed(piece: np.ndarray, copy: int, column: str) -> np.ndarray:
+    if column != "_index" or copy == 0:
+        return piece
+    return np.array([f"{name.decode()}-{copy}" for name in piece], dtype=object)
+
+
+def _chain(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    yield first
+    yield from rest
+
+
+def _pieces(item: h5py.Dataset, start: int = 0) -> Iterator[np.ndarray]:
+    step = STRINGS if item.dtype == object else NUMBERS
+    for at in range(start, len(item), step):
+        yield item[at : min(at + step, len(item))]
+
+
+def _rewrite(
+    source: h5py.Group, target: h5py.Group, content: Callable[[str, h5py.Dataset], Content], *, gzip: bool = False
+) -> None:
+    """Copy a group with its attributes, where `content` says what becomes of each dataset."""
+    target.attrs.update(source.attrs)
+    for name, item in source.items():
+        if isinstance(item, h5py.Group):
+            _rewrite(item, target.create_group(name), content, gzip=gzip)
+            continue
+        length, dtype, pieces = content(item.name, item)
+        shape = (length, *item.shape[1:])
+        options: dict[str, Any] = {"chunks": item.chunks, "maxshape": (None, *item.shape[1:]) if item.chunks else None}
+        if gzip:
+            options |= {"chunks": item.chunks or True, "compression": "gzip", "compression_opts": GZIP_LEVEL}
+        made = target.create_dataset(name, shape, dtype, **options)
+        at = 0
+        for piece in pieces:
+            made[at : at + len(piece)] = piece
+            at += len(piece)
+        made.attrs.update(item.attrs)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[h5py.File]:
+    """Open a new file that takes its name when it is complete, so that a name can be trusted."""
+    partial = path.with_suffix(".partial")
+    try:
+        with h5py.File(partial, "w") as file:
+            yield file
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
