@@ -127,14 +127,16 @@ class RowFacts:
     def save(self, path: Path) -> tuple[int, int]:
         """Write to a file; return its size and CRC-32."""
         held = io.BytesIO()
-        np.savez(held, **{field.name: np.asarray(getattr(self, field.name)) for field in fields(self)})
+        arrays: dict[str, Any] = {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
+        np.savez(held, **arrays)
         return write_whole(path, [held.getbuffer()])
 
     @classmethod
     def load(cls, path: Path) -> RowFacts:
         """Inverse of `save`."""
         with np.load(path, allow_pickle=False) as found:
-            return cls(**{name: int(found[name]) if name == "first" else found[name] for name in found.files})
+            arrays: dict[str, Any] = {name: found[name] for name in found.files}
+        return cls(**(arrays | {"first": int(arrays["first"])}))
 
 
 @kernel

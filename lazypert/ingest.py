@@ -213,7 +213,8 @@ def _write(writer: StoreWriter, plan: Plan, report: Report | None) -> dict[str, 
         writer.group(group, {"encoding-type": "dict", "encoding-version": "0.1.0"})
     _write_obs(writer, plan, destination)
     _write_var(writer, plan)
-    asked = Asked.of(plan.groups, plan.genes)
+    asked: Asked | None = Asked.of(plan.groups, plan.genes)
+    assert asked is not None
     if asked.sums_bytes > plan.budget.limit // 8:
         asked = None
         plan.warnings.append("control sums of every target would not fit the memory limit: QC will read the matrix")
@@ -260,11 +261,12 @@ def _write_matrix(
     asked: Asked | None,
     report: Report | None,
 ) -> dict[str, Any]:
+    has_genes = name == "X" or name.startswith("layers/")
+    n_cols = len(plan.genes) if has_genes else plan.readers[0].matrices[origin]
+    writer.group(name, {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [plan.n_obs, n_cols]})
     if (done := _finished(writer, work)) is not None:
         return done
     work.mkdir(exist_ok=True)
-    has_genes = name == "X" or name.startswith("layers/")
-    n_cols = len(plan.genes) if has_genes else plan.readers[0].matrices[origin]
     spills = _map(plan, name, origin, n_cols, has_genes, work, report)
     facts = ValueFacts()
     for spill in spills:
@@ -274,7 +276,6 @@ def _write_matrix(
     note_spills(work, spills)
     nnz = int(indptr[-1])
     index_dtype, grid = np.dtype("i4" if nnz < 2**31 else "i8"), Grid.matrix(nnz)
-    writer.group(name, {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [plan.n_obs, n_cols]})
     writer.array(f"{name}/indptr", indptr.astype(index_dtype))
     del indptr
     reduction = Reduction(
@@ -305,7 +306,10 @@ def _write_matrix(
         "maximum": facts.maximum,
         "n_nonfinite": facts.n_nonfinite,
     }
-    files = [[entry.key, entry.size, entry.crc32] for entry in (*entries, *writer.entries_of(f"{name}/indptr"))]
+    of_indptr = range(Grid.column(plan.n_obs + 1).n_shards)
+    others = [f"{name}/indptr/c/{shard}" for shard in of_indptr]
+    others += [f"{name}/{part}/zarr.json" for part in ("data", "indices", "indptr")]
+    files = [[e.key, e.size, e.crc32] for e in (*entries, *(writer.entry(key) for key in others))]
     record(work / "done.json", {"summary": summary, "files": files})
     for spill in spills:
         spill.remove()

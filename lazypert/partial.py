@@ -17,11 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from lazypert.errors import StoreExistsError
 
-try:
-    import fcntl
-except ImportError:  # Windows: no lock; the final rename still lets one writer win
-    fcntl = None  # type: ignore[assignment]
-
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -79,7 +74,9 @@ class Partial:
         return [p for p in self.target.parent.iterdir() if p.name.startswith(names) and p.is_dir()]
 
     def _acquire(self) -> int | None:
-        if fcntl is None:
+        try:
+            import fcntl
+        except ImportError:  # Windows: no lock; the final rename still lets one writer win
             return None
         path = self.target.with_name(f"{self._prefix}.lock")
         while True:

@@ -20,10 +20,10 @@ from lazypert.qc import (
     WEAK,
     KnockdownFilterConfig,
     KnockdownResult,
-    target_genes,
 )
 from lazypert.rng import generator
 from lazypert.splits import SPLITS, SplitResult
+from lazypert.targets import target_genes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

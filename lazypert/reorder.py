@@ -44,7 +44,8 @@ class Reordered:
     def __iter__(self) -> Iterator[Any]:
         for begin in range(0, max(1, len(self)), self.step):
             end = min(len(self), begin + self.step)
-            parts, places = [], []
+            parts: list[Any] = []
+            places: list[NDArray[np.integer]] = []
             for start, values in self._source():
                 to = self.destination[start : start + len(values)]
                 chosen = np.flatnonzero((to >= begin) & (to < end))

@@ -221,6 +221,9 @@ class ShardedArray:
             body = piece[:-_CHECKSUM]
             if checksum(body) != piece[-_CHECKSUM:]:
                 raise self._damaged(shard, f"the checksum of chunk {number} does not match its bytes")
+            held = int.from_bytes(body[4:8], "little")  # so says the header of every blosc chunk
+            if held != self.grid.chunk * self.dtype.itemsize:
+                raise self._damaged(shard, f"chunk {number} holds {held:,} bytes, which are those of another array")
             yield number, body
 
     def _index(self, shard: int) -> NDArray[np.uint64]:

@@ -103,13 +103,14 @@ def _pack_counts(csr: CSRBlock, target: NDArray[np.int64]) -> tuple[NDArray[np.i
 def _pack_kernel(
     indptr: Any, indices: Any, data: Any, rows: Any, out_indptr: Any, out_indices: Any, out_data: Any
 ) -> int:
-    largest = 0
+    largest: Any = 0
     for i in range(len(rows)):
         n = out_indptr[i + 1] - out_indptr[i]
         cols, values = indices[indptr[rows[i]] :][:n], data[indptr[rows[i]] :][:n]
         out_cols, out_values = out_indices[out_indptr[i] :][:n], out_data[out_indptr[i] :][:n]
         # Four plain loops instead of one: each of them is turned into vector instructions.
-        unsorted, inexact, high = 0, 0, np.uint16(0)
+        unsorted, inexact = 0, 0
+        high: Any = np.uint16(0)
         for k in range(1, n):
             unsorted += cols[k] <= cols[k - 1]
         for k in range(n):

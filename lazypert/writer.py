@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import logging
+import re
 import shutil
 import threading
 import uuid
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     PieceWriter = Callable[[int, Any], None]
 
 _LOG = logging.getLogger("lazypert")
+_MATRIX_FILE = re.compile(r".+/(data|indices|indptr)/(c/\d+|zarr\.json)")
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 _CONSOLIDATING = threading.Lock()  # warning filters belong to the whole process
 
@@ -94,6 +96,8 @@ class StoreWriter:
         self.partial = Partial(self.target, fingerprint)
         self.root = self.partial.store
         self._entries: dict[str, Entry] = {}
+        if self.partial.is_resumed:
+            _keep_matrices(self.root)
         self._zarr = zarr.open_group(self.root, mode="a", zarr_format=3)
 
     def __enter__(self) -> StoreWriter:
@@ -141,10 +145,6 @@ class StoreWriter:
     def add(self, entries: Iterable[Entry]) -> None:
         """Note shards that tasks have written."""
         self._entries.update((entry.key, entry) for entry in entries)
-
-    def entries_of(self, path: str) -> list[Entry]:
-        """Shards of an array that are noted."""
-        return [entry for key, entry in self._entries.items() if key.startswith(f"{path}/")]
 
     def array(self, path: str, values: NDArray[Any], attrs: dict[str, Any] | None = None) -> None:
         """Write a numeric one-dimensional array."""
@@ -238,38 +238,41 @@ class StoreWriter:
         self.group(MANIFEST, {})
         entries = self._manifest()
         self._write_manifest(entries)
-        ours = {"format_version": FORMAT_VERSION, **attrs, "manifest_digest": manifest_digest(entries)}
-        root: dict[str, Any] = {"encoding-type": "anndata", "encoding-version": "0.1.0", MARKER: ours}
-        self._zarr.attrs.update(root)
         with _CONSOLIDATING, warnings.catch_warnings():  # AnnData and Zarr both write and read it for version 3
             warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
             zarr.consolidate_metadata(self.root, zarr_format=3)
-        self._seal()
+        self._seal({"format_version": FORMAT_VERSION, **attrs, "manifest_digest": manifest_digest(entries)})
         _sync_tree(self.root)
         self._rename()
         return self.target
 
-    def _seal(self) -> None:
-        """Put into the root metadata what the manifest cannot list: its own files, and the root itself."""
+    def _seal(self, ours: dict[str, Any]) -> None:
+        """Write the root metadata, which make it a store: all of ours, and what the manifest cannot list.
+
+        These are the manifest's own files, and the root itself.
+        """
         file = self.root / "zarr.json"
         metadata = json.loads(file.read_bytes())
-        listed = [self._entry(path) for path in sorted((self.root / MANIFEST).rglob("*/*")) if path.is_file()]
-        metadata["attributes"][MARKER][MANIFEST_FILES] = [[e.key, e.size, e.crc32] for e in listed]
-        metadata["attributes"][MARKER]["root_digest"] = root_digest(metadata)
-        file.write_text(json.dumps(metadata, indent=1))
+        files = sorted(path for path in (self.root / MANIFEST).rglob("*/*") if path.is_file())
+        listed = [self.entry(path.relative_to(self.root).as_posix()) for path in files]
+        ours = ours | {MANIFEST_FILES: [[e.key, e.size, e.crc32] for e in listed]}
+        metadata["attributes"] = {"encoding-type": "anndata", "encoding-version": "0.1.0", MARKER: ours}
+        ours["root_digest"] = root_digest(metadata)
+        write_whole(file, [json.dumps(metadata, indent=1).encode()])
 
     def _manifest(self) -> list[Entry]:
         entries = dict(self._entries)
         for file in sorted(self.root.rglob("*")):
             key = file.relative_to(self.root).as_posix()
             if file.is_file() and key != "zarr.json" and key not in entries:
-                entries[key] = self._entry(file)
+                entries[key] = self.entry(key)
         return [entries[key] for key in sorted(entries)]
 
-    def _entry(self, file: Path) -> Entry:
-        found = crc32_of(file)
-        assert found is not None, file
-        return Entry(file.relative_to(self.root).as_posix(), *found)
+    def entry(self, key: str) -> Entry:
+        """Size and checksum of a file of the store."""
+        found = crc32_of(self.root / key)
+        assert found is not None, key
+        return Entry(key, *found)
 
     def _write_manifest(self, entries: list[Entry]) -> None:
         self.strings(f"{MANIFEST}/key", np.array([entry.key for entry in entries], dtype=object))
@@ -292,6 +295,13 @@ class StoreWriter:
                 raise
             raise _exists(self.target) from error
         sync(self.target.parent)
+
+
+def _keep_matrices(root: Path) -> None:
+    """Remove all that a killed writer left but whole files of matrices: the rest is quickly written anew."""
+    for path in root.rglob("*"):
+        if path.is_file() and not _MATRIX_FILE.fullmatch(path.relative_to(root).as_posix()):
+            path.unlink()
 
 
 def _exists(target: Path) -> StoreExistsError:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _DEFLATE, _SHUFFLE = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE
+_DAMAGED: tuple[type[Exception], ...] = (isal_zlib.error, EOFError)  # type: ignore[assignment]  # a fault of its stub
 _NOWHERE = 2**64 - 1  # HADDR_UNDEF: nothing was written there
 
 
@@ -93,7 +94,7 @@ def _read_piece(fd: int, piece: _Piece, out: NDArray[Any], skip: int) -> None:
         if os.preadv(fd, [out.view(np.uint8).data], piece.offset + skip * size) != out.nbytes:
             raise OSError(f"the file ends before byte {piece.offset + piece.size:,}")
         return
-    raw = os.pread(fd, piece.size, piece.offset)
+    raw: Any = os.pread(fd, piece.size, piece.offset)
     if len(raw) != piece.size:
         raise OSError(f"the file ends before byte {piece.offset + piece.size:,}")
     for code in reversed(piece.filters):
@@ -109,7 +110,7 @@ def _read_piece(fd: int, piece: _Piece, out: NDArray[Any], skip: int) -> None:
 def _inflate(raw: bytes, size: int) -> bytes:
     try:
         inflated: bytes = isal_zlib.decompress(raw, bufsize=size)
-    except isal_zlib.error as error:
+    except _DAMAGED as error:
         raise OSError(f"a compressed chunk is damaged ({error})") from error
     return inflated
 
