@@ -118,5 +118,6 @@ def _join_categoricals(columns: Sequence[Any], lengths: Sequence[int]) -> pd.Cat
 
 
 def _with_text_labels(column: Any) -> Any:
-    codes, labels = factorise(column.array)
+    labels, number = np.unique(np.asarray(column.cat.categories.astype(str), dtype=np.str_), return_inverse=True)
+    codes = np.append(number, -1)[column.cat.codes.to_numpy()]  # -1, a missing label, picks the last
     return pd.Series(pd.Categorical.from_codes(codes, pd.Index(labels.astype(object), dtype=object)))

@@ -1,0 +1,55 @@
+import threading
+
+import numpy as np
+import pytest
+
+from lazypert.files import crc32, crc32_of, exchange, read_exact, write_whole
+
+
+def test_a_file_is_there_as_a_whole_or_not_at_all(tmp_path):
+    def pieces():
+        yield b"12345"
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError):
+        write_whole(tmp_path / "a", pieces())
+    assert not (tmp_path / "a").exists()
+    size, crc = write_whole(tmp_path / "a", [b"1234", np.frombuffer(b"56789", "u1"), b""], sync=True)
+    assert (tmp_path / "a").read_bytes() == b"123456789"
+    assert (size, crc) == (9, 0xCBF43926)  # the check value of CRC-32
+    assert crc32(b"56789", crc32(b"1234")) == crc
+    assert crc32_of(tmp_path / "a") == (size, crc)
+    assert crc32_of(tmp_path / "b") is None
+
+
+def test_writers_of_one_file_do_not_mix(tmp_path):
+    def write(letter):
+        write_whole(tmp_path / "a", [letter] * 1000)
+
+    threads = [threading.Thread(target=write, args=(bytes([65 + i]),)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set((tmp_path / "a").read_bytes())) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_short_file_is_an_error(tmp_path):
+    (tmp_path / "a").write_bytes(np.arange(5, dtype="i4").tobytes())
+    with (tmp_path / "a").open("rb") as file:
+        assert read_exact(file.fileno(), "i4", 3, 8).tolist() == [2, 3, 4]
+        with pytest.raises(OSError, match="ends at byte 20"):
+            read_exact(file.fileno(), "i4", 3, 12)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_folders_swap_names(tmp_path, monkeypatch, at_once):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    if not at_once:
+        monkeypatch.setattr("lazypert.files.ctypes.CDLL", lambda *_, **__: object())
+    exchange(tmp_path / "a", tmp_path / "b")
+    assert [(tmp_path / name / "file").read_text() for name in ("a", "b")] == ["b", "a"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
