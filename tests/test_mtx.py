@@ -322,7 +322,7 @@ def test_a_gzip_file_cut_short_or_damaged_is_refused(tmp_path):
 def small_text(monkeypatch):
     """Blocks and marks of a few bytes, so that small files have many."""
     monkeypatch.setattr(_text, "_RAW", 7)
-    monkeypatch.setattr(_text, "_BLOCK", 50)
+    monkeypatch.setattr(_text, "BLOCK", 50)
     monkeypatch.setattr(_text, "_MARK_STEP", 30)
     monkeypatch.setattr(_text, "_MAX_MARKS", 6)
 

@@ -253,11 +253,12 @@ BAD = {
     "barcodes_short": (rewritten("matrix/barcodes", lambda v: v[:-1]), r"matrix/shape.*expected \[7, 29\]"),
     "genome_short": (rewritten("matrix/features/genome", lambda v: v[:-1]), "features/genome.*has 6 elements"),
     "no_features": (without("matrix/features"), "matrix/features/id.*is missing"),
+    "no_barcodes": (without("matrix/barcodes"), "matrix/barcodes.*is missing"),
     "no_names": (without("matrix/features/name"), "matrix/features/name.*is missing"),
     "no_data": (without("matrix/data"), "matrix/data.*is missing"),
     "not_utf8": (rewritten("matrix/barcodes", put(2, b"\xff\xfe")), "matrix/barcodes.*not UTF-8"),
     "table": (rewritten("matrix/data", lambda v: v[None]), "matrix/data.*expected an array of one dimension"),
-    "virtual": (far_view, r"matrix/data is a view of another file.*gone\.h5"),
+    "virtual": (far_view, r"matrix/data.*is a view of another file.*gone\.h5"),
 }
 
 
