@@ -128,11 +128,12 @@ class Hdf5Array(Array):
 
     def __init__(self, tree: Tree, where: str, node: h5py.Dataset) -> None:
         self.tree, self.where, self.node = tree, where, node
+        self._lacking: str | None = None
         with self.reading():
             self.shape, self.dtype, self.chunks = node.shape or (), node.dtype, node.chunks
             self.kind = "other" if node.shape is None else kind_of(node.dtype)
-            self._check_filters()
             self._check_sources()
+            self._lacking = _unavailable_filter(node)
 
     def attributes(self) -> dict[str, Any]:
         """All attributes; object references as paths."""
@@ -183,21 +184,20 @@ class Hdf5Array(Array):
         """Bytes of a chunk, twice: as it is in the file and as it is inflated."""
         return 0 if self.chunks is None else 2 * int(np.prod(self.chunks)) * self.dtype.itemsize
 
-    def _check_filters(self) -> None:
-        created = self.node.id.get_create_plist()
-        for k in range(created.get_nfilters()):
-            code, _, _, name = created.get_filter(k)
-            if h5py.h5z.filter_avail(code):
-                continue
-            with suppress(ImportError):
-                import hdf5plugin  # noqa: F401 - registers its filters
-            if not h5py.h5z.filter_avail(code):
-                known = _FILTERS.get(code) or name.decode("utf-8", "replace") or "unknown"
-                raise self.fault(
-                    f"is compressed with the HDF5 filter {known!r} (number {code}), which is not installed",
-                    "a filter that h5py can undo",
-                    "Install it: pip install hdf5plugin.",
-                )
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Say which filter is not installed, if that is why values cannot be read."""
+        try:
+            with super().reading():
+                yield
+        except SourceFormatError as error:
+            if self._lacking is None:
+                raise
+            raise self.fault(
+                f"is compressed with the HDF5 filter {self._lacking}, which is not installed",
+                "a filter that h5py can undo",
+                "Install it: pip install hdf5plugin.",
+            ) from error
 
     def _check_sources(self) -> None:
         """HDF5 shows zeros where values that should be in other files are not."""
@@ -215,6 +215,23 @@ class Hdf5Array(Array):
                 "all of its values",
                 "HDF5 would show zeros in their place. Put that file back.",
             )
+
+
+def _unavailable_filter(node: h5py.Dataset) -> str | None:
+    """Name the first filter of a dataset that cannot be undone, after a look for more of them.
+
+    Optional filters may have been left out when the values were written, so that reading may work all the same.
+    """
+    created = node.id.get_create_plist()
+    for k in range(created.get_nfilters()):
+        code, _, _, name = created.get_filter(k)
+        if h5py.h5z.filter_avail(code):
+            continue
+        with suppress(ImportError):
+            import hdf5plugin  # noqa: F401 - registers its filters
+        if not h5py.h5z.filter_avail(code):
+            return f"{_FILTERS.get(code) or name.decode('utf-8', 'replace') or 'unknown'!r} (number {code})"
+    return None
 
 
 def _decode(value: Any) -> str:
