@@ -85,7 +85,7 @@ def same_frame(found, expected):
 
 
 def is_text(dtype):
-    return dtype == object or isinstance(dtype, pd.StringDtype)
+    return dtype.kind == "O" or isinstance(dtype, pd.StringDtype)
 
 
 def as_text(column):
