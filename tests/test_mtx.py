@@ -17,7 +17,7 @@ from stores import DATA, counts, dense, leftovers, read_store, small_blocks, sma
 import lazypert as lp
 from lazypert.converter import converters, open_source
 from lazypert.errors import ColumnNotFoundError, SourceFormatError
-from lazypert_converters import _text
+from lazypert_converters import _text, mtx
 from lazypert_converters._matrix_market import parse, read_header, scan
 from lazypert_converters._text import TextFile
 
@@ -113,6 +113,17 @@ def test_published_files(tmp_path):
     assert list(read_store(store).var["gene_ids"]) == list(by_id.var_names)
     alone = lp.convert(path / "matrix.mtx.gz", tmp_path / "b.zarr")
     assert_same_as_scanpy(alone, source)
+
+
+@pytest.mark.parametrize("gz", [True, False])
+def test_pieces_of_the_barcodes_are_the_barcodes(tmp_path, monkeypatch, gz):
+    monkeypatch.setattr(mtx, "_LINES", 7)
+    reader = open_source(folder(tmp_path / "a", gz=gz))
+    names = list(reader.obs_names())
+    assert names == [f"CELL-{i}" for i in range(30)]
+    for start, stop in ((0, 7), (6, 8), (3, 29), (29, 30), (30, 30), (14, None)):
+        assert list(reader.obs_names(start, stop)) == names[start:stop]
+    assert reader.scratch_bytes("X") > 2**20 * (10 if gz else 1) // 2
 
 
 def test_plain_text_and_carriage_returns_are_read(tmp_path):
