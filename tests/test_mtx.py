@@ -17,7 +17,7 @@ from stores import DATA, counts, dense, leftovers, read_store, small_blocks, sma
 import lazypert as lp
 from lazypert.converter import converters, open_source
 from lazypert.errors import ColumnNotFoundError, SourceFormatError
-from lazypert_converters import _text, mtx
+from lazypert_converters import _text
 from lazypert_converters._matrix_market import parse, read_header, scan
 from lazypert_converters._text import TextFile
 
@@ -117,7 +117,7 @@ def test_published_files(tmp_path):
 
 @pytest.mark.parametrize("gz", [True, False])
 def test_pieces_of_the_barcodes_are_the_barcodes(tmp_path, monkeypatch, gz):
-    monkeypatch.setattr(mtx, "_LINES", 7)
+    monkeypatch.setattr("lazypert_converters.mtx._LINES", 7)
     reader = open_source(folder(tmp_path / "a", gz=gz))
     names = list(reader.obs_names())
     assert names == [f"CELL-{i}" for i in range(30)]
