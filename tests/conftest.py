@@ -24,3 +24,13 @@ def reference(tmp_path_factory):
     store = lp.convert(path, folder / "screen.zarr", **ROLES)
     source = lp.PerturbationAnnDataSource(lp.PerturbationSourceConfig(file_path=store, hvg_col="highly_variable"))
     return SimpleNamespace(path=path, adata=anndata.read_h5ad(path), store=store, source=source)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print the lines that tests have recorded as ``table``, also when other processes ran them."""
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    lines = {value for r in reports for name, value in getattr(r, "user_properties", ()) if name == "table"}
+    if lines:
+        terminalreporter.section("published files")
+        for line in sorted(lines):
+            terminalreporter.write_line(line)

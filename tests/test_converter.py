@@ -46,7 +46,7 @@ def hdf5_without_obs(path):
         pytest.param(lambda p, _: p.mkdir(), "folder", id="folder"),
         pytest.param(lambda p, _: p.write_text("<!DOCTYPE html><html>"), "web page", id="web_page"),
         pytest.param(lambda p, _: p.write_bytes(b"PK\x03\x04rest"), "zip", id="zip"),
-        pytest.param(lambda p, _: hdf5_without_obs(p), "not a file of a known format", id="other_hdf5"),
+        pytest.param(lambda p, _: hdf5_without_obs(p), "'obs': it is missing", id="other_hdf5"),
     ],
 )
 def test_what_is_no_source_file_is_said_to_be_what_it_is(tmp_path, good, make, says):

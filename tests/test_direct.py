@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lazypert_converters import _direct
-from lazypert_converters._direct import read_range
+from lazypert_converters._direct import read_part
 
 FILTERS = {
     "plain": {},
@@ -40,9 +40,29 @@ def test_any_range_of_any_layout(tmp_path, n, chunk, kind, dtype, cut):
         file.create_dataset("x", data=values, chunks=chunks, **FILTERS[kind])
     start, stop = sorted(round(part * n) for part in cut)
     with h5py.File(tmp_path / "a.h5") as file:
-        found = read_range(file["x"], start, stop)
+        found = read_part(file["x"], slice(start, stop))
         assert found.dtype == file["x"].dtype
         np.testing.assert_array_equal(found, values[start:stop])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    shape=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    chunks=st.one_of(st.none(), st.tuples(st.integers(1, 40), st.integers(1, 40))),
+    kind=st.sampled_from(sorted(FILTERS)),
+    cut=st.tuples(*[st.floats(0, 1)] * 4),
+)
+def test_any_tile_of_any_layout(tmp_path, shape, chunks, kind, cut):
+    values = values_of(shape[0] * shape[1], "f4").reshape(shape)
+    options = {"chunks": tuple(map(min, chunks, shape))} if chunks else {}
+    if kind != "plain":
+        options |= FILTERS[kind]
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("x", data=values, **options)
+    rows = slice(*sorted(round(part * shape[0]) for part in cut[:2]))
+    cols = slice(*sorted(round(part * shape[1]) for part in cut[2:]))
+    with h5py.File(tmp_path / "a.h5") as file:
+        np.testing.assert_array_equal(read_part(file["x"], rows, cols), values[rows, cols])
 
 
 @pytest.mark.parametrize("kind", ["plain", "gzip", "shuffle", "only_shuffle"])
@@ -54,7 +74,7 @@ def test_common_layouts_are_read_directly(tmp_path, kind, chunked):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         node = file.create_dataset("x", data=values_of(1000, "f4"), **options)
         file.flush()
-        assert _direct._pieces(node, 150, 420) is not None
+        assert _direct._pieces(node, (150,), (270,)) is not None
 
 
 @pytest.mark.parametrize("kind", ["lzf", "fletcher", "userblock", "unwritten", "virtual", "bool", "external", "core"])
@@ -82,8 +102,8 @@ def test_what_only_hdf5_can_read_is_left_to_it(tmp_path, kind):
         else:
             file["x"] = values
     with h5py.File(tmp_path / "a.h5", **({"driver": "core"} if kind == "core" else {})) as file:
-        assert _direct._pieces(file["x"], 150, 420) is None
-        np.testing.assert_array_equal(read_range(file["x"], 150, 420), values[150:420])
+        assert _direct._pieces(file["x"], (150,), (270,)) is None
+        np.testing.assert_array_equal(read_part(file["x"], slice(150, 420)), values[150:420])
 
 
 def test_a_chunk_that_gzip_could_not_shrink_is_stored_plain(tmp_path):
@@ -91,7 +111,7 @@ def test_a_chunk_that_gzip_could_not_shrink_is_stored_plain(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("x", data=values, chunks=(1000,), compression="gzip")
     with h5py.File(tmp_path / "a.h5") as file:
-        np.testing.assert_array_equal(read_range(file["x"], 500, 3100), values[500:3100])
+        np.testing.assert_array_equal(read_part(file["x"], slice(500, 3100)), values[500:3100])
 
 
 @pytest.mark.parametrize("kind", ["plain", "gzip"])
@@ -104,7 +124,7 @@ def test_a_file_cut_short_is_an_error(tmp_path, kind):
         with path.open("rb+") as raw:
             raw.truncate(last.byte_offset + last.size - 10)
         with pytest.raises(OSError, match="ends before byte"):
-            read_range(file["x"], 0, 100_000)
+            read_part(file["x"], slice(0, 100_000))
 
 
 @pytest.mark.parametrize("damage", ["flipped", "garbage"])
@@ -121,9 +141,9 @@ def test_a_damaged_chunk_is_an_error(tmp_path, damage):
         raw[info.byte_offset + info.size // 2] ^= 4
     path.write_bytes(raw)
     with h5py.File(path) as file:
-        assert len(read_range(file["x"], 0, 5_000)) == 5_000
+        assert len(read_part(file["x"], slice(0, 5_000))) == 5_000
         with pytest.raises(OSError, match="chunk"):
-            read_range(file["x"], 4_000, 6_000)
+            read_part(file["x"], slice(4_000, 6_000))
 
 
 def test_many_threads_read_at_once(tmp_path):
@@ -137,7 +157,7 @@ def test_many_threads_read_at_once(tmp_path):
         with h5py.File(path) as file:
             for _ in range(20):
                 start, stop = np.sort(rng.integers(0, len(values), 2))
-                if not np.array_equal(read_range(file["x"], int(start), int(stop)), values[start:stop]):
+                if not np.array_equal(read_part(file["x"], slice(int(start), int(stop))), values[start:stop]):
                     wrong.append((start, stop))
 
     threads = [threading.Thread(target=read, args=(seed,)) for seed in range(6)]

@@ -1,28 +1,18 @@
-"""H5AD files: every encoding is read as AnnData reads it, and nothing in them is trusted."""
+"""H5AD files are read in pieces: of matrices under a budget, of columns by rows."""
 
 import pickle
-import shutil
 
 import anndata
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import sparse
-from stores import (
-    ROLES,
-    counts,
-    every_column,
-    leftovers,
-    no_sync,  # noqa: F401 - a fixture for the whole module
-    read_store,
-    screen,
-    write,
-)
+from h5files import write_base
+from oracles import read_with_anndata, same_frame
+from stores import every_column, screen, write
 
-import lazypert as lp
-from lazypert.converter import open_source
-from lazypert.errors import LazypertError, SourceFormatError
+from lazypert.converter import converters, open_source
+from lazypert.errors import ColumnNotFoundError, LazypertError
 
 
 @pytest.fixture(scope="module")
@@ -42,16 +32,17 @@ def test_blocks_tile_the_matrix_and_keep_to_the_budget(made, layout, size):
     reader = open_source(made[layout])
     expected = anndata.read_h5ad(made["csr"]).X.toarray()
     blocks = reader.blocks("X", size)
-    end = reader.n_vars if layout == "csc" else reader.n_obs
+    ends = {"csr": reader.n_obs, "csc": reader.n_vars, "dense": reader.n_obs * reader.n_vars}
     assert [b.start for b in blocks] == [0, *(b.stop for b in blocks[:-1])]
-    assert blocks[-1].stop == end
+    assert blocks[-1].stop == ends[layout]
+    least = reader.n_vars if layout == "dense" else 1
     total = np.zeros_like(expected)
     for spec in blocks:
         block = reader.read_block(spec)
         rows = slice(block.first_row, block.first_row + block.csr.shape[0])
         total[rows] += block.csr.to_dense()
         held = block.csr.nnz * (block.csr.data.itemsize + block.csr.indices.itemsize)
-        assert held <= size or spec.stop - spec.start == 1
+        assert held <= size or spec.stop - spec.start == least
     np.testing.assert_array_equal(total, expected)
     if size == 10**9:
         assert len(blocks) == 1
@@ -64,141 +55,85 @@ def test_the_reader_is_picklable_and_lists_what_there_is(made):
     assert reader.obs_columns == tuple(every_column(1).columns)
     source = anndata.read_h5ad(made["csr"])
     assert list(reader.obs_names()) == list(source.obs_names)
-    pd.testing.assert_frame_equal(reader.var(), source.var)
+    same_frame(reader.var(), source.var)
     np.testing.assert_array_equal(reader.read_obsm("X_pca", 3, 8), source.obsm["X_pca"][3:8])
 
 
-def rewrite(file, path, values):
-    attrs = dict(file[path].attrs) if path in file else {}
-    del file[path]
-    file[path] = values
-    file[path].attrs.update(attrs)
+@pytest.mark.parametrize("name", every_column(1).columns)
+def test_pieces_of_a_column_are_the_column(made, name):
+    reader = open_source(made["csr"])
+    whole = reader.obs_column(name)
+    pieces = [reader.obs_column(name, start, start + 40) for start in (0, 40, 80)]
+    assert [len(piece) for piece in pieces] == [40, 40, 10]
+    assert {str(piece.dtype) for piece in pieces} == {str(whole.dtype)}
+    for piece in pieces:
+        assert piece.dtype == whole.dtype
+    joined = pd.concat([pd.Series(piece) for piece in pieces], ignore_index=True)
+    pd.testing.assert_series_equal(joined, pd.Series(whole))
+    source = read_with_anndata(made["csr"]).obs[[name]]
+    same_frame(pd.DataFrame({name: whole}, index=source.index), source)
 
 
-def change(path, index, value):
-    def apply(file):
-        file[path][index] = value
-
-    return apply
-
-
-def cut(path):
-    def apply(file):
-        where = path if isinstance(file[path], h5py.Dataset) else f"{path}/values"
-        rewrite(file, where, file[where][:-1])
-
-    return apply
+def test_pieces_of_the_names_are_the_names(made):
+    reader = open_source(made["csr"])
+    names = list(reader.obs_names())
+    assert [*reader.obs_names(0, 7), *reader.obs_names(7, 90)] == names
+    assert list(reader.obs_names(30)) == names[30:]
 
 
-def drop(path):
-    def apply(file):
-        del file[path]
+def test_a_piece_of_a_column_reads_no_other_chunk(tmp_path):
+    """The chunks of the other rows are not even valid."""
 
-    return apply
+    def chunked(file):
+        values = file["obs/n"][:]
+        attrs = dict(file["obs/n"].attrs)
+        del file["obs/n"]
+        file["obs"].create_dataset("n", data=values, chunks=(4,), compression="gzip")
+        file["obs/n"].attrs.update(attrs)
 
-
-def virtual(file):
-    """data becomes a view of a file that is gone: HDF5 reads zeros."""
-    n = file["X/data"].shape[0]
-    layout = h5py.VirtualLayout((n,), "f4")
-    layout[:] = h5py.VirtualSource("gone.h5", "data", (n,))
-    del file["X/data"]
-    file["X"].create_virtual_dataset("data", layout)
-
-
-HOSTILE = {
-    "negative_column": (change("X/indices", 3, -1), "X/indices"),
-    "column_too_big": (change("X/indices", 3, 17), "X/indices"),
-    "indptr_not_from_0": (change("X/indptr", 0, 1), "X/indptr"),
-    "indptr_decreases": (change("X/indptr", 40, 0), "X/indptr"),
-    "indptr_past_the_end": (change("X/indptr", -1, 10**6), "X/indptr"),
-    "indptr_short": (cut("X/indptr"), "X/indptr"),
-    "data_shorter_than_indices": (cut("X/data"), "'X'"),
-    "both_shorter_than_indptr": (lambda f: [cut("X/data")(f), cut("X/indices")(f)], "X/indptr"),
-    "shape_wrong": (lambda f: f["X"].attrs.update(shape=[90, 18]), "'X'"),
-    "float_indices": (lambda f: rewrite(f, "X/indices", f["X/indices"][:] + 0.5), "X"),
-    "text_data": (lambda f: rewrite(f, "X/data", np.full(f["X/data"].shape, b"x")), "X"),
-    "no_indptr": (drop("X/indptr"), "X"),
-    "no_data": (drop("X/data"), "X"),
-    "unknown_encoding": (lambda f: f["X"].attrs.update({"encoding-type": "coo_matrix"}), "coo"),
-    "virtual_source_gone": (virtual, "gone.h5"),
-    "short_obs_column": (cut("obs/i8"), "obs/i8"),
-    "short_role_column": (cut("obs/perturbation/codes"), "obs/perturbation"),
-    "code_too_big": (change("obs/perturbation/codes", 0, 99), "obs/perturbation"),
-    "column_listed_but_absent": (drop("obs/i8"), "i8"),
-    "mask_short": (cut("obs/maybe_int/mask"), "obs/maybe_int"),
-    "index_short": (cut("obs/_index"), "X"),
-    "layer_index": (change("layers/lognorm/indices", 0, 99), "layers/lognorm/indices"),
-    "obsm_short": (cut("obsm/X_pca"), "obsm/X_pca"),
-    "beyond_int64": (lambda f: rewrite(f, "X/data", np.full(f["X/data"].shape, 2**63, "u8")), "9223372036854775807"),
-    "no_index": (lambda f: f["obs"].attrs.update(_index="gone"), "gone"),
-    "compound_obs": (lambda f: rewrite(f, "obs", np.zeros(90, [("index", "i4")])), "AnnData before 0.7"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", HOSTILE)
-def test_a_damaged_file_is_one_clear_error_and_no_store(tmp_path, made, kind):
-    damage, says = HOSTILE[kind]
-    path = tmp_path / "bad.h5ad"
-    shutil.copy(made["csr"], path)
-    with h5py.File(path, "r+") as file:
-        damage(file)
-    with pytest.raises(LazypertError) as caught:
-        lp.convert(path, tmp_path / "s.zarr", **ROLES)
-    assert says in str(caught.value)
-    assert str(path) in str(caught.value) or kind == "beyond_int64"
-    assert len(str(caught.value)) < 1_000
-    assert leftovers(tmp_path, "bad.h5ad") == []
-
-
-def test_a_damaged_chunk_is_an_error(tmp_path):
-    rng = np.random.default_rng(0)
-    adata = anndata.AnnData(sparse.csr_matrix(rng.random((500, 200))))
-    path = tmp_path / "a.h5ad"
-    adata.write_h5ad(path, compression="gzip")
+    path = write_base(tmp_path / "a.h5ad", chunked)
     with h5py.File(path) as file:
-        chunk = file["X/data"].id.get_chunk_info(0)
-    data = bytearray(path.read_bytes())
-    data[chunk.byte_offset + 100 : chunk.byte_offset + 140] = b"\xff" * 40
-    path.write_bytes(data)
-    with pytest.raises(SourceFormatError, match="X"):
-        lp.convert(path, tmp_path / "s.zarr")
-    assert leftovers(tmp_path, "a.h5ad") == []
+        chunk = file["obs/n"].id.get_chunk_info(2)
+    with path.open("r+b") as raw:
+        raw.seek(chunk.byte_offset)
+        raw.write(b"\xff" * chunk.size)
+    reader = open_source(path)
+    assert list(reader.obs_column("n", 2, 8)) == list(range(2, 8))
+    with pytest.raises(LazypertError, match="'obs/n'"):
+        reader.obs_column("n")
 
 
-@pytest.mark.parametrize("kind", ["data", "column", "embedding"])
-def test_big_endian_values(tmp_path, kind):
-    adata = screen(lean=True)
-    adata.obs["i8"], adata.obsm["X_pca"] = np.arange(90), np.random.default_rng(0).normal(size=(90, 3))
-    path = write(adata, tmp_path / "a.h5ad")
-    where = {"data": "X/data", "column": "obs/i8", "embedding": "obsm/X_pca"}[kind]
-    with h5py.File(path, "r+") as file:
-        rewrite(file, where, file[where][:].astype(file[where].dtype.newbyteorder(">")))
-    found = read_store(lp.convert(path, tmp_path / "s.zarr", order="source", **ROLES))
-    np.testing.assert_array_equal(found.X.toarray(), adata.X.toarray())
-    np.testing.assert_array_equal(found.obs["i8"], adata.obs["i8"])
-    np.testing.assert_array_equal(found.obsm["X_pca"], adata.obsm["X_pca"])
+def test_a_column_that_is_not_there_is_named_with_those_that_are(made):
+    with pytest.raises(ColumnNotFoundError, match=r"'perturbaton'.*'perturbation'"):
+        open_source(made["csr"]).obs_column("perturbaton")
+    with pytest.raises(ColumnNotFoundError, match="raw is not in"):
+        open_source(made["csr"]).raw_var()
 
 
-@pytest.mark.parametrize("dtype", ["f2", "u1", "i2", "bool"])
-def test_narrow_matrices(tmp_path, dtype):
-    matrix = counts(20, 5).toarray().astype(dtype)
-    adata = anndata.AnnData(np.zeros((20, 5), "f4"))
-    path = write(adata, tmp_path / "a.h5ad")
-    with h5py.File(path, "r+") as file:
-        rewrite(file, "X", matrix)
-    np.testing.assert_array_equal(read_store(lp.convert(path, tmp_path / "s.zarr")).X.toarray(), matrix)
+def test_scratch_memory_is_that_of_chunks_and_of_row_pointers(tmp_path):
+    def change(file):
+        del file["layers"]
+        layers = file.create_group("layers")
+        layers.create_dataset("tiles", data=np.ones((12, 7)), chunks=(6, 4))
+        group = layers.create_group("csc")
+        group.attrs.update({"encoding-type": "csc_matrix", "encoding-version": "0.1.0", "shape": (12, 7)})
+        group["data"], group["indices"], group["indptr"] = np.ones(2), np.array([0, 1]), np.array([0, 2] + [2] * 6)
+
+    reader = open_source(write_base(tmp_path / "a.h5ad", change))
+    assert reader.scratch_bytes("X") == 0  # contiguous
+    assert reader.scratch_bytes("layers/csc") >= 3 * 8 * 13
+    assert reader.scratch_bytes("layers/tiles") >= 2 * 6 * 4 * 8
 
 
-def test_old_categoricals(tmp_path):
-    path = write(screen(lean=True), tmp_path / "a.h5ad")
-    with h5py.File(path, "r+") as file:
-        obs = file["obs"]
-        codes, labels = obs["batch/codes"][:], obs["batch/categories"][:]
-        del obs["batch"]
-        obs["__categories/batch"] = labels
-        obs["batch"] = codes
-        obs["batch"].attrs["categories"] = obs["__categories/batch"].ref
-        obs.attrs["encoding-version"] = "0.1.0"
-    found = read_store(lp.convert(path, tmp_path / "old.zarr", order="source", **ROLES))
-    assert found.obs["batch"].tolist() == screen().obs["batch"].tolist()
+def test_files_are_recognised_by_their_content_or_their_name(tmp_path):
+    h5ad = converters()["h5ad"]
+    for name, members in (("a.h5", ["obs", "var"]), ("b.h5", ["X"]), ("c.h5ad", ["anything"])):
+        with h5py.File(tmp_path / name, "w") as file:
+            for member in members:
+                file.create_group(member)
+        assert h5ad.recognises(tmp_path / name)
+    for name, members in (("d.h5", ["anything"]), ("e.h5mu", ["mod", "obs", "var"]), ("f.h5ad", ["matrix"])):
+        with h5py.File(tmp_path / name, "w") as file:
+            for member in members:
+                file.create_group(member)
+        assert not h5ad.recognises(tmp_path / name)

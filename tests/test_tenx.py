@@ -177,6 +177,15 @@ def test_the_reader_is_picklable_and_has_no_obs_columns(tmp_path):
     assert leftovers(tmp_path, "a.h5") == []
 
 
+def test_pieces_of_names_and_columns_are_the_whole(tmp_path):
+    reader = open_source(v3(tmp_path / "a.h5", probes=True))
+    names, column = list(reader.obs_names()), list(reader.obs_column("filtered_barcodes"))
+    assert [*reader.obs_names(0, 11), *reader.obs_names(11)] == names
+    assert [*reader.obs_column("filtered_barcodes", 0, 11), *reader.obs_column("filtered_barcodes", 11)] == column
+    assert reader.obs_column("filtered_barcodes", 2, 4).dtype == bool
+    assert reader.scratch_bytes("X") == 0  # contiguous
+
+
 def test_unsorted_and_repeated_indices(tmp_path):
     matrix = counts(2, 4)
     matrix.data = np.array([1, 2, 3, 4, 5], dtype="i4")
@@ -253,11 +262,12 @@ BAD = {
     "barcodes_short": (rewritten("matrix/barcodes", lambda v: v[:-1]), r"matrix/shape.*expected \[7, 29\]"),
     "genome_short": (rewritten("matrix/features/genome", lambda v: v[:-1]), "features/genome.*has 6 elements"),
     "no_features": (without("matrix/features"), "matrix/features/id.*is missing"),
+    "no_barcodes": (without("matrix/barcodes"), "matrix/barcodes.*is missing"),
     "no_names": (without("matrix/features/name"), "matrix/features/name.*is missing"),
     "no_data": (without("matrix/data"), "matrix/data.*is missing"),
     "not_utf8": (rewritten("matrix/barcodes", put(2, b"\xff\xfe")), "matrix/barcodes.*not UTF-8"),
     "table": (rewritten("matrix/data", lambda v: v[None]), "matrix/data.*expected an array of one dimension"),
-    "virtual": (far_view, r"matrix/data is a view of another file.*gone\.h5"),
+    "virtual": (far_view, r"matrix/data.*is a view of another file.*gone\.h5"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Ranges of HDF5 datasets, read past HDF5's global lock.
+"""Parts of HDF5 datasets, read past HDF5's global lock.
 
 HDF5 reads, inflates and converts in one thread at a time, whatever the number of callers. Where a
 dataset lies in its file as it is (contiguous), or in chunks that are plain or gzip-compressed, its
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -28,88 +29,101 @@ _NOWHERE = 2**64 - 1  # HADDR_UNDEF: nothing was written there
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Some neighbouring elements of a dataset: where they are in the file, and what was done to them."""
+    """A box of a dataset's elements: where its bytes are in the file, and what was done to them."""
 
-    first: int
-    count: int
+    first: tuple[int, ...]
+    shape: tuple[int, ...]
     offset: int
     size: int
     filters: tuple[int, ...]
 
 
-def read_range(node: h5py.Dataset, start: int, stop: int) -> NDArray[Any]:
-    """Elements ``start`` to ``stop`` of a one-dimensional numeric dataset.
+def read_part(node: h5py.Dataset, *parts: slice) -> NDArray[Any]:
+    """Part of a dataset of numbers, one slice a dimension.
 
     Raises
     ------
     OSError
         When the file is cut short or a chunk is damaged, as HDF5 itself does.
     """
-    pieces = _pieces(node, start, stop)
+    bounds = [part.indices(n)[:2] for part, n in zip(parts, node.shape, strict=True)]
+    start, shape = tuple(lo for lo, _ in bounds), tuple(max(0, hi - lo) for lo, hi in bounds)
+    pieces = _pieces(node, start, shape)
     if pieces is None:
-        values: NDArray[Any] = node[start:stop]
+        values: NDArray[Any] = node[parts]
         return values
-    out = np.empty(stop - start, dtype=node.dtype)
+    out = np.empty(shape, dtype=node.dtype)
     fd = os.open(os.fsencode(node.file.filename), os.O_RDONLY)
     try:
         for piece in pieces:
-            lo, hi = max(start, piece.first), min(stop, piece.first + piece.count)
-            _read_piece(fd, piece, out[lo - start : hi - start], lo - piece.first)
+            _read_piece(fd, piece, out, start)
     finally:
         os.close(fd)
     return out
 
 
-def _pieces(node: h5py.Dataset, start: int, stop: int) -> list[_Piece] | None:
+def _pieces(node: h5py.Dataset, start: tuple[int, ...], shape: tuple[int, ...]) -> list[_Piece] | None:
     """Where the elements are, or None when HDF5 must read them."""
-    plist = node.id.get_create_plist()
-    filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
-    plain = type(node.dtype) is not np.dtypes.BoolDType and node.dtype.kind in "fiu" and node.ndim == 1
+    created = node.id.get_create_plist()
+    filters = [created.get_filter(i)[0] for i in range(created.get_nfilters())]
     # Offsets of chunks do not count a user block in every version of HDF5.
-    if not plain or node.file.userblock_size or node.file.driver != "sec2" or not {*filters} <= {_DEFLATE, _SHUFFLE}:
+    ordinary = node.dtype.kind in "fiu" and not node.file.userblock_size and node.file.driver == "sec2"
+    if not ordinary or not {*filters} <= {_DEFLATE, _SHUFFLE} or h5py.check_enum_dtype(node.dtype) is not None:
         return None
-    if plist.get_layout() == h5py.h5d.CONTIGUOUS and not plist.get_external_count():
-        offset = node.id.get_offset()
-        size = node.dtype.itemsize
-        return (
-            None if offset is None else [_Piece(start, stop - start, offset + start * size, (stop - start) * size, ())]
-        )
-    if plist.get_layout() != h5py.h5d.CHUNKED:
+    if not all(shape):
+        return []
+    if created.get_layout() == h5py.h5d.CONTIGUOUS and not created.get_external_count():
+        offset, width = node.id.get_offset(), int(np.prod(node.shape[1:])) * node.dtype.itemsize
+        if offset is None or shape[1:] != node.shape[1:]:
+            return None
+        return [_Piece(start, shape, offset + start[0] * width, shape[0] * width, ())]
+    if created.get_layout() != h5py.h5d.CHUNKED:
         return None
-    length = node.chunks[0]
+    boxes = [range(lo - lo % step, lo + n, step) for lo, n, step in zip(start, shape, node.chunks, strict=True)]
     pieces = []
-    for first in range(start - start % length, stop, length):
-        info = node.id.get_chunk_info_by_coord((first,))
+    for first in product(*boxes):
+        info = node.id.get_chunk_info_by_coord(first)
         if info.byte_offset in (None, _NOWHERE) or not info.size:
             return None
         applied = tuple(code for i, code in enumerate(filters) if not info.filter_mask >> i & 1)
-        pieces.append(_Piece(first, length, info.byte_offset, info.size, applied))
+        pieces.append(_Piece(first, node.chunks, info.byte_offset, info.size, applied))
     return pieces
 
 
-def _read_piece(fd: int, piece: _Piece, out: NDArray[Any], skip: int) -> None:
-    """Elements from `skip` on of a piece, into `out`."""
-    size = out.dtype.itemsize
-    if not piece.filters:
-        if os.preadv(fd, [out.view(np.uint8).data], piece.offset + skip * size) != out.nbytes:
-            raise OSError(f"the file ends before byte {piece.offset + piece.size:,}")
+def _read_piece(fd: int, piece: _Piece, out: NDArray[Any], start: tuple[int, ...]) -> None:
+    """Put what a piece has of ``out``, whose first element is `start` of the dataset, in its place."""
+    lows = [max(a, b) for a, b in zip(start, piece.first, strict=True)]
+    highs = [min(a + n, b + m) for a, n, b, m in zip(start, out.shape, piece.first, piece.shape, strict=True)]
+    inside = tuple(slice(lo - a, hi - a) for lo, hi, a in zip(lows, highs, piece.first, strict=True))
+    place = out[tuple(slice(lo - a, hi - a) for lo, hi, a in zip(lows, highs, start, strict=True))]
+    if not piece.filters and out.ndim == 1:
+        _fill(fd, place, piece.offset + inside[0].start * out.itemsize)
         return
-    raw: Any = os.pread(fd, piece.size, piece.offset)
-    if len(raw) != piece.size:
-        raise OSError(f"the file ends before byte {piece.offset + piece.size:,}")
+    raw: Any = np.empty(piece.size, np.uint8)
+    _fill(fd, raw, piece.offset)
+    size = int(np.prod(piece.shape)) * out.itemsize
     for code in reversed(piece.filters):
         if code == _DEFLATE:
-            raw = _inflate(raw, piece.count * size)
-        elif size > 1:
-            raw = unshuffle(np.frombuffer(raw, np.uint8), size)
-    if len(raw) != piece.count * size:
-        raise OSError(f"a chunk holds {len(raw):,} bytes, expected {piece.count * size:,}")
-    out[...] = np.frombuffer(raw, out.dtype)[skip : skip + len(out)]
+            raw = np.frombuffer(_inflate(raw, size), np.uint8)
+        elif out.itemsize > 1:
+            raw = unshuffle(raw, out.itemsize)
+    if len(raw) != size:
+        raise OSError(f"a chunk holds {len(raw):,} bytes, expected {size:,}")
+    place[...] = raw.view(out.dtype).reshape(piece.shape)[inside]
 
 
-def _inflate(raw: bytes, size: int) -> bytes:
+def _fill(fd: int, out: NDArray[Any], offset: int) -> None:
+    view = out.view(np.uint8).data
+    while len(view):
+        n = os.preadv(fd, [view], offset)
+        if not n:
+            raise OSError(f"the file ends before byte {offset + len(view):,}")
+        view, offset = view[n:], offset + n
+
+
+def _inflate(raw: NDArray[np.uint8], size: int) -> bytes:
     try:
-        inflated: bytes = isal_zlib.decompress(raw, bufsize=size)
+        inflated: bytes = isal_zlib.decompress(raw.data, bufsize=size)
     except _DAMAGED as error:
         raise OSError(f"a compressed chunk is damaged ({error})") from error
     return inflated

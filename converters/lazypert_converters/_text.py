@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _RAW = 16 * 1024  # compressed bytes read at once: at most 16 MiB of text, since deflate shrinks 1000-fold at best
-_BLOCK = 256 * 1024
+BLOCK = 256 * 1024
 _MARK_STEP = 8 * 1024**2
-_MAX_MARKS = 256  # at about 40 KiB each
+_MAX_MARKS = 256
+MARKS_BYTES = _MAX_MARKS * 40 * 1024  # about what an inflater keeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +64,12 @@ class TextFile:
         held, offset = b"", start
         for piece in self._pieces(start, stop):
             held += piece
-            if len(held) < _BLOCK:
+            if len(held) < BLOCK:
                 continue
             cut = held.rfind(b"\n") + 1
             if not cut:
                 raise SourceFormatError(
-                    f"{str(self.path)!r} has a line of more than {_BLOCK:,} bytes at byte {offset:,}, expected lines "
+                    f"{str(self.path)!r} has a line of more than {BLOCK:,} bytes at byte {offset:,}, expected lines "
                     "of text. The file is damaged or of another format. No store was made."
                 )
             yield offset, held[:cut]
@@ -87,7 +88,7 @@ class TextFile:
     def _plain(self, start: int) -> Iterator[tuple[int, bytes]]:
         with self.path.open("rb") as file:
             file.seek(start)
-            while text := file.read(_BLOCK):
+            while text := file.read(BLOCK):
                 yield start, text
                 start += len(text)
 

@@ -7,7 +7,6 @@ entry and to find where each cell begins, once to hand out blocks.
 from __future__ import annotations
 
 import gzip
-import io
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,15 +19,18 @@ from lazypert.csr import CSRBlock
 from lazypert.errors import ColumnNotFoundError, SourceFormatError
 from lazypert_converters._matrix_market import BANNER, SHORTEST_ENTRY, Header, parse, read_header, scan
 from lazypert_converters._sparse import blocks_by_nnz
-from lazypert_converters._text import TextFile
+from lazypert_converters._text import BLOCK, MARKS_BYTES, TextFile
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 _MATRIX = ("matrix.mtx", "matrix.mtx.gz")
 _ENTRY_BYTES = 16  # an entry in memory: row, column, and a value of 8 bytes
+_PARSED_BYTES = _ENTRY_BYTES + 9  # with where it begins and whether Python must read it
+_LINES = 1 << 16  # of a table that are read at once
 
 
 class MtxConverter:
@@ -49,7 +51,7 @@ class MtxConverter:
         text = TextFile(matrix)
         header = read_header(text)
         genes = _read_table(features)
-        _check_lengths(path, header, features, len(genes), barcodes, len(_read_table(barcodes)))
+        _check_lengths(path, header, features, len(genes), barcodes, sum(map(len, _tables(barcodes))))
         if genes.shape[1] < 2:
             raise _bad(features, f"has {genes.shape[1]} column", "two at least: the id and the name of each gene")
         return MtxReader(
@@ -97,8 +99,14 @@ class MtxReader:
 
     def obs_names(self, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """(stop - start,) barcodes."""
-        names: NDArray[Any] = _read_table(self.barcodes)[0].to_numpy(dtype=object)
-        return names[start:stop]
+        stop = self.n_obs if stop is None else min(stop, self.n_obs)
+        pieces, first = [np.empty(0, dtype=object)], 0
+        for table in _tables(self.barcodes):
+            pieces.append(table[0].to_numpy(dtype=object)[max(0, start - first) : max(0, stop - first)])
+            first += len(table)
+            if first >= stop:
+                break
+        return np.concatenate(pieces)
 
     def obs_column(self, name: str, start: int = 0, stop: int | None = None) -> Any:  # noqa: ARG002
         """10x folders have no obs columns."""
@@ -118,13 +126,14 @@ class MtxReader:
         """10x folders have no raw."""
         raise ColumnNotFoundError(f"raw is not in {str(self.path)!r}: 10x folders have none.")
 
-    def nnz(self, matrix: str) -> int | None:  # noqa: ARG002
-        """Entries, as the header has them."""
+    def nnz(self, matrix: str) -> int | None:  # noqa: ARG002 - there is one
+        """Stored values of the matrix."""
         return self.header.nnz
 
-    def scratch_bytes(self, matrix: str) -> int:  # noqa: ARG002
-        """Bytes to hold the longest block of text and its entries."""
-        return 0
+    def scratch_bytes(self, matrix: str) -> int:  # noqa: ARG002 - there is one
+        """Bytes of some text and its entries, of the marks in a gzip file, and of pointers to all cells."""
+        text = 2 * BLOCK
+        return text + text // SHORTEST_ENTRY * _PARSED_BYTES + MARKS_BYTES * self.text.is_gzip + 3 * 8 * self.n_obs
 
     def blocks(self, matrix: str, max_bytes: int) -> list[BlockSpec]:
         """Read the whole matrix once, check it, and cut its text where cells begin.
@@ -253,12 +262,21 @@ def _check_lengths(path: Path, header: Header, features: Path, n_genes: int, bar
 
 def _read_table(path: Path) -> pd.DataFrame:
     """Columns of a ``.tsv`` as text: nothing in it is a number or a missing value."""
+    return pd.concat(list(_tables(path)) or [pd.DataFrame({0: [], 1: []}, dtype=object)], ignore_index=True)
+
+
+def _tables(path: Path) -> Iterator[pd.DataFrame]:
+    """Some lines of a ``.tsv`` after others."""
     try:
-        raw = path.read_bytes()
-        text = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-        if not text.strip():
-            return pd.DataFrame({0: [], 1: []}, dtype=object)
-        return pd.read_csv(io.BytesIO(text), sep="\t", header=None, dtype=object, na_filter=False)
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        options: dict[str, Any] = {"sep": "\t", "header": None, "dtype": object, "na_filter": False}
+        with gzip.open(path) if packed else path.open("rb") as file:
+            with pd.read_csv(file, chunksize=_LINES, **options) as tables:
+                yield from tables
+            file.read()  # pandas does not notice that a gzip file ends too early
+    except pd.errors.EmptyDataError:
+        return
     except (OSError, EOFError, zlib.error, ValueError) as error:  # pandas' parser errors are ValueErrors
         raise _bad(
             path, f"cannot be read ({error})", "tab-separated text in UTF-8, plain or gzip-compressed"
