@@ -15,6 +15,7 @@ from lazypert.genes import GeneAlignment, align_genes, check_join
 from lazypert.groups import Groups
 from lazypert.labels import factorise, unite
 from lazypert.memory import format_bytes
+from lazypert.reorder import READ_STEP
 from lazypert.schema import COLUMN_SHARD, FORMAT_VERSION, MATRIX_SHARD, Roles
 
 if TYPE_CHECKING:
@@ -257,9 +258,9 @@ def _role_column(readers: list[ScreenReader], column: str, role: str) -> tuple[N
                 f"{near_matches(column, reader.obs_columns)} No store was made."
             )
     pieces = [
-        factorise(reader.obs_column(column, start, min(reader.n_obs, start + COLUMN_SHARD)))
+        factorise(reader.obs_column(column, start, min(reader.n_obs, start + READ_STEP)))
         for reader in readers
-        for start in range(0, max(1, reader.n_obs), COLUMN_SHARD)
+        for start in range(0, max(1, reader.n_obs), READ_STEP)
     ]
     return unite(pieces)
 

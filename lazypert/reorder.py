@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from lazypert.converter import ScreenReader
 
+READ_STEP = 131_072
+"""Cells that are read at once: few, as a text takes 100 bytes and most of these go into another piece."""
+
 
 @dataclass(frozen=True)
 class Reordered:
@@ -31,7 +34,7 @@ class Reordered:
     destination
         (n,) row in the store of each cell.
     step
-        Cells of a piece, read or handed out.
+        Cells of a piece that is handed out.
     """
 
     read: Callable[[int, int], Any]
@@ -57,8 +60,8 @@ class Reordered:
             yield _concat(parts)[back]
 
     def _source(self) -> Iterator[tuple[int, Any]]:
-        for start in range(0, max(1, len(self)), self.step):
-            yield start, self.read(start, min(len(self), start + self.step))
+        for start in range(0, max(1, len(self)), READ_STEP):
+            yield start, self.read(start, min(len(self), start + READ_STEP))
 
     def has_missing(self) -> bool:
         """Whether any value is missing."""

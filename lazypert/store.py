@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -424,7 +425,13 @@ def _open(path: str, storage_options: dict[str, Any] | None) -> tuple[ByteReader
         return RemoteReader(remote), _open_group(remote, path)
     folder = Path(path)
     if not folder.exists():
-        raise StoreNotFoundError(f"There is no store at {path!r}. Check the path, or make one: lazypert.convert(...).")
+        begun = next(folder.parent.glob(f"{glob.escape(folder.name)}.partial-*"), None)
+        what_to_do = (
+            "Check the path, or make one: lazypert.convert(...)."
+            if begun is None
+            else f"A conversion to it was cut off, and {begun.name!r} holds what it had done: run it again to go on."
+        )
+        raise StoreNotFoundError(f"There is no store at {path!r}. {what_to_do}")
     if not folder.is_dir():
         raise StoreNotFoundError(
             f"{path!r} is a file, and a lazypert store is a folder. Convert it first: "
@@ -438,8 +445,7 @@ def _open_group(where: Any, path: str) -> zarr.Group:
         group = zarr.open_group(where, mode="r", zarr_format=3)
     except FileNotFoundError as error:
         raise StoreNotFoundError(
-            f"{path!r} holds no finished Zarr store (it has no zarr.json). A conversion that did not finish leaves "
-            "only a folder named <store>.partial-<id>; convert again."
+            f"{path!r} holds no Zarr store: it has no zarr.json. Check the path, or make one: lazypert.convert(...)."
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise StoreDamagedError(

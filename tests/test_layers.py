@@ -16,7 +16,8 @@ schema
 csr rows labels manifest features partial tasks
 genes groups shards spill
 targets writer converter
-facts columns reorder plan
+facts columns reorder
+plan
 shuffle
 ingest store
 verify obs
