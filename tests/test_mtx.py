@@ -115,6 +115,17 @@ def test_published_files(tmp_path):
     assert_same_as_scanpy(alone, source)
 
 
+@pytest.mark.parametrize("gz", [True, False])
+def test_pieces_of_the_barcodes_are_the_barcodes(tmp_path, monkeypatch, gz):
+    monkeypatch.setattr("lazypert_converters.mtx._LINES", 7)
+    reader = open_source(folder(tmp_path / "a", gz=gz))
+    names = list(reader.obs_names())
+    assert names == [f"CELL-{i}" for i in range(30)]
+    for start, stop in ((0, 7), (6, 8), (3, 29), (29, 30), (30, 30), (14, None)):
+        assert list(reader.obs_names(start, stop)) == names[start:stop]
+    assert reader.scratch_bytes("X") > 2**20 * (10 if gz else 1) // 2
+
+
 def test_plain_text_and_carriage_returns_are_read(tmp_path):
     path = folder(tmp_path / "a", gz=False)
     expected = counts(30, 7).toarray()

@@ -177,6 +177,15 @@ def test_the_reader_is_picklable_and_has_no_obs_columns(tmp_path):
     assert leftovers(tmp_path, "a.h5") == []
 
 
+def test_pieces_of_names_and_columns_are_the_whole(tmp_path):
+    reader = open_source(v3(tmp_path / "a.h5", probes=True))
+    names, column = list(reader.obs_names()), list(reader.obs_column("filtered_barcodes"))
+    assert [*reader.obs_names(0, 11), *reader.obs_names(11)] == names
+    assert [*reader.obs_column("filtered_barcodes", 0, 11), *reader.obs_column("filtered_barcodes", 11)] == column
+    assert reader.obs_column("filtered_barcodes", 2, 4).dtype == bool
+    assert reader.scratch_bytes("X") == 0  # contiguous
+
+
 def test_unsorted_and_repeated_indices(tmp_path):
     matrix = counts(2, 4)
     matrix.data = np.array([1, 2, 3, 4, 5], dtype="i4")
