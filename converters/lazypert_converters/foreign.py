@@ -39,7 +39,7 @@ def _advice(path: Path) -> str | None:
     try:
         with h5py.File(path, "r") as file:
             return _advice_on(path, file, is_mudata)
-    except OSError:
+    except (OSError, RuntimeError):  # damaged
         return _mudata(path, []) if is_mudata else None
 
 
