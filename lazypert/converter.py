@@ -159,6 +159,13 @@ def open_source(path: str | Path) -> ScreenReader:
     path = Path(path)
     if not path.exists():
         raise SourceMissingError(f"There is no file {str(path)!r}. Check the path; nothing was written.")
+    if path.is_file():
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise SourceFormatError(
+                f"{str(path)!r} cannot be read ({error.strerror}). Check its permissions; nothing was written."
+            ) from error
     known = converters()
     for converter in known.values():
         if converter.recognises(path):

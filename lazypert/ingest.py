@@ -17,9 +17,8 @@ from lazypert.columns import Whole, write_column, write_frame
 from lazypert.converter import open_source
 from lazypert.errors import ConfigError, DiskFullError, SourceFormatError
 from lazypert.facts import Asked, RowFacts
-from lazypert.files import crc32_of
-from lazypert.manifest import Entry
-from lazypert.memory import Budget, format_bytes
+from lazypert.manifest import Entry, are_as_noted
+from lazypert.memory import Budget, format_bytes, give_back
 from lazypert.partial import recall, record
 from lazypert.plan import DATASET, RAW, Options, Plan, inverse, make_plan, stamp
 from lazypert.progress import Bar
@@ -213,6 +212,7 @@ def _write(writer: StoreWriter, plan: Plan, report: Report | None) -> dict[str, 
         writer.group(group, {"encoding-type": "dict", "encoding-version": "0.1.0"})
     _write_obs(writer, plan, destination)
     _write_var(writer, plan)
+    give_back()
     asked: Asked | None = Asked.of(plan.groups, plan.genes)
     assert asked is not None
     if asked.sums_bytes > plan.budget.limit // 8:
@@ -310,7 +310,8 @@ def _write_matrix(
     others = [f"{name}/indptr/c/{shard}" for shard in of_indptr]
     others += [f"{name}/{part}/zarr.json" for part in ("data", "indices", "indptr")]
     files = [[e.key, e.size, e.crc32] for e in (*entries, *(writer.entry(key) for key in others))]
-    record(work / "done.json", {"summary": summary, "files": files})
+    notes = [[e.key, e.size, e.crc32] for reduced in shards for e in reduced.notes]
+    record(work / "done.json", {"summary": summary, "files": files, "notes": notes})
     for spill in spills:
         spill.remove()
     return summary
@@ -321,8 +322,8 @@ def _finished(writer: StoreWriter, work: Path) -> dict[str, Any] | None:
     found = recall(work / "done.json")
     if found is None:
         return None
-    entries = [Entry(*entry) for entry in found["files"]]
-    if all(crc32_of(writer.root / entry.key) == (entry.size, entry.crc32) for entry in entries):
+    entries, notes = ([Entry(*entry) for entry in found[kind]] for kind in ("files", "notes"))
+    if are_as_noted(writer.root, entries) and are_as_noted(work, notes):
         writer.add(entries)
         summary: dict[str, Any] = found["summary"]
         return summary

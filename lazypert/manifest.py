@@ -7,10 +7,12 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lazypert.files import crc32_of
 from lazypert.schema import MARKER, TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 MANIFEST = f"{TABLES}/manifest"
 MANIFEST_FILES = "manifest_files"
@@ -28,6 +30,11 @@ class Entry:
     key: str
     size: int
     crc32: int
+
+
+def are_as_noted(folder: Path, entries: Iterable[Entry]) -> bool:
+    """Whether files of a folder are there with the bytes they had when they were written."""
+    return all(crc32_of(folder / entry.key) == (entry.size, entry.crc32) for entry in entries)
 
 
 def manifest_digest(entries: Iterable[Entry]) -> str:

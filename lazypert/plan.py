@@ -253,8 +253,9 @@ def _role_codes(
 def _role_column(readers: list[ScreenReader], column: str, role: str) -> tuple[NDArray[np.int32], NDArray[np.str_]]:
     for reader in readers:
         if column not in reader.obs_columns:
+            why = next((f"{line}. " for line in reader.not_carried if line.startswith(f"obs/{column}: ")), "")
             raise ColumnNotFoundError(
-                f"{role}={column!r} is not an obs column of {str(reader.path)!r}. "
+                f"{role}={column!r} is not an obs column of {str(reader.path)!r}. {why}"
                 f"{near_matches(column, reader.obs_columns)} No store was made."
             )
     pieces = [
@@ -310,6 +311,11 @@ def _no_matrix(reader: ScreenReader, layer: str | None) -> Exception:
     known = [name.removeprefix("layers/") for name in reader.matrices if name.startswith("layers/")]
     if layer is not None:
         return ColumnNotFoundError(f"layer={layer!r} is not in {str(reader.path)!r}. {near_matches(layer, known)}")
+    if RAW in reader.matrices and not known:
+        return SourceFormatError(
+            f"{str(reader.path)!r} has no X, only raw. Write that as X and convert it: "
+            "adata.raw.to_adata().write_h5ad(new_path). No store was made."
+        )
     return SourceFormatError(
         f"{str(reader.path)!r} has no X. Name a layer to use instead (layer=...). "
         f"{near_matches('counts', known)} No store was made."

@@ -13,21 +13,20 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lazypert.csr import CSRBlock, canonical, kernel, value_facts
 from lazypert.facts import Asked, RowFacts
-from lazypert.files import crc32_of
-from lazypert.manifest import Entry
+from lazypert.manifest import Entry, are_as_noted
 from lazypert.partial import recall, record
 from lazypert.schema import ValueFacts
 from lazypert.spill import Spill
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -140,10 +139,13 @@ def _spills(path: Path, stamp: int) -> list[Spill]:  # noqa: ARG001 - the stamp 
 
 @dataclass(frozen=True, slots=True)
 class Reduced:
-    """A shard that is written: its two files, and the file of notes about its rows, if any."""
+    """A shard that is written: its two files, and the file of notes about its rows, if there is one.
+
+    Keys of `entries` are those of the store; `notes` lie in the folder of the tasks.
+    """
 
     entries: list[Entry]
-    notes: str | None
+    notes: list[Entry]
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +187,7 @@ class Reduction:
             self.data.write_shard(shard, rows.data[mine]),
             self.indices.write_shard(shard, rows.indices[mine]),
         ]
-        notes = None
+        notes: list[Entry] = []
         if self.asked is not None:
             # A row that lies in two shards is noted with the one it begins in.
             skip = int(indptr[first] < begin)
@@ -199,12 +201,10 @@ class Reduction:
         found = recall(note)
         if found is None:
             return None
-        entries = [Entry(**entry) for entry in found["entries"]]
-        if any(crc32_of(self.data.root / entry.key) != (entry.size, entry.crc32) for entry in entries):
-            return None
-        if found["notes"] is not None and not Path(found["notes"]).exists():
-            return None
-        return Reduced(entries, found["notes"])
+        entries, notes = ([Entry(**entry) for entry in found[kind]] for kind in ("entries", "notes"))
+        if are_as_noted(self.data.root, entries) and are_as_noted(self.work, notes):
+            return Reduced(entries, notes)
+        return None
 
     def _gather(self, first: int, indptr: NDArray[np.int64]) -> CSRBlock:
         """Whole rows from `first` on, also those that have their other part in the next shard."""
@@ -220,15 +220,14 @@ class Reduction:
         # Blocks come in column order, and so do a row's pieces, unless columns were renumbered.
         return canonical(CSRBlock(place, out_indices, out_data, self.n_cols))
 
-    def _note_rows(self, shard: int, first: int, rows: CSRBlock) -> str | None:
+    def _note_rows(self, shard: int, first: int, rows: CSRBlock) -> list[Entry]:
         assert self.asked is not None
         assert self.run_of_row is not None
         if not rows.shape[0]:
-            return None
-        path = self.work / f"rows-{shard:06d}.npz"
+            return []
+        name = f"rows-{shard:06d}.npz"
         runs = np.asarray(np.load(self.run_of_row, mmap_mode="r")[first : first + rows.shape[0]])
-        RowFacts.of(self.asked, runs, first, rows).save(path)
-        return str(path)
+        return [Entry(name, *RowFacts.of(self.asked, runs, first, rows).save(self.work / name))]
 
 
 @kernel

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import dask
 
+from lazypert.memory import give_back
 from lazypert.progress import Phase
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def run(
             return list(dask.compute(*tasks, optimize_graph=False, scheduler="threads", pool=pool))
         finally:
             pool.shutdown(cancel_futures=True)
+            give_back()
 
 
 def _once(value: Any, shared: dict[int, Any]) -> Any:

@@ -1,6 +1,7 @@
 """Source files are recognised by their content, and what is not one is said to be what it is."""
 
 import gzip
+import os
 import pickle
 
 import h5py
@@ -61,3 +62,11 @@ def test_a_missing_file_is_also_a_file_not_found_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing\.h5ad") as caught:
         open_source(tmp_path / "nothing.h5ad")
     assert isinstance(caught.value, LazypertError)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_one_error(tmp_path):
+    path = write(screen(lean=True), tmp_path / "a.h5ad")
+    path.chmod(0)
+    with pytest.raises(SourceFormatError, match=r"cannot be read \(Permission denied\)"):
+        open_source(path)

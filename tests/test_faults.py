@@ -252,7 +252,9 @@ def test_a_changed_source_or_option_starts_over_and_says_so(tmp_path, monkeypatc
     assert files(store) == files(fresh)
 
 
-@pytest.mark.parametrize("damage", ["a shard cut short", "a shard flipped", "a record torn", "nothing"])
+@pytest.mark.parametrize(
+    "damage", ["a shard cut short", "a shard flipped", "notes cut short", "a record torn", "nothing"]
+)
 def test_only_what_verifies_is_gone_on_from(tmp_path, monkeypatch, caplog, damage):
     """A power cut may lose bytes of files that have their names already."""
     import anndata
@@ -264,6 +266,9 @@ def test_only_what_verifies_is_gone_on_from(tmp_path, monkeypatch, caplog, damag
         shard.write_bytes(shard.read_bytes()[:-40])
     elif damage == "a shard flipped":
         flip(shard, 99)
+    elif damage == "notes cut short":
+        notes = kept / "work/0/rows-000000.npz"
+        notes.write_bytes(notes.read_bytes()[:-40])
     elif damage == "a record torn":
         (kept / "work/0/done.json").write_text('{"summary": {"n_co')
         (kept / "work/0/shard-000000.json").write_text("")

@@ -498,7 +498,7 @@ REFUSED = {
     "x_of_a_later_version": (attribute("X", **{"encoding-version": "9.0"}), "'X'.*'csr_matrix 9.0'"),
     "x_without_encoding": (without("X", "encoding-type"), "'X'"),
     "no_x": (drop("X"), "has no X. Name a layer.*'double'"),
-    "only_raw": (all_of(drop("X"), drop("layers"), raw(lambda g, m: sparse(g, "X", m))), "has no X"),
+    "only_raw": (all_of(drop("X"), drop("layers"), raw(lambda g, m: sparse(g, "X", m))), "has no X, only raw"),
     "layer_of_another_shape": (lambda f: array(f["layers"], "l", np.zeros((3, 3))), r"'layers/l'.*\(3, 3\)"),
     "layers_is_an_array": (lambda f: [f.pop("layers"), array(f, "layers", [1])], "'layers'.*an array"),
     "obsm_short": (cut("obsm/X_pca"), r"'obsm/X_pca'.*\(11, 2\)"),
