@@ -37,7 +37,7 @@ _FIRST_FILE_X = "layers/X"
 _BLOCKS_HELD, _BLOCK_BYTES, _LEAST_BLOCK = 4, 32 * 1024**2, 1024**2
 _SHARD_HELD = MATRIX_SHARD * 20  # a reduce task: 8-byte column numbers and values, and a part of them again
 _CELL_HELD = 64  # while cells are grouped and sorted: codes, keys, and two permutations
-_SPILLED, _STORED = 4, 0.5  # bytes a value takes at the least, in spills and in the store
+_SPILLED, _STORED = 2, 0.5  # bytes a value takes at the least, in spills and in the store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,16 +13,16 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lazypert.csr import CSRBlock, canonical, kernel, value_facts
+from lazypert.csr import CSRBlock, canonical, value_facts
 from lazypert.facts import Asked, RowFacts
 from lazypert.manifest import Entry, are_as_noted
 from lazypert.partial import recall, record
 from lazypert.schema import ValueFacts
-from lazypert.spill import Spill
+from lazypert.spill import PackedRows, Spill
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     from lazypert.converter import BlockSpec, ScreenReader
     from lazypert.writer import Template
-
-_NARROW = np.dtype("u2")
 
 
 def map_block(
@@ -64,11 +62,15 @@ def map_block(
     csr, start = block.csr, first_row + block.first_row
     destinations = np.load(destination, mmap_mode="r")
     target = np.asarray(destinations[start : start + csr.shape[0]], dtype="i8")
-    packed = _pack_counts(csr, target) if new_col is None and n_cols <= 2**16 else None
-    if packed is None:
-        csr = canonical(csr) if new_col is None else csr.select_cols(new_col, n_cols)
-        packed = _pack(csr, target, n_cols)
-    rows, csr, facts = packed
+    total = float(csr.data.sum(dtype="f8"))
+    rows = _by_target(csr, target)
+    packed = PackedRows.of(csr, rows) if new_col is None else None
+    if packed is not None:
+        facts = ValueFacts(maximum=float(packed.largest))
+        return Spill.write(path, target[rows], packed, len(destinations), facts, total)
+    csr = canonical(csr) if new_col is None else csr.select_cols(new_col, n_cols)
+    rows = _by_target(csr, target)
+    csr, facts = _narrow(csr.take_rows(rows), n_cols)
     return Spill.write(path, target[rows], csr, len(destinations), facts, float(csr.data.sum(dtype="f8")))
 
 
@@ -78,51 +80,11 @@ def _by_target(csr: CSRBlock, target: NDArray[np.int64]) -> NDArray[np.int64]:
     return filled[np.argsort(target[filled], kind="stable")]
 
 
-def _pack(csr: CSRBlock, target: NDArray[np.int64], n_cols: int) -> tuple[NDArray[np.int64], CSRBlock, ValueFacts]:
-    """Rows in order of destination, in the smallest types that hold them: any values, several passes."""
-    rows = _by_target(csr, target)
-    csr = csr.take_rows(rows)
+def _narrow(csr: CSRBlock, n_cols: int) -> tuple[CSRBlock, ValueFacts]:
+    """Any values, in the smallest types that hold them exactly."""
     facts = value_facts(csr.data)
     indices = csr.indices.astype("u2" if n_cols <= 2**16 else "i4", copy=False)
-    return rows, CSRBlock(csr.indptr, indices, csr.data.astype(facts.dtype(), copy=False), n_cols), facts
-
-
-def _pack_counts(csr: CSRBlock, target: NDArray[np.int64]) -> tuple[NDArray[np.int64], CSRBlock, ValueFacts] | None:
-    """Do what `canonical` and `_pack` do, in one pass; None when the block is not sorted small counts."""
-    rows = _by_target(csr, target)
-    indptr = np.concatenate([[0], np.cumsum(np.diff(csr.indptr)[rows])]).astype(np.int64)
-    indices, data = np.empty(csr.nnz, dtype=_NARROW), np.empty(csr.nnz, dtype=_NARROW)
-    largest = _pack_kernel(csr.indptr, csr.indices, csr.data, rows, indptr, indices, data)
-    if largest < 0:
-        return None
-    return rows, CSRBlock(indptr, indices, data, csr.n_cols), ValueFacts(maximum=float(largest))
-
-
-@kernel
-def _pack_kernel(
-    indptr: Any, indices: Any, data: Any, rows: Any, out_indptr: Any, out_indices: Any, out_data: Any
-) -> int:
-    largest: Any = 0
-    for i in range(len(rows)):
-        n = out_indptr[i + 1] - out_indptr[i]
-        cols, values = indices[indptr[rows[i]] :][:n], data[indptr[rows[i]] :][:n]
-        out_cols, out_values = out_indices[out_indptr[i] :][:n], out_data[out_indptr[i] :][:n]
-        # Four plain loops instead of one: each of them is turned into vector instructions.
-        unsorted, inexact = 0, 0
-        high: Any = np.uint16(0)
-        for k in range(1, n):
-            unsorted += cols[k] <= cols[k - 1]
-        for k in range(n):
-            out_cols[k] = cols[k]
-        for k in range(n):
-            out_values[k] = np.int32(values[k])
-            inexact += out_values[k] != values[k]  # fractions, negatives, NaN, and what 16 bits don't hold
-        if unsorted or inexact:
-            return -1
-        for k in range(n):
-            high = max(high, out_values[k])
-        largest = max(largest, np.int64(high))
-    return largest
+    return CSRBlock(csr.indptr, indices, csr.data.astype(facts.dtype(), copy=False), n_cols), facts
 
 
 def note_spills(work: Path, spills: Sequence[Spill]) -> None:
@@ -214,9 +176,7 @@ class Reduction:
         out_data = np.empty(int(place[-1]), dtype=self.data.dtype)
         listed = self.work / "spills.json"
         for spill in _spills(listed, listed.stat().st_mtime_ns):
-            rows, offsets, indices, data = spill.read(first, first + len(filled))
-            if len(rows):
-                _place(rows - first, offsets, indices, data, place, filled, out_indices, out_data)
+            spill.read(first, first + len(filled)).place(first, place, filled, out_indices, out_data)
         # Blocks come in column order, and so do a row's pieces, unless columns were renumbered.
         return canonical(CSRBlock(place, out_indices, out_data, self.n_cols))
 
@@ -228,20 +188,3 @@ class Reduction:
         name = f"rows-{shard:06d}.npz"
         runs = np.asarray(np.load(self.run_of_row, mmap_mode="r")[first : first + rows.shape[0]])
         return [Entry(name, *RowFacts.of(self.asked, runs, first, rows).save(self.work / name))]
-
-
-@kernel
-def _place(
-    rows: Any, offsets: Any, indices: Any, data: Any, place: Any, filled: Any, out_indices: Any, out_data: Any
-) -> None:
-    """Copy rows to their places; pieces of a row follow one another."""
-    for i in range(len(rows)):
-        n = offsets[i + 1] - offsets[i]
-        target = place[rows[i]] + filled[rows[i]]
-        from_indices, from_data = indices[offsets[i] :][:n], data[offsets[i] :][:n]
-        to_indices, to_data = out_indices[target:][:n], out_data[target:][:n]
-        for k in range(n):
-            to_indices[k] = from_indices[k]
-        for k in range(n):
-            to_data[k] = from_data[k]
-        filled[rows[i]] += n

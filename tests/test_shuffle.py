@@ -12,7 +12,7 @@ from lazypert.converter import BlockSpec, RowBlock
 from lazypert.csr import CSRBlock
 from lazypert.schema import Grid
 from lazypert.shards import LocalReader, ShardedArray
-from lazypert.shuffle import map_block, reduce_shard, row_lengths
+from lazypert.shuffle import Reduction, map_block, note_spills
 from lazypert.writer import Template
 
 
@@ -41,14 +41,22 @@ def sort_matrix(folder, matrix, destination, block, grid_shape, new_col=None, n_
         map_block(Source(matrix), spec, folder / "destination.npy", 0, new_col, n_cols, folder / f"{i}.spill")
         for i, spec in enumerate(specs)
     ]
-    lengths = row_lengths(spills, matrix.shape[0])
+    lengths = np.zeros(matrix.shape[0], dtype=np.int64)
+    for spill in spills:
+        rows, counted = spill.row_lengths()
+        lengths[rows] += counted
     indptr = np.concatenate([[0], np.cumsum(lengths)])
     np.save(folder / "indptr.npy", indptr)
+    note_spills(folder, spills)
     grid = Grid(int(indptr[-1]), *grid_shape)
     data, indices = Template(folder, "data", np.dtype("u4"), grid), Template(folder, "indices", np.dtype("i4"), grid)
+    for part in ("data", "indices"):
+        (folder / part / "c").mkdir(parents=True, exist_ok=True)
+    reduction = Reduction(data=data, indices=indices, n_cols=n_cols, work=folder)
     for shard in range(grid.n_shards):
-        entries = reduce_shard(data, indices, folder / "indptr.npy", spills, shard)
-        assert [entry.key for entry in entries] == [f"data/c/{shard}", f"indices/c/{shard}"]
+        done = reduction.write_shard(shard)
+        assert [entry.key for entry in done.entries] == [f"data/c/{shard}", f"indices/c/{shard}"]
+        assert reduction.write_shard(shard) == done, "what is done is recalled"
     found = [
         ShardedArray(LocalReader(folder), t.path, t.dtype, grid).read(0, grid.length) if grid.length else []
         for t in (data, indices)
