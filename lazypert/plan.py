@@ -34,7 +34,7 @@ _FIRST_FILE_X = "layers/X"
 
 # A map task holds its block as read, sorted, and narrowed: four times the block's bytes at most.
 # Larger blocks than this bring nothing, and smaller arrays are reused by the allocator.
-_BLOCKS_HELD, _BLOCK_BYTES, _LEAST_BLOCK = 4, 32 * 1024**2, 1024**2
+_BLOCKS_HELD, _BLOCK_BYTES, _LEAST_BLOCK = 4, 64 * 1024**2, 1024**2
 _SHARD_HELD = MATRIX_SHARD * 20  # a reduce task: 8-byte column numbers and values, and a part of them again
 _CELL_HELD = 64  # while cells are grouped and sorted: codes, keys, and two permutations
 _SPILLED, _STORED = 2, 0.5  # bytes a value takes at the least, in spills and in the store

@@ -46,7 +46,7 @@ def planned(path, scratch=0, limit="256MiB", workers=4, **changes):
 @pytest.mark.parametrize(
     ("limit", "scratch", "workers", "block"),
     [
-        pytest.param("1GiB", 0, 4, 32 * MIB, id="plenty"),
+        pytest.param("1GiB", 0, 4, 64 * MIB, id="plenty"),
         pytest.param("256MiB", 0, 4, 16 * MIB, id="a quarter of each task's share"),
         pytest.param("256MiB", 50 * MIB, 4, (64 - 50) * MIB // 4, id="beside large chunks"),
         pytest.param("256MiB", 100 * MIB, 2, 7 * MIB, id="fewer tasks for larger chunks"),
