@@ -4,6 +4,7 @@
 <store>.partial-<fingerprint>  what that process has done so far
     store/                     becomes <store> by one rename
     work/                      spills, and a record of every task that is done
+<store>.partial-old-<id>       a store that was replaced, while it is being deleted
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -69,9 +71,17 @@ class Partial:
         return self.folder / "work"
 
     def _leftovers(self) -> list[Path]:
-        """Folders that killed processes left behind: unfinished work, and stores that were replaced."""
-        names = (f"{self._prefix}-", f"{self.target.name}.old-")
-        return [p for p in self.target.parent.iterdir() if p.name.startswith(names) and p.is_dir()]
+        """Folders that killed processes left behind: unfinished work, and stores that were replaced.
+
+        Only what is named and built as ours: a user's own copy may have a similar name.
+        """
+        named = re.compile(re.escape(self._prefix) + r"-([0-9a-f]{12}|old-[0-9a-f]{12})")
+        folders = [p for p in self.target.parent.iterdir() if named.fullmatch(p.name) and p.is_dir()]
+        return [p for p in folders if (p / "zarr.json").exists() or {c.name for c in p.iterdir()} <= {"store", "work"}]
+
+    def name_for_old(self) -> Path:
+        """Where a store that is being replaced lies until it is deleted."""
+        return self.target.with_name(f"{self._prefix}-old-{uuid.uuid4().hex[:12]}")
 
     def _acquire(self) -> int | None:
         try:

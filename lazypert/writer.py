@@ -9,7 +9,6 @@ import logging
 import re
 import shutil
 import threading
-import uuid
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -282,7 +281,7 @@ class StoreWriter:
     def _rename(self) -> None:
         """Put the store in its place; of two writers one wins, and a store that is replaced is never gone before."""
         if self._overwrite and self.target.exists():
-            old = self.target.with_name(f"{self.target.name}.old-{uuid.uuid4().hex[:8]}")
+            old = self.partial.name_for_old()
             self.root.rename(old)
             exchange(old, self.target)
             sync(self.target.parent)

@@ -1,6 +1,5 @@
 """The folder of a store to be: one owner, found again by its own kind, and nobody else's folder touched."""
 
-import os
 import subprocess
 import sys
 
@@ -102,7 +101,7 @@ def test_a_lock_that_was_unlinked_meanwhile_is_not_taken_for_one(tmp_path, monke
     def flock(fd, how):
         real(fd, how)
         if not seen:
-            os.unlink(lock)  # as the one before does when it lets go
+            lock.unlink()  # as the one before does when it lets go
         seen.append(fd)
 
     monkeypatch.setattr(fcntl, "flock", flock)
