@@ -66,7 +66,9 @@ def join_columns(parts: Sequence[Any], lengths: Sequence[int]) -> Any:
     kinds = {_kind(column.dtype) for column in given}
     if kinds == {"category"}:
         return _join_categoricals(columns, lengths)
-    if len(given) == len(columns) and (len({c.dtype for c in given}) == 1 or kinds <= {"i", "u", "f"}):
+    if len(given) == len(columns) and kinds <= {"i", "u", "f"}:
+        return np.concatenate([column.to_numpy() for column in given])  # pandas 2 would not count empty ones
+    if len(given) == len(columns) and len({c.dtype for c in given}) == 1:
         return pd.concat(given, ignore_index=True).array
     if kinds <= {"i", "u", "Int"}:
         return _concat(columns, lengths, "Int64")

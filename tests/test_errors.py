@@ -14,6 +14,7 @@ KINDS = {
     errors.SourceFormatError: ValueError,
     errors.StoreNotFoundError: FileNotFoundError,
     errors.StoreExistsError: FileExistsError,
+    errors.DiskFullError: OSError,
     errors.StoreDamagedError: OSError,
     errors.EmptyPoolError: ValueError,
     errors.NotCountsError: ValueError,

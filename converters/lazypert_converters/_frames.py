@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lazypert_converters._tree import NUMBERS, Array, Group, join
+from lazypert_converters._tree import Array, Group, join
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -299,8 +299,3 @@ def _with_labels(root: Group, column: Column) -> Column:
 def used_in_uns(frames: list[Frame]) -> set[str]:
     """Entries of ``uns`` that are the categories of a column."""
     return {c.labels.removeprefix("uns/") for f in frames for c in f.columns.values() if c.labels and c.field}
-
-
-def is_number(array: Array) -> bool:
-    """Whether values can be those of a matrix."""
-    return array.kind == "number" and array.dtype.kind in NUMBERS
