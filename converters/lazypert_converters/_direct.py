@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -20,6 +19,8 @@ from isal import isal_zlib
 from lazypert.csr import kernel
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 _DEFLATE, _SHUFFLE = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE
@@ -81,13 +82,18 @@ def _pieces(node: h5py.Dataset, start: tuple[int, ...], shape: tuple[int, ...]) 
         return None
     boxes = [range(lo - lo % step, lo + n, step) for lo, n, step in zip(start, shape, node.chunks, strict=True)]
     pieces = []
-    for first in product(*boxes):
+    for first in _corners(boxes):
         info = node.id.get_chunk_info_by_coord(first)
         if info.byte_offset in (None, _NOWHERE) or not info.size:
             return None
         applied = tuple(code for i, code in enumerate(filters) if not info.filter_mask >> i & 1)
         pieces.append(_Piece(first, node.chunks, info.byte_offset, info.size, applied))
     return pieces
+
+
+def _corners(boxes: list[range]) -> Iterator[tuple[int, ...]]:
+    """Every combination, one after another: `itertools.product` would make lists of ranges of any length."""
+    return ((i, *rest) for i in boxes[0] for rest in _corners(boxes[1:])) if boxes else iter([()])
 
 
 def _read_piece(fd: int, piece: _Piece, out: NDArray[Any], start: tuple[int, ...]) -> None:
