@@ -214,11 +214,13 @@ def _pack(indptr: Any, indices: Any, data: Any, rows: Any, begin: Any, payload: 
     largest: Any = 0
     for i in range(len(rows)):
         start = indptr[rows[i]]
-        n, at = indptr[rows[i] + 1] - start, begin[i]
+        n = indptr[rows[i] + 1] - start
+        at: Any = begin[i]
         cols, values = indices[start : start + n], data[start : start + n]
         steps, small = payload[at : at + n], payload[at + n : at + 2 * n]
         # Plain loops, one after another: each of them is turned into vector instructions.
-        wrong, inexact, n_large = 0, 0, 0
+        wrong: Any = 0
+        inexact, n_large = 0, 0
         high: Any = np.uint16(0)
         if n:
             wrong += (cols[0] < 0) | (cols[0] > 254)
