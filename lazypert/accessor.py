@@ -91,6 +91,12 @@ class PertAccessor:
 
     def parts(self, layer: str | None) -> list[MatrixPart]:
         """Return the store's matrix."""
+        rows = self._ds[STORE_ROW].to_numpy()
+        if len(np.unique(rows)) != len(rows):
+            raise ConfigError(
+                "Some cells occur more than once in this selection, and a mean over cells counts each once. "
+                "Select cells without repeats, or draw them from the result."
+            )
         return [store_part(self.store, layer, self.groups)]
 
     def table(self) -> pd.DataFrame:

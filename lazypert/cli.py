@@ -67,7 +67,7 @@ def _log_to_stderr() -> None:
     log.setLevel(logging.INFO)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("lazypert: %(message)s"))
-    log.handlers = [handler]
+    log.handlers, log.propagate = [handler], False
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("store", metavar="STORE", help="a folder or a URL")
     info.set_defaults(run=_info)
     check = commands.add_parser("verify", help="read every byte of a store and compare it with the manifest")
-    check.add_argument("store", metavar="STORE", type=Path)
+    check.add_argument("store", metavar="STORE", help="a folder or a URL")
     check.set_defaults(run=_verify)
     return parser
 

@@ -90,7 +90,9 @@ def canonical(block: CSRBlock) -> CSRBlock:
     """Return the block with sorted rows and summed duplicates; itself when it is so already."""
     if _is_canonical(block.indptr, block.indices):
         return block
-    indices, data = block.indices.copy(), block.data.copy()
+    # Duplicates of one-byte counts may add up to more than a byte holds.
+    wide = np.int64 if block.data.dtype.kind in "iu" and block.data.itemsize < 8 else block.data.dtype
+    indices, data = block.indices.copy(), block.data.astype(wide)
     indptr = block.indptr.copy()
     _sort_rows(indptr, indices, data)
     nnz = _sum_duplicates(indptr, indices, data)
@@ -102,7 +104,9 @@ def value_facts(data: NDArray[Any]) -> ValueFacts:
     if data.size == 0:
         return ValueFacts()
     if data.dtype.kind in "bui":
-        return ValueFacts(minimum=min(0, int(data.min())), maximum=max(0, int(data.max())))
+        least, most = min(0, int(data.min())), max(0, int(data.max()))
+        largest = max(-least, most)
+        return ValueFacts(float32_exact=largest <= 2**24, float64_exact=largest <= 2**53, minimum=least, maximum=most)
     integral, float32_exact, low, high, n_nonfinite = _float_facts(data)
     return ValueFacts(
         integral=bool(integral),

@@ -181,7 +181,7 @@ def attributes(store: Store) -> dict[str, Any]:
     if roles.batch_col is not None:
         said += f"; {summary['n_batches']:,} batches"
     given = {key: value for key, value in roles.to_json().items() if value is not None}
-    return {"screen": said, **given, STORE: store.path}
+    return {"screen": said, **given, STORE: store.location}
 
 
 def open(store: str | Path, *, storage_options: dict[str, Any] | None = None) -> xr.Dataset:  # noqa: A001

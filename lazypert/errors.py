@@ -71,7 +71,7 @@ def near_matches(name: str, known: Iterable[str], *, limit: int = 5) -> str:
     folded: dict[str, str] = {}
     for item in names:
         folded.setdefault(item.casefold(), item)
-    close = difflib.get_close_matches(name.casefold(), list(folded), n=limit, cutoff=0.6)
+    close = difflib.get_close_matches(str(name).casefold(), list(folded), n=limit, cutoff=0.6)
     if close:
         return f"Did you mean {' or '.join(repr(folded[item]) for item in close)}?"
     if not names:

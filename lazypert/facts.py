@@ -57,8 +57,7 @@ class Asked:
         }
         best = max(found, key=lambda name: int((found[name] >= 0).sum()))  # of equals the first
         is_control = groups.is_control
-        own = np.where(is_control, -1, found[best][groups.codes["perturbation"]])
-        own[groups.codes["perturbation"] < 0] = -1
+        own = np.where(is_control, -1, np.append(found[best], -1)[groups.codes["perturbation"]])
         return cls(best, found[best], own, np.where(is_control, np.cumsum(is_control) - 1, -1))
 
     @property

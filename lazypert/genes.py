@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from lazypert.errors import ConfigError, SourceFormatError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import pandas as pd
     from numpy.typing import NDArray
 
 JOINS = ("inner", "outer")
@@ -87,12 +87,8 @@ def align_genes(frames: Sequence[pd.DataFrame], names: Sequence[str], join: str)
             f"The screens share no gene names: {examples}. Use the same identifiers (symbols or Ensembl ids) in all."
         )
     var = first.reindex(genes)
-    for frame in frames[1:]:
-        absent = genes.isin(frame.index) & ~genes.isin(first.index)
-        for column in var.columns.intersection(frame.columns) if absent.any() else ():
-            filled = var[column].astype(object)
-            filled[absent] = frame[column].reindex(genes)[absent]
-            var[column] = filled.infer_objects()
+    if not genes.isin(first.index).all():
+        var = pd.DataFrame({column: _filled(frames, column, genes) for column in first.columns}, index=genes)
     if join == "outer":
         for frame, name in zip(frames, names, strict=True):
             var[f"measured_in_{name}"] = genes.isin(frame.index)
@@ -102,3 +98,21 @@ def align_genes(frames: Sequence[pd.DataFrame], names: Sequence[str], join: str)
         tuple(genes.get_indexer(frame.index).astype(np.int32) for frame in frames),
         is_same=False,
     )
+
+
+def _filled(frames: Sequence[pd.DataFrame], column: str, genes: pd.Index) -> pd.Series:
+    """A column of the first table, with values of the others where it has no such gene; missing where none has."""
+    first = frames[0][column]
+    values, open_ = first.astype(object).reindex(genes), ~genes.isin(frames[0].index)
+    for frame in frames[1:]:
+        here = open_ & genes.isin(frame.index)
+        if column in frame.columns and here.any():
+            values[here] = frame[column].astype(object).reindex(genes)[here]
+            open_ &= ~here
+    if isinstance(first.dtype, np.dtype) and first.dtype.kind in "biu":
+        nullable = "boolean" if first.dtype.kind == "b" else "Int64"
+        try:
+            return values.astype(nullable if values.isna().any() else first.dtype)
+        except (TypeError, ValueError):  # the tables disagree on what it is
+            return values.map(lambda value: None if pd.isna(value) else str(value))
+    return values.infer_objects()

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import math
+import operator
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,10 +61,10 @@ def convert(
     """Convert a screen, or several, into one lazypert store.
 
     The store is also a valid AnnData Zarr v3 store. Either it is complete or there is none: until
-    the last step everything lies in ``<store>.partial-<id>``. An error removes that folder. Work
-    that is cut off (a kill, Ctrl-C, a full disk, a lost worker) stays there, and the same
-    conversion, run again, checks it and goes on from it; when the source or an option has changed
-    it starts over and says so (logger ``lazypert``).
+    the last step everything lies in ``<store>.partial-<id>``. An error of the source or of an
+    option removes that folder. Work that is cut off (a kill, Ctrl-C, a full or failing disk, a lost
+    worker) stays there, and the same conversion, run again, checks it and goes on from it; when the
+    source or an option has changed it starts over and says so (logger ``lazypert``).
 
     Parameters
     ----------
@@ -123,7 +124,7 @@ def convert(
     >>> lp.convert(path, "screen.zarr", pert_col="perturbation", control_pert="non-targeting",
     ...            cell_type_col="cell_type", batch_col="batch")  # doctest: +SKIP
     """
-    paths = [Path(p) for p in ([source] if isinstance(source, str | Path) else source)]
+    paths = [Path(p).absolute() for p in ([source] if isinstance(source, str | Path) else source)]
     if not paths:
         raise ConfigError("source: got an empty list, expected at least one file.")
     dataset_col = DATASET if len(paths) > 1 else None
@@ -132,11 +133,13 @@ def convert(
         cell_type_col=cell_type_col,
         batch_col=batch_col,
         dataset_col=dataset_col,
-        control_pert=control_pert,
+        control_pert=control_pert if control_pert is None else str(control_pert),  # labels are text in the store
     )
-    options = Options(roles=roles, layer=layer, order=order, seed=seed, join=join)
+    options = Options(roles=roles, layer=layer, order=order, seed=operator.index(seed), join=join)
     budget = Budget.of(memory_limit)
-    target = Path(store)
+    target = Path(store).absolute()
+    if target.is_symlink():  # the store goes where the link points, and the link stays
+        target = target.resolve()
     _check_target(paths, target)
     StoreWriter.check(target, overwrite=overwrite)
     plan = make_plan([open_source(path) for path in paths], options, budget)
@@ -153,7 +156,8 @@ def convert(
                     f"{str(path)!r} changed while it was converted, so that the store would hold parts of two files. "
                     "No store was made. Convert it again when nothing writes to it."
                 )
-        return writer.finalise(attrs)
+        writer.finalise(attrs)
+    return Path(store)
 
 
 def _check_target(paths: list[Path], store: Path) -> None:
@@ -322,11 +326,12 @@ def _finished(writer: StoreWriter, work: Path) -> dict[str, Any] | None:
     found = recall(work / "done.json")
     if found is None:
         return None
-    entries, notes = ([Entry(*entry) for entry in found[kind]] for kind in ("files", "notes"))
-    if are_as_noted(writer.root, entries) and are_as_noted(work, notes):
-        writer.add(entries)
+    with contextlib.suppress(KeyError, TypeError):  # it is no note of ours
+        entries, notes = ([Entry(*entry) for entry in found[kind]] for kind in ("files", "notes"))
         summary: dict[str, Any] = found["summary"]
-        return summary
+        if are_as_noted(writer.root, entries) and are_as_noted(work, notes):
+            writer.add(entries)
+            return summary
     shutil.rmtree(work)
     return None
 
@@ -396,20 +401,19 @@ def _write_table(writer: StoreWriter, path: str, frame: pd.DataFrame) -> None:
 def _write_obsm(writer: StoreWriter, plan: Plan, destination: NDArray[np.integer]) -> None:
     readers = plan.readers
     bounds = np.cumsum([0, *(reader.n_obs for reader in readers)]).tolist()
-    for name, width in readers[0].obsm.items():
-        if any(reader.obsm.get(name) != width for reader in readers):
-            plan.warnings.append(f"obsm/{name}: not in every file with the same width, left out")
-            continue
+    for name in plan.obsm:
+        width = readers[0].obsm[name]
+        dtypes = (reader.read_obsm(name, 0, 0).dtype for reader in readers)
+        dtype = np.result_type(*dtypes).newbyteorder("=")
 
-        def read(start: int, stop: int, name: str = name) -> NDArray[Any]:
+        def read(start: int, stop: int, name: str = name, dtype: np.dtype[Any] = dtype) -> NDArray[Any]:
             parts = [
                 reader.read_obsm(name, max(start - first, 0), min(stop, last) - first)
                 for reader, first, last in zip(readers, bounds, bounds[1:], strict=False)
                 if max(start, first) <= min(stop, last)
             ]
-            return np.concatenate(parts)
+            return np.concatenate(parts).astype(dtype, copy=False)
 
-        dtype = read(0, 0).dtype.newbyteorder("=")
         array = writer.dense(f"obsm/{name}", (plan.n_obs, width), dtype)
         fitting = plan.budget.limit // 8 // max(1, width * dtype.itemsize)
         step = max(1, fitting // array.chunks[0]) * array.chunks[0]

@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from lazypert.errors import SourceFormatError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+
+_MOST_LABEL_CHARACTERS = 1 << 24  # NumPy gives every label the length of the longest: 64 MiB
 
 
 def factorise(values: Any) -> tuple[NDArray[np.int32], NDArray[np.str_]]:
@@ -29,7 +34,14 @@ def factorise(values: Any) -> tuple[NDArray[np.int32], NDArray[np.str_]]:
         (n_labels,) sorted text of the labels that occur.
     """
     categorical = values if isinstance(values, pd.Categorical) else pd.Categorical(values)
-    text = np.asarray(categorical.categories.astype(str), dtype=np.str_)
+    names = categorical.categories.astype(str)
+    longest = max((len(name) for name in names), default=0)
+    if longest * len(names) > _MOST_LABEL_CHARACTERS:
+        raise SourceFormatError(
+            f"A column has {len(names):,} labels of up to {longest:,} characters, expected short names of "
+            "perturbations, cell types or batches. Name another column, or shorten its values."
+        )
+    text = np.asarray(names, dtype=np.str_)
     codes = np.asarray(categorical.codes)
     used = np.bincount(codes[codes >= 0], minlength=len(text)) > 0
     # Labels that print alike (1 and "1") become one; -1 is what code -1 picks.
@@ -109,11 +121,14 @@ def _join_categoricals(columns: Sequence[Any], lengths: Sequence[int]) -> pd.Cat
     if len({column.cat.categories.dtype for column in given}) > 1:  # 1 in one file, "1" in another
         columns = [None if c is None else _with_text_labels(c) for c in columns]
         given = [column for column in columns if column is not None]
+    # Of unordered categoricals pandas calls two dtypes equal whose categories stand in another order.
     first = given[0].dtype
-    if not all(column.dtype == first for column in given):
+    if not all(c.cat.categories.equals(first.categories) and c.cat.ordered == first.ordered for c in given):
         first = pd.CategoricalDtype(pd.api.types.union_categoricals(given, ignore_order=True).categories)
     codes = [
-        np.full(n, -1) if c is None else c.astype(first).cat.codes.to_numpy()
+        np.full(n, -1)
+        if c is None
+        else np.append(first.categories.get_indexer(c.cat.categories), -1)[c.cat.codes.to_numpy()]
         for c, n in zip(columns, lengths, strict=True)
     ]
     return pd.Categorical.from_codes(np.concatenate(codes), dtype=first)

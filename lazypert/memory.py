@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from lazypert.errors import ConfigError
 
 _UNITS = {"": 1, "b": 1, "k": 1000, "kb": 1000, "m": 1000**2, "mb": 1000**2, "g": 1000**3, "gb": 1000**3}
@@ -17,7 +19,7 @@ _PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 MINIMUM_LIMIT = 64 * 1024**2
 
 
-def parse_bytes(size: int | str) -> int:
+def parse_bytes(size: float | str) -> int:
     """Read a size such as ``"256MiB"``, ``"1.5 GB"`` or a plain number of bytes.
 
     Raises
@@ -25,8 +27,8 @@ def parse_bytes(size: int | str) -> int:
     ConfigError
         When the text is no size.
     """
-    if isinstance(size, int) and not isinstance(size, bool):
-        return size
+    if isinstance(size, int | float | np.integer) and not isinstance(size, bool):
+        return int(size)
     match = _PATTERN.fullmatch(size) if isinstance(size, str) else None
     if match is None or match[2].lower() not in _UNITS:
         raise ConfigError(f"Not a size in bytes: got {size!r}, expected a number or text like '256MiB', '1GB'.")

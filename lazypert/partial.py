@@ -17,7 +17,7 @@ import shutil
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from lazypert.errors import StoreExistsError
+from lazypert.errors import ConfigError, StoreExistsError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +49,13 @@ class Partial:
 
     def __init__(self, target: Path, fingerprint: str | None = None) -> None:
         self.target, self._prefix = target, f"{target.name}.partial"
-        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"The folder {str(target.parent)!r} for the store cannot be made ({error.strerror}). "
+                "Nothing was written. Choose another target."
+            ) from error
         self._lock = self._acquire()
         self.folder = target.with_name(f"{self._prefix}-{fingerprint or uuid.uuid4().hex[:12]}")
         others = [path for path in self._leftovers() if path != self.folder]
@@ -90,7 +96,12 @@ class Partial:
             return None
         path = self.target.with_name(f"{self._prefix}.lock")
         while True:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            except OSError as error:
+                raise ConfigError(
+                    f"Nothing can be written beside {str(self.target)!r} ({error.strerror}). Choose another target."
+                ) from error
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:

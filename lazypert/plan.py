@@ -54,6 +54,12 @@ class Options:
         if self.order not in ("grouped", "source"):
             raise ConfigError(f"order: got {self.order!r}, expected 'grouped' or 'source'.")
         check_join(self.join)
+        given: dict[str, Any] = {**self.roles.to_json()}
+        for role, name in given.items():
+            if name is not None and not isinstance(name, str):
+                raise ConfigError(f"{role}: got {name!r}, expected text or None.")
+        if self.seed < 0:
+            raise ConfigError(f"seed: got {self.seed!r}, expected a non-negative integer.")
 
 
 @dataclass
@@ -65,6 +71,7 @@ class Plan:
     budget: Budget
     names: list[str]
     matrices: dict[str, str]
+    obsm: list[str]
     genes: pd.DataFrame
     new_cols: list[NDArray[np.int32] | None]
     groups: Groups
@@ -193,8 +200,9 @@ def make_plan(readers: list[ScreenReader], options: Options, budget: Budget) -> 
     warnings = [f"{r.path.name}: {what}" for r in readers for what in r.not_carried]
     frames = [reader.var() for reader in readers]
     aligned = align_genes(frames, names, options.join)
-    notes = _left_out(frames, readers, aligned)
+    notes = _left_out(frames, readers, aligned) + _var_notes(frames, readers)
     matrices, more = _matrices(readers, options.layer)
+    obsm, lost = _embeddings(readers)
     codes, labels = _role_codes(readers, options.roles, names)
     groups = Groups.from_codes(codes, labels, options.roles, sum(r.n_obs for r in readers))
     _ = groups.control_code  # an unknown control label stops here
@@ -213,11 +221,12 @@ def make_plan(readers: list[ScreenReader], options: Options, budget: Budget) -> 
         budget=budget,
         names=names,
         matrices=matrices,
+        obsm=obsm,
         genes=aligned.var,
         new_cols=[None if aligned.is_same else new_col for new_col in aligned.new_col],
         groups=groups,
         source_row=source_row,
-        warnings=warnings + notes + more,
+        warnings=[*dict.fromkeys(warnings + notes + more + lost)],
     )
 
 
@@ -292,6 +301,7 @@ def _matrices(readers: list[ScreenReader], layer: str | None) -> tuple[dict[str,
             f"layer={layer!r} becomes X, and the file's X would become {_FIRST_FILE_X!r}, but "
             f"{str(readers[0].path)!r} has a layer of that name. Rename the layer 'X' in the file. No store was made."
         )
+    _check_names(readers, [name for name in common if name != "X"])
     matrices = {"X": x} | {name: name for name in common if name not in ("X", x)}
     for name in [name for name in matrices if name.startswith("obsm/")]:
         if len({reader.matrices[name] for reader in readers}) > 1:
@@ -305,6 +315,38 @@ def _matrices(readers: list[ScreenReader], layer: str | None) -> tuple[dict[str,
     if layer is not None and "X" in common:
         matrices[_FIRST_FILE_X] = "X"
     return matrices, notes
+
+
+def _embeddings(readers: list[ScreenReader]) -> tuple[list[str], list[str]]:
+    """Names of the dense embeddings of the store, and notes of those that are left out."""
+    every = list(dict.fromkeys(name for reader in readers for name in reader.obsm))
+    common = [name for name in every if len({reader.obsm.get(name) for reader in readers}) == 1]
+    _check_names(readers, [f"obsm/{name}" for name in common])
+    return common, [
+        f"obsm/{name}: not in every file with the same width, left out" for name in every if name not in common
+    ]
+
+
+def _check_names(readers: list[ScreenReader], names: list[str]) -> None:
+    for name in names:
+        kind, _, rest = name.partition("/")
+        if rest in ("", ".", "..", "zarr.json") or "/" in rest:
+            raise SourceFormatError(
+                f"{str(readers[0].path)!r} has {name!r}, and {rest!r} cannot be the name of a Zarr array. "
+                f"Rename it in {kind}. No store was made."
+            )
+
+
+def _var_notes(frames: list[pd.DataFrame], readers: list[ScreenReader]) -> list[str]:
+    """What var tables of later files say and the store's does not."""
+    notes = []
+    for frame, reader in zip(frames[1:], readers[1:], strict=True):
+        for column in frame.columns:
+            if column not in frames[0].columns:
+                notes.append(f"{reader.path.name}: var column {column!r} is not in the first file and was left out")
+            elif frame.index.equals(frames[0].index) and not frame[column].equals(frames[0][column]):
+                notes.append(f"{reader.path.name}: var column {column!r} differs from the first file's, which is kept")
+    return notes
 
 
 def _no_matrix(reader: ScreenReader, layer: str | None) -> Exception:

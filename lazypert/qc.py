@@ -130,9 +130,9 @@ class MatrixPart:
 def store_part(store: Store, layer: str | None, groups: Groups) -> MatrixPart:
     """Return a whole store as one part, with what conversion noted if its cells are grouped as they were then."""
     part = MatrixPart(0, store.matrix(layer), np.arange(store.n_vars, dtype=np.int32))
-    own, roles = store.roles, groups.roles
-    as_stored = groups.n_obs == store.n_obs and roles.columns() == own.columns()
-    if layer is not None or not as_stored or roles.control_pert != own.control_pert:
+    # The very table that conversion left: a selection of as many cells may repeat some and lack others.
+    as_stored = groups.start is store.groups.start and groups.order is store.groups.order
+    if layer is not None or not as_stored or groups.roles.control_pert != store.roles.control_pert:
         return part
     return replace(part, labels=store.groups.labels["perturbation"], facts=store.facts)
 
@@ -257,7 +257,7 @@ def own_target_expression(
     tasks, spans, parts = [], [], list(source.parts(layer))
     for part in parts:
         n_rows = part.matrix.shape[0]
-        targets = np.where(genes >= 0, part.column_of[genes], -1)
+        targets = np.append(part.column_of, -1)[genes].astype(np.int64)  # the last is what -1 picks
         run_target = np.append(targets, -1)[groups.codes["perturbation"]]
         if (known := _known_targets(part, groups, targets)) is not None:
             tasks.append(dask.delayed(_noted, pure=False)(part, known, run_of_row, run_target, run_stratum, n_strata))

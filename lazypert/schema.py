@@ -80,6 +80,7 @@ class ValueFacts:
 
     integral: bool = True
     float32_exact: bool = True
+    float64_exact: bool = True
     minimum: float = 0.0
     maximum: float = 0.0
     n_nonfinite: int = 0
@@ -89,6 +90,7 @@ class ValueFacts:
         return ValueFacts(
             integral=self.integral and other.integral,
             float32_exact=self.float32_exact and other.float32_exact,
+            float64_exact=self.float64_exact and other.float64_exact,
             minimum=min(self.minimum, other.minimum),
             maximum=max(self.maximum, other.maximum),
             n_nonfinite=self.n_nonfinite + other.n_nonfinite,
@@ -109,6 +111,11 @@ class ValueFacts:
                 f"The matrix holds integers up to {self.maximum:.0f}, beyond 64-bit signed integers "
                 "(at most 9223372036854775807). No dtype of the store holds them exactly; "
                 "check the file, as no count is that large."
+            )
+        if not self.float64_exact:
+            raise SourceFormatError(
+                "The matrix holds fractions and integers beyond 2^53 (9007199254740992), and no dtype holds both "
+                "exactly. Check the files, as no count is that large; several files may need the same kind of values."
             )
         return np.dtype("f4") if self.float32_exact else np.dtype("f8")
 

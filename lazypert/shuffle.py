@@ -163,7 +163,10 @@ class Reduction:
         found = recall(note)
         if found is None:
             return None
-        entries, notes = ([Entry(**entry) for entry in found[kind]] for kind in ("entries", "notes"))
+        try:
+            entries, notes = ([Entry(**entry) for entry in found[kind]] for kind in ("entries", "notes"))
+        except (KeyError, TypeError):  # it is no note of ours
+            return None
         if are_as_noted(self.data.root, entries) and are_as_noted(self.work, notes):
             return Reduced(entries, notes)
         return None

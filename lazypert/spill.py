@@ -161,7 +161,10 @@ class Spill:
         noted = recall(_note(path))
         if noted is None:
             return None
-        spill = cls(**(noted | {"path": str(path), "facts": ValueFacts(**noted["facts"])}))
+        try:
+            spill = cls(**(noted | {"path": str(path), "facts": ValueFacts(**noted["facts"])}))
+        except (KeyError, TypeError):  # it is no note of ours
+            return None
         return spill if crc32_of(path) == (spill.size, spill.crc32) else None
 
     def remove(self) -> None:
@@ -229,7 +232,7 @@ def _pack(indptr: Any, indices: Any, data: Any, rows: Any, begin: Any, payload: 
             wrong += (cols[k] <= cols[k - 1]) | (cols[k] - cols[k - 1] > 255)
             steps[k] = cols[k] - cols[k - 1]
         for k in range(n):
-            whole = np.uint16(np.int32(values[k]))
+            whole: Any = np.uint16(np.int32(values[k]))
             inexact += whole != values[k]  # fractions, negatives, NaN, and what 16 bits don't hold
             n_large += whole >= _ESCAPE
             high = max(high, whole)

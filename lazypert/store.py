@@ -146,7 +146,12 @@ class Store:
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Store, (self.path, self.storage_options)
+        return Store, (self.location, self.storage_options)
+
+    @property
+    def location(self) -> str:
+        """Where the store is, whatever the working folder becomes: an absolute path, or a URL."""
+        return self.path if "://" in self.path else str(Path(self.path).absolute())
 
     def __repr__(self) -> str:
         return f"Store({self.path!r}, {self.n_obs:,} cells x {self.n_vars:,} genes)"
@@ -281,7 +286,7 @@ class Store:
             n_genes=self.sharded(f"{base}/n_genes"),
             own_target=self.sharded(f"{base}/own_target"),
             target=self.table(f"{base}/target"),
-            control_sum=self.table(f"{base}/control_sum").reshape(len(control), -1),
+            control_sum=self.table(f"{base}/control_sum").reshape(len(control), len(groups.labels["perturbation"])),
             control_row=groups.rows(control).firsts(),
         )
 
@@ -423,7 +428,7 @@ def _open(path: str, storage_options: dict[str, Any] | None) -> tuple[ByteReader
 
         remote = FsspecStore.from_url(path, storage_options=storage_options, read_only=True)
         return RemoteReader(remote), _open_group(remote, path)
-    folder = Path(path)
+    folder = Path(path).absolute()
     if not folder.exists():
         begun = next(folder.parent.glob(f"{glob.escape(folder.name)}.partial-*"), None)
         what_to_do = (

@@ -52,7 +52,7 @@ def run(
     client = getattr(scheduler, "__self__", None)
     if client is not None and hasattr(client, "submit"):
         return _on_cluster(client, tasks, counter, size)
-    with _Counting(counter, size, {one.key for one in tasks}):
+    with _counting(counter, size, {one.key for one in tasks}):
         if scheduler is not None:
             return list(dask.compute(*tasks, optimize_graph=False))
         pool = ThreadPoolExecutor(workers)
@@ -82,7 +82,7 @@ def _on_cluster(client: Any, tasks: list[Any], counter: Phase, size: Callable[[A
         client.cancel(futures)
 
 
-def _Counting(counter: Phase, size: Callable[[Any], int], keys: set[Any]) -> Any:  # noqa: N802
+def _counting(counter: Phase, size: Callable[[Any], int], keys: set[Any]) -> Any:
     from dask.callbacks import Callback
 
     def posttask(key: Any, result: Any, *_: Any) -> None:

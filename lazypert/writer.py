@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     PieceWriter = Callable[[int, Any], None]
 
 _LOG = logging.getLogger("lazypert")
+_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 _MATRIX_FILE = re.compile(r".+/(data|indices|indptr)/(c/\d+|zarr\.json)")
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 _CONSOLIDATING = threading.Lock()  # warning filters belong to the whole process
@@ -138,7 +139,11 @@ class StoreWriter:
         if keep:
             (self.root / path / "zarr.json").unlink(missing_ok=True)
         self._create(path, (grid.length,), dtype, (grid.chunk,), (grid.shard,), attrs, codec=codec, overwrite=not keep)
-        (self.root / path / "c").mkdir(exist_ok=True)
+        folder = self.root / path / "c"
+        folder.mkdir(exist_ok=True)
+        for file in folder.iterdir():
+            if file.name not in map(str, range(grid.n_shards)):
+                file.unlink()
         return Template(self.root, path, dtype, grid, codec)
 
     def add(self, entries: Iterable[Entry]) -> None:
@@ -285,7 +290,9 @@ class StoreWriter:
             self.root.rename(old)
             exchange(old, self.target)
             sync(self.target.parent)
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)
+            if old.exists():
+                _LOG.warning("the store that was replaced could not be deleted: %s", old)
             return
         try:
             self.root.rename(self.target)
@@ -319,8 +326,10 @@ def _is_interruption(error: BaseException | None) -> bool:
     """Whether the work was stopped by something that may not stop it the next time."""
     if error is None or isinstance(error, LazypertError):
         return isinstance(error, DiskFullError)
+    if isinstance(error, OSError):
+        return error.errno in _PASSING
     lost_worker = type(error).__module__.partition(".")[0] == "distributed"
-    return lost_worker or isinstance(error, KeyboardInterrupt | SystemExit | OSError | MemoryError)
+    return lost_worker or isinstance(error, KeyboardInterrupt | SystemExit | MemoryError)
 
 
 def _sync_tree(root: Path) -> None:

@@ -166,3 +166,22 @@ def test_many_threads_read_at_once(tmp_path):
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_integers_of_fewer_bits_than_numpy_knows(tmp_path, chunked):
+    """HDF5 has integers of 12 bits at an offset; NumPy calls them 16-bit ones."""
+    values = np.array([1, 2000, 3, 4], "u2")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        kind = h5py.h5t.STD_U16LE.copy()
+        kind.set_precision(12)
+        kind.set_offset(4)
+        created = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        if chunked:
+            created.set_chunk((2,))
+            created.set_deflate(4)
+        node = h5py.h5d.create(file.id, b"x", kind, h5py.h5s.create_simple((4,)), created)
+        node.write(h5py.h5s.ALL, h5py.h5s.ALL, values)
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert _direct._pieces(file["x"], (0,), (4,)) is None
+        np.testing.assert_array_equal(read_part(file["x"], slice(0, 4)), values)

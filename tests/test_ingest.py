@@ -503,3 +503,99 @@ class TestJoinedColumns:
             self.assert_joined(found, parts, lengths)
         if isinstance(values.dtype, pd.CategoricalDtype):
             assert found.dtype == values.dtype
+
+
+class TestOddCalls:
+    @pytest.mark.parametrize(
+        ("options", "error", "says"),
+        [
+            ({"control_pert": 0}, LabelNotFoundError, "'0' is not a perturbation"),
+            ({"pert_col": 3}, ConfigError, "pert_col: got 3, expected text"),
+            ({"seed": -1}, ConfigError, "seed: got -1"),
+            ({"memory_limit": 1.0}, ConfigError, "memory_limit is too small"),
+        ],
+        ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+    )
+    def test_an_option_that_makes_no_sense(self, tmp_path, options, error, says):
+        path = write(screen(lean=True), tmp_path / "a.h5ad")
+        with pytest.raises(error, match=says):
+            lp.convert(path, tmp_path / "s.zarr", **(ROLES | options))
+        assert leftovers(tmp_path, "a.h5ad") == []
+
+    def test_numbers_of_numpy_are_numbers(self, tmp_path):
+        path = write(screen(lean=True), tmp_path / "a.h5ad")
+        store = lp.convert(path, tmp_path / "s.zarr", seed=np.int64(3), memory_limit=np.float64(1e9), **ROLES)
+        assert Store(store).attrs["seed"] == 3
+
+    @pytest.mark.parametrize("target", [".", "..", "file/s.zarr", "n" * 250])
+    def test_a_target_that_cannot_be(self, tmp_path, monkeypatch, target):
+        path = write(screen(lean=True), tmp_path / "a.h5ad")
+        (tmp_path / "file").write_text("mine")
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(LazypertError):
+            lp.convert(path, target, **ROLES)
+        assert leftovers(tmp_path, "a.h5ad", "file") == []
+
+    def test_no_cell_has_a_perturbation(self, tmp_path):
+        adata = screen(lean=True)
+        adata.obs["perturbation"] = pd.Categorical([None] * adata.n_obs, categories=["never"])
+        path = write(adata, tmp_path / "a.h5ad")
+        store = lp.convert(path, tmp_path / "s.zarr", pert_col="perturbation", cell_type_col="cell_type")
+        assert Store(store).attrs["summary"]["n_unlabelled"] == adata.n_obs
+
+    def test_a_screen_without_genes_or_controls_has_notes_too(self, tmp_path):
+        path = write(screen(lean=True)[:, :0].copy(), tmp_path / "a.h5ad")
+        store = lp.convert(path, tmp_path / "s.zarr", pert_col="perturbation")
+        assert Store(store).facts.control_sum.shape == (0, 4)
+        store = lp.convert(path, tmp_path / "s.zarr", overwrite=True, **ROLES)
+        assert set(lp.open(store).pert.knockdown().table["reason"]) == {"target gene not measured"}
+
+    def test_a_layer_whose_name_no_array_can_have(self, tmp_path):
+        path = write(with_layer("fine"), tmp_path / "a.h5ad")
+        with h5py.File(path, "r+") as file:
+            file.move("layers/fine", "layers/zarr.json")
+        with pytest.raises(SourceFormatError, match="cannot be the name of a Zarr array"):
+            lp.convert(path, tmp_path / "s.zarr", **ROLES)
+        assert leftovers(tmp_path, "a.h5ad") == []
+
+    def test_a_link_is_followed_and_stays(self, tmp_path):
+        path, store = converted(tmp_path, screen(lean=True))
+        link = tmp_path / "link.zarr"
+        link.symlink_to("screen.zarr")
+        assert lp.convert(path, link, overwrite=True, seed=7, **ROLES) == link
+        assert link.is_symlink()
+        assert Store(store).attrs["seed"] == Store(link).attrs["seed"] == 7
+        assert leftovers(tmp_path, "screen.h5ad", "screen.zarr", "link.zarr") == []
+
+    def test_the_working_folder_may_change(self, tmp_path, monkeypatch):
+        write(screen(lean=True), tmp_path / "a.h5ad")
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path)
+        store = lp.convert("a.h5ad", "s.zarr", progress=lambda _: os.chdir(tmp_path / "elsewhere"), **ROLES)
+        assert store == Path("s.zarr")
+        assert leftovers(tmp_path, "a.h5ad", "s.zarr", "elsewhere") == []
+        os.chdir(tmp_path)
+        ds = lp.open("s.zarr")
+        expected = ds.X.sum().compute()
+        os.chdir(tmp_path / "elsewhere")
+        assert lp.verify(tmp_path / "s.zarr") > 0
+        assert ds.X.sum().compute() == expected
+        assert len(ds.pert.table()) > 0
+
+    def test_notes_of_another_kind_are_no_notes(self, tmp_path, monkeypatch):
+        path = write(screen(lean=True), tmp_path / "a.h5ad")
+
+        def fail(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("lazypert.ingest._write_tables", fail)
+            with pytest.raises(KeyboardInterrupt):
+                lp.convert(path, tmp_path / "s.zarr", **ROLES)
+        (kept,) = tmp_path.glob("s.zarr.partial-*")
+        for note in kept.rglob("work/*/*.json"):
+            note.write_text("{}")
+        (kept / "store/X/data/c/77").write_text("junk")
+        store = lp.convert(path, tmp_path / "s.zarr", **ROLES)
+        assert not (store / "X/data/c/77").exists()
+        assert_same(store, anndata.read_h5ad(path))

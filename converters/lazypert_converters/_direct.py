@@ -69,6 +69,8 @@ def _pieces(node: h5py.Dataset, start: tuple[int, ...], shape: tuple[int, ...]) 
     filters = [created.get_filter(i)[0] for i in range(created.get_nfilters())]
     # Offsets of chunks do not count a user block in every version of HDF5.
     ordinary = node.dtype.kind in "fiu" and not node.file.userblock_size and node.file.driver == "sec2"
+    # HDF5 knows integers of 12 bits at an offset, which NumPy's dtype does not tell from those of 16.
+    ordinary = ordinary and node.id.get_type().equal(h5py.h5t.py_create(node.dtype))
     if not ordinary or not {*filters} <= {_DEFLATE, _SHUFFLE} or h5py.check_enum_dtype(node.dtype) is not None:
         return None
     if not all(shape):
