@@ -33,7 +33,7 @@ _GIVEN_ROLES = ("pert_col", "cell_type_col", "batch_col")
 _FIRST_FILE_X = "layers/X"
 
 # A map task holds its block as read, sorted, and narrowed: four times the block's bytes at most.
-# Larger blocks than this bring nothing, and smaller arrays are reused by the allocator.
+# Smaller blocks mean more spills, and every shard reads a piece of each; larger ones only take memory.
 _BLOCKS_HELD, _BLOCK_BYTES, _LEAST_BLOCK = 4, 64 * 1024**2, 1024**2
 _SHARD_HELD = MATRIX_SHARD * 20  # a reduce task: 8-byte column numbers and values, and a part of them again
 _CELL_HELD = 64  # while cells are grouped and sorted: codes, keys, and two permutations
