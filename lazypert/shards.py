@@ -8,37 +8,29 @@ shard is missing instead of filling in zeros.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-import google_crc32c
 import numpy as np
 from numcodecs import blosc
 
+from lazypert.decoding import CHECKSUM, checksum, decode
 from lazypert.errors import StoreDamagedError
 from lazypert.schema import CODEC, Codec, Grid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from lazypert.readers import ByteReader, Piece
 
 # zarr-python sets this too: in C-Blosc's own threads, output would depend on their timing.
 blosc.use_threads = False
 
-_CHECKSUM = 4
 _ENTRY = 16
 _ABSENT = np.uint64(2**64 - 1)
-
-
-def checksum(data: bytes) -> bytes:
-    """CRC-32C of `data`, four bytes, little-endian, as Zarr's ``crc32c`` codec appends it."""
-    return int(google_crc32c.value(data)).to_bytes(4, "little")
-
 
 _SHUFFLES = {"shuffle": blosc.SHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
 
@@ -79,48 +71,30 @@ def encode_shard(values: NDArray[Any], grid: Grid, codec: Codec = CODEC) -> list
     return pieces
 
 
-class ByteReader(Protocol):
-    """Where a store's bytes are. Thread-safe and picklable."""
+class _Scratch(threading.local):
+    """A thread's own buffers, used again by every read: fresh memory costs as much as decoding into it."""
 
-    def size(self, key: str) -> int | None:
-        """Bytes of an object, or None when there is no such object."""
-        ...
+    def __init__(self) -> None:
+        self._packed, self._chunk = np.empty(0, np.uint8), np.empty(0, np.uint8)
 
-    def read(self, key: str, offset: int, length: int) -> bytes:
-        """Return ``length`` bytes from ``offset``: fewer at the end of the object, none when it is gone."""
-        ...
+    def packed(self, n_bytes: int) -> NDArray[np.uint8]:
+        if len(self._packed) < n_bytes:
+            self._packed = np.empty(n_bytes, np.uint8)
+        return self._packed
+
+    def chunk(self, length: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        if len(self._chunk) < length * dtype.itemsize:
+            self._chunk = np.empty(length * dtype.itemsize, np.uint8)
+        return self._chunk[: length * dtype.itemsize].view(dtype)
 
 
-@dataclass(frozen=True, slots=True)
-class LocalReader:
-    """Files under a folder."""
-
-    root: Path
-
-    def size(self, key: str) -> int | None:
-        """Bytes of a file, or None."""
-        try:
-            return (self.root / key).stat().st_size
-        except FileNotFoundError:
-            return None
-
-    def read(self, key: str, offset: int, length: int) -> bytes:
-        """Read part of a file without moving anyone's file position."""
-        try:
-            fd = os.open(self.root / key, os.O_RDONLY)
-        except FileNotFoundError:
-            return b""
-        try:
-            return os.pread(fd, length, offset)
-        finally:
-            os.close(fd)
+_scratch = _Scratch()
 
 
 class ShardedArray:
     """A one-dimensional sharded array, read by ranges of elements.
 
-    Safe to use from many threads and to pickle. Only shard indexes and a few decoded chunks are
-    kept, both within bounds.
+    Safe to use from many threads and to pickle. Only shard indexes are kept, within bounds.
 
     Parameters
     ----------
@@ -131,7 +105,7 @@ class ShardedArray:
     """
 
     KEEP_INDEXES = 4096
-    KEEP_CHUNKS = 8
+    READ_AT_ONCE = 4 * 1024**2  # packed bytes: about 100 chunks of a matrix
 
     def __init__(self, reader: ByteReader, path: str, dtype: np.dtype[Any], grid: Grid) -> None:
         self.reader, self.path, self.dtype, self.grid = reader, path, np.dtype(dtype), grid
@@ -139,8 +113,7 @@ class ShardedArray:
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._indexes: OrderedDict[int, NDArray[np.uint64]] = OrderedDict()
-        self._chunks: OrderedDict[int, NDArray[Any]] = OrderedDict()
+        self._indexes: OrderedDict[int, NDArray[np.int64]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"reader": self.reader, "path": self.path, "dtype": self.dtype, "grid": self.grid}
@@ -166,67 +139,81 @@ class ShardedArray:
         StoreDamagedError
             When a shard is missing or cut short, or a checksum does not match.
         """
-        if not 0 <= start <= start + len(out) <= self.grid.length:
-            raise IndexError(f"{self.path} has {self.grid.length} elements, got {start} to {start + len(out)}.")
-        for number, lo, hi, found in self._chunks_of(start, start + len(out)):
-            first = number * self.grid.chunk
-            if isinstance(found, bytes) and hi - lo == self.grid.chunk:
-                blosc.decompress(found, out[lo - start : hi - start])  # straight to its place
+        at = np.array([start, start + len(out), 0], dtype=np.int64)
+        self.gather(at[:1], at[1:2], at[2:], out)
+
+    def gather(
+        self, starts: NDArray[np.int64], stops: NDArray[np.int64], places: NDArray[np.int64], out: NDArray[Any]
+    ) -> None:
+        """Decode ranges of elements, each to its own place. A chunk that ranges share is decoded once.
+
+        Parameters
+        ----------
+        starts, stops
+            (n,) ranges ``[starts[i], stops[i])``; neither starts nor stops descend. Ranges may repeat.
+        places
+            (n,) where in `out` each range begins.
+        out
+            Contiguous, of the array's dtype; or of unsigned integers that are narrower, for an array
+            of integers that fit.
+
+        Raises
+        ------
+        StoreDamagedError
+            When a shard is missing or cut short, or a checksum does not match.
+        """
+        if len(starts) and not 0 <= starts[0] <= stops[-1] <= self.grid.length:
+            raise IndexError(f"{self.path} has {self.grid.length} elements, got {starts[0]} to {stops[-1]}.")
+        filled = stops > starts
+        if not filled.all():
+            starts, stops, places = starts[filled], stops[filled], places[filled]
+        scratch = _scratch.chunk(self.grid.chunk, self.dtype)
+        for numbers, packed, at, length in self._packed(_chunks_of(starts, stops, self.grid.chunk)):
+            begin, end = numbers[0] * self.grid.chunk, (numbers[-1] + 1) * self.grid.chunk
+            some = slice(np.searchsorted(stops, begin, side="right"), np.searchsorted(starts, end, side="left"))
+            ranges = (starts[some], stops[some], places[some])
+            problem = decode(packed, at, length, numbers, self.grid.chunk, ranges, out, scratch)
+            if problem is not None:
+                raise self._damaged(int(numbers[0]) // self._per_shard, problem)
+
+    @property
+    def _per_shard(self) -> int:
+        return self.grid.shard // self.grid.chunk
+
+    def _packed(self, numbers: NDArray[np.int64]) -> Iterator[tuple[NDArray[Any], ...]]:
+        """Chunks as bytes, some of one shard at a time: numbers, the bytes, and where each chunk is in them."""
+        shards = numbers // self._per_shard
+        for of_shard in np.split(numbers, np.flatnonzero(np.diff(shards)) + 1):
+            if not len(of_shard):
                 continue
-            chunk = self._keep(number, found) if isinstance(found, bytes) else found
-            out[lo - start : hi - start] = chunk[lo - first : hi - first]
+            shard = int(of_shard[0]) // self._per_shard
+            offset, length = self._index(shard)[of_shard - shard * self._per_shard].T
+            if (offset < 0).any():
+                raise self._damaged(shard, "the shard's index says that a chunk was never written")
+            # Chunks lie in their order, as they were written; neighbours are one piece.
+            turn = (np.cumsum(length) - length) // self.READ_AT_ONCE
+            for some in np.split(np.arange(len(of_shard)), np.flatnonzero(np.diff(turn)) + 1):
+                yield of_shard[some], *self._read(shard, offset[some], length[some]), length[some]
 
-    def _keep(self, number: int, packed: bytes) -> NDArray[Any]:
-        chunk = np.empty(self.grid.chunk, dtype=self.dtype)
-        blosc.decompress(packed, chunk)
-        with self._lock:
-            self._chunks[number] = chunk
-            while len(self._chunks) > self.KEEP_CHUNKS:
-                self._chunks.popitem(last=False)
-        return chunk
+    def _read(
+        self, shard: int, offset: NDArray[np.int64], length: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        between = offset[1:] - (offset + length)[:-1]
+        breaks = np.flatnonzero((between < 0) | (between > self.reader.gap))
+        first, last = np.append(0, breaks + 1), np.append(breaks, len(offset) - 1)
+        begin, size = offset[first], offset[last] + length[last] - offset[first]
+        start = np.cumsum(size) - size
+        packed = _scratch.packed(int(size.sum()))
+        key = self._key(shard)
+        pieces: list[Piece] = [(key, int(b), int(n)) for b, n in zip(begin, size, strict=True)]
+        found = self.reader.read_pieces(pieces, memoryview(packed))  # type: ignore[arg-type]
+        lacking = size - found
+        if lacking.any():
+            raise self._damaged(shard, f"the file is cut short by {int(lacking.max())} bytes")
+        return packed, offset - np.repeat(begin - start, last - first + 1)
 
-    def _chunks_of(self, start: int, stop: int) -> Iterator[tuple[int, int, int, NDArray[Any] | bytes]]:
-        """Chunks that overlap a range: number, overlap, and the chunk, decoded or as checked bytes."""
-        per_shard = self.grid.shard // self.grid.chunk
-        number, end = start // self.grid.chunk, -(-stop // self.grid.chunk) if stop > start else 0
-        while number < end:
-            with self._lock:
-                kept = self._chunks.get(number)
-            if kept is not None:
-                yield number, *self._overlap(number, start, stop), kept
-                number += 1
-                continue
-            last = min(end, (number // per_shard + 1) * per_shard)
-            for found, body in self._read_shard(range(number, last)):
-                yield found, *self._overlap(found, start, stop), body
-            number = last
-
-    def _overlap(self, number: int, start: int, stop: int) -> tuple[int, int]:
-        return max(start, number * self.grid.chunk), min(stop, (number + 1) * self.grid.chunk)
-
-    def _read_shard(self, numbers: range) -> Iterator[tuple[int, bytes]]:
-        """Neighbouring chunks of one shard lie side by side in its file: one read brings them all."""
-        per_shard = self.grid.shard // self.grid.chunk
-        shard = numbers.start // per_shard
-        first = numbers.start - shard * per_shard
-        entries = self._index(shard)[first : first + len(numbers)]
-        if (entries == _ABSENT).any():
-            raise self._damaged(shard, "the shard's index says that a chunk was never written")
-        begin, end = int(entries[:, 0].min()), int(entries.sum(axis=1).max())
-        blob = self.reader.read(self._key(shard), begin, end - begin)
-        if len(blob) != end - begin:
-            raise self._damaged(shard, f"the file is cut short by {end - begin - len(blob)} bytes")
-        for number, (offset, length) in zip(numbers, entries.tolist(), strict=True):
-            piece = blob[offset - begin : offset - begin + length]
-            body = piece[:-_CHECKSUM]
-            if checksum(body) != piece[-_CHECKSUM:]:
-                raise self._damaged(shard, f"the checksum of chunk {number} does not match its bytes")
-            held = int.from_bytes(body[4:8], "little")  # so says the header of every blosc chunk
-            if held != self.grid.chunk * self.dtype.itemsize:
-                raise self._damaged(shard, f"chunk {number} holds {held:,} bytes, which are those of another array")
-            yield number, body
-
-    def _index(self, shard: int) -> NDArray[np.uint64]:
+    def _index(self, shard: int) -> NDArray[np.int64]:
+        """(per shard, 2) int64 offset and length of each chunk; offset -1 where none was written."""
         with self._lock:
             if shard in self._indexes:
                 self._indexes.move_to_end(shard)
@@ -236,14 +223,15 @@ class ShardedArray:
         if size is None:
             raise self._damaged(shard, "the file is missing")
         length = self.grid.shard // self.grid.chunk * _ENTRY
-        raw = self.reader.read(key, max(0, size - length - _CHECKSUM), length + _CHECKSUM)
-        if len(raw) != length + _CHECKSUM or checksum(raw[:-_CHECKSUM]) != raw[-_CHECKSUM:]:
+        raw = self.reader.read(key, max(0, size - length - CHECKSUM), length + CHECKSUM)
+        if len(raw) != length + CHECKSUM or checksum(raw[:-CHECKSUM]) != raw[-CHECKSUM:]:
             raise self._damaged(shard, "the shard's index is damaged or cut off")
-        index = np.frombuffer(raw[:-_CHECKSUM], dtype="<u8").reshape(-1, 2)
+        entries = np.frombuffer(raw[:-CHECKSUM], dtype="<u8").reshape(-1, 2)
         # A file cut off right after a chunk ends in a valid checksum too.
-        written, body = index[index[:, 0] != _ABSENT], size - len(raw)
-        if (written > body).any() or (written.sum(axis=1) > body).any() or (written[:, 1] < _CHECKSUM).any():
+        written, body = entries[entries[:, 0] != _ABSENT], size - len(raw)
+        if (written > body).any() or (written.sum(axis=1) > body).any() or (written[:, 1] < CHECKSUM).any():
             raise self._damaged(shard, "the shard's index is damaged or cut off")
+        index = entries.astype(np.int64)  # "absent" becomes -1
         with self._lock:
             self._indexes[shard] = index
             while len(self._indexes) > self.KEEP_INDEXES:
@@ -258,3 +246,13 @@ class ShardedArray:
             f"The store is damaged at {self._key(shard)}: {what}. Nothing was read from it. "
             "Run lazypert.verify(store) to list all damage, and convert the source again."
         )
+
+
+def _chunks_of(starts: NDArray[np.int64], stops: NDArray[np.int64], chunk: int) -> NDArray[np.int64]:
+    """Return the numbers of the chunks that ranges touch, ascending, each once."""
+    first, last = starts // chunk, (stops - 1) // chunk
+    # Of each range only what those before it left over.
+    first = np.maximum(first, np.concatenate([first[:1], last[:-1] + 1]))
+    count = np.maximum(last - first + 1, 0)
+    before = np.cumsum(count) - count
+    return np.repeat(first - before, count) + np.arange(int(count.sum()))

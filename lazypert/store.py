@@ -17,38 +17,13 @@ from lazypert.csr import CSRBlock
 from lazypert.errors import ColumnNotFoundError, StoreDamagedError, StoreNotFoundError, near_matches
 from lazypert.groups import AXES, Groups
 from lazypert.schema import FORMAT_VERSION, MARKER, TABLES, Grid, Roles, dense_dtype
-from lazypert.shards import ByteReader, LocalReader, ShardedArray
+from lazypert.readers import ByteReader, LocalReader, RemoteReader
+from lazypert.shards import ShardedArray
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
-
-
-@dataclass(frozen=True)
-class RemoteReader:
-    """Objects of any Zarr store: S3 and the like, memory, zip files."""
-
-    store: Any
-
-    def size(self, key: str) -> int | None:
-        """Bytes of an object, or None."""
-        from zarr.core.sync import sync
-
-        try:
-            return int(sync(self.store.getsize(key)))
-        except FileNotFoundError:
-            return None
-
-    def read(self, key: str, offset: int, length: int) -> bytes:
-        """Read part of an object with one ranged request."""
-        from zarr.abc.store import RangeByteRequest
-        from zarr.core.buffer import default_buffer_prototype
-        from zarr.core.sync import sync
-
-        request = RangeByteRequest(offset, offset + length)
-        found = sync(self.store.get(key, default_buffer_prototype(), byte_range=request))
-        return b"" if found is None else bytes(found.to_bytes())
 
 
 class Matrix:
@@ -85,30 +60,50 @@ class Matrix:
 
     def read(self, start: int, stop: int) -> CSRBlock:
         """Rows ``start`` to ``stop``: one contiguous read of each array."""
-        indptr = self.indptr.read(start, stop + 1).astype(np.int64)
-        first, last = int(indptr[0]), int(indptr[-1])
-        return CSRBlock(indptr - first, self.indices.read(first, last), self.data.read(first, last), self.shape[1])
+        return self.read_rows(np.arange(start, stop))
 
-    def read_rows(self, rows: NDArray[np.integer]) -> CSRBlock:
-        """Rows in any order; each run of neighbours is one read, repeats are read once."""
+    def read_rows(self, rows: NDArray[np.integer], *, narrow: bool = False) -> CSRBlock:
+        """Rows in any order, repeats allowed; a chunk that rows share is read and decoded once.
+
+        Parameters
+        ----------
+        narrow
+            Give column numbers as uint16 where that holds them all: half the memory.
+        """
         rows = np.asarray(rows, dtype=np.int64)
+        order = None if (np.diff(rows) >= 0).all() else np.argsort(rows, kind="stable")
+        first, last = self._bounds(rows if order is None else rows[order])
+        lengths = np.empty(len(rows), np.int64)
+        lengths[slice(None) if order is None else order] = last - first
+        indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        places = indptr[:-1] if order is None else indptr[:-1][order]
+        small = narrow and self.shape[1] <= 2**16
+        indices = np.empty(int(indptr[-1]), dtype=np.uint16 if small else self.indices.dtype)
+        data = np.empty(int(indptr[-1]), dtype=self.dtype)
+        # Neighbours that stay neighbours are one range.
+        breaks = np.flatnonzero((first[1:] != last[:-1]) | (places[1:] - places[:-1] != (last - first)[:-1])) + 1
+        heads, tails = np.append(0, breaks)[: len(rows)], np.append(breaks, len(rows))[: len(rows)] - 1
+        ranges = first[heads], last[tails], places[heads]
+        self.indices.gather(*ranges, indices)
+        self.data.gather(*ranges, data)
+        return CSRBlock(indptr, indices, data, self.shape[1])
+
+    def _bounds(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """First element of each of some rows, and one past its last; the rows ascend."""
+        if len(rows) and not 0 <= rows[0] <= rows[-1] < self.shape[0]:
+            raise IndexError(f"{self.name} has {self.shape[0]:,} rows, got {rows[0]:,} to {rows[-1]:,}.")
         wanted, back = np.unique(rows, return_inverse=True)
         breaks = np.flatnonzero(np.diff(wanted) != 1) + 1
-        parts = [self.read(int(run[0]), int(run[-1]) + 1) for run in np.split(wanted, breaks) if len(run)]
-        block = _stack(parts, self.shape[1], self.dtype)
-        if len(wanted) == len(rows) and (back == np.arange(len(rows))).all():
-            return block
-        return block.take_rows(back)
-
-
-def _stack(parts: list[CSRBlock], n_cols: int, dtype: np.dtype[Any]) -> CSRBlock:
-    if len(parts) == 1:
-        return parts[0]
-    lengths = np.concatenate([np.diff(part.indptr) for part in parts]) if parts else np.empty(0, np.int64)
-    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    indices = np.concatenate([part.indices for part in parts]) if parts else np.empty(0, np.int32)
-    data = np.concatenate([part.data for part in parts]) if parts else np.empty(0, dtype)
-    return CSRBlock(indptr, indices, data, n_cols)
+        heads, tails = np.append(0, breaks)[: len(wanted)], np.append(breaks, len(wanted))[: len(wanted)]
+        # A run of n rows has n + 1 bounds.
+        places = heads + np.arange(len(heads))
+        bounds = np.empty(len(wanted) + len(heads), dtype=self.indptr.dtype)
+        self.indptr.gather(wanted[heads], wanted[tails - 1] + 2, places, bounds)
+        at = (np.arange(len(wanted)) + np.repeat(np.arange(len(heads)), tails - heads))[back]
+        first, last = bounds[at].astype(np.int64), bounds[at + 1].astype(np.int64)
+        if (last < first).any() or (first < 0).any():
+            raise _damaged(self.indptr.path, "it descends")
+        return first, last
 
 
 class Store:

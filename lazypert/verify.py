@@ -16,7 +16,7 @@ from lazypert.store import Store
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lazypert.shards import ByteReader
+    from lazypert.readers import ByteReader
 
 _PIECE = 8 * 1024**2
 _SHOWN = 10

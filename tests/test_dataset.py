@@ -10,7 +10,7 @@ from stores import converted, copied, counts, dense, read_store, screen, small_g
 import lazypert as lp
 from lazypert import dataset
 from lazypert.errors import StoreDamagedError
-from lazypert.shards import LocalReader
+from lazypert.readers import LocalReader
 from lazypert.store import Store
 
 

@@ -90,10 +90,8 @@ def test_control_sums(stored):
 @pytest.mark.parametrize("match", ["all", "cell_type", "batch"])
 def test_knockdown_of_a_fresh_store_reads_no_matrix(stored, monkeypatch, match):
     options = {"residual_expression": 1.0, "cell_residual_expression": 1.0, "min_cells": 1, "control_match": match}
-    read, seen = ShardedArray.read_into, []
-    monkeypatch.setattr(
-        ShardedArray, "read_into", lambda self, out, start: [seen.append(self.path), read(self, out, start)]
-    )
+    read, seen = ShardedArray.gather, []
+    monkeypatch.setattr(ShardedArray, "gather", lambda self, *given: [seen.append(self.path), read(self, *given)])
     noted = lp.open(stored).pert.knockdown(var_gene_col="symbol", **options)
     assert seen
     assert not [path for path in seen if path.startswith("X/")]
@@ -111,10 +109,8 @@ def test_knockdown_of_a_fresh_store_reads_no_matrix(stored, monkeypatch, match):
 
 def test_other_genes_or_another_layer_are_read_from_the_matrix(stored, monkeypatch):
     seen = []
-    read = ShardedArray.read_into
-    monkeypatch.setattr(
-        ShardedArray, "read_into", lambda self, out, start: [seen.append(self.path), read(self, out, start)]
-    )
+    read = ShardedArray.gather
+    monkeypatch.setattr(ShardedArray, "gather", lambda self, *given: [seen.append(self.path), read(self, *given)])
     result = lp.open(stored).pert.knockdown(min_cells=1)  # by the var index, which names no perturbation
     assert set(result.table["reason"]) == {"target gene not measured"}
     assert not [path for path in seen if path.startswith("X/")]
