@@ -28,14 +28,16 @@ from lazypert.verify import verify
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lazypert.downsampling import DownsamplingConfig, ReadDownsampler
-    from lazypert.loader import Loader, PerturbationBatch
+    from lazypert.batches import PerturbationBatch, SparseRows
+    from lazypert.loader import Loader
 
 # These need JAX, which takes a second to import; they come when they are first named.
 _NEED_JAX = {
     "DownsamplingConfig": "lazypert.downsampling",
     "ReadDownsampler": "lazypert.downsampling",
     "Loader": "lazypert.loader",
-    "PerturbationBatch": "lazypert.loader",
+    "PerturbationBatch": "lazypert.batches",
+    "SparseRows": "lazypert.batches",
 }
 
 __all__ = [
@@ -71,6 +73,7 @@ __all__ = [
     "PerturbationBatchSampler",
     "PerturbationSamplerConfig",
     "ReadDownsampler",
+    "SparseRows",
     # the whole way
     "ExperimentConfig",
     "PerturbationPipeline",

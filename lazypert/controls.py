@@ -8,12 +8,13 @@ neither the order nor the number of workers that ask changes the answer.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lazypert.errors import ConfigError, EmptyPoolError
-from lazypert.rng import distinct_draws
+from lazypert.rng import distinct_draws, hashed, permuted
 from lazypert.rows import Rows
 from lazypert.splits import SPLITS, HasGroups, SplitResult
 
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
     from lazypert.groups import Groups
 
 STRATEGIES = ("random", "batch")
+
+ARC = 64
+"""Neighbouring controls that are read together (more for cells with many controls)."""
+
+ARCS_AT_FIRST = 4
+
+# What random numbers are for.
+_WHICH_ARC, _STRATUM, _WITHIN = 101, 102, 103
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +120,17 @@ class ControlPools:
                 "Check control_pert, leave these cell types out, or pass on_empty='mask'."
             )
 
+    def reach(self, n_controls: int) -> int:
+        """Controls of one pool that may be drawn at a time so that about `n_controls` of all serve."""
+        if n_controls >= len(self.controls):
+            return max(1, len(self.controls))
+        return max(1, n_controls // max(1, self.n_pools))
+
+    @cached_property
+    def n_pools(self) -> int:
+        """Number of different pools."""
+        return len(np.unique(self._first[self._size > 0]))
+
     def draw(
         self, rows: NDArray[np.integer], runs: NDArray[np.integer], n: int, words: tuple[int, ...]
     ) -> NDArray[np.int64]:
@@ -135,9 +155,60 @@ class ControlPools:
         size = self._size[runs]
         if not len(self.controls):
             return np.repeat(np.asarray(rows, dtype=np.int64)[:, None], n, axis=1)
-        drawn = self._first[runs][:, None] + distinct_draws(words, rows, np.maximum(size, 1), n)
-        found = self.controls[np.where(size[:, None] > 0, drawn, 0)]
+        found = self.controls[self.places(rows, runs, n, words)]
         return np.where(size[:, None] > 0, found, np.asarray(rows)[:, None])
+
+    def places(
+        self,
+        rows: NDArray[np.integer],
+        runs: NDArray[np.integer],
+        n: int,
+        words: tuple[int, ...],
+        *,
+        reach: int | None = None,
+        turn: int = 0,
+    ) -> NDArray[np.int64]:
+        """Draw controls for cells, as places in `controls`.
+
+        With a `reach`, a large pool is drawn from in part: from *arcs*, 64 neighbouring controls each. As
+        `turn` counts up a new arc comes in, and once there are as many as `reach` allows the oldest one
+        goes: so little has to be read at first, and at a time. Over the turns every member is drawn as
+        often as any other.
+
+        Parameters
+        ----------
+        rows, runs, n, words
+            As in `draw`.
+        reach
+            Controls of one pool that may be drawn at a time; None allows all.
+        turn
+            How often the arcs have moved on.
+
+        Returns
+        -------
+        (m, n) int64; 0 for a cell whose pool is empty.
+        """
+        first, size = self._first[runs], self._size[runs]
+        arc = max(ARC, 4 * n)  # so that draws of one cell are distinct, and those of its neighbours mostly
+        large = size > ARCS_AT_FIRST * arc if reach is not None else np.zeros(len(runs), dtype=bool)
+        drawn = distinct_draws(words, rows, np.maximum(np.where(large, arc, size), 1), n)
+        if reach is not None and large.any():
+            moved = turn // max(1, self.n_pools // 2)  # so that a turn costs about as little for many pools
+            n_arcs = max(1, min(reach // arc, ARCS_AT_FIRST + moved))
+            moved = moved - (hashed((*words, _WHICH_ARC), rows) % np.uint64(n_arcs)).astype(np.int64)
+            drawn = np.where(large[:, None], drawn + self._arcs(first, size, moved, words[0])[:, None], drawn)
+            drawn %= np.maximum(size, 1)[:, None]
+        return np.where(size[:, None] > 0, first[:, None] + drawn, 0)
+
+    def _arcs(
+        self, first: NDArray[np.int64], size: NDArray[np.int64], moved: NDArray[np.int64], seed: int
+    ) -> NDArray[np.int64]:
+        """Where in its pool each arc begins: somewhere else in each of as many strata as arcs go into the pool."""
+        strata = np.maximum(size // ARC, 1)
+        cycle, nth = np.divmod(moved, strata)
+        stratum = permuted((seed, _STRATUM), first * 1_000_003 + cycle, nth, strata)
+        within = (hashed((seed, _WITHIN), first * 1_000_003 + moved) >> np.uint64(11)).astype(np.float64) / 2**53
+        return ((stratum + within) / strata * size).astype(np.int64)
 
 
 def pools_of(groups: Groups, *, by_batch: bool, splits: SplitResult | None = None, name: str = "train") -> ControlPools:

@@ -54,6 +54,17 @@ class CSRBlock:
         """Number of stored values."""
         return len(self.data)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the rows take."""
+        return self.indptr.nbytes + self.indices.nbytes + self.data.nbytes
+
+    def rows(self, start: int, stop: int) -> CSRBlock:
+        """Copy of rows ``start`` to ``stop``, which the whole block need not outlive."""
+        first, last = int(self.indptr[start]), int(self.indptr[stop])
+        indptr = self.indptr[start : stop + 1] - first
+        return CSRBlock(indptr, self.indices[first:last].copy(), self.data[first:last].copy(), self.n_cols)
+
     def to_dense(self, dtype: Any = None, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Scatter into a dense (n_rows, n_cols) array; every other element is zero."""
         if out is None:

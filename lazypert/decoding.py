@@ -45,7 +45,7 @@ def decode(
     ranges: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
     out: NDArray[Any],
     scratch: NDArray[Any],
-) -> str | None:
+) -> tuple[int, str] | None:
     """Decode what ranges want of some chunks.
 
     Parameters
@@ -67,7 +67,7 @@ def decode(
 
     Returns
     -------
-    What is wrong with a chunk, or None.
+    The first chunk that is damaged, counted from 0, and what is wrong with it; or None.
     """
     functions = native.FUNCTIONS
     # Elements are copied bit for bit, so one kernel for each width does.
@@ -82,7 +82,7 @@ def decode(
         return None
     which, problem = divmod(int(found), 8)
     held = int.from_bytes(bytes(packed[at[which] + 4 : at[which] + 8]), "little")
-    return PROBLEMS[problem].format(number=int(number[which]), held=held)
+    return which, PROBLEMS[problem].format(number=int(number[which]), held=held)
 
 
 @kernel

@@ -1,101 +1,44 @@
-"""Batches of sentences and matched controls as JAX arrays of static shape."""
+"""The loader: batches of sentences and matched controls, on the device, while the model computes."""
 
 from __future__ import annotations
 
-import queue
 import threading
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
-from lazypert.errors import ConfigError
+from lazypert.annotations import Annotations
+from lazypert.assembly import ScatteredRows, Treatment
+from lazypert.batches import PerturbationBatch, SparseRows
+from lazypert.blocks import Block, BlockReader
+from lazypert.buffers import Buffers
+from lazypert.errors import ColumnNotFoundError, ConfigError, near_matches
+from lazypert.feed import read_ahead
+from lazypert.memory import cpu_count, parse_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from lazypert.controls import ControlPools
-    from lazypert.groups import Groups
+    from lazypert.downsampling import DownsamplingConfig
     from lazypert.rows import Rows
-    from lazypert.sampler import SentencePlan
+    from lazypert.sampler import Epoch, SentencePlan
+    from lazypert.source import PerturbationSource
 
-
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "counts",
-        "controls",
-        "pert_code",
-        "cell_type_code",
-        "batch_code",
-        "is_control",
-        "is_filler",
-        "row",
-        "control_row",
-    ],
-    meta_fields=["sentence_size"],
-)
-@dataclass(frozen=True, slots=True)
-class PerturbationBatch:
-    """Sentences of cells and their controls: a JAX pytree.
-
-    With ``B = sentences_per_batch * sentence_size`` cells, ``K = n_basal_samples`` and ``G`` features:
-
-    Attributes
-    ----------
-    counts
-        (B, G) float32 features of the cells; cells of one sentence lie side by side.
-    controls
-        (B, K, G) float32 features of each cell's matched controls.
-    pert_code, cell_type_code, batch_code
-        (B,) int32 label numbers, as in the source's categories.
-    is_control
-        (B,) bool: the cell is itself a control.
-    is_filler
-        (B,) bool: the cell only fills up a short sentence or batch; leave it out of averages that
-        must count each cell once.
-    row
-        (B,) int32 (int64 with JAX's 64-bit mode) store row of each cell.
-    control_row
-        (B, K) store row of each control.
-    sentence_size
-        Cells a sentence (static).
-    """
-
-    counts: jax.Array
-    controls: jax.Array
-    pert_code: jax.Array
-    cell_type_code: jax.Array
-    batch_code: jax.Array
-    is_control: jax.Array
-    is_filler: jax.Array
-    row: jax.Array
-    control_row: jax.Array
-    sentence_size: int
-
-
-class Features(Protocol):
-    """A source of cells' features."""
-
-    @property
-    def groups(self) -> Groups:
-        """Its cells, grouped."""
-        ...
-
-    def read_features(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """(n, n_features) float32; called from several threads at once."""
-        ...
+LAYOUTS = ("dense", "csr")
+TARGETS = ("jax", "numpy")
+STATE_VERSION = 1
 
 
 class Loader:
     """Iterates over one epoch of a split; every batch has the same shapes, so jit compiles once.
 
-    Batches are read and put on the device by background threads while the caller computes. What a
-    batch holds depends on seed, epoch and number alone.
+    Blocks of cells are read, decoded, made into batches and put on the device by background threads,
+    which hold no GIL for most of it, while the caller computes. What a batch holds depends on seed,
+    epoch, host and number alone. Usually made by ``result.loader(split)``.
 
     Parameters
     ----------
@@ -108,129 +51,415 @@ class Loader:
     pools
         Where controls come from.
     n_basal_samples
-        Controls a cell.
+        Controls a cell; 0 for none.
+    layout
+        ``"dense"`` float32 arrays; or ``"csr"``, padded `SparseRows`, which go to a device in a tenth
+        of the bytes and are made dense there by ``to_dense()`` under jit.
+    genes
+        Names of the genes to give, in this order; None takes those of the source's output space.
+    target_sum
+        Give ``log1p(counts * target_sum / total counts of the cell)``, with the total over all genes;
+        None gives counts as they are.
+    downsampling
+        Lose reads at random before anything else (mode, fraction and target depth of it count). Who
+        needs gradients through it uses `ReadDownsampler` on raw counts instead.
+    extras
+        Which of ``"pert_emb"``, ``"cell_type_onehot"``, ``"batch_onehot"`` and ``"barcode"`` to add.
+    obs
+        obs columns to add.
+    text_width
+        Bytes for each barcode and each text of an obs column.
+    fixed_pairs
+        Give a cell the controls of ``result.control_mapping`` in every epoch, not new ones in each.
+    to
+        ``"jax"``, or ``"numpy"`` for host arrays, which for example PyTorch takes without a copy.
+    sharding
+        Put batches on several devices: a `jax.sharding.Sharding` whose first axis is the batch.
+    host, n_hosts
+        Go through one of `n_hosts` equally long parts of each epoch, no two of which share a sentence.
+        By default those of ``jax.process_index()`` and ``jax.process_count()``.
     threads
-        Background threads.
+        Background threads; by default one for each processor, at least 2, at most 8.
     prefetch
-        Batches read ahead of the caller, at most.
+        Batches finished ahead of the caller, at most.
+    memory_limit
+        Bytes for controls in memory, blocks, and batches finished ahead. At least two blocks and one
+        batch are held in any case.
+
+    Raises
+    ------
+    ConfigError
+        When an option has no meaning.
+    ColumnNotFoundError
+        When a gene or an obs column does not exist.
     """
 
     def __init__(
         self,
-        source: Features,
+        source: PerturbationSource,
         rows: Rows,
         plan: SentencePlan,
         pools: ControlPools,
         *,
         n_basal_samples: int = 1,
-        threads: int = 2,
+        layout: str = "dense",
+        genes: Sequence[str] | None = None,
+        target_sum: float | None = None,
+        downsampling: DownsamplingConfig | None = None,
+        extras: Sequence[str] = (),
+        obs: Sequence[str] = (),
+        text_width: int = 64,
+        fixed_pairs: bool = False,
+        to: str = "jax",
+        sharding: jax.sharding.Sharding | None = None,
+        host: int | None = None,
+        n_hosts: int | None = None,
+        threads: int | None = None,
         prefetch: int = 2,
+        memory_limit: int | str = "512MiB",
     ) -> None:
-        for name, given in (("n_basal_samples", n_basal_samples), ("threads", threads), ("prefetch", prefetch)):
-            if given < 1:
-                raise ConfigError(f"{name}: got {given!r}, expected at least 1.")
         self.source, self.rows, self.plan, self.pools = source, rows, plan, pools
-        self.n_basal_samples, self.threads, self.prefetch = n_basal_samples, threads, prefetch
+        self.n_basal_samples, self.layout, self.to, self.sharding = n_basal_samples, layout, to, sharding
+        self.host = jax.process_index() if host is None else host
+        self.n_hosts = jax.process_count() if n_hosts is None else n_hosts
+        self.threads = min(8, max(2, cpu_count())) if threads is None else threads
+        self.prefetch = prefetch
+        self._check(fixed_pairs)
+        self._embedding = source.config.output_space == "embedding"
+        self._treatment = self._treat(genes, target_sum, downsampling)
+        self._parts = self._count_parts()
+        self._annotations = Annotations(source, extras, obs, text_width=text_width)
+        self._share_out(parse_bytes(memory_limit), fixed_pairs=fixed_pairs)
         self.epoch = 0
+        self._start = 0
+        self._arranged: Epoch | None = None
+        self._latest: LoaderIterator | None = None
 
-    def __len__(self) -> int:
-        return len(self.plan)
+    def _check(self, fixed_pairs: bool) -> None:
+        for name, least in (("n_basal_samples", 0), ("threads", 1), ("prefetch", 1), ("n_hosts", 1), ("host", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}: got {getattr(self, name)!r}, expected at least {least}.")
+        if self.host >= self.n_hosts:
+            raise ConfigError(f"host: got {self.host!r} of {self.n_hosts} hosts, expected 0 to {self.n_hosts - 1}.")
+        for name, known in (("layout", LAYOUTS), ("to", TARGETS)):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name}: got {getattr(self, name)!r}, expected one of {known}.")
+        if self.sharding is not None and self.to == "numpy":
+            raise ConfigError("sharding: got one with to='numpy', expected it only with to='jax'.")
+        if fixed_pairs and not self.n_basal_samples:
+            raise ConfigError("fixed_pairs: got True with n_basal_samples=0, expected at least one control a cell.")
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration runs through."""
-        if epoch < 0:
-            raise ConfigError(f"epoch: got {epoch!r}, expected a non-negative integer.")
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[PerturbationBatch]:
-        epoch = self.epoch
-        order = self.plan.order(epoch)
-        return _read_ahead(
-            lambda step: self.batch(step, epoch, order), len(self), threads=self.threads, ahead=self.prefetch
+    def _treat(
+        self, genes: Sequence[str] | None, target_sum: float | None, downsampling: DownsamplingConfig | None
+    ) -> Treatment:
+        if self._embedding:
+            given = {"genes": genes, "target_sum": target_sum, "downsampling": downsampling}
+            wrong = [name for name, value in given.items() if value is not None]
+            if wrong or self.layout == "csr":
+                raise ConfigError(
+                    f"{wrong[0] if wrong else 'layout'}: has no meaning with output_space='embedding', which gives "
+                    "dense embeddings as they are stored."
+                )
+        if target_sum is not None and not target_sum > 0:
+            raise ConfigError(f"target_sum: got {target_sum!r}, expected a positive number, such as 1e4, or None.")
+        if downsampling is not None and (downsampling.is_log1p_input or downsampling.estimator != "binomial"):
+            raise ConfigError(
+                f"downsampling: got {downsampling!r}, and the loader thins stored reads binomially. "
+                "Use ReadDownsampler on the batch for anything else."
+            )
+        columns = self._columns(genes)
+        return Treatment(
+            columns=columns,
+            n_columns=self.source.get_n_genes() if columns is None else int(columns.max(initial=-1)) + 1,
+            fraction=1.0 if downsampling is None else downsampling.fraction,
+            target_depth=None if downsampling is None else downsampling.target_depth,
+            target_sum=target_sum,
         )
 
-    def batch(self, step: int, epoch: int, order: NDArray[np.int64] | None = None) -> PerturbationBatch:
-        """Read batch `step` of an epoch."""
-        places, is_filler = self._places(step, epoch, order)
-        positions = self.rows.positions(places)
-        groups = self.source.groups
-        runs = groups.run_of(positions)
-        rows = self.rows.to_rows(positions)
-        control_rows = self.pools.draw(rows, runs, self.n_basal_samples, (self.plan.config.seed, epoch))
-        features = self.source.read_features(rows)
-        controls = self.source.read_features(control_rows.ravel())
-        host: dict[str, Any] = {
-            "counts": features,
-            "controls": controls.reshape(*control_rows.shape, features.shape[1]),
-            "pert_code": groups.codes["perturbation"][runs],
-            "cell_type_code": groups.codes["cell_type"][runs],
-            "batch_code": groups.codes["batch"][runs],
-            "is_control": groups.is_control[runs],
-            "is_filler": is_filler,
-            "row": _small(rows),
-            "control_row": _small(control_rows),
-        }
-        return PerturbationBatch(**jax.device_put(host), sentence_size=self.plan.config.sentence_size)
+    def _columns(self, genes: Sequence[str] | None) -> NDArray[np.int32] | None:
+        names, wanted = self.source.var.index, self.source.hvg_indices
+        if genes is not None:
+            wanted = names.get_indexer_for(list(genes)) if len(genes) else np.empty(0, np.int64)
+            if (wanted < 0).any():
+                absent = str(list(genes)[int(np.flatnonzero(wanted < 0)[0])])
+                raise ColumnNotFoundError(f"genes: {absent!r} is not a gene of the screen. {near_matches(absent, names)}")
+            if len(set(wanted.tolist())) != len(genes):
+                raise ConfigError("genes: got names that occur more than once, here or in the screen; expected each once.")
+        elif self.source.config.output_space != "gene":
+            return None
+        assert wanted is not None
+        columns = np.full(len(names), -1, np.int32)
+        columns[wanted] = np.arange(len(wanted))
+        return columns
 
-    def _places(
-        self, step: int, epoch: int, order: NDArray[np.int64] | None
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        cells, is_filler = self.plan.batch(step, epoch, order)
-        short = self.plan.config.sentences_per_batch - len(cells)
-        if short:  # the epoch's last batch keeps the shape of all others
-            repeat = np.arange(short) % len(cells)
-            cells = np.concatenate([cells, cells[repeat]])
-            is_filler = np.concatenate([is_filler, np.ones_like(cells[repeat], dtype=bool)])
-        return cells.ravel(), is_filler.ravel()
+    def _count_parts(self) -> int:
+        """Parts of a batch that lie on different devices."""
+        n_rows = self.batch_size
+        if self.sharding is None:
+            return 1
+        try:
+            (local,) = self.sharding.shard_shape((n_rows,))
+        except ValueError as error:
+            raise ConfigError(
+                f"sharding: got {self.sharding!r}, which cannot divide a batch of {n_rows} cells: {error}. "
+                "Expected one whose first axis divides sentence_size * sentences_per_batch."
+            ) from error
+        return n_rows // local
+
+    def _share_out(self, limit: int, *, fixed_pairs: bool) -> None:
+        """Divide the memory: controls, blocks, batches."""
+        width = self.width
+        if self._embedding:
+            per_cell = 4.0 * width
+        else:
+            value = max(2, self.source.value_dtype.itemsize) + (2 if self.source.get_n_genes() <= 2**16 else 4)
+            per_cell = self.source.nnz_per_cell * value
+        per_block = per_cell * self.batch_size * self.plan.config.batches_per_block * (1 + self.n_basal_samples)
+        per_batch = self.batch_size * (1 + self.n_basal_samples) * (4.0 * width if self.layout == "dense" else per_cell)
+        self._n_blocks = max(2, min(self.threads + 1, int(limit * 0.3 / max(1.0, per_block))))
+        self._ahead = max(1, min(self.prefetch, int(limit * 0.3 / max(1.0, per_batch))))
+        self._buffers = Buffers(int(limit * 0.3))
+        self._blocks = BlockReader(
+            self.source,
+            self.rows,
+            self.pools,
+            annotate=self._annotations.read,
+            n_basal_samples=self.n_basal_samples,
+            embedding=self._embedding,
+            pool_bytes=int(limit * 0.4),
+            control_bytes=int(per_cell) + 1,
+            fixed_pairs=fixed_pairs,
+        )
+
+    @property
+    def batch_size(self) -> int:
+        """Cells a batch."""
+        return self.plan.config.sentence_size * self.plan.config.sentences_per_batch
+
+    @property
+    def width(self) -> int:
+        """Features a cell."""
+        return self.source.n_features if self._embedding else self._treatment.n_columns
+
+    @property
+    def obs_labels(self) -> dict[str, list[str]]:
+        """Labels of the codes in ``batch.obs``, for each obs column that holds no numbers."""
+        return self._annotations.labels
+
+    def __len__(self) -> int:
+        return self._epoch(self.epoch).n_batches
+
+    def __repr__(self) -> str:
+        of = f", host {self.host} of {self.n_hosts}" if self.n_hosts > 1 else ""
+        return (
+            f"Loader({len(self):,} batches of {self.plan.config.sentences_per_batch} x "
+            f"{self.plan.config.sentence_size} cells, {self.width:,} features, {self.layout}{of})"
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration runs through, from its beginning."""
+        if epoch < 0:
+            raise ConfigError(f"epoch: got {epoch!r}, expected a non-negative integer.")
+        self.epoch, self._start = epoch, 0
+
+    def _epoch(self, number: int) -> Epoch:
+        arranged = self._arranged
+        if arranged is None or arranged.number != number:
+            self._arranged = arranged = self.plan.epoch(number, host=self.host, n_hosts=self.n_hosts)
+        return arranged
+
+    def __iter__(self) -> LoaderIterator:
+        self._latest = LoaderIterator(self, self.epoch, self._start)
+        self._start = 0
+        return self._latest
+
+    def batch(self, step: int, epoch: int) -> PerturbationBatch:
+        """Read batch `step` of an epoch, by itself."""
+        arranged = self._epoch(epoch)
+        if not 0 <= step < arranged.n_batches:
+            raise IndexError(f"step: got {step!r}, expected 0 to {arranged.n_batches - 1}.")
+        block = self._blocks.read(arranged, step // self.plan.config.batches_per_block)
+        return self._make(block, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the latest iteration is: a small dictionary that survives JSON.
+
+        Save it with a model; `load_state_dict` of a loader made alike goes on from there.
+        """
+        latest = self._latest
+        return self._state(self.epoch, self._start) if latest is None else latest.get_state()
+
+    def _state(self, epoch: int, step: int) -> dict[str, Any]:
+        return {"version": STATE_VERSION, "epoch": epoch, "step": step, "plan": self._fingerprint()}
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """What must be the same for a step to mean the same."""
+        config = self.plan.config
+        return {
+            "n_cells": len(self.rows),
+            "n_sentences": self.plan.n_sentences,
+            "sentence_size": config.sentence_size,
+            "sentences_per_batch": config.sentences_per_batch,
+            "shuffle_size": config.shuffle_size,
+            "shuffle": self.plan.shuffle,
+            "seed": config.seed,
+            "host": self.host,
+            "n_hosts": self.n_hosts,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the next iteration go on from where `state_dict` was taken.
+
+        Raises
+        ------
+        ConfigError
+            When the state is of another version or of a loader made otherwise.
+        """
+        self.epoch, self._start = self._checked(state)
+        self._latest = None
+
+    def _checked(self, state: dict[str, Any]) -> tuple[int, int]:
+        if not isinstance(state, dict) or state.get("version") != STATE_VERSION:
+            raise ConfigError(
+                f"state: got {state!r}, expected what state_dict() of this version gives ('version': {STATE_VERSION})."
+            )
+        own, given = self._fingerprint(), state.get("plan", {})
+        for name, value in own.items():
+            if given.get(name) != value:
+                raise ConfigError(
+                    f"state: it was saved with {name}={given.get(name)!r}, and this loader has {value!r}. A step means "
+                    "the same only in a loader made alike."
+                )
+        epoch, step = state["epoch"], state["step"]
+        if not (isinstance(epoch, int) and isinstance(step, int) and epoch >= 0 and 0 <= step):
+            raise ConfigError(f"state: got epoch {epoch!r} and step {step!r}, expected non-negative integers.")
+        return epoch, step
+
+    # From a block to a batch
+
+    def _make(self, block: Block, step: int) -> PerturbationBatch:
+        size, n = self.batch_size, self.n_basal_samples
+        first = step % self.plan.config.batches_per_block * size
+        cells, controls = slice(first, first + size), slice(first * n, (first + size) * n)
+        run, codes = block.run[cells], self.source.groups.codes
+        counts = self._features(block.cells, block.cell_keys, cells)
+        basal = self._features(block.controls, block.control_keys, controls) if n else None
+        if isinstance(basal, np.ndarray):
+            basal = basal.reshape(size, n, -1)
+        host = PerturbationBatch(
+            counts=counts,
+            controls=basal,
+            pert_code=codes["perturbation"][run],
+            cell_type_code=codes["cell_type"][run],
+            batch_code=codes["batch"][run],
+            is_control=self.source.groups.is_control[run],
+            is_filler=block.is_filler[cells],
+            row=_small(block.row[cells]),
+            control_row=_small(block.control_row[cells]) if n else None,
+            sentence_size=self.plan.config.sentence_size,
+            obs={name: values[cells] for name, values in block.annotations.items() if name != "barcode"},
+            barcode=block.annotations["barcode"][cells] if "barcode" in block.annotations else None,  # type: ignore[arg-type]
+            **self._annotations.of_runs(run),  # type: ignore[arg-type]
+        )
+        return self._place(host)
+
+    def _features(self, rows: Any, keys: NDArray[np.uint64], which: slice) -> Any:
+        if not isinstance(rows, ScatteredRows):
+            return np.ascontiguousarray(rows[which])
+        rows, keys = rows[which], keys[which]
+        if self.layout == "dense":
+            out = self._buffers.take((len(rows), self.width), np.float32)
+            rows.to_dense(self._treatment, keys, out)
+            return out
+        return self._pack(rows, keys)
+
+    def _pack(self, rows: ScatteredRows, keys: NDArray[np.uint64]) -> SparseRows:
+        parts, treatment = self._parts, self._treatment
+        per_part = len(rows) // parts
+        counts = rows.count(treatment).reshape(parts, per_part)
+        indptr = np.zeros((parts, per_part + 1), np.int32)
+        np.cumsum(counts, axis=1, out=indptr[:, 1:])
+        room = self._room(per_part, int(indptr[:, -1].max()))
+        like = rows.blocks[0]
+        indices = self._buffers.take((parts, room), like.indices.dtype)
+        data = self._buffers.take((parts, room), np.float32 if treatment.changes_values else like.data.dtype)
+        for part in range(parts):
+            some = slice(part * per_part, (part + 1) * per_part)
+            rows[some].pack(treatment, keys[some], indptr[part], indices[part], data[part])
+        return SparseRows(indptr, indices, data, treatment.n_columns)  # type: ignore[arg-type]
+
+    def _room(self, n_rows: int, needed: int) -> int:
+        """Values to make room for: one of few sizes, of which the first mostly does."""
+        room = n_rows * min(self.source.nnz_per_cell * 1.25, self.width)
+        while room < needed:
+            room *= 1.25
+        return -(-int(room + 1) // 1024) * 1024
+
+    def _place(self, batch: PerturbationBatch) -> PerturbationBatch:
+        if self.to == "numpy":
+            return batch
+        if self.sharding is None:
+            return jax.device_put(batch)  # type: ignore[no-any-return]
+        if self.sharding.is_fully_addressable:
+            return jax.device_put(batch, self.sharding)  # type: ignore[no-any-return]
+        place = self.sharding
+        return jax.tree.map(lambda part: jax.make_array_from_process_local_data(place, part), batch)  # type: ignore[no-any-return]
+
+
+class LoaderIterator:
+    """One way through an epoch; may be shared by threads, each batch going to one of them.
+
+    It also has what Grain asks of an iterator, `get_state` and `set_state`.
+    """
+
+    def __init__(self, loader: Loader, epoch: int, step: int) -> None:
+        self._loader, self._epoch, self._step = loader, epoch, step
+        self._lock = threading.Lock()
+        self._batches: Iterator[PerturbationBatch] | None = None
+
+    def __iter__(self) -> LoaderIterator:
+        return self
+
+    def __next__(self) -> PerturbationBatch:
+        with self._lock:
+            if self._batches is None:
+                self._batches = self._open()
+            batch = next(self._batches)
+            self._step += 1
+            return batch
+
+    def _open(self) -> Iterator[PerturbationBatch]:
+        loader = self._loader
+        epoch = loader._epoch(self._epoch)
+        return read_ahead(
+            lambda number: loader._blocks.read(epoch, number),
+            loader._make,
+            range(min(self._step, epoch.n_batches), epoch.n_batches),
+            per_block=loader.plan.config.batches_per_block,
+            threads=loader.threads,
+            ahead=loader._ahead,
+            n_blocks=loader._n_blocks,
+        )
+
+    def close(self) -> None:
+        """End the background threads; the batches that are left are not read."""
+        with self._lock:
+            if self._batches is None:
+                self._batches = iter(())
+            elif hasattr(self._batches, "close"):
+                self._batches.close()
+
+    def get_state(self) -> dict[str, Any]:
+        """Epoch and next step; see `Loader.state_dict`."""
+        return self._loader._state(self._epoch, self._step)
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from where `get_state` was taken."""
+        epoch, step = self._loader._checked(state)
+        self.close()
+        with self._lock:
+            self._epoch, self._step, self._batches = epoch, step, None
 
 
 def _small(rows: NDArray[np.int64]) -> NDArray[np.integer]:
     return rows if jax.config.jax_enable_x64 else rows.astype(np.int32)  # type: ignore[attr-defined]
-
-
-def _read_ahead(read: Any, n: int, *, threads: int, ahead: int) -> Iterator[PerturbationBatch]:
-    """Yield ``read(0), ..., read(n - 1)`` in order, read by threads at most `ahead` batches early."""
-    room = threading.Semaphore(max(1, ahead))
-    steps: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for step in range(n):
-        steps.put(step)
-    done: dict[int, Any] = {}
-    ready = threading.Condition()
-    stopped = threading.Event()
-
-    def work() -> None:
-        while True:
-            room.acquire()
-            try:
-                step = steps.get_nowait()
-            except queue.Empty:
-                room.release()
-                return
-            if stopped.is_set():
-                room.release()
-                return
-            try:
-                result: Any = (read(step), None)
-            except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-                result = (None, error)
-            with ready:
-                done[step] = result
-                ready.notify_all()
-
-    workers = [threading.Thread(target=work, name=f"lazypert-loader-{i}", daemon=True) for i in range(max(1, threads))]
-    for worker in workers:
-        worker.start()
-    try:
-        for step in range(n):
-            with ready:
-                ready.wait_for(lambda step=step: step in done)  # type: ignore[misc]
-                batch, error = done.pop(step)
-            if error is not None:
-                raise error
-            room.release()
-            yield batch
-    finally:
-        stopped.set()
-        room.release()
-        for worker in workers:
-            worker.join()

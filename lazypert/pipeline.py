@@ -31,7 +31,7 @@ from lazypert.splits import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -325,8 +325,10 @@ class PerturbationPipelineResult:
         shuffle: bool | None = None,
         drop_last: bool = False,
         seed: int | None = None,
-        threads: int = 2,
-        prefetch: int = 2,
+        shuffle_size: int | None = None,
+        balance: str | None = None,
+        weights: Mapping[str, float] | None = None,
+        **options: Any,
     ) -> Loader:
         """Iterate over a split in batches of JAX arrays.
 
@@ -338,6 +340,13 @@ class PerturbationPipelineResult:
             The pipeline's, unless given.
         shuffle
             Default: for training only. Evaluation goes through the groups in order.
+        drop_last, shuffle_size, balance
+            See `PerturbationSamplerConfig`.
+        weights
+            How much of an epoch each perturbation gets, in place of every cell once: ``{label: weight}``,
+            0 for those not named.
+        **options
+            Of `Loader`: layout, genes, normalisation, embeddings, devices, threads, memory and more.
 
         Returns
         -------
@@ -357,12 +366,32 @@ class PerturbationPipelineResult:
             sentences_per_batch=config.sentences_per_batch if sentences_per_batch is None else sentences_per_batch,
             seed=config.seed if seed is None else seed,
             drop_last=drop_last,
+            balance=balance,
+            **({} if shuffle_size is None else {"shuffle_size": shuffle_size}),
         )
         groups = self.source.groups
         plan = SentencePlan.from_rows(
-            plan_config, groups, rows, by_batch=self._by_batch, shuffle=split == "train" if shuffle is None else shuffle
+            plan_config,
+            groups,
+            rows,
+            by_batch=self._by_batch,
+            shuffle=split == "train" if shuffle is None else shuffle,
+            weights=None if weights is None else self._weights(weights),
         )
         pools = pools_of(groups, by_batch=self._by_batch, splits=self.splits, name="valid" if split == "val" else split)
-        pools.check(groups.run_of(rows.starts))
         n_basal = config.n_basal_samples if n_basal_samples is None else n_basal_samples
-        return Loader(self.source, rows, plan, pools, n_basal_samples=n_basal, threads=threads, prefetch=prefetch)
+        if n_basal:
+            pools.check(groups.run_of(rows.starts))
+        return Loader(self.source, rows, plan, pools, n_basal_samples=n_basal, **options)
+
+    def _weights(self, given: Mapping[str, float]) -> NDArray[np.float64]:
+        """(n_perturbations,) weights by code."""
+        import numpy as np
+
+        groups = self.source.groups
+        out = np.zeros(len(groups.labels["perturbation"]))
+        for label, weight in given.items():
+            if not weight >= 0 or not np.isfinite(weight):
+                raise ConfigError(f"weights: got {weight!r} for {label!r}, expected a number of at least 0.")
+            out[groups.code_of("perturbation", label)] = weight
+        return out

@@ -174,43 +174,54 @@ class ShardedArray:
             ranges = (starts[some], stops[some], places[some])
             problem = decode(packed, at, length, numbers, self.grid.chunk, ranges, out, scratch)
             if problem is not None:
-                raise self._damaged(int(numbers[0]) // self._per_shard, problem)
+                which, what = problem
+                raise self._damaged(int(numbers[which]) // self._per_shard, what)
 
     @property
     def _per_shard(self) -> int:
         return self.grid.shard // self.grid.chunk
 
     def _packed(self, numbers: NDArray[np.int64]) -> Iterator[tuple[NDArray[Any], ...]]:
-        """Chunks as bytes, some of one shard at a time: numbers, the bytes, and where each chunk is in them."""
-        shards = numbers // self._per_shard
-        for of_shard in np.split(numbers, np.flatnonzero(np.diff(shards)) + 1):
-            if not len(of_shard):
-                continue
-            shard = int(of_shard[0]) // self._per_shard
-            offset, length = self._index(shard)[of_shard - shard * self._per_shard].T
-            if (offset < 0).any():
-                raise self._damaged(shard, "the shard's index says that a chunk was never written")
-            # Chunks lie in their order, as they were written; neighbours are one piece.
-            turn = (np.cumsum(length) - length) // self.READ_AT_ONCE
-            for some in np.split(np.arange(len(of_shard)), np.flatnonzero(np.diff(turn)) + 1):
-                yield of_shard[some], *self._read(shard, offset[some], length[some]), length[some]
-
-    def _read(
-        self, shard: int, offset: NDArray[np.int64], length: NDArray[np.int64]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Chunks as bytes, as many at a time as are read together: numbers, bytes, where in them, lengths."""
+        if not len(numbers):
+            return
+        shard = numbers // self._per_shard
+        heads = np.flatnonzero(np.diff(shard, prepend=-1))
+        entries = np.concatenate(
+            [
+                self._index(int(shard[head]))[numbers[head:end] - shard[head] * self._per_shard]
+                for head, end in zip(heads, [*heads[1:], len(numbers)], strict=True)
+            ]
+        )
+        absent = np.flatnonzero(entries[:, 0] < 0)
+        if len(absent):
+            raise self._damaged(int(shard[absent[0]]), "the shard's index says that a chunk was never written")
+        offset, length = entries.T
+        # Chunks lie in their order, as they were written: neighbours are one piece.
         between = offset[1:] - (offset + length)[:-1]
-        breaks = np.flatnonzero((between < 0) | (between > self.reader.gap))
-        first, last = np.append(0, breaks + 1), np.append(breaks, len(offset) - 1)
-        begin, size = offset[first], offset[last] + length[last] - offset[first]
-        start = np.cumsum(size) - size
+        apart = (np.diff(shard) != 0) | (between < 0) | (between > self.reader.gap)
+        turn = (np.cumsum(length) - length) // self.READ_AT_ONCE
+        apart |= np.diff(turn) != 0
+        first = np.append(0, np.flatnonzero(apart) + 1)
+        last = np.append(first[1:], len(numbers)) - 1
+        size = offset[last] + length[last] - offset[first]
+        for group in np.split(np.arange(len(first)), np.flatnonzero(np.diff(turn[first])) + 1):
+            place = np.cumsum(size[group]) - size[group]
+            packed = self._read(shard[first[group]], offset[first[group]], size[group])
+            some = slice(first[group[0]], last[group[-1]] + 1)
+            shift = np.repeat(place - offset[first[group]], last[group] - first[group] + 1)
+            yield numbers[some], packed, offset[some] + shift, length[some]
+
+    def _read(self, shard: NDArray[np.int64], offset: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.uint8]:
         packed = _scratch.packed(int(size.sum()))
-        key = self._key(shard)
-        pieces: list[Piece] = [(key, int(b), int(n)) for b, n in zip(begin, size, strict=True)]
-        found = self.reader.read_pieces(pieces, memoryview(packed))  # type: ignore[arg-type]
-        lacking = size - found
+        pieces: list[Piece] = [
+            (self._key(s), o, n) for s, o, n in zip(shard.tolist(), offset.tolist(), size.tolist(), strict=True)
+        ]
+        lacking = size - self.reader.read_pieces(pieces, memoryview(packed))  # type: ignore[arg-type]
         if lacking.any():
-            raise self._damaged(shard, f"the file is cut short by {int(lacking.max())} bytes")
-        return packed, offset - np.repeat(begin - start, last - first + 1)
+            worst = int(lacking.argmax())
+            raise self._damaged(int(shard[worst]), f"the file is cut short by {int(lacking[worst])} bytes")
+        return packed
 
     def _index(self, shard: int) -> NDArray[np.int64]:
         """(per shard, 2) int64 offset and length of each chunk; offset -1 where none was written."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lazypert.qc import MatrixPart
+    from lazypert.store import Matrix
 
 OUTPUT_SPACES = ("gene", "all", "embedding")
 
@@ -137,8 +138,18 @@ class PerturbationSource(ABC):
         """Matrices that the rows lie in."""
 
     @abstractmethod
-    def read_counts(self, rows: NDArray[np.integer]) -> CSRBlock:
-        """Rows of the matrix, in the order asked, over the shared genes."""
+    def read_counts(self, rows: NDArray[np.integer], *, narrow: bool = False) -> CSRBlock:
+        """Rows of the matrix, in the order asked, over the shared genes; see `Matrix.read_rows`."""
+
+    @property
+    @abstractmethod
+    def matrices(self) -> tuple[Matrix, ...]:
+        """Matrix of each store."""
+
+    @property
+    @abstractmethod
+    def stores(self) -> tuple[Store, ...]:
+        """The stores, in the order of their rows."""
 
     @abstractmethod
     def read_embedding(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
@@ -153,6 +164,27 @@ class PerturbationSource(ABC):
         """(n,) cell names."""
 
     # What follows is derived from the above.
+
+    @property
+    def nnz_per_cell(self) -> float:
+        """Mean number of stored values of a cell."""
+        return float(sum(matrix.facts["nnz"] for matrix in self.matrices)) / max(1, self.n_rows)
+
+    @cached_property
+    def value_dtype(self) -> np.dtype[Any]:
+        """Dtype of the values that `read_counts` gives."""
+        return np.result_type(*(matrix.dtype for matrix in self.matrices))
+
+    def obs_labels(self, column: str) -> list[str] | None:
+        """Sorted labels of a categorical obs column of texts; None for a column of another kind."""
+        labels: set[str] = set()
+        for store in self.stores:
+            path = f"obs/{store.require_obs(column)}"
+            categories = store.categories(path) if store.encoding(path) == "categorical" else np.empty(0)
+            if categories.dtype.kind in "biuf":
+                return None
+            labels |= set(map(str, categories))
+        return sorted(labels)
 
     def gene_labels(self, var_gene_col: str | None) -> NDArray[np.str_]:
         """(n_genes,) gene names, from a var column or the var index.
@@ -391,9 +423,19 @@ class PerturbationAnnDataSource(PerturbationSource):
         """Return the store's matrix."""
         return [store_part(self.store, layer, self.groups)]
 
-    def read_counts(self, rows: NDArray[np.integer]) -> CSRBlock:
-        """Rows of the matrix, in the order asked."""
-        return self.matrix.read_rows(rows)
+    def read_counts(self, rows: NDArray[np.integer], *, narrow: bool = False) -> CSRBlock:
+        """Rows of the matrix, in the order asked; see `Matrix.read_rows`."""
+        return self.matrix.read_rows(rows, narrow=narrow)
+
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """The matrix."""
+        return (self.matrix,)
+
+    @property
+    def stores(self) -> tuple[Store, ...]:
+        """The store."""
+        return (self.store,)
 
     def read_embedding(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
         """(n, width) rows of the embedding, float32."""
@@ -485,12 +527,24 @@ class PerturbationConcatSource(PerturbationSource):
             at = np.flatnonzero(which == number)
             yield number, at, rows[at] - self._offsets[number]
 
-    def read_counts(self, rows: NDArray[np.integer]) -> CSRBlock:
-        """Rows of the matrices, in the order asked, over the shared genes."""
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """Matrix of each store."""
+        return tuple(source.matrix for source in self.sources)
+
+    @property
+    def stores(self) -> tuple[Store, ...]:
+        """The stores, in the order of their rows."""
+        return tuple(source.store for source in self.sources)
+
+    def read_counts(self, rows: NDArray[np.integer], *, narrow: bool = False) -> CSRBlock:
+        """Rows of the matrices, in the order asked, over the shared genes; see `Matrix.read_rows`."""
         blocks, places = [], []
         for number, at, local in self._scatter(rows):
-            block = self.sources[number].read_counts(local)
-            blocks.append(block.select_cols(self._genes.new_col[number], len(self.var)))
+            block = self.sources[number].read_counts(local, narrow=narrow and self._genes.is_same)
+            if not self._genes.is_same:
+                block = block.select_cols(self._genes.new_col[number], len(self.var))
+            blocks.append(replace(block, data=block.data.astype(self.value_dtype, copy=False)))
             places.append(at)
         lengths = np.concatenate([np.diff(block.indptr) for block in blocks])
         joined = CSRBlock(

@@ -11,10 +11,11 @@ import lazypert
 
 LAYERS = """
 errors
-memory rng files progress
+memory files progress native buffers feed
 schema
-csr rows labels manifest features partial tasks
-genes groups shards spill
+csr rows labels manifest features partial tasks readers
+rng decoding
+genes groups shards spill assembly
 targets writer converter
 facts columns reorder
 plan
@@ -23,8 +24,9 @@ ingest store
 verify obs
 dataset splits
 backend controls qc
-binomial experiment sampler
-downsampling loader source
+binomial experiment sampler annotations blocks
+downsampling batches source
+loader
 pipeline accessor
 simulate plots
 demo

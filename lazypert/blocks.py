@@ -1,0 +1,198 @@
+"""Blocks: the cells of some batches and their controls, read together, in memory as compact as stored."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from lazypert.assembly import ScatteredRows
+from lazypert.rng import hashed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from lazypert.controls import ControlPools
+    from lazypert.csr import CSRBlock
+    from lazypert.groups import Groups
+    from lazypert.rows import Rows
+    from lazypert.sampler import Epoch
+
+PIECE = 64
+"""Controls that are read and kept together."""
+
+_CELLS, _CONTROLS = 201, 202  # whose reads random numbers are for
+
+
+class Features(Protocol):
+    """Where features of cells come from. Called from several threads at once."""
+
+    @property
+    def groups(self) -> Groups:
+        """Its cells, grouped."""
+        ...
+
+    def read_counts(self, rows: NDArray[np.integer], *, narrow: bool = False) -> CSRBlock:
+        """Rows of the matrix, in the order asked."""
+        ...
+
+    def read_embedding(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """(n, width) rows of the embedding."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """The cells of some batches, batch by batch, with ``n`` cells and ``K`` controls each.
+
+    Attributes
+    ----------
+    row, run, is_filler
+        (n,) store row, run in the groups, and whether the cell is a filler.
+    control_row
+        (n, K) store row of each control; K may be 0.
+    cells, controls
+        Their ``n`` and ``n * K`` sparse rows; or (n, width) and (n * K, width) float32 of an embedding.
+    cell_keys, control_keys
+        uint64 random number of each of these rows.
+    annotations
+        What else is known of the cells, by name.
+    """
+
+    row: NDArray[np.int64]
+    run: NDArray[np.int64]
+    is_filler: NDArray[np.bool_]
+    control_row: NDArray[np.int64]
+    cells: ScatteredRows | NDArray[np.float32]
+    controls: ScatteredRows | NDArray[np.float32]
+    cell_keys: NDArray[np.uint64]
+    control_keys: NDArray[np.uint64]
+    annotations: dict[str, NDArray[Any]]
+
+
+class BlockReader:
+    """Reads blocks of an epoch. Thread-safe; what a block holds depends on its number alone.
+
+    Parameters
+    ----------
+    source, rows, pools
+        Where features come from, the split's rows, and where controls come from.
+    annotate
+        Gives what else is wanted of cells, by their store rows.
+    n_basal_samples
+        Controls a cell.
+    embedding
+        Read the embedding in place of the matrix.
+    pool_bytes
+        Bytes of controls to keep in memory.
+    control_bytes
+        Bytes that one control takes, about.
+    fixed_pairs
+        Give a cell the same controls in every epoch.
+    """
+
+    def __init__(
+        self,
+        source: Features,
+        rows: Rows,
+        pools: ControlPools,
+        *,
+        annotate: Callable[[NDArray[np.int64]], dict[str, NDArray[Any]]],
+        n_basal_samples: int,
+        embedding: bool,
+        pool_bytes: int,
+        control_bytes: int,
+        fixed_pairs: bool,
+    ) -> None:
+        self.source, self.rows, self.pools, self.annotate = source, rows, pools, annotate
+        self.n_basal_samples, self.embedding, self.fixed_pairs = n_basal_samples, embedding, fixed_pairs
+        self.reach = pools.reach(pool_bytes // max(1, control_bytes))
+        # Pairs for life are all over the pools: where not all controls stay in memory, each is read by itself.
+        in_pieces = not fixed_pairs or self.reach >= len(pools.controls)
+        self._kept = ControlMemory(source, pools.controls, pool_bytes if in_pieces else 0)
+
+    def read(self, epoch: Epoch, number: int) -> Block:
+        """Read block `number` of an epoch."""
+        places, is_filler = epoch.block(number)
+        positions = self.rows.positions(places.ravel())
+        run = self.source.groups.run_of(positions)
+        row = self.rows.to_rows(positions)
+        seed, n = epoch.plan.config.seed, self.n_basal_samples
+        if self.fixed_pairs:
+            chosen = self.pools.places(row, run, n, (seed,))
+        else:
+            turn = epoch.number * epoch.n_blocks + number
+            chosen = self.pools.places(row, run, n, (seed, epoch.number), reach=self.reach, turn=turn)
+        control_row = self.pools.controls[chosen] if n else chosen
+        cells, controls = self._features(row, chosen.ravel(), control_row.ravel())
+        keys = hashed((seed, epoch.number, _CELLS), row)
+        of_control = (row[:, None] * np.int64(n) + np.arange(n)).ravel()
+        control_keys = hashed((seed, epoch.number, _CONTROLS), of_control)
+        flags, notes = is_filler.ravel(), self.annotate(row)
+        return Block(row, run, flags, control_row, cells, controls, keys, control_keys, notes)
+
+    def _features(
+        self, row: NDArray[np.int64], chosen: NDArray[np.int64], control_row: NDArray[np.int64]
+    ) -> tuple[Any, Any]:
+        if self.embedding:
+            return self.source.read_embedding(row), self.source.read_embedding(control_row)
+        block = self.source.read_counts(row, narrow=True)
+        cells = ScatteredRows.of([block], np.zeros(len(row), np.int64), np.arange(len(row)))
+        return cells, self._kept.rows(chosen) if len(chosen) else cells[:0]
+
+
+class ControlMemory:
+    """Controls that were read lately, within a bound. Thread-safe.
+
+    Parameters
+    ----------
+    source, controls
+        Where features come from, and the rows of all controls.
+    n_bytes
+        Bytes to keep; 0 reads just the controls asked for.
+    """
+
+    def __init__(self, source: Features, controls: Rows, n_bytes: int) -> None:
+        self._source, self._controls, self._most = source, controls, n_bytes
+        self._pieces: OrderedDict[int, CSRBlock] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def rows(self, places: NDArray[np.int64]) -> ScatteredRows:
+        """Sparse rows of controls by their places in the list of all, repeats allowed."""
+        if not self._most:
+            wanted, which = np.unique(places, return_inverse=True)
+            block = self._source.read_counts(self._controls[wanted], narrow=True)
+            return ScatteredRows.of([block], np.zeros(len(places), np.int64), which)
+        numbers, which = np.unique(places // PIECE, return_inverse=True)
+        with self._lock:
+            held = {number: self._pieces[number] for number in numbers.tolist() if number in self._pieces}
+            for number in held:
+                self._pieces.move_to_end(number)
+        held |= self._read([number for number in numbers.tolist() if number not in held])
+        blocks: Sequence[CSRBlock] = [held[number] for number in numbers.tolist()]
+        return ScatteredRows.of(blocks, which, places % PIECE)
+
+    def _read(self, numbers: list[int]) -> dict[int, CSRBlock]:
+        if not numbers:
+            return {}
+        bounds = [(n * PIECE, min((n + 1) * PIECE, len(self._controls))) for n in numbers]
+        places = np.concatenate([np.arange(start, stop) for start, stop in bounds])
+        together = self._source.read_counts(self._controls[places], narrow=True)
+        found, at = {}, 0
+        for number, (start, stop) in zip(numbers, bounds, strict=True):
+            found[number] = together.rows(at, at + stop - start)
+            at += stop - start
+        with self._lock:
+            for number, piece in found.items():
+                if number not in self._pieces:
+                    self._pieces[number] = piece
+                    self._bytes += piece.nbytes
+            while self._bytes > self._most:
+                self._bytes -= self._pieces.popitem(last=False)[1].nbytes
+        return found
