@@ -9,13 +9,15 @@ import numpy as np
 from numba import carray, types
 from numba.extending import intrinsic
 
-from lazypert.csr import CSRBlock, kernel
+from lazypert.csr import kernel
 from lazypert.rng import mix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+    from lazypert.csr import PlacedRows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,26 +65,26 @@ class ScatteredRows:
     index_at: NDArray[np.uint64]
     value_at: NDArray[np.uint64]
     length: NDArray[np.int64]
-    blocks: Sequence[CSRBlock]
+    blocks: Sequence[PlacedRows]
 
     @classmethod
     def of(
-        cls, blocks: Sequence[CSRBlock], which: NDArray[np.integer], row: NDArray[np.integer]
+        cls, blocks: Sequence[PlacedRows], which: NDArray[np.integer], row: NDArray[np.integer]
     ) -> ScatteredRows:
         """Rows by the number of their block, and their number in it."""
         like = blocks[0]
         for block in blocks:
             if (block.indices.dtype, block.data.dtype) != (like.indices.dtype, like.data.dtype):
                 raise TypeError("blocks differ in dtype")  # only we could have made such blocks
-        pointers = np.concatenate([block.indptr for block in blocks])
-        first = np.cumsum([0, *(len(block.indptr) for block in blocks)])[which] + row
-        start = pointers[first]
-        at = [np.array([getattr(b, part).ctypes.data for b in blocks], np.uint64) for part in ("indices", "data")]
-        offsets = start.astype(np.uint64)
+        first = np.cumsum([0, *(len(block.starts) for block in blocks)])[which] + row
+        start = np.concatenate([block.starts for block in blocks])[first].astype(np.uint64)
+        indices, values = (
+            np.array([getattr(block, part).ctypes.data for block in blocks], np.uint64) for part in ("indices", "data")
+        )
         return cls(
-            at[0][which] + offsets * np.uint64(like.indices.itemsize),
-            at[1][which] + offsets * np.uint64(like.data.itemsize),
-            pointers[first + 1] - start,
+            indices[which] + start * np.uint64(like.indices.itemsize),
+            values[which] + start * np.uint64(like.data.itemsize),
+            np.concatenate([block.lengths for block in blocks])[first],
             blocks,
         )
 

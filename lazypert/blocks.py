@@ -13,12 +13,12 @@ from lazypert.assembly import ScatteredRows
 from lazypert.rng import hashed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
     from lazypert.controls import ControlPools
-    from lazypert.csr import CSRBlock
+    from lazypert.csr import CSRBlock, Place, PlacedRows
     from lazypert.groups import Groups
     from lazypert.rows import Rows
     from lazypert.sampler import Epoch
@@ -37,8 +37,14 @@ class Features(Protocol):
         """Its cells, grouped."""
         ...
 
-    def read_counts(self, rows: NDArray[np.integer], *, narrow: bool = False) -> CSRBlock:
+    def read_counts(self, rows: NDArray[np.integer]) -> CSRBlock:
         """Rows of the matrix, in the order asked."""
+        ...
+
+    def read_placed(
+        self, rows: NDArray[np.integer], *, place: Place = ..., empty: Callable[[int, Any], NDArray[Any]] = ...
+    ) -> PlacedRows:
+        """Rows of the matrix, in little memory; at the places asked for if that costs nothing."""
         ...
 
     def read_embedding(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
@@ -94,6 +100,8 @@ class BlockReader:
         Bytes that one control takes, about.
     fixed_pairs
         Give a cell the same controls in every epoch.
+    place, empty
+        Where the cells' rows should lie in memory, and whose memory it is; see `Matrix.read_placed`.
     """
 
     def __init__(
@@ -108,8 +116,11 @@ class BlockReader:
         pool_bytes: int,
         control_bytes: int,
         fixed_pairs: bool,
+        place: Place,
+        empty: Callable[[int, Any], NDArray[Any]],
     ) -> None:
         self.source, self.rows, self.pools, self.annotate = source, rows, pools, annotate
+        self.place, self.empty = place, empty
         self.n_basal_samples, self.embedding, self.fixed_pairs = n_basal_samples, embedding, fixed_pairs
         self.reach = pools.reach(pool_bytes // max(1, control_bytes))
         # Pairs for life are all over the pools: where not all controls stay in memory, each is read by itself.
@@ -141,8 +152,8 @@ class BlockReader:
     ) -> tuple[Any, Any]:
         if self.embedding:
             return self.source.read_embedding(row), self.source.read_embedding(control_row)
-        block = self.source.read_counts(row, narrow=True)
-        cells = ScatteredRows.of([block], np.zeros(len(row), np.int64), np.arange(len(row)))
+        placed = self.source.read_placed(row, place=self.place, empty=self.empty)
+        cells = ScatteredRows.of([placed], np.zeros(len(row), np.int64), np.arange(len(row)))
         return cells, self._kept.rows(chosen) if len(chosen) else cells[:0]
 
 
@@ -159,7 +170,7 @@ class ControlMemory:
 
     def __init__(self, source: Features, controls: Rows, n_bytes: int) -> None:
         self._source, self._controls, self._most = source, controls, n_bytes
-        self._pieces: OrderedDict[int, CSRBlock] = OrderedDict()
+        self._pieces: OrderedDict[int, PlacedRows] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -167,23 +178,23 @@ class ControlMemory:
         """Sparse rows of controls by their places in the list of all, repeats allowed."""
         if not self._most:
             wanted, which = np.unique(places, return_inverse=True)
-            block = self._source.read_counts(self._controls[wanted], narrow=True)
-            return ScatteredRows.of([block], np.zeros(len(places), np.int64), which)
+            placed = self._source.read_placed(self._controls[wanted])
+            return ScatteredRows.of([placed], np.zeros(len(places), np.int64), which)
         numbers, which = np.unique(places // PIECE, return_inverse=True)
         with self._lock:
             held = {number: self._pieces[number] for number in numbers.tolist() if number in self._pieces}
             for number in held:
                 self._pieces.move_to_end(number)
         held |= self._read([number for number in numbers.tolist() if number not in held])
-        blocks: Sequence[CSRBlock] = [held[number] for number in numbers.tolist()]
+        blocks = [held[number] for number in numbers.tolist()]
         return ScatteredRows.of(blocks, which, places % PIECE)
 
-    def _read(self, numbers: list[int]) -> dict[int, CSRBlock]:
+    def _read(self, numbers: list[int]) -> dict[int, PlacedRows]:
         if not numbers:
             return {}
         bounds = [(n * PIECE, min((n + 1) * PIECE, len(self._controls))) for n in numbers]
         places = np.concatenate([np.arange(start, stop) for start, stop in bounds])
-        together = self._source.read_counts(self._controls[places], narrow=True)
+        together = self._source.read_placed(self._controls[places])
         found, at = {}, 0
         for number, (start, stop) in zip(numbers, bounds, strict=True):
             found[number] = together.rows(at, at + stop - start)

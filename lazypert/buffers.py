@@ -30,7 +30,7 @@ class Buffers:
         self._idle: defaultdict[int, deque[NDArray[np.uint8]]] = defaultdict(deque)
         self._idle_bytes = 0
 
-    def take(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    def take(self, shape: int | tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """Lend an array of any content."""
         dtype = np.dtype(dtype)
         wanted = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from lazypert.schema import ValueFacts
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import NDArray
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
@@ -54,17 +51,6 @@ class CSRBlock:
         """Number of stored values."""
         return len(self.data)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the rows take."""
-        return self.indptr.nbytes + self.indices.nbytes + self.data.nbytes
-
-    def rows(self, start: int, stop: int) -> CSRBlock:
-        """Copy of rows ``start`` to ``stop``, which the whole block need not outlive."""
-        first, last = int(self.indptr[start]), int(self.indptr[stop])
-        indptr = self.indptr[start : stop + 1] - first
-        return CSRBlock(indptr, self.indices[first:last].copy(), self.data[first:last].copy(), self.n_cols)
-
     def to_dense(self, dtype: Any = None, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Scatter into a dense (n_rows, n_cols) array; every other element is zero."""
         if out is None:
@@ -95,6 +81,55 @@ class CSRBlock:
         _select_cols(self.indptr, self.indices, self.data, new_col, indptr, indices, data)
         nnz = int(indptr[-1])
         return canonical(CSRBlock(indptr, indices[:nnz], data[:nnz], n_cols))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlacedRows:
+    """Some rows of a sparse matrix, each at a place of its own in shared arrays.
+
+    Attributes
+    ----------
+    starts, lengths
+        (n,) int64: values of row ``i`` are ``starts[i]`` to ``starts[i] + lengths[i]``.
+    indices, data
+        Column numbers and values; undefined where no row is.
+    n_cols
+        Columns of the whole matrix.
+    """
+
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    indices: NDArray[Any]
+    data: NDArray[Any]
+    n_cols: int
+
+    @classmethod
+    def of(cls, block: CSRBlock) -> PlacedRows:
+        """Rows of a block, where they are."""
+        return cls(block.indptr[:-1], np.diff(block.indptr), block.indices, block.data, block.n_cols)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the arrays take."""
+        return self.starts.nbytes + self.lengths.nbytes + self.indices.nbytes + self.data.nbytes
+
+    def rows(self, start: int, stop: int) -> PlacedRows:
+        """Copy of rows ``start`` to ``stop`` that lie one after another, which the whole need not outlive."""
+        starts, lengths = self.starts[start:stop], self.lengths[start:stop].copy()
+        first, last = int(starts[0]), int(starts[-1] + lengths[-1])
+        return PlacedRows(
+            starts - first, lengths, self.indices[first:last].copy(), self.data[first:last].copy(), self.n_cols
+        )
+
+
+Place = Callable[[NDArray[np.int64]], tuple[NDArray[np.int64], int]]
+"""From the (n,) lengths of rows to the (n,) places where they begin, and the length of the whole."""
+
+
+def one_after_another(lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+    """Place rows as a `CSRBlock` has them."""
+    ends = np.cumsum(lengths)
+    return ends - lengths, int(ends[-1]) if len(ends) else 0
 
 
 def canonical(block: CSRBlock) -> CSRBlock:

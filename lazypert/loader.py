@@ -13,6 +13,7 @@ from lazypert.assembly import ScatteredRows, Treatment
 from lazypert.batches import PerturbationBatch, SparseRows
 from lazypert.blocks import Block, BlockReader
 from lazypert.buffers import Buffers
+from lazypert.csr import one_after_another
 from lazypert.errors import ColumnNotFoundError, ConfigError, near_matches
 from lazypert.feed import read_ahead
 from lazypert.memory import cpu_count, parse_bytes
@@ -229,7 +230,15 @@ class Loader:
             pool_bytes=int(limit * 0.4),
             control_bytes=int(per_cell) + 1,
             fixed_pairs=fixed_pairs,
+            place=self._place_padded if self._is_ready_made else one_after_another,
+            empty=self._buffers.take,
         )
+
+    @property
+    def _is_ready_made(self) -> bool:
+        """Whether rows as they are stored are what a batch shows, so that none need be copied."""
+        treatment = self._treatment
+        return self.layout == "csr" and treatment.columns is None and not treatment.changes_values
 
     @property
     def batch_size(self) -> int:
@@ -366,12 +375,38 @@ class Loader:
     def _features(self, rows: Any, keys: NDArray[np.uint64], which: slice) -> Any:
         if not isinstance(rows, ScatteredRows):
             return np.ascontiguousarray(rows[which])
-        rows, keys = rows[which], keys[which]
-        if self.layout == "dense":
-            out = self._buffers.take((len(rows), self.width), np.float32)
-            rows.to_dense(self._treatment, keys, out)
-            return out
-        return self._pack(rows, keys)
+        if self.layout == "csr":
+            return self._padded(rows, which) or self._pack(rows[which], keys[which])
+        out = self._buffers.take((which.stop - which.start, self.width), np.float32)
+        rows[which].to_dense(self._treatment, keys[which], out)
+        return out
+
+    def _place_padded(self, lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+        """Where rows of a block go so that each batch is ready made: parts with the same room for each."""
+        per_part = self.batch_size // self._parts
+        ends = np.cumsum(lengths.reshape(-1, per_part), axis=1)
+        room = self._room(per_part, int(ends[:, -1].max()))
+        part = np.arange(len(ends))[:, None] * room
+        return (ends - lengths.reshape(ends.shape) + part).ravel(), len(ends) * room
+
+    def _padded(self, rows: ScatteredRows, which: slice) -> SparseRows | None:
+        """A batch of a block that was placed by `_place_padded`, where it lies; None for other blocks."""
+        placed, per_part = rows.blocks[0], self.batch_size // self._parts
+        n_parts = len(rows) // per_part
+        room = len(placed.data) // max(1, n_parts)
+        if len(rows) % per_part or not self._is_ready_made or len(rows.blocks) > 1 or len(placed.starts) != len(rows):
+            return None
+        first = np.arange(n_parts) * room
+        if (placed.starts[::per_part] != first).any():
+            return None
+        parts = slice(which.start // per_part, which.stop // per_part)
+        indptr = np.zeros((self._parts, per_part + 1), np.int32)
+        np.cumsum(placed.lengths[which].reshape(self._parts, per_part), axis=1, out=indptr[:, 1:])
+        indices, data = placed.indices.reshape(n_parts, room)[parts], placed.data.reshape(n_parts, room)[parts]
+        for part, end in enumerate(indptr[:, -1].tolist()):
+            indices[part, end:] = 0
+            data[part, end:] = 0
+        return SparseRows(indptr, indices, data, self.width)  # type: ignore[arg-type]
 
     def _pack(self, rows: ScatteredRows, keys: NDArray[np.uint64]) -> SparseRows:
         parts, treatment = self._parts, self._treatment
@@ -390,7 +425,7 @@ class Loader:
 
     def _room(self, n_rows: int, needed: int) -> int:
         """Values to make room for: one of few sizes, of which the first mostly does."""
-        room = n_rows * min(self.source.nnz_per_cell * 1.25, self.width)
+        room = n_rows * min(self.source.nnz_per_cell * 1.15, self.width)
         while room < needed:
             room *= 1.25
         return -(-int(room + 1) // 1024) * 1024

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lazypert.csr import CSRBlock
+from lazypert.csr import CSRBlock, PlacedRows, one_after_another
 from lazypert.errors import ColumnNotFoundError, ConfigError, near_matches
 from lazypert.features import read_feature_table
 from lazypert.genes import align_genes
@@ -24,12 +24,13 @@ from lazypert.schema import Roles
 from lazypert.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import jax
     import pandas as pd
     from numpy.typing import NDArray
 
+    from lazypert.csr import Place
     from lazypert.qc import MatrixPart
     from lazypert.store import Matrix
 
@@ -138,8 +139,8 @@ class PerturbationSource(ABC):
         """Matrices that the rows lie in."""
 
     @abstractmethod
-    def read_counts(self, rows: NDArray[np.integer], *, narrow: bool = False) -> CSRBlock:
-        """Rows of the matrix, in the order asked, over the shared genes; see `Matrix.read_rows`."""
+    def read_counts(self, rows: NDArray[np.integer]) -> CSRBlock:
+        """Rows of the matrix, in the order asked, over the shared genes."""
 
     @property
     @abstractmethod
@@ -164,6 +165,21 @@ class PerturbationSource(ABC):
         """(n,) cell names."""
 
     # What follows is derived from the above.
+
+    def read_placed(
+        self,
+        rows: NDArray[np.integer],
+        *,
+        place: Place = one_after_another,  # noqa: ARG002
+        empty: Callable[[int, Any], NDArray[Any]] = np.empty,  # noqa: ARG002
+    ) -> PlacedRows:
+        """Rows of the matrix, in little memory; at the places asked for if that costs nothing.
+
+        See `Matrix.read_placed`. Column numbers are uint16 where that holds them all.
+        """
+        block = self.read_counts(rows)
+        small = np.uint16 if block.n_cols <= 2**16 else block.indices.dtype
+        return PlacedRows.of(replace(block, indices=block.indices.astype(small, copy=False)))
 
     @property
     def nnz_per_cell(self) -> float:
@@ -423,9 +439,19 @@ class PerturbationAnnDataSource(PerturbationSource):
         """Return the store's matrix."""
         return [store_part(self.store, layer, self.groups)]
 
-    def read_counts(self, rows: NDArray[np.integer], *, narrow: bool = False) -> CSRBlock:
-        """Rows of the matrix, in the order asked; see `Matrix.read_rows`."""
-        return self.matrix.read_rows(rows, narrow=narrow)
+    def read_counts(self, rows: NDArray[np.integer]) -> CSRBlock:
+        """Rows of the matrix, in the order asked."""
+        return self.matrix.read_rows(rows)
+
+    def read_placed(
+        self,
+        rows: NDArray[np.integer],
+        *,
+        place: Place = one_after_another,
+        empty: Callable[[int, Any], NDArray[Any]] = np.empty,
+    ) -> PlacedRows:
+        """Rows of the matrix at the places asked for; see `Matrix.read_placed`."""
+        return self.matrix.read_placed(rows, place=place, empty=empty, narrow=True)
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:
@@ -537,11 +563,11 @@ class PerturbationConcatSource(PerturbationSource):
         """The stores, in the order of their rows."""
         return tuple(source.store for source in self.sources)
 
-    def read_counts(self, rows: NDArray[np.integer], *, narrow: bool = False) -> CSRBlock:
-        """Rows of the matrices, in the order asked, over the shared genes; see `Matrix.read_rows`."""
+    def read_counts(self, rows: NDArray[np.integer]) -> CSRBlock:
+        """Rows of the matrices, in the order asked, over the shared genes."""
         blocks, places = [], []
         for number, at, local in self._scatter(rows):
-            block = self.sources[number].read_counts(local, narrow=narrow and self._genes.is_same)
+            block = self.sources[number].read_counts(local)
             if not self._genes.is_same:
                 block = block.select_cols(self._genes.new_col[number], len(self.var))
             blocks.append(replace(block, data=block.data.astype(self.value_dtype, copy=False)))

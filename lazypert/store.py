@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import zarr
 
-from lazypert.csr import CSRBlock
+from lazypert.csr import CSRBlock, Place, PlacedRows, one_after_another
 from lazypert.errors import ColumnNotFoundError, StoreDamagedError, StoreNotFoundError, near_matches
 from lazypert.groups import AXES, Groups
 from lazypert.schema import FORMAT_VERSION, MARKER, TABLES, Grid, Roles, dense_dtype
@@ -62,11 +62,28 @@ class Matrix:
         """Rows ``start`` to ``stop``: one contiguous read of each array."""
         return self.read_rows(np.arange(start, stop))
 
-    def read_rows(self, rows: NDArray[np.integer], *, narrow: bool = False) -> CSRBlock:
-        """Rows in any order, repeats allowed; a chunk that rows share is read and decoded once.
+    def read_rows(self, rows: NDArray[np.integer]) -> CSRBlock:
+        """Rows in any order, repeats allowed; a chunk that rows share is read and decoded once."""
+        placed = self.read_placed(rows)
+        indptr = np.concatenate([[0], np.cumsum(placed.lengths)]).astype(np.int64)
+        return CSRBlock(indptr, placed.indices, placed.data, self.shape[1])
+
+    def read_placed(
+        self,
+        rows: NDArray[np.integer],
+        *,
+        place: Place = one_after_another,
+        empty: Callable[[int, Any], NDArray[Any]] = np.empty,
+        narrow: bool = False,
+    ) -> PlacedRows:
+        """Rows in any order, repeats allowed, each decoded to a place of its own.
 
         Parameters
         ----------
+        place
+            Says where each row goes, from the lengths of all.
+        empty
+            Makes arrays to decode into.
         narrow
             Give column numbers as uint16 where that holds them all: half the memory.
         """
@@ -75,18 +92,18 @@ class Matrix:
         first, last = self._bounds(rows if order is None else rows[order])
         lengths = np.empty(len(rows), np.int64)
         lengths[slice(None) if order is None else order] = last - first
-        indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        places = indptr[:-1] if order is None else indptr[:-1][order]
+        starts, size = place(lengths)
+        places = starts if order is None else starts[order]
         small = narrow and self.shape[1] <= 2**16
-        indices = np.empty(int(indptr[-1]), dtype=np.uint16 if small else self.indices.dtype)
-        data = np.empty(int(indptr[-1]), dtype=self.dtype)
+        indices = empty(size, np.dtype(np.uint16) if small else self.indices.dtype)
+        data = empty(size, self.dtype)
         # Neighbours that stay neighbours are one range.
         breaks = np.flatnonzero((first[1:] != last[:-1]) | (places[1:] - places[:-1] != (last - first)[:-1])) + 1
         heads, tails = np.append(0, breaks)[: len(rows)], np.append(breaks, len(rows))[: len(rows)] - 1
         ranges = first[heads], last[tails], places[heads]
         self.indices.gather(*ranges, indices)
         self.data.gather(*ranges, data)
-        return CSRBlock(indptr, indices, data, self.shape[1])
+        return PlacedRows(starts, lengths, indices, data, self.shape[1])
 
     def _bounds(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """First element of each of some rows, and one past its last; the rows ascend."""
