@@ -1,0 +1,110 @@
+"""lazypert's loader, and how well it hides behind a model's step."""
+
+from __future__ import annotations
+
+import time
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.loaders.base import BATCH, CELL_TYPE, CONTROL, CSR, PERTURBATION, Delivery, Genes, Job, Opened
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SLEEP, COMPUTE = "sleep", "compute"
+STEPS = (SLEEP, COMPUTE)
+
+
+def pipeline(job: Job) -> Any:
+    """The whole screen, set up for training."""
+    from lazypert import PerturbationPipeline, PerturbationPipelineConfig
+
+    config = PerturbationPipelineConfig(
+        pert_col=PERTURBATION,
+        cell_type_col=CELL_TYPE,
+        batch_col=BATCH,
+        control_pert=CONTROL,
+        output_space="all",
+        sentence_size=job.sentence_size,
+        sentences_per_batch=job.sentences_per_batch,
+        train_frac=1.0,
+        valid_frac=0.0,
+    )
+    return PerturbationPipeline(config).setup(job.source)
+
+
+def _loader(job: Job, genes: Genes) -> Any:
+    return pipeline(job).loader(
+        "train",
+        n_basal_samples=int(job.controls),
+        layout="csr" if job.form == CSR else "dense",
+        genes=np.array(genes.names)[genes.hvg].tolist() if job.form == "hvg" else None,
+        to="numpy" if job.form == CSR else "jax",
+        threads=job.threads,
+    )
+
+
+def open_lazypert(job: Job, genes: Genes) -> Opened:
+    """Sentences of all groups, each cell once an epoch."""
+    loader = _loader(job, genes)
+
+    def epoch(number: int) -> Iterator[Delivery]:
+        loader.set_epoch(number)
+        for batch in loader:
+            _wait(batch)
+            fillers = np.asarray(batch.is_filler)
+            yield Delivery(len(fillers), batch.counts, batch.controls, int(fillers.sum()))
+
+    return Opened(epoch)
+
+
+def _wait(batch: Any) -> None:
+    import jax
+
+    jax.block_until_ready((batch.counts, batch.controls))  # NumPy's arrays are ready
+
+
+def overlap(job: Job, genes: Genes, kind: str) -> dict[str, Any]:
+    """Seconds of the same batches alone, of as many model steps alone, and of both together.
+
+    A step takes as long as a batch takes to load. `SLEEP` leaves the processor to the loader, as a
+    model on an accelerator does; `COMPUTE` is compiled, and keeps one core busy.
+    """
+    loader = _loader(job, genes)
+    for _ in islice(loader, 2):  # what is compiled or opened once is no part of this
+        pass
+    start, batches = time.perf_counter(), 0
+    for batch in loader:
+        _wait(batch)
+        batches += 1
+        if time.perf_counter() - start >= job.seconds:
+            break
+    loading = time.perf_counter() - start
+    step = _step(kind, loading / batches)
+    start = time.perf_counter()
+    for _ in range(batches):
+        step()
+    stepping = time.perf_counter() - start
+    start = time.perf_counter()
+    for batch in islice(loader, batches):
+        _wait(batch)
+        step()
+    both = time.perf_counter() - start
+    return {"batches": batches, "load_seconds": loading, "step_seconds": stepping, "both_seconds": both}
+
+
+def _step(kind: str, seconds: float) -> Callable[[], None]:
+    if kind == SLEEP:
+        return lambda: time.sleep(seconds)
+    import jax
+
+    # Small enough that XLA runs it on one core, whatever the number of cores.
+    run = jax.jit(lambda x, n: jax.lax.fori_loop(0, n, lambda _, y: y * 0.999 + 0.001, x))
+    x, trial = np.ones(256, np.float32), 20_000
+    run(x, trial).block_until_ready()
+    start = time.perf_counter()
+    run(x, trial).block_until_ready()
+    needed = max(1, round(trial * seconds / (time.perf_counter() - start)))
+    return lambda: run(x, needed).block_until_ready()
