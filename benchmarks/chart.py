@@ -39,18 +39,18 @@ def draw(report: dict[str, Any], path: Path) -> None:
     ):
         bars(axes, rivals, screens, values)
         axes.set_title(title, loc="left", fontsize=11, color=INK, pad=2)
-    label_rows(panels[0], rivals)
+    label_rows(rivals, panels[0])
     groups = [f"from {screen} .h5ad" for screen in screens]
     caption = f"shorter is better; medians of {results[0]['runs']} runs, lines from least to most"
     finish(figure, path, title=_title(report), groups=groups, caption=caption)
 
 
-def label_rows(axes: Axes, rivals: list[str]) -> None:
+def label_rows(rivals: list[str], *panels: Axes) -> None:
     """Name the rows of panels that share them, lazypert in bold, the first on top."""
-    axes.set_yticks(range(len(rivals)), rivals, fontsize=11, color=INK)
-    axes.invert_yaxis()
-    for label in axes.get_yticklabels():
-        label.set_fontweight("bold" if label.get_text() == OWN else "normal")
+    panels[0].set_yticks(range(len(rivals)), rivals)
+    panels[0].invert_yaxis()
+    for label in (label for axes in panels for label in axes.get_yticklabels()):
+        label.set(fontsize=11, color=INK, fontweight="bold" if label.get_text() == OWN else "normal")
 
 
 def finish(figure: Figure, path: Path, *, title: str, groups: list[str], caption: str) -> None:

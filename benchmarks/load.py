@@ -229,7 +229,7 @@ class _Bench:
                 continue
             for kind in STEPS:
                 try:
-                    seen = self._measure(OWN, endpoint, WARM, self.options.seconds / 2, step=kind)
+                    seen = self._measure(OWN, endpoint, WARM, self.options.seconds, step=kind)
                 except RunFailedError as error:
                     self.report["failed"][f"overlap of {endpoint} with {kind}, round {number + 1}"] = str(error)
                     continue

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 
 from benchmarks.chart import INK, PALE, bars, finish, label_rows
-from benchmarks.load_summary import CACHES
+from benchmarks.load_summary import CACHES, WARM
+from benchmarks.loaders import RIVALS
 from benchmarks.loaders.base import CHUNKS, FORMS, WITH_CONTROLS
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
     results = [result for result in report["results"] if result["endpoint"] != CHUNKS]
     if not results:
         return
-    rivals = list(dict.fromkeys(result["rival"] for result in results))
+    rivals = [name for name in RIVALS if any(result["rival"] == name for result in results)]
     caches = [cache for cache in CACHES if any(result["cache"] == cache for result in results)]
     reached = {result["endpoint"] for result in results}
     forms = [form for form in FORMS if reached & {form, form + WITH_CONTROLS}]
@@ -39,10 +40,11 @@ def draw(report: dict[str, Any], path: Path) -> None:
             axes.set_title(f"{TITLES[form]} ({cache})", loc="left", fontsize=11, color=INK, pad=2)
             if values:
                 bars(axes, rivals, groups, values)
-            for limit in limits:
+            for limit in limits if cache == WARM else []:
                 axes.set_xlim(0, max(axes.get_xlim()[1], 1.05 * limit))
                 axes.axvline(limit, color=PALE, linewidth=1, linestyle="--")
-    label_rows(panels[0, 0], rivals)
+            axes.xaxis.set_major_formatter("{x:,.0f}")
+    label_rows(rivals, *panels[:, 0])
     caption = "cells a second, longer is better; medians, lines from least to most" + "; dashed: the limit" * bool(
         limits
     )

@@ -189,12 +189,13 @@ class Rival:
 
 
 def fingerprints(values: Any, weights: NDArray[np.int64]) -> list[int]:
-    """One number for each row of a matrix of counts, CSR or dense, by which its cell can be told."""
+    """One number for each row of a matrix of counts, by which its cell can be told.
+
+    The matrix is dense with any axes before the last, or SciPy's CSR, or has a ``to_scipy()``.
+    """
+    if hasattr(values, "to_scipy"):
+        values = values.to_scipy()
     if not hasattr(values, "indptr"):
-        rows = np.asarray(values).reshape(-1, len(weights))
-        return (rows.astype(np.int64) @ weights).tolist()
-    indptr = np.asarray(values.indptr).astype(np.int64)
-    used = slice(int(indptr[-1]))  # there may be room for more
-    terms = np.asarray(values.data[used]).astype(np.int64) * weights[np.asarray(values.indices[used])]
-    upto = np.concatenate([[0], np.cumsum(terms)])
-    return np.diff(upto[indptr]).tolist()
+        return (np.asarray(values).reshape(-1, len(weights)).astype(np.int64) @ weights).tolist()
+    upto = np.concatenate([[0], np.cumsum(values.data.astype(np.int64) * weights[values.indices])])
+    return np.diff(upto[values.indptr]).tolist()

@@ -102,9 +102,14 @@ def _step(kind: str, seconds: float) -> Callable[[], None]:
 
     # Small enough that XLA runs it on one core, whatever the number of cores.
     run = jax.jit(lambda x, n: jax.lax.fori_loop(0, n, lambda _, y: y * 0.999 + 0.001, x))
-    x, trial = np.ones(256, np.float32), 20_000
-    run(x, trial).block_until_ready()
-    start = time.perf_counter()
-    run(x, trial).block_until_ready()
-    needed = max(1, round(trial * seconds / (time.perf_counter() - start)))
-    return lambda: run(x, needed).block_until_ready()
+    x, turns = np.ones(256, np.float32), 1000
+
+    def timed(turns: int) -> float:
+        start = time.perf_counter()
+        run(x, turns).block_until_ready()
+        return time.perf_counter() - start
+
+    timed(turns)  # compiles
+    for _ in range(8):  # what one turn takes is told by as many as a step will have
+        turns = max(1, round(turns * seconds / min(timed(turns), timed(turns), timed(turns))))
+    return lambda: run(x, turns).block_until_ready()
