@@ -28,7 +28,18 @@ from benchmarks.tables import write_json
 
 CLASS_SETTING = "32x128x32"
 SETTINGS = {"annbatch-class": CLASS_SETTING, "annbatch-random": "256x64x256"}
-SWEEP = (CLASS_SETTING, "32x32x32", "32x512x32", "16x256x32", "8x512x32", "64x64x64", f"{CLASS_SETTING}@zarr")
+SWEEP = (
+    CLASS_SETTING,
+    "32x512x32",
+    "32x64x32",
+    "32x32x32",
+    "32x16x32",
+    "16x64x32",
+    "8x512x32",
+    "64x64x64",
+    "64x32x64",
+    f"{CLASS_SETTING}@zarr",
+)
 SWEEP_ROUNDS = 2
 MEMORY_LIMIT = "512MiB"  # of converting lazypert's store, which is not measured here
 MAIN, IN_ORDER, SMALL = "the screen", "in grouped order", "smaller"

@@ -70,18 +70,23 @@ def best_setting(trials: list[Run]) -> str | None:
 def overlaps(runs: list[Run]) -> list[Run]:
     """For each endpoint and kind of step, how far loading and steps together exceed the longer of the two.
 
-    A ``ratio`` of 1 is perfect overlap; 2 is none, as both take the same time.
+    A ``ratio`` of 1 is perfect overlap; 2 is none, as both take the same time. ``floor`` is what the
+    ratio would be if every core were busy from beginning to end: where it is above 1, both together
+    have more work than the cores do in that time.
     """
     results = []
     for endpoint, kind in dict.fromkeys((run["endpoint"], run["kind"]) for run in runs):
         mine = [run for run in runs if (run["endpoint"], run["kind"]) == (endpoint, kind)]
-        ratios = [run["both_seconds"] / max(run["load_seconds"], run["step_seconds"]) for run in mine]
+        longer = [max(run["load_seconds"], run["step_seconds"]) for run in mine]
         results.append(
             {
                 "endpoint": endpoint,
                 "kind": kind,
                 "runs": len(mine),
-                "ratio": _spread(ratios),
+                "ratio": _spread([run["both_seconds"] / most for run, most in zip(mine, longer, strict=True)]),
+                "floor": median(
+                    max(1, run["cpu_seconds_each_core"] / most) for run, most in zip(mine, longer, strict=True)
+                ),
                 **{key: median(run[key] for run in mine) for key in ("load_seconds", "step_seconds", "both_seconds")},
             }
         )

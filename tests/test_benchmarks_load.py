@@ -67,7 +67,7 @@ def command(work, *arguments):
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stderr + done.stdout
     return json.loads((work / "load.json").read_text()), done.stdout
 
 
@@ -87,7 +87,8 @@ class TestTheCommand:
             ("csr", "sleep"),
             ("csr", "compute"),
         ]
-        assert all(found["ratio"]["median"] > 0.9 for found in seen["overlap"])
+        assert all(found["ratio"]["median"] > 0.5 for found in seen["overlap"])
+        assert all(found["floor"] >= 1 for found in seen["overlap"])
         assert printed.strip() == (tmp_path / "load.md").read_text().strip()
         assert (tmp_path / "load.png").read_bytes().startswith(b"\x89PNG")
         assert str(tmp_path) not in (tmp_path / "load.json").read_text() + printed
@@ -420,6 +421,8 @@ class TestProcesses:
 
 
 class TestSummary:
+    STEP = ("endpoint", "kind", "load_seconds", "step_seconds", "both_seconds", "cpu_seconds_each_core")
+
     def test_ratios_are_taken_within_a_round(self):
         mine = [a_run(number=n, cells_per_s=s) for n, s in enumerate([10, 30, 20])]
         theirs = [a_run("annbatch-class", number=n, cells_per_s=s) for n, s in ((2, 5), (0, 2), (1, 10))]
@@ -449,11 +452,12 @@ class TestSummary:
 
     def test_overlap_is_over_the_longer_of_the_two(self):
         runs = [
-            {"endpoint": "csr", "kind": "sleep", "load_seconds": a, "step_seconds": b, "both_seconds": c}
-            for a, b, c in ((2, 1, 3), (1, 2, 2), (1, 1, 1.25))
+            dict(zip(self.STEP, ("csr", "sleep", *seconds), strict=True))
+            for seconds in ((2, 1, 3, 3), (1, 2, 2, 1), (1, 1, 1.25, 1.25))
         ]
         (found,) = load_summary.overlaps(runs)
         assert found["ratio"] == {"min": 1, "median": 1.25, "max": 1.5}
+        assert found["floor"] == 1.25
         assert found["runs"] == 3
 
 
@@ -466,7 +470,7 @@ def test_tables_have_a_row_for_every_result():
         for endpoint in rival.endpoints
         if cache == "warm" or rival.cold
     ]
-    steps = [{"endpoint": "csr", "kind": "sleep", "load_seconds": 1, "step_seconds": 1, "both_seconds": 1.5}]
+    steps = [dict(zip(TestSummary.STEP, ("csr", "sleep", 1, 1, 1.5, 1.25), strict=True))]
     screen = {"cells": 1, "genes": 1, "nnz": 1, "bytes": 1, "groups": 1, "median_group": 1}
     text = load_report.markdown(
         {
