@@ -1,4 +1,4 @@
-"""The picture of a report: time, peak memory and size of the store, a group of bars a rival."""
+"""The picture of the report on conversion, and the bars that pictures are made of."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 GIB = 1024**3
-COLOURS = ("#2a6f97", "#e09f3e")  # of the uncompressed file and the gzip one
+OWN = "lazypert"
+COLOURS = ("#2a6f97", "#e09f3e")  # of the groups of bars: two at most
 INK, PALE = "#222222", "#666666"
 
 
@@ -36,19 +37,28 @@ def draw(report: dict[str, Any], path: Path) -> None:
         (panels[1], f"Peak memory ({unit})", _values(results, "peak_bytes", size)),
         (panels[2], f"Store ({unit})", _values(results, "store_bytes", size)),
     ):
-        _bars(axes, rivals, screens, values)
+        bars(axes, rivals, screens, values)
         axes.set_title(title, loc="left", fontsize=11, color=INK, pad=2)
-    panels[0].set_yticks(range(len(rivals)), rivals, fontsize=11, color=INK)
-    panels[0].invert_yaxis()
-    for label in panels[0].get_yticklabels():
-        label.set_fontweight("bold" if label.get_text() == "lazypert" else "normal")
-    figure.suptitle(_title(report), x=0.01, ha="left", fontsize=13, color=INK)
-    if len(screens) > 1:
-        handles = [
-            Patch(color=colour, label=f"from {screen} .h5ad") for colour, screen in zip(COLOURS, screens, strict=False)
-        ]
-        figure.legend(handles=handles, loc="outside lower left", ncols=len(screens), frameon=False, fontsize=10)
+    label_rows(rivals, panels[0])
+    groups = [f"from {screen} .h5ad" for screen in screens]
     caption = f"shorter is better; medians of {results[0]['runs']} runs, lines from least to most"
+    finish(figure, path, title=_title(report), groups=groups, caption=caption)
+
+
+def label_rows(rivals: list[str], *panels: Axes) -> None:
+    """Name the rows of panels that share them, lazypert in bold, the first on top."""
+    panels[0].set_yticks(range(len(rivals)), rivals)
+    panels[0].invert_yaxis()
+    for label in (label for axes in panels for label in axes.get_yticklabels()):
+        label.set(fontsize=11, color=INK, fontweight="bold" if label.get_text() == OWN else "normal")
+
+
+def finish(figure: Figure, path: Path, *, title: str, groups: list[str], caption: str) -> None:
+    """Add what says how to read it, and write it."""
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13, color=INK)
+    if len(groups) > 1:
+        handles = [Patch(color=colour, label=group) for colour, group in zip(COLOURS, groups, strict=False)]
+        figure.legend(handles=handles, loc="outside lower left", ncols=len(groups), frameon=False, fontsize=10)
     figure.supxlabel(caption, x=0.99, ha="right", fontsize=9, color=PALE)
     figure.savefig(path, dpi=150, facecolor="white")
 
@@ -74,18 +84,18 @@ def _values(results: list[dict[str, Any]], key: str, unit: int) -> dict[tuple[st
     return found
 
 
-def _bars(
-    axes: Axes, rivals: list[str], screens: list[str], values: dict[tuple[str, str], tuple[float, float, float]]
+def bars(
+    axes: Axes, rivals: list[str], groups: list[str], values: dict[tuple[str, str], tuple[float, float, float]]
 ) -> None:
-    """Draw one bar a rival and screen, as long as the median; a line spans least to most, where they differ."""
-    height = 0.8 / len(screens)
+    """Draw one bar a rival and group, as long as the median; a line spans least to most, where they differ."""
+    height = 0.8 / len(groups)
     longest = max(most for _, _, most in values.values())
-    for number, screen in enumerate(screens):
-        shift = (number - (len(screens) - 1) / 2) * height
+    for number, group in enumerate(groups):
+        shift = (number - (len(groups) - 1) / 2) * height
         for row, rival in enumerate(rivals):
-            if (rival, screen) not in values:
+            if (rival, group) not in values:
                 continue
-            least, middle, most = values[rival, screen]
+            least, middle, most = values[rival, group]
             y = row + shift
             axes.barh(y, middle, 0.92 * height, color=COLOURS[number])
             if most - least > 0.01 * longest:
@@ -101,4 +111,4 @@ def _bars(
 
 
 def _short(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"

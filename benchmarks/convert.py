@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
@@ -15,11 +13,13 @@ from typing import Any
 
 from benchmarks import report as reports
 from benchmarks import screens
-from benchmarks.machine import ROOT, machine, versions
+from benchmarks.machine import machine, versions
 from benchmarks.measure import warm
+from benchmarks.processes import RunFailedError, run_worker
 from benchmarks.rivals import RIVALS
 from benchmarks.screens import Screen
 from benchmarks.summary import LARGE, PLAIN, disagreements, scaling, summarise
+from benchmarks.tables import write_json
 
 GZIP = "gzip"
 OWN = "lazypert"
@@ -39,10 +39,6 @@ class Options:
     scaling: bool = False
     memory_limit: str = "512MiB"
     work: Path = Path("benchmarks/results")
-
-
-class RunFailedError(RuntimeError):
-    """A rival's process came to nothing; the message is the last line of what it said."""
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -67,7 +63,7 @@ def run(options: Options) -> dict[str, Any]:
         for screen, rival in _jobs(options, able, number):
             _one(rival, made[screen], number, options, work, report)
         _conclude(report)
-        reports.write_json(report, work / "convert.json")
+        write_json(report, work / "convert.json")
     _publish(report, work)
     return report
 
@@ -127,19 +123,11 @@ def _measure(rival: str, screen: Screen, options: Options, work: Path) -> dict[s
     arguments = [rival, str(screen.path), str(folder / "store.zarr"), options.memory_limit]
     try:
         warm(screen.path)
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks._worker", *arguments],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return run_worker("benchmarks._worker", *arguments)
+    except RunFailedError as error:
+        raise RunFailedError(str(error).replace(str(work), options.work.name)) from None
     finally:
         shutil.rmtree(folder)
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise RunFailedError(f"exit status {done.returncode}: {said[-1]}".replace(str(work), options.work.name))
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _conclude(report: dict[str, Any]) -> None:

@@ -27,10 +27,10 @@ def machine() -> dict[str, str | int]:
     }
 
 
-def versions() -> dict[str, str | None]:
-    """Versions of the packages that matter, and the commit of lazypert; None for what is not there."""
+def versions(*more: str) -> dict[str, str | None]:
+    """Versions of the packages that matter and of some more, and the commit; None for what is not there."""
     found: dict[str, str | None] = {}
-    for name in PACKAGES:
+    for name in (*PACKAGES, *more):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

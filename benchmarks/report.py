@@ -1,23 +1,20 @@
-"""A report as JSON and as Markdown tables."""
+"""The report on conversion as Markdown tables."""
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.rivals import RIVALS
 from benchmarks.summary import BASELINES
+from benchmarks.tables import Columns, Result, notes, spread, table, where_from
 from lazypert.memory import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
-Result = dict[str, Any]
-Columns = dict[str, "Callable[[Result], str]"]
-
+WHAT = ("screen", "rival")
 SPEED: Columns = {
-    "seconds, median (min-max)": lambda r: "{median:.2f} ({min:.2f}-{max:.2f})".format(**r["seconds"]),
+    "seconds, median (min-max)": lambda r: spread(r["seconds"], ".2f"),
     "cells/s": lambda r: f"{r['cells_per_s']:,.0f}",
     "nonzeros/s": lambda r: f"{r['nnz_per_s'] / 1e6:,.1f} M",
     "peak memory": lambda r: format_bytes(r["peak_bytes"]["median"]),
@@ -42,27 +39,20 @@ COMPARISON = {
 }
 
 
-def write_json(report: dict[str, Any], path: Path) -> None:
-    """Write the report; a run that is cut short leaves that of the rounds before."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(report, indent=2) + "\n")
-    partial.replace(path)
-
-
 def markdown(report: dict[str, Any]) -> str:
     """Every table, and what is needed to understand them."""
     parts = ["# Conversion", _setting(report)]
     if report["results"]:
-        parts += [_table(report["results"], SPEED), "## What it took", _table(report["results"], EFFORT)]
+        parts += [table(report["results"], WHAT, SPEED), "## What it took", table(report["results"], WHAT, EFFORT)]
     for base in BASELINES:
         compared = [result for result in report["results"] if base in result["ratios"]]
         if compared:
             columns = {title: _ratio(base, key) for key, title in COMPARISON.items()}
             title = f"## Against {base}, run by run of the same round (below 1: less than {base} needs)"
-            parts += [title, _table(compared, columns)]
+            parts += [title, table(compared, WHAT, columns)]
     if report["scaling"]:
         parts += ["## Scaling of lazypert", _scaling(report["scaling"])]
-    parts += [_notes(title, report[title]) for title in ("skipped", "failed") if report[title]]
+    parts += [notes(title, report[title]) for title in ("skipped", "failed") if report[title]]
     if report["disagreements"]:
         parts += ["## Stores that differ", "\n".join(f"- {line}" for line in report["disagreements"])]
     return "\n\n".join(parts) + "\n"
@@ -76,21 +66,7 @@ def _ratio(base: str, key: str) -> Callable[[Result], str]:
     return column
 
 
-def _table(results: list[Result], columns: Columns) -> str:
-    rows = [["screen", "rival", *columns]]
-    rows += [[r["screen"], r["rival"], *(show(r) for show in columns.values())] for r in results]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
-        lines.append(f"| {' | '.join(cells)} |")
-    rule = [("-" * w) if i < 2 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    lines.insert(1, f"| {' | '.join(rule)} |")
-    return "\n".join(lines)
-
-
 def _setting(report: dict[str, Any]) -> str:
-    machine, versions = report["machine"], report["versions"]
     screens = [
         f"- {name}: {s['cells']:,} cells x {s['genes']:,} genes, {s['nnz']:,} nonzeros, {format_bytes(s['bytes'])}"
         for name, s in report["screens"].items()
@@ -101,10 +77,7 @@ def _setting(report: dict[str, Any]) -> str:
         [
             f"{rounds} round(s), {report['made']}, lazypert's memory limit {report['options']['memory_limit']}.",
             "",
-            f"{machine['processor']}, {machine['cpus']} CPUs, {format_bytes(machine['memory'])}, {machine['system']}, "
-            f"Python {machine['python']}, "
-            + ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-            + ".",
+            where_from(report),
             "",
             *screens,
             "",
@@ -119,7 +92,3 @@ def _scaling(found: dict[str, float]) -> str:
         f"({found['time_over_linear']:.2f} of linear), {found['peak_ratio']:.2f} times the peak memory "
         f"({found['peak_over_imports_ratio']:.2f} over the imports), {found['store_ratio']:.2f} times the store."
     )
-
-
-def _notes(title: str, reasons: dict[str, str]) -> str:
-    return "\n".join([f"## {title.capitalize()}", "", *(f"- {name}: {reason}" for name, reason in reasons.items())])

@@ -1,4 +1,4 @@
-"""The screens to convert: simulated once in the work folder, then found there by the name.
+"""The screens to convert and to load: simulated once in the work folder, then found there by the name.
 
 One screen is simulated. The others hold the same rows: compressed, or several times over under new
 names. Both copies stream, so they need no more memory for a larger screen.
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from lazypert.simulate import SimulationConfig, simulate_screen
 
@@ -24,6 +25,32 @@ if TYPE_CHECKING:
 
 GZIP_LEVEL = 4  # as in adata.write_h5ad(path, compression="gzip")
 NUMBERS, STRINGS = 1 << 22, 1 << 17  # values held at once: 16 MiB of numbers, some 10 MiB of strings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Groups:
+    """How the cells of a screen fall into groups.
+
+    Parameters
+    ----------
+    cell_types, perturbations
+        How many of each; the control is one of the perturbations, and so is "unassigned".
+    in_order
+        Whether cells lie sorted by both, as some loaders need them; these are other cells than those
+        of the screen in random order, drawn in the same way.
+    """
+
+    cell_types: int
+    perturbations: int
+    in_order: bool = False
+
+    def options(self) -> dict[str, Any]:
+        """The same in the words of `SimulationConfig`."""
+        return {
+            "cell_types": tuple(f"Type{number}" for number in range(1, self.cell_types + 1)),
+            "n_perturbations": self.perturbations - 2,
+            "order": "grouped" if self.in_order else "random",
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +73,49 @@ class Screen:
         return cls(name=name, path=path, cells=cells, genes=genes, nnz=nnz, bytes=path.stat().st_size)
 
 
-def plain(folder: Path, *, cells: int, genes: int, nnz: float) -> Path:
-    """Return the simulated screen, its cells in random order; `nnz` is the mean a cell."""
-    path = folder / f"screen-{cells}x{genes}-nnz{nnz:g}.h5ad"
+def plain(folder: Path, *, cells: int, genes: int, nnz: float, groups: Groups | None = None) -> Path:
+    """Return the simulated screen, its cells in random order unless `groups` says so; `nnz` is the mean a cell."""
+    tail = "" if groups is None else f"-{groups.cell_types}x{groups.perturbations}{'-grouped' * groups.in_order}"
+    path = folder / f"screen-{cells}x{genes}-nnz{nnz:g}{tail}.h5ad"
     if not path.exists():
-        simulate_screen(path, SimulationConfig(n_cells=cells, n_genes=genes, nnz_per_cell=nnz))
+        options: dict[str, Any] = {} if groups is None else groups.options()
+        simulate_screen(path, SimulationConfig(n_cells=cells, n_genes=genes, nnz_per_cell=nnz, **options))
     return path
+
+
+def with_hvg(source: Path) -> Path:
+    """Return a file that shows `source`, and its highly variable genes dense as ``obsm["X_hvg"]``.
+
+    X stays where it is, in `source`, beside which the file must lie.
+    """
+    path = source.with_name(f"{source.stem}-hvg.h5ad")
+    if not path.exists():
+        with h5py.File(source) as read, _replacing(path) as write:
+            write.attrs.update(read.attrs)
+            for name in read:
+                if name == "X":
+                    write["X"] = h5py.ExternalLink(source.name, "X")
+                else:
+                    read.copy(name, write)
+            hvg = read["var/highly_variable"][:]
+            made = write["obsm"].create_dataset("X_hvg", (read["X"].attrs["shape"][0], int(hvg.sum())), np.float32)
+            made.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+            for start, rows in row_blocks(read["X"]):
+                made[start : start + rows.shape[0]] = rows[:, hvg].toarray()
+    return path
+
+
+def row_blocks(matrix: h5py.Group) -> Iterator[tuple[int, csr_matrix]]:
+    """Read a CSR matrix piece by piece: the number of the first row, and the rows."""
+    indptr, shape = matrix["indptr"][:].astype(np.int64), matrix.attrs["shape"]
+    step = max(1, int(NUMBERS / max(1, indptr[-1] / shape[0])))
+    for start in range(0, shape[0], step):
+        upto = indptr[start : start + step + 1]
+        span = slice(int(upto[0]), int(upto[-1]))
+        yield (
+            start,
+            csr_matrix((matrix["data"][span], matrix["indices"][span], upto - upto[0]), (len(upto) - 1, shape[1])),
+        )
 
 
 def compressed(source: Path) -> Path:

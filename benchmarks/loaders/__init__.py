@@ -1,0 +1,88 @@
+"""The rivals of the loading benchmark, each called as its documentation says, to the same endpoints."""
+
+from __future__ import annotations
+
+from benchmarks.loaders import annbatch, cell_load, diffbio, lazypert, limit
+from benchmarks.loaders.base import CHUNKS, DENSE, ENDPOINTS, FORMS, WITH_CONTROLS, Rival
+
+OWN, LIMIT, BEST = "lazypert", "limit", "annbatch-best"
+STORE, GROUPED, SHUFFLED = "lazypert's store", "annbatch's grouped collection", "annbatch's shuffled collection"
+FILE, GROUPED_FILE, SMALL_FILE = "the file", "a file in grouped order", "a smaller file"
+
+_ANNBATCH = ("annbatch", "annbatch.samplers", "anndata", "jax", "pandas", "scipy.sparse", "zarr")
+_CELL_LOAD = ("cell_load.data_modules", "torch")
+
+RIVALS = {
+    OWN: Rival(
+        open=lazypert.open_lazypert,
+        modules=("lazypert", "lazypert.loader", "lazypert.pipeline", "jax"),
+        package="lazypert",
+        reads=STORE,
+        endpoints=ENDPOINTS,
+        about="its loader; every cell once an epoch, short sentences filled up from their group",
+    ),
+    LIMIT: Rival(
+        open=limit.open_limit,
+        modules=("lazypert", "lazypert.pipeline", "numcodecs.blosc", "zarr"),
+        package="lazypert",
+        reads=STORE,
+        endpoints=(CHUNKS,),
+        about="no loader: decodes the chunks of lazypert's sentences from memory into one buffer, nothing else",
+        cold=False,
+    ),
+    "annbatch-class": Rival(
+        open=annbatch.open_classes,
+        modules=_ANNBATCH,
+        package="annbatch",
+        reads=GROUPED,
+        endpoints=ENDPOINTS,
+        about="ClassSampler; controls from a second loader, paired by cell type",
+    ),
+    BEST: Rival(
+        open=annbatch.open_classes,
+        modules=_ANNBATCH,
+        package="annbatch",
+        reads=GROUPED,
+        endpoints=ENDPOINTS,
+        about="the same with the fastest setting of the sweep",
+    ),
+    "annbatch-random": Rival(
+        open=annbatch.open_random,
+        modules=_ANNBATCH,
+        package="annbatch",
+        reads=SHUFFLED,
+        endpoints=FORMS,
+        about="no sentences: random batches of any classes",
+        coherent=False,
+    ),
+    "cell-load": Rival(
+        open=cell_load.open_random_order,
+        modules=_CELL_LOAD,
+        package="cell-load",
+        reads=FILE,
+        endpoints=(DENSE + WITH_CONTROLS, "hvg" + WITH_CONTROLS),
+        about="its data module on the .h5ad in random order; PyTorch's tensors; hvg from obsm",
+        slow=True,
+    ),
+    "cell-load-grouped": Rival(
+        open=cell_load.open_grouped_order,
+        modules=_CELL_LOAD,
+        package="cell-load",
+        reads=GROUPED_FILE,
+        endpoints=(DENSE + WITH_CONTROLS, "hvg" + WITH_CONTROLS),
+        about="the same with consecutive loading, on an .h5ad in grouped order",
+        slow=True,
+    ),
+    "diffbio": Rival(
+        open=diffbio.open_elements,
+        modules=("diffbio.pipelines.perturbation", "jax"),
+        package="diffbio",
+        reads=SMALL_FILE,
+        endpoints=tuple(endpoint for endpoint in ENDPOINTS if not endpoint.startswith("csr")),
+        about="a loop over its pipeline's elements, on a smaller screen, as it holds the whole matrix dense",
+        coherent=False,  # its short sentences stay short
+        slow=True,
+        cold=False,
+    ),
+}
+"""Everyone, by name; the modules of each are imported in its own process only."""

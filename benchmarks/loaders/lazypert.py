@@ -1,0 +1,135 @@
+"""lazypert's loader, and how well it hides behind a model's step."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.loaders.base import BATCH, CELL_TYPE, CONTROL, CSR, PERTURBATION, Delivery, Genes, Job, Opened
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+SLEEP, COMPUTE = "sleep", "compute"
+STEPS = (SLEEP, COMPUTE)
+
+
+def pipeline(job: Job) -> Any:
+    """The whole screen, set up for training."""
+    from lazypert import PerturbationPipeline, PerturbationPipelineConfig
+
+    config = PerturbationPipelineConfig(
+        pert_col=PERTURBATION,
+        cell_type_col=CELL_TYPE,
+        batch_col=BATCH,
+        control_pert=CONTROL,
+        output_space="all",
+        sentence_size=job.sentence_size,
+        sentences_per_batch=job.sentences_per_batch,
+        train_frac=1.0,
+        valid_frac=0.0,
+    )
+    return PerturbationPipeline(config).setup(job.source)
+
+
+def _loader(job: Job, genes: Genes) -> Any:
+    return pipeline(job).loader(
+        "train",
+        n_basal_samples=int(job.controls),
+        layout="csr" if job.form == CSR else "dense",
+        genes=np.array(genes.names)[genes.hvg].tolist() if job.form == "hvg" else None,
+        to="numpy" if job.form == CSR else "jax",
+        threads=job.threads,
+    )
+
+
+def open_lazypert(job: Job, genes: Genes) -> Opened:
+    """Sentences of all groups, each cell once an epoch."""
+    loader = _loader(job, genes)
+
+    def epoch(number: int) -> Iterator[Delivery]:
+        loader.set_epoch(number)
+        for batch in loader:
+            _wait(batch)
+            fillers = np.asarray(batch.is_filler)
+            yield Delivery(len(fillers), batch.counts, batch.controls, int(fillers.sum()))
+
+    return Opened(epoch)
+
+
+def _wait(batch: Any) -> None:
+    import jax
+
+    jax.block_until_ready((batch.counts, batch.controls))  # NumPy's arrays are ready
+
+
+def overlap(job: Job, genes: Genes, kind: str) -> dict[str, Any]:
+    """Seconds of whole epochs alone, of as many model steps alone, and of both together.
+
+    A step takes as long as a batch takes to load. `SLEEP` leaves the processor to the loader, as a
+    model on an accelerator does; `COMPUTE` is compiled, and keeps one core busy. The processor's
+    seconds tell what no loader could hide: work for more cores than there are.
+    """
+    loader = _loader(job, genes)
+    _epoch(loader)  # what is compiled or opened once is no part of this
+    start, epochs, batches = _now(), 0, 0
+    while not epochs or (_now() - start)[0] < job.seconds:
+        epochs, batches = epochs + 1, batches + _epoch(loader)
+    load, load_cpu = _now() - start
+    step = _step(kind, load / batches)
+    start = _now()
+    for _ in range(batches):
+        step()
+    steps, steps_cpu = _now() - start
+    start = _now()
+    for _ in range(epochs):
+        _epoch(loader, step)
+    both, _ = _now() - start
+    return {
+        "epochs": epochs,
+        "batches": batches,
+        "load_seconds": load,
+        "step_seconds": steps,
+        "both_seconds": both,
+        "cpu_seconds_each_core": (load_cpu + steps_cpu) / len(os.sched_getaffinity(0)),
+    }
+
+
+def _now() -> NDArray[np.float64]:
+    """Seconds on the wall, and of the processor in this process."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def _epoch(loader: Any, step: Callable[[], None] | None = None) -> int:
+    batches = 0
+    for batch in loader:
+        _wait(batch)
+        batches += 1
+        if step is not None:
+            step()
+    return batches
+
+
+def _step(kind: str, seconds: float) -> Callable[[], None]:
+    if kind == SLEEP:
+        return lambda: time.sleep(seconds)
+    import jax
+
+    # Small enough that XLA runs it on one core, whatever the number of cores.
+    run = jax.jit(lambda x, n: jax.lax.fori_loop(0, n, lambda _, y: y * 0.999 + 0.001, x))
+    x, turns = np.ones(256, np.float32), 1000
+
+    def timed(turns: int) -> float:
+        start = time.perf_counter()
+        run(x, turns).block_until_ready()
+        return time.perf_counter() - start
+
+    timed(turns)  # compiles
+    for _ in range(8):  # what one turn takes is told by as many as a step will have
+        turns = max(1, round(turns * seconds / min(timed(turns), timed(turns), timed(turns))))
+    return lambda: run(x, turns).block_until_ready()
