@@ -41,6 +41,8 @@ class Annotations:
         unknown = [name for name in extras if name not in EXTRAS]
         if unknown:
             raise ConfigError(f"extras: got {unknown[0]!r}, expected names from {EXTRAS}.")
+        if text_width < 1:
+            raise ConfigError(f"text_width: got {text_width!r}, expected at least 1.")
         self._source, self._extras, self._text_width = source, tuple(extras), text_width
         self._obs = tuple(dict.fromkeys(obs))
         self.labels = {column: labels for column in self._obs if (labels := source.obs_labels(column)) is not None}

@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
 
 def read_ahead(
@@ -18,7 +18,7 @@ def read_ahead(
     threads: int,
     ahead: int,
     n_blocks: int,
-) -> Iterator[Any]:
+) -> Generator[Any]:
     """Yield ``make_batch(read_block(step // per_block), step)`` for each step, in order.
 
     Each block is read by one thread, each batch made by one; several are under way at once. What comes

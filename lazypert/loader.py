@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -19,7 +20,7 @@ from lazypert.feed import read_ahead
 from lazypert.memory import cpu_count, parse_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     from numpy.typing import NDArray
 
@@ -133,8 +134,8 @@ class Loader:
         self._share_out(parse_bytes(memory_limit), fixed_pairs=fixed_pairs)
         self.epoch = 0
         self._start = 0
+        self._latest = _Position(0, 0)
         self._arranged: Epoch | None = None
-        self._latest: LoaderIterator | None = None
 
     def _check(self, fixed_pairs: bool) -> None:
         for name, least in (("n_basal_samples", 0), ("threads", 1), ("prefetch", 1), ("n_hosts", 1), ("host", 0)):
@@ -270,6 +271,7 @@ class Loader:
         if epoch < 0:
             raise ConfigError(f"epoch: got {epoch!r}, expected a non-negative integer.")
         self.epoch, self._start = epoch, 0
+        self._latest = _Position(epoch, 0)
 
     def _epoch(self, number: int) -> Epoch:
         arranged = self._arranged
@@ -278,9 +280,9 @@ class Loader:
         return arranged
 
     def __iter__(self) -> LoaderIterator:
-        self._latest = LoaderIterator(self, self.epoch, self._start)
-        self._start = 0
-        return self._latest
+        # Threads know the loader: were the iterator known to it too, it would never be collected.
+        self._latest, self._start = _Position(self.epoch, self._start), 0
+        return LoaderIterator(self, self._latest)
 
     def batch(self, step: int, epoch: int) -> PerturbationBatch:
         """Read batch `step` of an epoch, by itself."""
@@ -295,11 +297,10 @@ class Loader:
 
         Save it with a model; `load_state_dict` of a loader made alike goes on from there.
         """
-        latest = self._latest
-        return self._state(self.epoch, self._start) if latest is None else latest.get_state()
+        return self._state(self._latest)
 
-    def _state(self, epoch: int, step: int) -> dict[str, Any]:
-        return {"version": STATE_VERSION, "epoch": epoch, "step": step, "plan": self._fingerprint()}
+    def _state(self, at: _Position) -> dict[str, Any]:
+        return {"version": STATE_VERSION, "epoch": at.epoch, "step": at.step, "plan": self._fingerprint()}
 
     def _fingerprint(self) -> dict[str, Any]:
         """What must be the same for a step to mean the same."""
@@ -324,10 +325,10 @@ class Loader:
         ConfigError
             When the state is of another version or of a loader made otherwise.
         """
-        self.epoch, self._start = self._checked(state)
-        self._latest = None
+        self._latest = self._checked(state)
+        self.epoch, self._start = self._latest.epoch, self._latest.step
 
-    def _checked(self, state: dict[str, Any]) -> tuple[int, int]:
+    def _checked(self, state: dict[str, Any]) -> _Position:
         if not isinstance(state, dict) or state.get("version") != STATE_VERSION:
             raise ConfigError(
                 f"state: got {state!r}, expected what state_dict() of this version gives ('version': {STATE_VERSION})."
@@ -342,7 +343,7 @@ class Loader:
         epoch, step = state["epoch"], state["step"]
         if not (isinstance(epoch, int) and isinstance(step, int) and epoch >= 0 and 0 <= step):
             raise ConfigError(f"state: got epoch {epoch!r} and step {step!r}, expected non-negative integers.")
-        return epoch, step
+        return _Position(epoch, step)
 
     # From a block to a batch
 
@@ -441,16 +442,24 @@ class Loader:
         return jax.tree.map(lambda part: jax.make_array_from_process_local_data(place, part), batch)  # type: ignore[no-any-return]
 
 
+@dataclass(slots=True)
+class _Position:
+    """Epoch, and the next step in it."""
+
+    epoch: int
+    step: int
+
+
 class LoaderIterator:
     """One way through an epoch; may be shared by threads, each batch going to one of them.
 
     It also has what Grain asks of an iterator, `get_state` and `set_state`.
     """
 
-    def __init__(self, loader: Loader, epoch: int, step: int) -> None:
-        self._loader, self._epoch, self._step = loader, epoch, step
+    def __init__(self, loader: Loader, at: _Position) -> None:
+        self._loader, self._at = loader, at
         self._lock = threading.Lock()
-        self._batches: Iterator[PerturbationBatch] | None = None
+        self._batches: Generator[PerturbationBatch] | None = None
 
     def __iter__(self) -> LoaderIterator:
         return self
@@ -460,16 +469,16 @@ class LoaderIterator:
             if self._batches is None:
                 self._batches = self._open()
             batch = next(self._batches)
-            self._step += 1
+            self._at.step += 1
             return batch
 
-    def _open(self) -> Iterator[PerturbationBatch]:
+    def _open(self) -> Generator[PerturbationBatch]:
         loader = self._loader
-        epoch = loader._epoch(self._epoch)
+        epoch = loader._epoch(self._at.epoch)
         return read_ahead(
             lambda number: loader._blocks.read(epoch, number),
             loader._make,
-            range(min(self._step, epoch.n_batches), epoch.n_batches),
+            range(min(self._at.step, epoch.n_batches), epoch.n_batches),
             per_block=loader.plan.config.batches_per_block,
             threads=loader.threads,
             ahead=loader._ahead,
@@ -477,23 +486,22 @@ class LoaderIterator:
         )
 
     def close(self) -> None:
-        """End the background threads; the batches that are left are not read."""
+        """End the background threads; batches that are left are not read."""
         with self._lock:
             if self._batches is None:
-                self._batches = iter(())
-            elif hasattr(self._batches, "close"):
-                self._batches.close()
+                self._batches = self._open()
+            self._batches.close()
 
     def get_state(self) -> dict[str, Any]:
         """Epoch and next step; see `Loader.state_dict`."""
-        return self._loader._state(self._epoch, self._step)
+        return self._loader._state(self._at)
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from where `get_state` was taken."""
-        epoch, step = self._loader._checked(state)
+        at = self._loader._checked(state)
         self.close()
         with self._lock:
-            self._epoch, self._step, self._batches = epoch, step, None
+            self._at.epoch, self._at.step, self._batches = at.epoch, at.step, None
 
 
 def _small(rows: NDArray[np.int64]) -> NDArray[np.integer]:

@@ -2,8 +2,6 @@
 
 import gc
 import threading
-import time
-from collections import deque
 
 import jax
 import numpy as np
@@ -11,7 +9,8 @@ import pytest
 
 from lazypert import FewShotSplitter, FewShotSplitterConfig, PerturbationPipeline, PerturbationPipelineConfig
 from lazypert.controls import pools_of
-from lazypert.errors import ConfigError
+from lazypert.downsampling import DownsamplingConfig
+from lazypert.errors import ConfigError, LazypertError
 from lazypert.loader import Loader
 from lazypert.sampler import PerturbationSamplerConfig, SentencePlan
 
@@ -39,30 +38,6 @@ def loader_of(
 
 def alive():
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("lazypert-loader")]
-
-
-class Broken:
-    """A source that fails after some reads."""
-
-    def __init__(self, source, reads):
-        self.groups, self._source, self._left = source.groups, source, reads
-
-    def read_features(self, rows):
-        self._left -= 1
-        if self._left < 0:
-            raise OSError("the disk is gone")
-        return self._source.read_features(rows)
-
-
-class Slow(Broken):
-    def __init__(self, source):
-        super().__init__(source, 10**9)
-        self.reads = 0
-
-    def read_features(self, rows):
-        self.reads += 1
-        time.sleep(0.002)
-        return super().read_features(rows)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +107,7 @@ class TestBatches:
         assert type(doubled) is type(batch)
         assert doubled.sentence_size == batch.sentence_size == 7
         assert (doubled.counts == 2 * batch.counts).all()
-        assert len(jax.tree.leaves(batch)) == len(FIELDS)
+        assert len(jax.tree.leaves(batch)) == len(FIELDS)  # what was not asked for is not there
 
 
 class TestEpochs:
@@ -212,27 +187,6 @@ class TestThreads:
         assert alive() == []
         del iterator
 
-    @pytest.mark.parametrize("threads", [1, 4])
-    def test_pass_on_what_the_reader_raises(self, source, threads):
-        loader = loader_of(source, threads=threads)
-        loader.source = Broken(source, reads=7)  # two reads a batch
-        iterator = iter(loader)
-        with pytest.raises(OSError, match="the disk is gone"):
-            deque(iterator)
-        assert alive() == []
-        assert list(iterator) == []
-
-    def test_read_no_further_ahead_than_asked(self, source):
-        slow = Slow(source)
-        loader = loader_of(source, threads=4, prefetch=3)
-        loader.source = slow
-        iterator = iter(loader)
-        next(iterator)
-        time.sleep(0.2)
-        # The batch in hand, and three ahead of it.
-        assert slow.reads <= 2 * (1 + 3)
-        iterator.close()
-
     def test_serve_two_iterators_at_once(self, source):
         loader = loader_of(source)
         for one, other in zip(loader, loader, strict=True):
@@ -243,13 +197,46 @@ class TestThreads:
 def test_an_empty_split_has_no_batches(source):
     loader = loader_of(source, "valid")
     empty = SentencePlan.from_rows(loader.plan.config, source.groups, source.groups.rows(np.zeros(0, dtype=int)))
-    assert list(Loader(source, source.groups.rows(np.zeros(0, dtype=int)), empty, loader.pools)) == []
+    nothing = Loader(source, source.groups.rows(np.zeros(0, dtype=int)), empty, loader.pools)
+    assert (list(nothing), len(nothing)) == ([], 0)
 
 
-@pytest.mark.parametrize("name", ["n_basal_samples", "threads", "prefetch"])
+BAD_OPTIONS = {
+    "n_basal_samples": -1,
+    "threads": 0,
+    "prefetch": 0,
+    "n_hosts": 0,
+    "host": 1,
+    "layout": "coo",
+    "to": "torch",
+    "target_sum": 0.0,
+    "extras": ("colour",),
+    "text_width": 0,
+    "memory_limit": "much",
+}
+
+
+@pytest.mark.parametrize("name", BAD_OPTIONS)
 def test_options_are_checked_when_made(source, name):
-    with pytest.raises(ConfigError, match=f"{name}: got 0"):
-        loader_of(source, **{name: 0})
+    what = "Not a size" if name == "memory_limit" else f"{name}: got"
+    with pytest.raises(ConfigError, match=what):
+        loader_of(source, **{name: BAD_OPTIONS[name]})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"genes": ["nonesuch"]}, "genes: 'nonesuch' is not a gene"),
+        ({"genes": ["ENSG00000000000"] * 2}, "genes"),
+        ({"obs": ("nonesuch",)}, "obs column 'nonesuch'"),
+        ({"fixed_pairs": True, "n_basal_samples": 0}, "fixed_pairs"),
+        ({"downsampling": DownsamplingConfig(is_log1p_input=True)}, "downsampling"),
+        ({"downsampling": DownsamplingConfig(fraction=0.5, estimator="rounding")}, "downsampling"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(source, options, message):
+    with pytest.raises(LazypertError, match=message):
+        loader_of(source, **options)
 
 
 class TestThroughThePipeline:

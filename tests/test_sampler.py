@@ -23,12 +23,13 @@ def plan_of(codes, sentence_size, *, shuffle=True, **options):
 
 
 def epoch_of(plan, epoch=0):
-    """(n_sentences, sentence_size) cells and filler flags, batch by batch."""
-    batches = [plan.batch(step, epoch) for step in range(len(plan))]
-    if not batches:
+    """(n_sentences, sentence_size) cells and filler flags, block by block."""
+    arranged = plan.epoch(epoch)
+    blocks = [arranged.block(number, fill=False) for number in range(arranged.n_blocks)]
+    if not blocks:
         empty = np.empty((0, plan.config.sentence_size))
         return empty.astype(int), empty.astype(bool)
-    return np.concatenate([c for c, _ in batches]), np.concatenate([f for _, f in batches])
+    return np.concatenate([c for c, _ in blocks]), np.concatenate([f for _, f in blocks])
 
 
 @given(code_lists, lengths, st.integers(1, 4), st.integers(0, 3), st.booleans())
@@ -52,9 +53,10 @@ def test_drop_last_leaves_out_the_short_batch_only(codes, size, per_batch):
     plan = plan_of(codes, size, sentences_per_batch=per_batch)
     dropping = plan_of(codes, size, sentences_per_batch=per_batch, drop_last=True)
     assert len(dropping) == plan.n_sentences // per_batch
-    for step in range(len(dropping)):
-        assert dropping.batch(step, 3)[0].shape == (per_batch, size)
-        assert (dropping.batch(step, 3)[0] == plan.batch(step, 3)[0]).all()
+    kept, _ = epoch_of(dropping, 3)
+    assert kept.shape == (len(dropping) * per_batch, size)
+    whole = {tuple(sentence) for sentence in epoch_of(plan, 3)[0].tolist()}
+    assert {tuple(sentence) for sentence in kept.tolist()} <= whole
 
 
 @given(code_lists, lengths, st.integers(1, 8))
@@ -95,10 +97,12 @@ class TestEpochs:
             assert len(sentences(1, 1) & sentences(*other)) < 13
             assert order(1, 1) != order(*other)
 
-    def test_batches_can_be_asked_for_in_any_order(self):
-        plan = plan_of(self.codes, 8, sentences_per_batch=3)
-        whole = [plan.batch(step, 2)[0].tolist() for step in range(len(plan))]
-        assert [plan.batch(step, 2)[0].tolist() for step in reversed(range(len(plan)))] == whole[::-1]
+    def test_blocks_can_be_asked_for_in_any_order(self):
+        plan = plan_of(self.codes, 8, sentences_per_batch=3, shuffle_size=1)
+        numbers = range(plan.epoch(2).n_blocks)
+        assert len(numbers) == len(plan) == 9
+        whole = [plan.epoch(2).block(number)[0].tolist() for number in numbers]
+        assert [plan.epoch(2).block(number)[0].tolist() for number in reversed(numbers)] == whole[::-1]
 
     def test_leaves_numpys_global_state_alone(self):
         np.random.seed(1)  # noqa: NPY002
