@@ -27,8 +27,8 @@ from lazypert.verify import verify
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from lazypert.downsampling import DownsamplingConfig, ReadDownsampler
     from lazypert.batches import PerturbationBatch, SparseRows
+    from lazypert.downsampling import DownsamplingConfig, ReadDownsampler
     from lazypert.loader import Loader
 
 # These need JAX, which takes a second to import; they come when they are first named.

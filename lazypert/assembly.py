@@ -68,9 +68,7 @@ class ScatteredRows:
     blocks: Sequence[PlacedRows]
 
     @classmethod
-    def of(
-        cls, blocks: Sequence[PlacedRows], which: NDArray[np.integer], row: NDArray[np.integer]
-    ) -> ScatteredRows:
+    def of(cls, blocks: Sequence[PlacedRows], which: NDArray[np.integer], row: NDArray[np.integer]) -> ScatteredRows:
         """Rows by the number of their block, and their number in it."""
         like = blocks[0]
         for block in blocks:

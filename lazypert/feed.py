@@ -108,7 +108,11 @@ class _Feed:
                 if self._stopped or (self._next_batch >= self._end and self._next_block >= self._end_block):
                     return None
                 block = self._next_batch // self._per_block
-                if self._next_batch < self._end and self._next_batch <= self._taken + self._ahead and block in self._blocks:
+                if (
+                    self._next_batch < self._end
+                    and self._next_batch <= self._taken + self._ahead
+                    and block in self._blocks
+                ):
                     step, self._next_batch = self._next_batch, self._next_batch + 1
                     return lambda: self._make(step, block)
                 oldest = min(self._unmade, default=self._next_block)

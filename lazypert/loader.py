@@ -184,9 +184,13 @@ class Loader:
             wanted = names.get_indexer_for(list(genes)) if len(genes) else np.empty(0, np.int64)
             if (wanted < 0).any():
                 absent = str(list(genes)[int(np.flatnonzero(wanted < 0)[0])])
-                raise ColumnNotFoundError(f"genes: {absent!r} is not a gene of the screen. {near_matches(absent, names)}")
+                raise ColumnNotFoundError(
+                    f"genes: {absent!r} is not a gene of the screen. {near_matches(absent, names)}"
+                )
             if len(set(wanted.tolist())) != len(genes):
-                raise ConfigError("genes: got names that occur more than once, here or in the screen; expected each once.")
+                raise ConfigError(
+                    "genes: got names that occur more than once, here or in the screen; expected each once."
+                )
         elif self.source.config.output_space != "gene":
             return None
         assert wanted is not None
@@ -341,7 +345,7 @@ class Loader:
                     "the same only in a loader made alike."
                 )
         epoch, step = state["epoch"], state["step"]
-        if not (isinstance(epoch, int) and isinstance(step, int) and epoch >= 0 and 0 <= step):
+        if not (isinstance(epoch, int) and isinstance(step, int) and epoch >= 0 and step >= 0):
             raise ConfigError(f"state: got epoch {epoch!r} and step {step!r}, expected non-negative integers.")
         return _Position(epoch, step)
 

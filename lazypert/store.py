@@ -16,8 +16,8 @@ import zarr
 from lazypert.csr import CSRBlock, Place, PlacedRows, one_after_another
 from lazypert.errors import ColumnNotFoundError, StoreDamagedError, StoreNotFoundError, near_matches
 from lazypert.groups import AXES, Groups
-from lazypert.schema import FORMAT_VERSION, MARKER, TABLES, Grid, Roles, dense_dtype
 from lazypert.readers import ByteReader, LocalReader, RemoteReader
+from lazypert.schema import FORMAT_VERSION, MARKER, TABLES, Grid, Roles, dense_dtype
 from lazypert.shards import ShardedArray
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from stores import flip
 from zarr.codecs import BloscCodec, Crc32cCodec
 
+from lazypert.decoding import checksum
 from lazypert.errors import LazypertError, StoreDamagedError
 from lazypert.files import write_whole
-from lazypert.schema import CODEC, COUNTS_CODEC, Grid
-from lazypert.decoding import checksum
 from lazypert.readers import LocalReader
+from lazypert.schema import CODEC, COUNTS_CODEC, Grid
 from lazypert.shards import ShardedArray, encode_shard
 
 SIZES = [1, 5, 31, 32, 33, 128, 129, 200, 256, 300]

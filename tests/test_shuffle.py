@@ -10,8 +10,8 @@ from scipy import sparse
 
 from lazypert.converter import BlockSpec, RowBlock
 from lazypert.csr import CSRBlock
-from lazypert.schema import Grid
 from lazypert.readers import LocalReader
+from lazypert.schema import Grid
 from lazypert.shards import ShardedArray
 from lazypert.shuffle import Reduction, map_block, note_spills
 from lazypert.writer import Template
