@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from lazypert.csr import PlacedRows
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Treatment:
     """What is done to the values of a row, in this order.
 
@@ -46,6 +47,21 @@ class Treatment:
     def changes_values(self) -> bool:
         """Whether values come out as others than they are stored."""
         return self.fraction < 1 or self.target_depth is not None or self.target_sum is not None
+
+    @cached_property
+    def lookup(self) -> NDArray[np.integer]:
+        """Output column of each column; `n_columns` for left out.
+
+        As long as a power of two: what a column number has beyond is cut off, so that no content of a
+        store leads elsewhere, and none needs to be asked about. Empty when all columns stay as they are.
+        """
+        if self.columns is None:
+            return np.empty(0, np.uint16)
+        small = self.n_columns < 2**16
+        length = 1 << (len(self.columns) - 1).bit_length()
+        table: NDArray[Any] = np.full(length, self.n_columns, np.uint16 if small else np.uint32)
+        table[: len(self.columns)][self.columns >= 0] = self.columns[self.columns >= 0]
+        return table
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,7 +124,7 @@ class ScatteredRows:
         if treatment.columns is None:
             return self.length
         counts = np.empty(len(self), np.int64)
-        _count(*self._arguments(), treatment.columns, counts)
+        _count(*self._arguments(), treatment.lookup, treatment.n_columns, counts)
         return counts
 
     def pack(
@@ -134,10 +150,10 @@ class ScatteredRows:
 
 
 def _arguments(treatment: Treatment) -> tuple[Any, ...]:
-    all_columns = treatment.columns is None
     return (
-        np.empty(0, np.int32) if treatment.columns is None else treatment.columns,
-        all_columns,
+        treatment.lookup,
+        treatment.n_columns,
+        treatment.columns is None,
         treatment.changes_values,
         float(treatment.fraction),
         float(treatment.target_depth or 0.0),
@@ -194,12 +210,13 @@ def _treat(values: Any, key: Any, fraction: Any, target_depth: Any, target_sum: 
 @kernel
 def _dense(
     index_at: Any, value_at: Any, length: Any, index_like: Any, value_like: Any, keys: Any,
-    columns: Any, all_columns: Any, changes: Any, fraction: Any, target_depth: Any, target_sum: Any, out: Any,
+    lookup: Any, n_columns: Any, all_columns: Any, changes: Any, fraction: Any, target_depth: Any, target_sum: Any,
+    out: Any,
 ) -> None:  # fmt: skip
-    width, known = np.uint64(out.shape[1]), np.uint64(len(columns))
+    width, mask = np.uint64(n_columns), np.uint64(len(lookup) - 1)
     work = np.empty(length.max() if changes and len(length) else 0, np.float32)
     # Left-out columns are written too, beyond the row's end: that is faster than to ask each time.
-    longer = np.zeros(0 if all_columns else out.shape[1] + 1, np.float32)
+    longer = np.zeros(0 if all_columns else n_columns + 1, np.float32)
     for i in range(len(length)):
         indices = _array_at(index_at[i], length[i], index_like)
         values = _array_at(value_at[i], length[i], value_like)
@@ -215,31 +232,31 @@ def _dense(
         else:
             longer[:] = 0
             for k in range(length[i]):
-                col = np.uint64(indices[k])
-                into = min(np.uint64(columns[col]), width) if col < known else width  # -1 is larger than any
-                longer[into] = work[k] if changes else values[k]
-            out[i, :] = longer[: out.shape[1]]
+                longer[np.uint64(lookup[np.uint64(indices[k]) & mask])] = work[k] if changes else values[k]
+            out[i, :] = longer[:n_columns]
 
 
 @kernel
 def _count(
-    index_at: Any, value_at: Any, length: Any, index_like: Any, value_like: Any, columns: Any, counts: Any  # noqa: ARG001
+    index_at: Any, value_at: Any, length: Any, index_like: Any, value_like: Any,  # noqa: ARG001
+    lookup: Any, n_columns: Any, counts: Any,
 ) -> None:  # fmt: skip
+    mask = np.uint64(len(lookup) - 1)
     for i in range(len(length)):
         indices = _array_at(index_at[i], length[i], index_like)
         count = 0
         for k in range(length[i]):
-            col = np.uint64(indices[k])
-            count += columns[col] >= 0 if col < np.uint64(len(columns)) else False
+            count += lookup[np.uint64(indices[k]) & mask] < n_columns
         counts[i] = count
 
 
 @kernel
 def _pack(
     index_at: Any, value_at: Any, length: Any, index_like: Any, value_like: Any, keys: Any,
-    columns: Any, all_columns: Any, changes: Any, fraction: Any, target_depth: Any, target_sum: Any,
+    lookup: Any, n_columns: Any, all_columns: Any, changes: Any, fraction: Any, target_depth: Any, target_sum: Any,
     indptr: Any, out_indices: Any, out_values: Any,
 ) -> None:  # fmt: skip
+    mask = np.uint64(len(lookup) - 1)
     longest = length.max() if len(length) else 0
     work = np.empty(longest if changes else 0, np.float32)
     kept_indices = np.empty(0 if all_columns else longest + 1, out_indices.dtype)
@@ -262,11 +279,10 @@ def _pack(
             continue
         at = 0
         for k in range(length[i]):
-            col = np.uint64(indices[k])
-            into = columns[col] if col < np.uint64(len(columns)) else -1
+            into = lookup[np.uint64(indices[k]) & mask]
             kept_indices[at] = into
             kept_values[at] = work[k] if changes else values[k]
-            at += into >= 0  # else the next one takes its place
+            at += into < n_columns  # else the next one takes its place
         into_indices[:] = kept_indices[: len(into_indices)]
         into_values[:] = kept_values[: len(into_values)]
     end = indptr[len(length)]

@@ -193,9 +193,9 @@ class ControlPools:
         large = size > ARCS_AT_FIRST * arc if reach is not None else np.zeros(len(runs), dtype=bool)
         drawn = distinct_draws(words, rows, np.maximum(np.where(large, arc, size), 1), n)
         if reach is not None and large.any():
-            moved = turn // max(1, self.n_pools // 2)  # so that a turn costs about as little for many pools
-            n_arcs = max(1, min(reach // arc, ARCS_AT_FIRST + moved))
-            moved = moved - (hashed((*words, _WHICH_ARC), rows) % np.uint64(n_arcs)).astype(np.int64)
+            latest = turn // max(1, self.n_pools // 2)  # so that a turn costs about as little for many pools
+            n_arcs = max(1, min(reach // arc, ARCS_AT_FIRST + latest))
+            moved = latest - (hashed((*words, _WHICH_ARC), rows) % np.uint64(n_arcs)).astype(np.int64)
             drawn = np.where(large[:, None], drawn + self._arcs(first, size, moved, words[0])[:, None], drawn)
             drawn %= np.maximum(size, 1)[:, None]
         return np.where(size[:, None] > 0, first[:, None] + drawn, 0)

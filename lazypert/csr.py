@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 
 from lazypert.schema import ValueFacts
 
-_F = TypeVar("_F", bound="Callable[..., Any]")
 
-
-def kernel(function: _F) -> _F:
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile with numba: no GIL, and cached on disk so that only the first run ever waits."""
     return njit(nogil=True, cache=True)(function)
 

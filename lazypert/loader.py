@@ -10,10 +10,10 @@ import jax
 import numpy as np
 
 from lazypert.annotations import Annotations
-from lazypert.assembly import ScatteredRows, Treatment
-from lazypert.batches import PerturbationBatch, SparseRows
-from lazypert.blocks import Block, BlockReader
+from lazypert.assembly import Treatment
+from lazypert.blocks import BlockReader
 from lazypert.buffers import Buffers
+from lazypert.collate import Collator
 from lazypert.csr import one_after_another
 from lazypert.errors import ColumnNotFoundError, ConfigError, near_matches
 from lazypert.feed import read_ahead
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from lazypert.batches import PerturbationBatch
+    from lazypert.blocks import Block
     from lazypert.controls import ControlPools
     from lazypert.downsampling import DownsamplingConfig
     from lazypert.rows import Rows
@@ -129,7 +131,6 @@ class Loader:
         self._check(fixed_pairs)
         self._embedding = source.config.output_space == "embedding"
         self._treatment = self._treat(genes, target_sum, downsampling)
-        self._parts = self._count_parts()
         self._annotations = Annotations(source, extras, obs, text_width=text_width)
         self._share_out(parse_bytes(memory_limit), fixed_pairs=fixed_pairs)
         self.epoch = 0
@@ -198,20 +199,6 @@ class Loader:
         columns[wanted] = np.arange(len(wanted))
         return columns
 
-    def _count_parts(self) -> int:
-        """Parts of a batch that lie on different devices."""
-        n_rows = self.batch_size
-        if self.sharding is None:
-            return 1
-        try:
-            (local,) = self.sharding.shard_shape((n_rows,))
-        except ValueError as error:
-            raise ConfigError(
-                f"sharding: got {self.sharding!r}, which cannot divide a batch of {n_rows} cells: {error}. "
-                "Expected one whose first axis divides sentence_size * sentences_per_batch."
-            ) from error
-        return n_rows // local
-
     def _share_out(self, limit: int, *, fixed_pairs: bool) -> None:
         """Divide the memory: controls, blocks, batches."""
         width = self.width
@@ -224,7 +211,20 @@ class Loader:
         per_batch = self.batch_size * (1 + self.n_basal_samples) * (4.0 * width if self.layout == "dense" else per_cell)
         self._n_blocks = max(2, min(self.threads + 1, int(limit * 0.3 / max(1.0, per_block))))
         self._ahead = max(1, min(self.prefetch, int(limit * 0.3 / max(1.0, per_batch))))
-        self._buffers = Buffers(int(limit * 0.3))
+        buffers = Buffers(int(limit * 0.3))
+        self._collator = Collator(
+            self.source.groups,
+            self._annotations,
+            self._treatment,
+            sparse=self.layout == "csr",
+            nnz_per_cell=self.source.nnz_per_cell,
+            batch_size=self.batch_size,
+            sentence_size=self.plan.config.sentence_size,
+            n_basal_samples=self.n_basal_samples,
+            on_device=self.to == "jax",
+            sharding=self.sharding,
+            buffers=buffers,
+        )
         self._blocks = BlockReader(
             self.source,
             self.rows,
@@ -235,15 +235,9 @@ class Loader:
             pool_bytes=int(limit * 0.4),
             control_bytes=int(per_cell) + 1,
             fixed_pairs=fixed_pairs,
-            place=self._place_padded if self._is_ready_made else one_after_another,
-            empty=self._buffers.take,
+            place=self._collator.place_padded if self._collator.is_ready_made else one_after_another,
+            empty=buffers.take,
         )
-
-    @property
-    def _is_ready_made(self) -> bool:
-        """Whether rows as they are stored are what a batch shows, so that none need be copied."""
-        treatment = self._treatment
-        return self.layout == "csr" and treatment.columns is None and not treatment.changes_values
 
     @property
     def batch_size(self) -> int:
@@ -296,6 +290,9 @@ class Loader:
         block = self._blocks.read(arranged, step // self.plan.config.batches_per_block)
         return self._make(block, step)
 
+    def _make(self, block: Block, step: int) -> PerturbationBatch:
+        return self._collator.batch(block, step % self.plan.config.batches_per_block)
+
     def state_dict(self) -> dict[str, Any]:
         """Where the latest iteration is: a small dictionary that survives JSON.
 
@@ -332,7 +329,7 @@ class Loader:
         self._latest = self._checked(state)
         self.epoch, self._start = self._latest.epoch, self._latest.step
 
-    def _checked(self, state: dict[str, Any]) -> _Position:
+    def _checked(self, state: Any) -> _Position:
         if not isinstance(state, dict) or state.get("version") != STATE_VERSION:
             raise ConfigError(
                 f"state: got {state!r}, expected what state_dict() of this version gives ('version': {STATE_VERSION})."
@@ -348,102 +345,6 @@ class Loader:
         if not (isinstance(epoch, int) and isinstance(step, int) and epoch >= 0 and step >= 0):
             raise ConfigError(f"state: got epoch {epoch!r} and step {step!r}, expected non-negative integers.")
         return _Position(epoch, step)
-
-    # From a block to a batch
-
-    def _make(self, block: Block, step: int) -> PerturbationBatch:
-        size, n = self.batch_size, self.n_basal_samples
-        first = step % self.plan.config.batches_per_block * size
-        cells, controls = slice(first, first + size), slice(first * n, (first + size) * n)
-        run, codes = block.run[cells], self.source.groups.codes
-        counts = self._features(block.cells, block.cell_keys, cells)
-        basal = self._features(block.controls, block.control_keys, controls) if n else None
-        if isinstance(basal, np.ndarray):
-            basal = basal.reshape(size, n, -1)
-        host = PerturbationBatch(
-            counts=counts,
-            controls=basal,
-            pert_code=codes["perturbation"][run],
-            cell_type_code=codes["cell_type"][run],
-            batch_code=codes["batch"][run],
-            is_control=self.source.groups.is_control[run],
-            is_filler=block.is_filler[cells],
-            row=_small(block.row[cells]),
-            control_row=_small(block.control_row[cells]) if n else None,
-            sentence_size=self.plan.config.sentence_size,
-            obs={name: values[cells] for name, values in block.annotations.items() if name != "barcode"},
-            barcode=block.annotations["barcode"][cells] if "barcode" in block.annotations else None,  # type: ignore[arg-type]
-            **self._annotations.of_runs(run),  # type: ignore[arg-type]
-        )
-        return self._place(host)
-
-    def _features(self, rows: Any, keys: NDArray[np.uint64], which: slice) -> Any:
-        if not isinstance(rows, ScatteredRows):
-            return np.ascontiguousarray(rows[which])
-        if self.layout == "csr":
-            return self._padded(rows, which) or self._pack(rows[which], keys[which])
-        out = self._buffers.take((which.stop - which.start, self.width), np.float32)
-        rows[which].to_dense(self._treatment, keys[which], out)
-        return out
-
-    def _place_padded(self, lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
-        """Where rows of a block go so that each batch is ready made: parts with the same room for each."""
-        per_part = self.batch_size // self._parts
-        ends = np.cumsum(lengths.reshape(-1, per_part), axis=1)
-        room = self._room(per_part, int(ends[:, -1].max()))
-        part = np.arange(len(ends))[:, None] * room
-        return (ends - lengths.reshape(ends.shape) + part).ravel(), len(ends) * room
-
-    def _padded(self, rows: ScatteredRows, which: slice) -> SparseRows | None:
-        """A batch of a block that was placed by `_place_padded`, where it lies; None for other blocks."""
-        placed, per_part = rows.blocks[0], self.batch_size // self._parts
-        n_parts = len(rows) // per_part
-        room = len(placed.data) // max(1, n_parts)
-        if len(rows) % per_part or not self._is_ready_made or len(rows.blocks) > 1 or len(placed.starts) != len(rows):
-            return None
-        first = np.arange(n_parts) * room
-        if (placed.starts[::per_part] != first).any():
-            return None
-        parts = slice(which.start // per_part, which.stop // per_part)
-        indptr = np.zeros((self._parts, per_part + 1), np.int32)
-        np.cumsum(placed.lengths[which].reshape(self._parts, per_part), axis=1, out=indptr[:, 1:])
-        indices, data = placed.indices.reshape(n_parts, room)[parts], placed.data.reshape(n_parts, room)[parts]
-        for part, end in enumerate(indptr[:, -1].tolist()):
-            indices[part, end:] = 0
-            data[part, end:] = 0
-        return SparseRows(indptr, indices, data, self.width)  # type: ignore[arg-type]
-
-    def _pack(self, rows: ScatteredRows, keys: NDArray[np.uint64]) -> SparseRows:
-        parts, treatment = self._parts, self._treatment
-        per_part = len(rows) // parts
-        counts = rows.count(treatment).reshape(parts, per_part)
-        indptr = np.zeros((parts, per_part + 1), np.int32)
-        np.cumsum(counts, axis=1, out=indptr[:, 1:])
-        room = self._room(per_part, int(indptr[:, -1].max()))
-        like = rows.blocks[0]
-        indices = self._buffers.take((parts, room), like.indices.dtype)
-        data = self._buffers.take((parts, room), np.float32 if treatment.changes_values else like.data.dtype)
-        for part in range(parts):
-            some = slice(part * per_part, (part + 1) * per_part)
-            rows[some].pack(treatment, keys[some], indptr[part], indices[part], data[part])
-        return SparseRows(indptr, indices, data, treatment.n_columns)  # type: ignore[arg-type]
-
-    def _room(self, n_rows: int, needed: int) -> int:
-        """Values to make room for: one of few sizes, of which the first mostly does."""
-        room = n_rows * min(self.source.nnz_per_cell * 1.15, self.width)
-        while room < needed:
-            room *= 1.25
-        return -(-int(room + 1) // 1024) * 1024
-
-    def _place(self, batch: PerturbationBatch) -> PerturbationBatch:
-        if self.to == "numpy":
-            return batch
-        if self.sharding is None:
-            return jax.device_put(batch)  # type: ignore[no-any-return]
-        if self.sharding.is_fully_addressable:
-            return jax.device_put(batch, self.sharding)  # type: ignore[no-any-return]
-        place = self.sharding
-        return jax.tree.map(lambda part: jax.make_array_from_process_local_data(place, part), batch)  # type: ignore[no-any-return]
 
 
 @dataclass(slots=True)
@@ -506,7 +407,3 @@ class LoaderIterator:
         self.close()
         with self._lock:
             self._at.epoch, self._at.step, self._batches = at.epoch, at.step, None
-
-
-def _small(rows: NDArray[np.int64]) -> NDArray[np.integer]:
-    return rows if jax.config.jax_enable_x64 else rows.astype(np.int32)  # type: ignore[attr-defined]

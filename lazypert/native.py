@@ -56,7 +56,7 @@ def _foreign(result: Any, *parameters: Any) -> Callable[..., Any]:
 
         return result(types.uintp, arguments), generate
 
-    return call  # type: ignore[no-any-return]
+    return call
 
 
 call_crc32c = _foreign(types.uint32, types.uintp, types.uintp)

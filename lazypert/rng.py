@@ -113,7 +113,7 @@ def _shuffle(key: Any, out: Any) -> None:
 
 
 @kernel
-def _feistel(key: Any, number: Any, size: Any) -> int:
+def _feistel(key: Any, number: Any, size: Any) -> Any:
     half = np.uint64(1)
     while (np.int64(1) << np.int64(half + half)) < size:
         half += np.uint64(1)

@@ -222,7 +222,8 @@ class SentencePlan:
         share[-1] = self.n_sentences
         # Systematic sampling: each group gets its share rounded down or up, and on average exactly.
         start = int(hashed((self.config.seed, epoch, _SHARE), np.zeros(1, np.int64))[0] >> np.uint64(11)) / 2**53
-        return np.diff(np.floor(share + start).astype(np.int64), prepend=int(np.floor(start)))
+        upto = np.floor(share + start).astype(np.int64)
+        return upto - np.concatenate([[0], upto[:-1]])
 
     def cells(
         self,

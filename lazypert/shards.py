@@ -217,7 +217,7 @@ class ShardedArray:
         pieces: list[Piece] = [
             (self._key(s), o, n) for s, o, n in zip(shard.tolist(), offset.tolist(), size.tolist(), strict=True)
         ]
-        lacking = size - self.reader.read_pieces(pieces, memoryview(packed))  # type: ignore[arg-type]
+        lacking = size - np.array(self.reader.read_pieces(pieces, memoryview(packed)), dtype=np.int64)  # type: ignore[arg-type]
         if lacking.any():
             worst = int(lacking.argmax())
             raise self._damaged(int(shard[worst]), f"the file is cut short by {int(lacking[worst])} bytes")

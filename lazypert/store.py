@@ -105,7 +105,7 @@ class Matrix:
         self.data.gather(*ranges, data)
         return PlacedRows(starts, lengths, indices, data, self.shape[1])
 
-    def _bounds(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _bounds(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """First element of each of some rows, and one past its last; the rows ascend."""
         if len(rows) and not 0 <= rows[0] <= rows[-1] < self.shape[0]:
             raise IndexError(f"{self.name} has {self.shape[0]:,} rows, got {rows[0]:,} to {rows[-1]:,}.")
