@@ -1,4 +1,4 @@
-"""Decoding the chunks of a shard: check, decode what is wanted, and put each range in its place.
+"""Decoding the chunks of a shard: read, check, decode what is wanted, and put each range in its place.
 
 One kernel does it all without the GIL. `_decode_plain` is the same through the libraries' Python
 interfaces, for builds whose functions cannot be called from kernels; the tests hold one to the other.
@@ -14,7 +14,7 @@ from numcodecs import blosc
 
 from lazypert import native
 from lazypert.csr import kernel
-from lazypert.native import call_blosc_decompress, call_blosc_getitem, call_crc32c
+from lazypert.native import call_blosc_decompress, call_blosc_getitem, call_crc32c, call_pread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,6 +26,8 @@ PROBLEMS = {
     1: "the checksum of chunk {number} does not match its bytes",
     2: "chunk {number} holds {held:,} bytes, which are those of another array",
     3: "chunk {number} cannot be decoded",
+    4: "the file is cut short",
+    5: "the file cannot be read",
 }
 
 _FINE = -1
@@ -38,6 +40,7 @@ def checksum(data: Any) -> bytes:
 
 def decode(
     packed: NDArray[np.uint8],
+    file: NDArray[np.int64],
     at: NDArray[np.int64],
     length: NDArray[np.int64],
     number: NDArray[np.int64],
@@ -51,9 +54,12 @@ def decode(
     Parameters
     ----------
     packed
-        Bytes of the chunks.
+        Bytes of the chunks; or room for the longest one, where they are in files.
+    file
+        (n_chunks,) descriptor of the file that each chunk is in; -1 for `packed`. Files need
+        `native.FUNCTIONS`.
     at, length
-        (n_chunks,) where each chunk is in `packed`, and its bytes with the checksum.
+        (n_chunks,) where each chunk is in its file or in `packed`, and its bytes with the checksum.
     number
         (n_chunks,) numbers of the chunks, ascending.
     chunk
@@ -76,27 +82,35 @@ def decode(
     if functions is None:
         found = _decode_plain(packed, at, length, number, chunk, *ranges, into, bits)
     else:
-        addresses = (functions.crc32c, functions.blosc_decompress, functions.blosc_getitem)
-        found = _decode(addresses, packed, at, length, number, chunk, *ranges, into, bits)
+        addresses = (functions.pread, functions.crc32c, functions.blosc_decompress, functions.blosc_getitem)
+        found = _decode(addresses, packed, file, at, length, number, chunk, *ranges, into, bits)
     if found == _FINE:
         return None
     which, problem = divmod(int(found), 8)
-    held = int.from_bytes(bytes(packed[at[which] + 4 : at[which] + 8]), "little")
+    begin = 0 if file[which] >= 0 else at[which]
+    held = int.from_bytes(bytes(packed[begin + 4 : begin + 8]), "little")
     return which, PROBLEMS[problem].format(number=int(number[which]), held=held)
 
 
 @kernel
 def _decode(
-    functions: Any, packed: Any, at: Any, length: Any, number: Any, chunk: Any,
+    functions: Any, packed: Any, file: Any, at: Any, length: Any, number: Any, chunk: Any,
     starts: Any, stops: Any, places: Any, out: Any, scratch: Any,
 ) -> int:  # fmt: skip
-    crc32c, decompress, getitem = functions
+    pread, crc32c, decompress, getitem = functions
     base, decoded, size = packed.ctypes.data, scratch.ctypes.data, scratch.itemsize
     first = 0
     for k in range(len(number)):
-        body = packed[at[k] : at[k] + length[k] - CHECKSUM]
-        end = packed[at[k] + length[k] - CHECKSUM : at[k] + length[k]]
-        found = call_crc32c(crc32c, (base + at[k], len(body)))
+        begin_at = np.int64(0) if file[k] >= 0 else at[k]
+        done = np.int64(0)
+        while file[k] >= 0 and done < length[k]:
+            got = call_pread(pread, (file[k], base + done, length[k] - done, at[k] + done))
+            if got <= 0:
+                return 8 * k + (4 if got == 0 else 5)
+            done += got
+        body = packed[begin_at : begin_at + length[k] - CHECKSUM]
+        end = packed[begin_at + length[k] - CHECKSUM : begin_at + length[k]]
+        found = call_crc32c(crc32c, (base + begin_at, len(body)))
         for i in range(CHECKSUM):
             if end[i] != (found >> np.uint32(8 * i)) & np.uint32(255):
                 return 8 * k + 1
@@ -117,10 +131,10 @@ def _decode(
             continue
         if high - low == chunk or body[3] != size:
             low, high = begin, stop
-            done = call_blosc_decompress(decompress, (base + at[k], decoded, chunk * size, 1))
+            n_bytes = call_blosc_decompress(decompress, (base + begin_at, decoded, chunk * size, 1))
         else:
-            done = call_blosc_getitem(getitem, (base + at[k], low - begin, high - low, decoded))
-        if done != (high - low) * size:
+            n_bytes = call_blosc_getitem(getitem, (base + begin_at, low - begin, high - low, decoded))
+        if n_bytes != (high - low) * size:
             return 8 * k + 3
         for i in range(first, last):
             start, end_ = max(starts[i], low), min(stops[i], high)

@@ -77,24 +77,25 @@ class _Feed:
         self._blocks: dict[int, Any] = {}  # read, with batches still to make
         self._unmade: dict[int, int] = {}  # batches of each block that are not made yet
         self._batches: dict[int, tuple[Any, BaseException | None]] = {}
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._job_there, self._batch_there = threading.Condition(lock), threading.Condition(lock)
         self._stopped = False
 
     def take(self, step: int) -> Any:
         """Wait for a batch."""
-        with self._changed:
+        with self._batch_there:
             self._taken = step
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: step in self._batches)
+            self._job_there.notify()
+            self._batch_there.wait_for(lambda: step in self._batches)
             batch, error = self._batches.pop(step)
         if error is not None:
             raise error
         return batch
 
     def stop(self) -> None:
-        with self._changed:
+        with self._job_there:
             self._stopped = True
-            self._changed.notify_all()
+            self._job_there.notify_all()
 
     def work(self) -> None:
         """Do what is most urgent until there is nothing left to do."""
@@ -103,7 +104,7 @@ class _Feed:
             del job  # or a waiting thread would hold on to its last batch
 
     def _job(self) -> Callable[[], None] | None:
-        with self._changed:
+        with self._job_there:
             while True:
                 if self._stopped or (self._next_batch >= self._end and self._next_block >= self._end_block):
                     return None
@@ -121,16 +122,16 @@ class _Feed:
                     first = max(number * self._per_block, self._next_batch)
                     self._unmade[number] = min((number + 1) * self._per_block, self._end) - first
                     return lambda: self._read(number)
-                self._changed.wait()
+                self._job_there.wait()
 
     def _read(self, number: int) -> None:
         try:
             block: Any = self._read_block(number)
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             block = error
-        with self._changed:
+        with self._job_there:
             self._blocks[number] = block
-            self._changed.notify_all()
+            self._job_there.notify_all()
 
     def _make(self, step: int, number: int) -> None:
         block = self._blocks[number]
@@ -141,9 +142,11 @@ class _Feed:
         except BaseException as error:  # noqa: BLE001
             result = (None, error)
         del block
-        with self._changed:
+        with self._batch_there:
             self._batches[step] = result
+            if step == self._taken:
+                self._batch_there.notify()
             self._unmade[number] -= 1
             if not self._unmade[number]:
                 del self._unmade[number], self._blocks[number]
-            self._changed.notify_all()
+                self._job_there.notify_all()

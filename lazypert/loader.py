@@ -207,11 +207,16 @@ class Loader:
         else:
             value = max(2, self.source.value_dtype.itemsize) + (2 if self.source.get_n_genes() <= 2**16 else 4)
             per_cell = self.source.nnz_per_cell * value
-        per_block = per_cell * self.batch_size * self.plan.config.batches_per_block * (1 + self.n_basal_samples)
-        per_batch = self.batch_size * (1 + self.n_basal_samples) * (4.0 * width if self.layout == "dense" else per_cell)
-        self._n_blocks = max(2, min(self.threads + 1, int(limit * 0.3 / max(1.0, per_block))))
-        self._ahead = max(1, min(self.prefetch, int(limit * 0.3 / max(1.0, per_batch))))
-        buffers = Buffers(int(limit * 0.3))
+        # Blocks show controls where they lie in the memory for controls, except those of embeddings.
+        rows = 1 + self.n_basal_samples
+        per_block = per_cell * self.batch_size * self.plan.config.batches_per_block * (rows if self._embedding else 1)
+        per_batch = self.batch_size * rows * (4.0 * width if self.layout == "dense" else per_cell)
+        pool_bytes = int(limit * 0.35) if self.n_basal_samples and not self._embedding else 0
+        limit -= pool_bytes
+        # One for each thread to read, and one that batches are made of.
+        self._n_blocks = max(2, min(self.threads + 1, int(limit * 0.6 / max(1.0, per_block))))
+        self._ahead = max(1, min(self.prefetch, int(limit * 0.4 / max(1.0, per_batch))))
+        buffers = Buffers(limit // 2)
         self._collator = Collator(
             self.source.groups,
             self._annotations,
@@ -232,7 +237,7 @@ class Loader:
             annotate=self._annotations.read,
             n_basal_samples=self.n_basal_samples,
             embedding=self._embedding,
-            pool_bytes=int(limit * 0.4),
+            pool_bytes=pool_bytes,
             control_bytes=int(per_cell) + 1,
             fixed_pairs=fixed_pairs,
             place=self._collator.place_padded if self._collator.is_ready_made else one_after_another,

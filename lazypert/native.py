@@ -1,14 +1,15 @@
-"""C functions of the codec libraries, called from kernels, where no GIL is held.
+"""C functions of the codec libraries and of the system, called from kernels, where no GIL is held.
 
-numcodecs and google-crc32c hold the GIL for the better part of each call, which is what limits
-many threads that decode small chunks. Their shared libraries export what they call; numba can call
-it by address. Where a build hides these symbols, `FUNCTIONS` is None and chunks are decoded through
-the libraries' Python interfaces instead: slower, with the same results.
+numcodecs and google-crc32c hold the GIL for the better part of each call, and a read gives it back and
+takes it again: that is what limits many threads that decode small chunks. Shared libraries export what
+they call; numba can call it by address. Where a build hides these symbols, `FUNCTIONS` is None and
+chunks are read and decoded through Python interfaces instead: slower, with the same results.
 """
 
 from __future__ import annotations
 
 import ctypes
+import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +27,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Functions:
-    """Addresses of the functions that decoding needs.
+    """Addresses of the functions that reading and decoding need.
 
     They are arguments of kernels, never constants in them: compiled kernels are cached on disk, and
     addresses change from process to process.
     """
 
+    pread: np.uintp
     crc32c: np.uintp
     blosc_decompress: np.uintp
     blosc_getitem: np.uintp
@@ -59,6 +61,9 @@ def _foreign(result: Any, *parameters: Any) -> Callable[..., Any]:
     return call
 
 
+call_pread = _foreign(types.int64, types.int32, types.uintp, types.uint64, types.int64)
+"""Read ``(file descriptor, into, n_bytes, offset)``; bytes read, 0 at the end of the file, or -1."""
+
 call_crc32c = _foreign(types.uint32, types.uintp, types.uintp)
 """CRC-32C of ``(address, n_bytes)``."""
 
@@ -76,13 +81,12 @@ def _find() -> Functions | None:
 
         # A symbol is looked for in a library and in those that it was linked with.
         checksums, codecs = ctypes.CDLL(_crc32c.__file__), ctypes.CDLL(blosc.__file__)
-        crc32c, decompress, getitem = (
-            checksums.crc32c_value,
-            codecs.blosc_decompress_ctx,
-            codecs.blosc_getitem,
-        )
+        pread = ctypes.CDLL(None).pread
+        crc32c, decompress, getitem = checksums.crc32c_value, codecs.blosc_decompress_ctx, codecs.blosc_getitem
     except (ImportError, OSError, AttributeError):
         return None
+    # With 64-bit offsets, as everywhere where Python is 64-bit.
+    pread.restype, pread.argtypes = ctypes.c_int64, [ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int64]
     crc32c.restype, crc32c.argtypes = ctypes.c_uint32, [ctypes.c_char_p, ctypes.c_size_t]
     decompress.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     getitem.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
@@ -94,13 +98,22 @@ def _find() -> Functions | None:
         and getitem(chunk, 5, 3, part.ctypes.data) == part.nbytes
         and (whole == values).all()
         and (part == values[5:8]).all()
+        and _reads(pread)
     )
     if not works:
         return None
     address = [
-        np.uintp(ctypes.cast(function, ctypes.c_void_p).value or 0) for function in (crc32c, decompress, getitem)
+        np.uintp(ctypes.cast(function, ctypes.c_void_p).value or 0) for function in (pread, crc32c, decompress, getitem)
     ]
     return Functions(*address)
+
+
+def _reads(pread: Any) -> bool:
+    with tempfile.TemporaryFile() as file:
+        file.write(b"0123456789")
+        file.flush()
+        found = ctypes.create_string_buffer(4)
+        return bool(pread(file.fileno(), found, 4, 3) == 4 and found.raw == b"3456")
 
 
 FUNCTIONS = _find()

@@ -31,6 +31,16 @@ class ByteReader(Protocol):
         """Return ``length`` bytes from ``offset``: fewer at the end of the object, none when it is gone."""
         ...
 
+    def open(self, keys: Sequence[str]) -> list[int] | None:
+        """Descriptors of files, for the caller to close; None where objects are no files.
+
+        Raises
+        ------
+        FileNotFoundError
+            When a file is gone: its ``filename`` is the key. None is left open.
+        """
+        ...
+
     def read_pieces(self, pieces: Sequence[Piece], out: memoryview) -> list[int]:
         """Read pieces into `out`, each to where it belongs if all are whole.
 
@@ -60,6 +70,17 @@ class LocalReader:
         out = bytearray(length)
         (found,) = self.read_pieces([(key, offset, length)], memoryview(out))
         return bytes(out[:found])
+
+    def open(self, keys: Sequence[str]) -> list[int] | None:
+        """Open files."""
+        opened: list[int] = []
+        try:
+            opened.extend(os.open(f"{self.root}/{key}", os.O_RDONLY) for key in keys)
+        except OSError as error:
+            for fd in opened:
+                os.close(fd)
+            raise type(error)(error.errno, error.strerror, keys[len(opened)]) from None
+        return opened
 
     def read_pieces(self, pieces: Sequence[Piece], out: memoryview) -> list[int]:
         """Read parts of files; a file is opened once for pieces that follow each other."""
@@ -111,6 +132,10 @@ class RemoteReader:
         out = bytearray(length)
         (found,) = self.read_pieces([(key, offset, length)], memoryview(out))
         return bytes(out[:found])
+
+    def open(self, keys: Sequence[str]) -> list[int] | None:  # noqa: ARG002
+        """Objects are no files."""
+        return None
 
     def read_pieces(self, pieces: Sequence[Piece], out: memoryview) -> list[int]:
         """Read parts of objects with one ranged request each, all under way at once."""

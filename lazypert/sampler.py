@@ -72,7 +72,7 @@ class PerturbationSamplerConfig:
     seed: int = 42
     drop_last: bool = False
     downsample_cells: int | None = None
-    shuffle_size: int = 2048
+    shuffle_size: int = 4096
     balance: str | None = None
 
     def __post_init__(self) -> None:

@@ -8,13 +8,16 @@ shard is missing instead of filling in zeros.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numcodecs import blosc
 
+from lazypert import native
 from lazypert.decoding import CHECKSUM, checksum, decode
 from lazypert.errors import StoreDamagedError
 from lazypert.schema import CODEC, Codec, Grid
@@ -105,7 +108,8 @@ class ShardedArray:
     """
 
     KEEP_INDEXES = 4096
-    READ_AT_ONCE = 4 * 1024**2  # packed bytes: about 100 chunks of a matrix
+    CHUNKS_AT_ONCE = 128  # about 4 MiB of a matrix
+    SHARDS_AT_ONCE = 32  # files open at a time
 
     def __init__(self, reader: ByteReader, path: str, dtype: np.dtype[Any], grid: Grid) -> None:
         self.reader, self.path, self.dtype, self.grid = reader, path, np.dtype(dtype), grid
@@ -168,11 +172,12 @@ class ShardedArray:
         if not filled.all():
             starts, stops, places = starts[filled], stops[filled], places[filled]
         scratch = _scratch.chunk(self.grid.chunk, self.dtype)
-        for numbers, packed, at, length in self._packed(_chunks_of(starts, stops, self.grid.chunk)):
+        for numbers in self._portions(_chunks_of(starts, stops, self.grid.chunk)):
             begin, end = numbers[0] * self.grid.chunk, (numbers[-1] + 1) * self.grid.chunk
             some = slice(np.searchsorted(stops, begin, side="right"), np.searchsorted(starts, end, side="left"))
             ranges = (starts[some], stops[some], places[some])
-            problem = decode(packed, at, length, numbers, self.grid.chunk, ranges, out, scratch)
+            with self._packed(numbers) as (packed, file, at, length):
+                problem = decode(packed, file, at, length, numbers, self.grid.chunk, ranges, out, scratch)
             if problem is not None:
                 which, what = problem
                 raise self._damaged(int(numbers[which]) // self._per_shard, what)
@@ -181,47 +186,68 @@ class ShardedArray:
     def _per_shard(self) -> int:
         return self.grid.shard // self.grid.chunk
 
+    def _portions(self, numbers: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """Chunks that are read together: of few files, and as many as a buffer holds."""
+        _, nth = np.unique(numbers // self._per_shard, return_inverse=True)
+        at = 0
+        while at < len(numbers):
+            stop = min(at + self.CHUNKS_AT_ONCE, int(np.searchsorted(nth, nth[at] + self.SHARDS_AT_ONCE)))
+            yield numbers[at:stop]
+            at = stop
+
+    @contextmanager
     def _packed(self, numbers: NDArray[np.int64]) -> Iterator[tuple[NDArray[Any], ...]]:
-        """Chunks as bytes, as many at a time as are read together: numbers, bytes, where in them, lengths."""
-        if not len(numbers):
-            return
-        shard = numbers // self._per_shard
-        heads = np.flatnonzero(np.diff(shard, prepend=-1))
+        """Where chunks are: bytes in memory, and of each chunk its file (-1: it is in memory), place and length."""
+        of_shards, which = np.unique(numbers // self._per_shard, return_inverse=True)
+        heads = np.searchsorted(which, np.arange(len(of_shards) + 1))
         entries = np.concatenate(
             [
-                self._index(int(shard[head]))[numbers[head:end] - shard[head] * self._per_shard]
-                for head, end in zip(heads, [*heads[1:], len(numbers)], strict=True)
+                self._index(shard)[numbers[head:end] - shard * self._per_shard]
+                for shard, head, end in zip(of_shards.tolist(), heads[:-1], heads[1:], strict=True)
             ]
         )
         absent = np.flatnonzero(entries[:, 0] < 0)
         if len(absent):
-            raise self._damaged(int(shard[absent[0]]), "the shard's index says that a chunk was never written")
+            shard = int(of_shards[which[absent[0]]])
+            raise self._damaged(shard, "the shard's index says that a chunk was never written")
         offset, length = entries.T
+        files: list[int] | None = None
+        if native.FUNCTIONS is not None:
+            try:
+                files = self.reader.open([self._key(shard) for shard in of_shards.tolist()])
+            except FileNotFoundError as error:
+                raise self._damaged(int(str(error.filename).rpartition("/")[2]), "the file is missing") from None
+        if files is None:
+            packed, at = self._read(of_shards[which], offset, length)
+            yield packed, np.full(len(numbers), -1), at, length
+            return
+        try:
+            yield _scratch.packed(int(length.max())), np.array(files)[which], offset, length
+        finally:
+            for file in files:
+                os.close(file)
+
+    def _read(
+        self, shard: NDArray[np.int64], offset: NDArray[np.int64], length: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Read chunks into memory; also say where each is in it."""
         # Chunks lie in their order, as they were written: neighbours are one piece.
         between = offset[1:] - (offset + length)[:-1]
         apart = (np.diff(shard) != 0) | (between < 0) | (between > self.reader.gap)
-        turn = (np.cumsum(length) - length) // self.READ_AT_ONCE
-        apart |= np.diff(turn) != 0
         first = np.append(0, np.flatnonzero(apart) + 1)
-        last = np.append(first[1:], len(numbers)) - 1
+        last = np.append(first[1:], len(shard)) - 1
         size = offset[last] + length[last] - offset[first]
-        for group in np.split(np.arange(len(first)), np.flatnonzero(np.diff(turn[first])) + 1):
-            place = np.cumsum(size[group]) - size[group]
-            packed = self._read(shard[first[group]], offset[first[group]], size[group])
-            some = slice(first[group[0]], last[group[-1]] + 1)
-            shift = np.repeat(place - offset[first[group]], last[group] - first[group] + 1)
-            yield numbers[some], packed, offset[some] + shift, length[some]
-
-    def _read(self, shard: NDArray[np.int64], offset: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.uint8]:
         packed = _scratch.packed(int(size.sum()))
         pieces: list[Piece] = [
-            (self._key(s), o, n) for s, o, n in zip(shard.tolist(), offset.tolist(), size.tolist(), strict=True)
+            (self._key(s), o, n)
+            for s, o, n in zip(shard[first].tolist(), offset[first].tolist(), size.tolist(), strict=True)
         ]
         lacking = size - np.array(self.reader.read_pieces(pieces, memoryview(packed)), dtype=np.int64)  # type: ignore[arg-type]
         if lacking.any():
             worst = int(lacking.argmax())
-            raise self._damaged(int(shard[worst]), f"the file is cut short by {int(lacking[worst])} bytes")
-        return packed
+            raise self._damaged(int(shard[first[worst]]), f"the file is cut short by {int(lacking[worst])} bytes")
+        place = np.cumsum(size) - size
+        return packed, offset + np.repeat(place - offset[first], last - first + 1)
 
     def _index(self, shard: int) -> NDArray[np.int64]:
         """(per shard, 2) int64 offset and length of each chunk; offset -1 where none was written."""
