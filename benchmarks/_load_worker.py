@@ -1,6 +1,6 @@
 """One measured run of a loader, in a process of its own: prints one JSON line.
 
-``python -m benchmarks._load_worker JOB [sleep|compute]``, the job as JSON; with a kind of step, its
+``python -m benchmarks._load_worker JOB [device|compute]``, the job as JSON; with a kind of step, its
 overlap with lazypert's loading. Runs in interpreters that have the rival but not lazypert.
 """
 

@@ -55,7 +55,7 @@ def markdown(report: dict[str, Any]) -> str:
             parts += ["What it took:", table(results, WHAT, EFFORT)]
     parts += [text for result in report["results"] if result["endpoint"] == CHUNKS for text in _against_limit(result)]
     if report["overlap"]:
-        title = "## Loading behind a model's step, as long as a batch's load (sleep: none of our cores; compute: one)"
+        title = "## Loading behind a model's step, as long as a batch's load (device: none of our cores; compute: one)"
         parts += [title, table(report["overlap"], ("endpoint", "kind"), OVERLAP)]
     if report["sweep"]:
         columns: Columns = {"cells/s": lambda trial: f"{trial['cells_per_s']:,.0f}"}

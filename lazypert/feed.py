@@ -21,9 +21,9 @@ def read_ahead(
 ) -> Generator[Any]:
     """Yield ``make_batch(read_block(step // per_block), step)`` for each step, in order.
 
-    Each block is read by one thread, each batch made by one; several are under way at once. What comes
-    out does not depend on which thread does what. Threads start with the first batch asked for, and
-    have ended when the iterator is exhausted, closed or collected.
+    Blocks are read by some threads and batches made by others, so that a batch never waits for a long
+    read to end. What comes out does not depend on which thread does what. Threads start with the first
+    batch asked for, and have ended when the iterator is exhausted, closed or collected.
 
     Parameters
     ----------
@@ -34,15 +34,16 @@ def read_ahead(
     per_block
         Batches of a block.
     threads
-        Threads.
+        Threads that read; and, up to `ahead`, as many that make batches.
     ahead
         Batches that may be finished before they are asked for.
     n_blocks
         Blocks that may be in memory.
     """
     feed = _Feed(read_block, make_batch, steps, per_block, ahead, n_blocks)
+    work = [feed.read_blocks] * threads + [feed.make_batches] * min(threads, ahead)
     workers = [
-        threading.Thread(target=feed.work, name=f"lazypert-loader-{number}", daemon=True) for number in range(threads)
+        threading.Thread(target=task, name=f"lazypert-loader-{number}", daemon=True) for number, task in enumerate(work)
     ]
     try:
         for worker in workers:
@@ -78,14 +79,14 @@ class _Feed:
         self._unmade: dict[int, int] = {}  # batches of each block that are not made yet
         self._batches: dict[int, tuple[Any, BaseException | None]] = {}
         lock = threading.Lock()
-        self._job_there, self._batch_there = threading.Condition(lock), threading.Condition(lock)
+        self._block_wanted, self._batch_wanted, self._batch_there = (threading.Condition(lock) for _ in range(3))
         self._stopped = False
 
     def take(self, step: int) -> Any:
         """Wait for a batch."""
         with self._batch_there:
             self._taken = step
-            self._job_there.notify()
+            self._batch_wanted.notify()
             self._batch_there.wait_for(lambda: step in self._batches)
             batch, error = self._batches.pop(step)
         if error is not None:
@@ -93,55 +94,61 @@ class _Feed:
         return batch
 
     def stop(self) -> None:
-        with self._job_there:
+        with self._block_wanted:
             self._stopped = True
-            self._job_there.notify_all()
+            self._block_wanted.notify_all()
+            self._batch_wanted.notify_all()
 
-    def work(self) -> None:
-        """Do what is most urgent until there is nothing left to do."""
-        while (job := self._job()) is not None:
-            job()
-            del job  # or a waiting thread would hold on to its last batch
+    def read_blocks(self) -> None:
+        """Read blocks until there are no more."""
+        while (number := self._next_to_read()) is not None:
+            try:
+                block: Any = self._read_block(number)
+            except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+                block = error
+            with self._batch_wanted:
+                self._blocks[number] = block
+                self._batch_wanted.notify_all()
+            del block  # or this thread would keep it until it has read the next one
 
-    def _job(self) -> Callable[[], None] | None:
-        with self._job_there:
-            while True:
-                if self._stopped or (self._next_batch >= self._end and self._next_block >= self._end_block):
-                    return None
-                block = self._next_batch // self._per_block
-                if (
-                    self._next_batch < self._end
-                    and self._next_batch <= self._taken + self._ahead
-                    and block in self._blocks
-                ):
-                    step, self._next_batch = self._next_batch, self._next_batch + 1
-                    return lambda: self._make(step, block)
-                oldest = min(self._unmade, default=self._next_block)
-                if self._next_block < self._end_block and self._next_block < oldest + self._n_blocks:
-                    number, self._next_block = self._next_block, self._next_block + 1
+    def _next_to_read(self) -> int | None:
+        with self._block_wanted:
+            while not self._stopped and self._next_block < self._end_block:
+                number = self._next_block
+                if number < min(self._unmade, default=number) + self._n_blocks:
+                    self._next_block += 1
                     first = max(number * self._per_block, self._next_batch)
                     self._unmade[number] = min((number + 1) * self._per_block, self._end) - first
-                    return lambda: self._read(number)
-                self._job_there.wait()
+                    return number
+                self._block_wanted.wait()
+            return None
 
-    def _read(self, number: int) -> None:
-        try:
-            block: Any = self._read_block(number)
-        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-            block = error
-        with self._job_there:
-            self._blocks[number] = block
-            self._job_there.notify_all()
+    def make_batches(self) -> None:
+        """Make batches until there are no more."""
+        while (job := self._next_to_make()) is not None:
+            step, block = job
+            try:
+                if isinstance(block, BaseException):
+                    raise block
+                result: tuple[Any, BaseException | None] = (self._make_batch(block, step), None)
+            except BaseException as error:  # noqa: BLE001
+                result = (None, error)
+            del job, block
+            self._made(step, result)
+            del result
 
-    def _make(self, step: int, number: int) -> None:
-        block = self._blocks[number]
-        try:
-            if isinstance(block, BaseException):
-                raise block
-            result: tuple[Any, BaseException | None] = (self._make_batch(block, step), None)
-        except BaseException as error:  # noqa: BLE001
-            result = (None, error)
-        del block
+    def _next_to_make(self) -> tuple[int, Any] | None:
+        with self._batch_wanted:
+            while not self._stopped and self._next_batch < self._end:
+                step = self._next_batch
+                if step <= self._taken + self._ahead and step // self._per_block in self._blocks:
+                    self._next_batch += 1
+                    return step, self._blocks[step // self._per_block]
+                self._batch_wanted.wait()
+            return None
+
+    def _made(self, step: int, result: tuple[Any, BaseException | None]) -> None:
+        number = step // self._per_block
         with self._batch_there:
             self._batches[step] = result
             if step == self._taken:
@@ -149,4 +156,4 @@ class _Feed:
             self._unmade[number] -= 1
             if not self._unmade[number]:
                 del self._unmade[number], self._blocks[number]
-                self._job_there.notify_all()
+                self._block_wanted.notify()

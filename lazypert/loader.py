@@ -216,7 +216,7 @@ class Loader:
         # One for each thread to read, and one that batches are made of.
         self._n_blocks = max(2, min(self.threads + 1, int(limit * 0.6 / max(1.0, per_block))))
         self._ahead = max(1, min(self.prefetch, int(limit * 0.4 / max(1.0, per_batch))))
-        buffers = Buffers(limit // 2)
+        buffers = Buffers(limit)
         self._collator = Collator(
             self.source.groups,
             self._annotations,

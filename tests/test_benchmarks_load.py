@@ -84,7 +84,7 @@ class TestTheCommand:
         assert set(bound["lazypert_is_faster_by"]) == {"csr", "hvg+controls"}
         assert bound["notes"]["chunks_a_batch"] > 0
         assert [(found["endpoint"], found["kind"]) for found in seen["overlap"]] == [
-            ("csr", "sleep"),
+            ("csr", "device"),
             ("csr", "compute"),
         ]
         assert all(found["ratio"]["median"] > 0.5 for found in seen["overlap"])
@@ -452,7 +452,7 @@ class TestSummary:
 
     def test_overlap_is_over_the_longer_of_the_two(self):
         runs = [
-            dict(zip(self.STEP, ("csr", "sleep", *seconds), strict=True))
+            dict(zip(self.STEP, ("csr", "device", *seconds), strict=True))
             for seconds in ((2, 1, 3, 3), (1, 2, 2, 1), (1, 1, 1.25, 1.25))
         ]
         (found,) = load_summary.overlaps(runs)
@@ -470,7 +470,7 @@ def test_tables_have_a_row_for_every_result():
         for endpoint in rival.endpoints
         if cache == "warm" or rival.cold
     ]
-    steps = [dict(zip(TestSummary.STEP, ("csr", "sleep", 1, 1, 1.5, 1.25), strict=True))]
+    steps = [dict(zip(TestSummary.STEP, ("csr", "device", 1, 1, 1.5, 1.25), strict=True))]
     screen = {"cells": 1, "genes": 1, "nnz": 1, "bytes": 1, "groups": 1, "median_group": 1}
     text = load_report.markdown(
         {
@@ -495,7 +495,7 @@ def test_tables_have_a_row_for_every_result():
     assert len(rows) == tables
     assert "Against the limit (2.5 chunks decoded a batch)" in text
     assert "1 of 3 classes (5 cells) left out" in text
-    assert "| csr      | sleep |" in text
+    assert "| csr      | device |" in text
     assert "1.500 (1.500-1.500)" in text
     assert "- cell-load runs in Python 3.11 with cell-load 0.10.4" in text
     assert "- other: not installed" in text

@@ -25,7 +25,7 @@ verify obs
 dataset splits
 backend controls qc
 binomial experiment sampler annotations blocks
-downsampling batches source
+downsampling batches source collate
 loader
 pipeline accessor
 simulate plots

@@ -11,12 +11,13 @@ import numpy as np
 from benchmarks.loaders.base import BATCH, CELL_TYPE, CONTROL, CSR, PERTURBATION, Delivery, Genes, Job, Opened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-SLEEP, COMPUTE = "sleep", "compute"
-STEPS = (SLEEP, COMPUTE)
+DEVICE, COMPUTE = "device", "compute"
+STEPS = (DEVICE, COMPUTE)
+QUEUED = 4  # steps that wait on the device; JAX dispatches some tens ahead
 
 
 def pipeline(job: Job) -> Any:
@@ -71,9 +72,10 @@ def _wait(batch: Any) -> None:
 def overlap(job: Job, genes: Genes, kind: str) -> dict[str, Any]:
     """Seconds of whole epochs alone, of as many model steps alone, and of both together.
 
-    A step takes as long as a batch takes to load. `SLEEP` leaves the processor to the loader, as a
-    model on an accelerator does; `COMPUTE` is compiled, and keeps one core busy. The processor's
-    seconds tell what no loader could hide: work for more cores than there are.
+    A step takes as long as a batch takes to load. `DEVICE` leaves the processor to the loader, as an
+    accelerator does, and is dispatched as JAX does it: some more wait while one runs. `COMPUTE`
+    is compiled, and keeps one core busy. The processor's seconds tell what no loader could hide: work
+    for more cores than there are.
     """
     loader = _loader(job, genes)
     _epoch(loader)  # what is compiled or opened once is no part of this
@@ -81,10 +83,11 @@ def overlap(job: Job, genes: Genes, kind: str) -> dict[str, Any]:
     while not epochs or (_now() - start)[0] < job.seconds:
         epochs, batches = epochs + 1, batches + _epoch(loader)
     load, load_cpu = _now() - start
-    step = _step(kind, load / batches)
+    step = {DEVICE: _Device, COMPUTE: _Compute}[kind](load / batches)
     start = _now()
     for _ in range(batches):
         step()
+    step.finish()
     steps, steps_cpu = _now() - start
     start = _now()
     for _ in range(epochs):
@@ -105,31 +108,58 @@ def _now() -> NDArray[np.float64]:
     return np.array([time.perf_counter(), time.process_time()])
 
 
-def _epoch(loader: Any, step: Callable[[], None] | None = None) -> int:
+def _epoch(loader: Any, step: _Device | _Compute | None = None) -> int:
     batches = 0
     for batch in loader:
         _wait(batch)
         batches += 1
         if step is not None:
             step()
+    if step is not None:
+        step.finish()
     return batches
 
 
-def _step(kind: str, seconds: float) -> Callable[[], None]:
-    if kind == SLEEP:
-        return lambda: time.sleep(seconds)
-    import jax
+class _Device:
+    """Steps on a device that is not the processor: one runs, and `QUEUED` more wait."""
 
-    # Small enough that XLA runs it on one core, whatever the number of cores.
-    run = jax.jit(lambda x, n: jax.lax.fori_loop(0, n, lambda _, y: y * 0.999 + 0.001, x))
-    x, turns = np.ones(256, np.float32), 1000
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._free_at = seconds, 0.0
 
-    def timed(turns: int) -> float:
+    def __call__(self) -> None:
+        start = max(self._free_at, time.perf_counter())
+        self._free_at = start + self._seconds
+        _sleep_until(start - (QUEUED - 1) * self._seconds)
+
+    def finish(self) -> None:
+        _sleep_until(self._free_at)
+
+
+class _Compute:
+    """Steps on one core of the processor."""
+
+    def __init__(self, seconds: float) -> None:
+        import jax
+
+        # Small enough that XLA runs it on one core, whatever the number of cores.
+        self._run = jax.jit(lambda x, n: jax.lax.fori_loop(0, n, lambda _, y: y * 0.999 + 0.001, x))
+        self._turns = 1000
+        self._timed()  # compiles
+        for _ in range(8):  # what one turn takes is told by as many as a step will have
+            took = min(self._timed(), self._timed(), self._timed())
+            self._turns = max(1, round(self._turns * seconds / took))
+
+    def __call__(self) -> None:
+        self._run(np.ones(256, np.float32), self._turns).block_until_ready()
+
+    def finish(self) -> None:
+        pass
+
+    def _timed(self) -> float:
         start = time.perf_counter()
-        run(x, turns).block_until_ready()
+        self()
         return time.perf_counter() - start
 
-    timed(turns)  # compiles
-    for _ in range(8):  # what one turn takes is told by as many as a step will have
-        turns = max(1, round(turns * seconds / min(timed(turns), timed(turns), timed(turns))))
-    return lambda: run(x, turns).block_until_ready()
+
+def _sleep_until(moment: float) -> None:
+    time.sleep(max(0.0, moment - time.perf_counter()))
