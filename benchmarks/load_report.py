@@ -59,7 +59,7 @@ def markdown(report: dict[str, Any]) -> str:
         parts += [title, table(report["overlap"], ("endpoint", "kind"), OVERLAP)]
     if report["sweep"]:
         columns: Columns = {"cells/s": lambda trial: f"{trial['cells_per_s']:,.0f}"}
-        parts += [f"## Sweep of annbatch's ClassSampler (csr): {report['best']} is the best"]
+        parts += [f"## Sweep of annbatch's ClassSampler (csr): {' and '.join(report['best'].values())} are used"]
         parts += [table(report["sweep"], ("setting",), columns)]
     parts += [notes(title, report[title]) for title in ("skipped", "failed") if report[title]]
     if report["disagreements"]:

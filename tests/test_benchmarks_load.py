@@ -16,7 +16,7 @@ import pytest
 import benchmarks
 from benchmarks import deliveries, load, load_report, load_summary, measure, screens
 from benchmarks.__main__ import main
-from benchmarks.loaders import BEST, LIMIT, OWN, RIVALS, annbatch, limit
+from benchmarks.loaders import BEST, LIMIT, OWN, RIVALS, WIDE, annbatch, limit
 from benchmarks.loaders.base import CHUNKS, ENDPOINTS, Genes, Job, fingerprints
 from benchmarks.processes import RunFailedError, probe, run_worker
 from benchmarks.screens import Groups
@@ -100,10 +100,10 @@ class TestTheCommand:
         seen, printed = command(tmp_path, *chosen)
         check(seen)
         pairs = [(run["rival"], run["notes"]["setting"]) for run in seen["runs"]]
-        assert pairs == [("annbatch-class", load.CLASS_SETTING), (BEST, seen["best"])]
+        assert pairs == [("annbatch-class", load.CLASS_SETTING), (BEST, seen["best"][BEST])]
         assert [trial["setting"] for trial in seen["sweep"]] == 2 * ["16x8x16"]
         assert all(run["notes"]["codecs"] in ("zarrs", "zarr") for run in seen["runs"])
-        assert f"{seen['best']} is the best" in printed
+        assert f"{seen['best'][BEST]} are used" in printed
 
     @pytest.mark.slow
     @pytest.mark.skipif(not HAS_ANNBATCH, reason="annbatch is not installed")
@@ -228,9 +228,15 @@ class TestRounds:
             given.append(setting)
             return a_run(rival, endpoint, cache, cells_per_s={"8x8x8": 2, "4x4x4": 1}.get(setting, 1))
 
-        found, _ = run_with(measured, runs=1, rivals=(BEST,), endpoints=("csr",), sweep=("4x4x4", "8x8x8"))
-        assert found["best"] == "8x8x8"
-        assert [setting for setting in given if setting] == 2 * ["4x4x4", "8x8x8"]
+        settings = ("4x4x4", "8x8x8", "64x1x64")
+        found, _ = run_with(measured, runs=1, rivals=(BEST, WIDE), endpoints=("csr",), sweep=settings)
+        assert found["best"] == {BEST: "8x8x8", WIDE: "64x1x64"}
+        assert [setting for setting in given if setting] == 2 * [*settings]
+
+    def test_without_a_setting_for_it_a_rival_is_skipped(self, run_with):
+        found, _ = run_with(self.answer, runs=1, rivals=(OWN, WIDE), endpoints=("csr",), sweep=("4x4x4",))
+        assert found["skipped"] == {WIDE: "the sweep has no setting for it"}
+        assert {run["rival"] for run in found["runs"]} == {OWN}
 
 
 class TestDeliveries:
@@ -484,7 +490,7 @@ def test_tables_have_a_row_for_every_result():
             "results": load_summary.summarise(runs),
             "overlap": load_summary.overlaps(steps),
             "sweep": [{"setting": "1x1x1", "cells_per_s": 1}],
-            "best": "1x1x1",
+            "best": {BEST: "1x1x1"},
             "skipped": {"other": "not installed"},
             "failed": {},
             "disagreements": [],

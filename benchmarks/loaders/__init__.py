@@ -5,9 +5,10 @@ from __future__ import annotations
 from benchmarks.loaders import annbatch, cell_load, diffbio, lazypert, limit
 from benchmarks.loaders.base import CHUNKS, DENSE, ENDPOINTS, FORMS, WITH_CONTROLS, Rival
 
-OWN, LIMIT, BEST = "lazypert", "limit", "annbatch-best"
+OWN, LIMIT, BEST, WIDE = "lazypert", "limit", "annbatch-best", "annbatch-wide"
 STORE, GROUPED, SHUFFLED = "lazypert's store", "annbatch's grouped collection", "annbatch's shuffled collection"
 FILE, GROUPED_FILE, SMALL_FILE = "the file", "a file in grouped order", "a smaller file"
+GZIP_FILE = "the file, compressed"
 
 _ANNBATCH = ("annbatch", "annbatch.samplers", "anndata", "jax", "pandas", "scipy.sparse", "zarr")
 _CELL_LOAD = ("cell_load.data_modules", "torch")
@@ -44,7 +45,15 @@ RIVALS = {
         package="annbatch",
         reads=GROUPED,
         endpoints=ENDPOINTS,
-        about="the same with the fastest setting of the sweep",
+        about="the same with the fastest setting of the sweep whose chunks are no longer than a sentence",
+    ),
+    WIDE: Rival(
+        open=annbatch.open_classes,
+        modules=_ANNBATCH,
+        package="annbatch",
+        reads=GROUPED,
+        endpoints=FORMS,
+        about="the same with the fastest setting whose chunks are longer",
     ),
     "annbatch-random": Rival(
         open=annbatch.open_random,
@@ -62,6 +71,15 @@ RIVALS = {
         reads=FILE,
         endpoints=(DENSE + WITH_CONTROLS, "hvg" + WITH_CONTROLS),
         about="its data module on the .h5ad in random order; PyTorch's tensors; hvg from obsm",
+        slow=True,
+    ),
+    "cell-load-gzip": Rival(
+        open=cell_load.open_random_order,
+        modules=_CELL_LOAD,
+        package="cell-load",
+        reads=GZIP_FILE,
+        endpoints=(DENSE + WITH_CONTROLS,),
+        about='the same on the .h5ad as write_h5ad(compression="gzip") makes it',
         slow=True,
     ),
     "cell-load-grouped": Rival(
