@@ -188,6 +188,7 @@ class PertAccessor:
             "cell_type_col": roles.cell_type_col,
             "batch_col": roles.batch_col,
             "control_pert": roles.control_pert,
+            "storage_options": self.store.storage_options,
         }
         return PerturbationAnnDataSource(PerturbationSourceConfig(file_path=self.store.path, **(given | options)))
 

@@ -46,12 +46,12 @@ class Annotations:
         self._source, self._extras, self._text_width = source, tuple(extras), text_width
         self._obs = tuple(dict.fromkeys(obs))
         self.labels = {column: labels for column in self._obs if (labels := source.obs_labels(column)) is not None}
-        self._of_axis: dict[str, tuple[str, NDArray[np.float32]]] = {}
+        self.of_axes: dict[str, tuple[str, NDArray[np.float32]]] = {}
         for field, axis in (("cell_type_onehot", "cell_type"), ("batch_onehot", "batch")):
             if field in extras:
-                self._of_axis[field] = axis, np.eye(len(source.groups.labels[axis]), dtype=np.float32)
+                self.of_axes[field] = axis, np.eye(len(source.groups.labels[axis]), dtype=np.float32)
         if "pert_emb" in extras:
-            self._of_axis["pert_emb"] = "perturbation", source.perturbation_features
+            self.of_axes["pert_emb"] = "perturbation", source.perturbation_features
 
     def read(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """Names (as ``"barcode"``) and obs columns of cells, each with the cells first."""
@@ -64,7 +64,7 @@ class Annotations:
         """One-hot vectors and embeddings of cells by their runs; zeros for a missing label."""
         codes = self._source.groups.codes
         out = {}
-        for field, (axis, table) in self._of_axis.items():
+        for field, (axis, table) in self.of_axes.items():
             code = codes[axis][run]
             out[field] = np.where(code[:, None] >= 0, table[code], np.float32(0))
         return out

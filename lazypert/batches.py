@@ -138,7 +138,7 @@ class PerturbationBatch:
     is_control: jax.Array
     is_filler: jax.Array
     row: jax.Array
-    control_row: jax.Array | None
+    control_row: jax.Array | None = None
     pert_emb: jax.Array | None = None
     cell_type_onehot: jax.Array | None = None
     batch_onehot: jax.Array | None = None

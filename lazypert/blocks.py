@@ -58,22 +58,20 @@ class Block:
 
     Attributes
     ----------
-    row, run, is_filler
-        (n,) store row, run in the groups, and whether the cell is a filler.
-    control_row
-        (n, K) store row of each control; K may be 0.
+    run
+        (n,) run of each cell in the groups.
+    columns
+        What a batch shows of its cells, under the names and in the dtypes that it has there, cells first.
     cells, controls
         Their ``n`` and ``n * K`` sparse rows; or (n, width) and (n * K, width) float32 of an embedding.
     cell_keys, control_keys
         uint64 random number of each of these rows.
     annotations
-        What else is known of the cells, by name.
+        Cell names and obs columns, by name.
     """
 
-    row: NDArray[np.int64]
     run: NDArray[np.int64]
-    is_filler: NDArray[np.bool_]
-    control_row: NDArray[np.int64]
+    columns: dict[str, NDArray[Any]]
     cells: ScatteredRows | NDArray[np.float32]
     controls: ScatteredRows | NDArray[np.float32]
     cell_keys: NDArray[np.uint64]
@@ -100,6 +98,8 @@ class BlockReader:
         Bytes that one control takes, about.
     fixed_pairs
         Give a cell the same controls in every epoch.
+    row_dtype
+        Of row numbers in batches.
     place, empty
         Where the cells' rows should lie in memory, and whose memory it is; see `Matrix.read_placed`.
     """
@@ -116,11 +116,12 @@ class BlockReader:
         pool_bytes: int,
         control_bytes: int,
         fixed_pairs: bool,
+        row_dtype: Any,
         place: Place,
         empty: Callable[[int, Any], NDArray[Any]],
     ) -> None:
         self.source, self.rows, self.pools, self.annotate = source, rows, pools, annotate
-        self.place, self.empty = place, empty
+        self.place, self.empty, self.row_dtype = place, empty, row_dtype
         self.n_basal_samples, self.embedding, self.fixed_pairs = n_basal_samples, embedding, fixed_pairs
         self.reach = pools.reach(pool_bytes // max(1, control_bytes))
         # Pairs for life are all over the pools: where not all controls stay in memory, each is read by itself.
@@ -144,8 +145,19 @@ class BlockReader:
         keys = hashed((seed, epoch.number, _CELLS), row)
         of_control = (row[:, None] * np.int64(n) + np.arange(n)).ravel()
         control_keys = hashed((seed, epoch.number, _CONTROLS), of_control)
-        flags, notes = is_filler.ravel(), self.annotate(row)
-        return Block(row, run, flags, control_row, cells, controls, keys, control_keys, notes)
+        columns = self._columns(run) | {"is_filler": is_filler.ravel(), "row": row.astype(self.row_dtype)}
+        if n:
+            columns["control_row"] = control_row.astype(self.row_dtype)
+        return Block(run, columns, cells, controls, keys, control_keys, self.annotate(row))
+
+    def _columns(self, run: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        groups = self.source.groups
+        return {
+            "pert_code": groups.codes["perturbation"][run],
+            "cell_type_code": groups.codes["cell_type"][run],
+            "batch_code": groups.codes["batch"][run],
+            "is_control": groups.is_control[run],
+        }
 
     def _features(
         self, row: NDArray[np.int64], chosen: NDArray[np.int64], control_row: NDArray[np.int64]

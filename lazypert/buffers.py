@@ -28,7 +28,11 @@ class Buffers:
         self._keep = keep
         # Appending to and popping from a deque is atomic, also within a garbage collection.
         self._idle: defaultdict[int, deque[NDArray[np.uint8]]] = defaultdict(deque)
-        self._idle_bytes = 0
+
+    @property
+    def idle_bytes(self) -> int:
+        """Bytes that wait for the next loan."""
+        return sum(size * len(memories) for size, memories in list(self._idle.items()))
 
     def take(self, shape: int | tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """Lend an array of any content."""
@@ -37,17 +41,22 @@ class Buffers:
         # Few sizes, an eighth apart, so that batches of slightly different size share buffers.
         step = 1 << max(12, wanted.bit_length() - 3)
         size = -(-max(wanted, 1) // step) * step
-        try:
-            memory = self._idle[size].pop()
-            self._idle_bytes -= size
-        except IndexError:
-            memory = _aligned(size)
-        loan = _Loan(self, memory)
+        memory = self._pop(size)
+        loan = _Loan(self, _aligned(size) if memory is None else memory)
         return np.asarray(loan)[:wanted].view(dtype).reshape(shape)
 
+    def _pop(self, size: int) -> NDArray[np.uint8] | None:
+        """Idle memory of this size, or not much more."""
+        for have in sorted(self._idle):
+            if size <= have <= size + size // 2:
+                try:
+                    return self._idle[have].pop()
+                except IndexError:
+                    continue
+        return None
+
     def _back(self, memory: NDArray[np.uint8]) -> None:
-        if self._idle_bytes + len(memory) <= self._keep:
-            self._idle_bytes += len(memory)
+        if self.idle_bytes + len(memory) <= self._keep:
             self._idle[len(memory)].append(memory)
 
 

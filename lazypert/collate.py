@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from lazypert.annotations import Annotations
     from lazypert.blocks import Block
     from lazypert.buffers import Buffers
-    from lazypert.groups import Groups
 
 
 class Collator:
@@ -25,8 +24,8 @@ class Collator:
 
     Parameters
     ----------
-    groups, annotations
-        What is known of the cells.
+    annotations
+        What else to say of the cells.
     treatment
         What to do to sparse rows; blocks of embeddings are left as they are.
     sparse
@@ -45,7 +44,6 @@ class Collator:
 
     def __init__(
         self,
-        groups: Groups,
         annotations: Annotations,
         treatment: Treatment,
         *,
@@ -58,7 +56,7 @@ class Collator:
         sharding: jax.sharding.Sharding | None,
         buffers: Buffers,
     ) -> None:
-        self._groups, self._annotations, self._treatment = groups, annotations, treatment
+        self._annotations, self._treatment = annotations, treatment
         self._sparse, self._nnz_per_cell, self._buffers = sparse, nnz_per_cell, buffers
         self._batch_size, self._sentence_size, self._n_controls = batch_size, sentence_size, n_basal_samples
         self._on_device, self._sharding = on_device, sharding
@@ -73,24 +71,17 @@ class Collator:
         """Make batch `number` of a block."""
         size, n = self._batch_size, self._n_controls
         cells, controls = slice(number * size, (number + 1) * size), slice(number * size * n, (number + 1) * size * n)
-        run, codes = block.run[cells], self._groups.codes
         basal = self._features(block.controls, block.control_keys, controls) if n else None
         if isinstance(basal, np.ndarray):
             basal = basal.reshape(size, n, -1)
         notes = {name: values[cells] for name, values in block.annotations.items()}
         large = {"counts": self._features(block.cells, block.cell_keys, cells), "controls": basal}
-        small = {
-            "pert_code": codes["perturbation"][run],
-            "cell_type_code": codes["cell_type"][run],
-            "batch_code": codes["batch"][run],
-            "is_control": self._groups.is_control[run],
-            "is_filler": block.is_filler[cells],
-            "row": _row_numbers(block.row[cells]),
-            "control_row": _row_numbers(block.control_row[cells]) if n else None,
-            "barcode": notes.pop("barcode", None),
-            "obs": notes,
-            **self._annotations.of_runs(run),
-        }
+        small: dict[str, Any] = {name: values[cells] for name, values in block.columns.items()}
+        if "barcode" in notes:
+            small["barcode"] = notes.pop("barcode")
+        small["obs"] = notes
+        if self._annotations.of_axes:
+            small |= self._annotations.of_runs(block.run[cells])
         fields = self._placed(large, small) if self._on_device else large | small
         return PerturbationBatch(**fields, sentence_size=self._sentence_size)
 
@@ -171,21 +162,18 @@ def _to_default_device(tree: Any) -> Any:
 
 
 def _count_parts(sharding: jax.sharding.Sharding | None, n_rows: int) -> int:
-    """Parts of a batch that lie on different devices."""
+    """Parts of this process's batch that lie on different devices."""
     if sharding is None:
         return 1
+    n_processes = 1 if sharding.is_fully_addressable else jax.process_count()
     try:
-        (local,) = sharding.shard_shape((n_rows,))
+        (each,) = sharding.shard_shape((n_rows * n_processes,))
     except ValueError as error:
         raise ConfigError(
-            f"sharding: got {sharding!r}, which cannot divide a batch of {n_rows} cells: {error}. "
+            f"sharding: got {sharding!r}, which cannot divide a batch of {n_rows * n_processes} cells: {error}. "
             "Expected one whose first axis divides sentence_size * sentences_per_batch."
         ) from error
-    return n_rows // local
-
-
-def _row_numbers(rows: NDArray[np.int64]) -> NDArray[np.integer]:
-    return rows if jax.config.jax_enable_x64 else rows.astype(np.int32)  # type: ignore[attr-defined]
+    return max(1, n_rows // each)
 
 
 def _sparse_rows(indptr: Any, indices: Any, data: Any, n_columns: int) -> SparseRows:

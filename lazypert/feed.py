@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,20 +43,23 @@ def read_ahead(
         Blocks that may be in memory.
     """
     feed = _Feed(read_block, make_batch, steps, per_block, ahead, n_blocks)
-    work = [feed.read_blocks] * threads + [feed.make_batches] * min(threads, ahead)
-    workers = [
-        threading.Thread(target=task, name=f"lazypert-loader-{number}", daemon=True) for number, task in enumerate(work)
-    ]
+    _running.add(feed)
     try:
-        for worker in workers:
-            worker.start()
+        feed.start([feed.read_blocks] * threads + [feed.make_batches] * min(threads, ahead))
         for step in steps:
             yield feed.take(step)
     finally:
         feed.stop()
-        for worker in workers:
-            if worker.ident is not None and worker is not threading.current_thread():
-                worker.join()
+
+
+_running: weakref.WeakSet[_Feed] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """End all threads while the interpreter still stands: they work in memory that it is about to free."""
+    for feed in list(_running):
+        feed.stop()
 
 
 class _Feed:
@@ -78,26 +83,40 @@ class _Feed:
         self._blocks: dict[int, Any] = {}  # read, with batches still to make
         self._unmade: dict[int, int] = {}  # batches of each block that are not made yet
         self._batches: dict[int, tuple[Any, BaseException | None]] = {}
-        lock = threading.Lock()
+        # Reentrant: a garbage collection may stop this feed in the midst of anything.
+        lock = threading.RLock()
         self._block_wanted, self._batch_wanted, self._batch_there = (threading.Condition(lock) for _ in range(3))
         self._stopped = False
+        self._workers: list[threading.Thread] = []
+
+    def start(self, tasks: list[Callable[[], None]]) -> None:
+        """Work on tasks, each in a thread."""
+        for number, task in enumerate(tasks):
+            worker = threading.Thread(target=task, name=f"lazypert-loader-{number}", daemon=True)
+            worker.start()
+            self._workers.append(worker)
 
     def take(self, step: int) -> Any:
         """Wait for a batch."""
         with self._batch_there:
             self._taken = step
             self._batch_wanted.notify()
-            self._batch_there.wait_for(lambda: step in self._batches)
-            batch, error = self._batches.pop(step)
+            self._batch_there.wait_for(lambda: step in self._batches or self._stopped)
+            batch, error = self._batches.pop(step, (None, RuntimeError("the interpreter is shutting down")))
         if error is not None:
             raise error
         return batch
 
     def stop(self) -> None:
+        """End the threads, and wait until they have ended."""
         with self._block_wanted:
             self._stopped = True
-            self._block_wanted.notify_all()
-            self._batch_wanted.notify_all()
+            for changed in (self._block_wanted, self._batch_wanted, self._batch_there):
+                changed.notify_all()
+        if threading.current_thread() in self._workers:
+            return  # a garbage collection in one of them: the others may wait for what it holds
+        for worker in self._workers:
+            worker.join()
 
     def read_blocks(self) -> None:
         """Read blocks until there are no more."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import jax
 import numpy as np
@@ -218,7 +219,6 @@ class Loader:
         self._ahead = max(1, min(self.prefetch, int(limit * 0.4 / max(1.0, per_batch))))
         buffers = Buffers(limit)
         self._collator = Collator(
-            self.source.groups,
             self._annotations,
             self._treatment,
             sparse=self.layout == "csr",
@@ -240,6 +240,7 @@ class Loader:
             pool_bytes=pool_bytes,
             control_bytes=int(per_cell) + 1,
             fixed_pairs=fixed_pairs,
+            row_dtype=np.int64 if jax.config.jax_enable_x64 else np.int32,  # type: ignore[attr-defined]
             place=self._collator.place_padded if self._collator.is_ready_made else one_after_another,
             empty=buffers.take,
         )
@@ -310,17 +311,16 @@ class Loader:
 
     def _fingerprint(self) -> dict[str, Any]:
         """What must be the same for a step to mean the same."""
-        config = self.plan.config
-        return {
+        weights = self.plan.weights
+        return asdict(self.plan.config) | {
             "n_cells": len(self.rows),
             "n_sentences": self.plan.n_sentences,
-            "sentence_size": config.sentence_size,
-            "sentences_per_batch": config.sentences_per_batch,
-            "shuffle_size": config.shuffle_size,
             "shuffle": self.plan.shuffle,
-            "seed": config.seed,
+            "weights": None if weights is None else crc32(weights.tobytes()),
             "host": self.host,
             "n_hosts": self.n_hosts,
+            "n_basal_samples": self.n_basal_samples,
+            "controls_in_reach": self._blocks.reach,  # follows from memory_limit
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -9,8 +9,9 @@ chunks are read and decoded through Python interfaces instead: slower, with the 
 from __future__ import annotations
 
 import ctypes
-import tempfile
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import google_crc32c
@@ -98,7 +99,7 @@ def _find() -> Functions | None:
         and getitem(chunk, 5, 3, part.ctypes.data) == part.nbytes
         and (whole == values).all()
         and (part == values[5:8]).all()
-        and _reads(pread)
+        and _reads(pread, _crc32c.__file__)
     )
     if not works:
         return None
@@ -108,12 +109,10 @@ def _find() -> Functions | None:
     return Functions(*address)
 
 
-def _reads(pread: Any) -> bool:
-    with tempfile.TemporaryFile() as file:
-        file.write(b"0123456789")
-        file.flush()
-        found = ctypes.create_string_buffer(4)
-        return bool(pread(file.fileno(), found, 4, 3) == 4 and found.raw == b"3456")
+def _reads(pread: Any, path: str) -> bool:
+    found = ctypes.create_string_buffer(8)
+    with Path(path).open("rb") as file:
+        return bool(pread(file.fileno(), found, 8, 3) == 8 and found.raw == os.pread(file.fileno(), 8, 3))
 
 
 FUNCTIONS = _find()

@@ -62,6 +62,7 @@ class PerturbationPipelineConfig:
     additional_obs: tuple[str, ...] = ()
     cache_dir: str | Path | None = None
     memory_limit: int | str = "1GiB"
+    storage_options: dict[str, Any] | None = None
     join: str = "inner"
 
     mapping_strategy: str = "random"
@@ -116,6 +117,7 @@ class PerturbationPipelineConfig:
             cache_dir=self.cache_dir,
             memory_limit=self.memory_limit,
             seed=self.seed,
+            storage_options=self.storage_options,
         )
 
     def filter_config(self) -> KnockdownFilterConfig:

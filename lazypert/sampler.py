@@ -211,8 +211,9 @@ class SentencePlan:
         if self.shuffle:
             order = generator(self.config.seed, number, _ORDER).permutation(len(group))
         dealt, n_batches = _deal(count[order], n_hosts, host, self.config)
-        mine = order[dealt]
-        return Epoch(self, number, group[mine], lap[mine], first[mine], np.cumsum(count[mine]), n_batches)
+        is_idle = n_batches > 0 and not len(dealt)
+        mine = order[:1] if is_idle else order[dealt]
+        return Epoch(self, number, group[mine], lap[mine], first[mine], np.cumsum(count[mine]), n_batches, is_idle)
 
     def _visits(self, epoch: int) -> NDArray[np.int64]:
         """(n_groups,) sentences of each group: as many together as without weights."""
@@ -288,6 +289,8 @@ class Epoch:
         (n_windows,) sentences up to each window's end.
     n_batches
         Batches, as many for each host.
+    is_idle
+        There are more hosts than windows: this one gets another's, all of it as fillers.
     """
 
     plan: SentencePlan
@@ -297,11 +300,12 @@ class Epoch:
     first: NDArray[np.int64]
     upto: NDArray[np.int64]
     n_batches: int
+    is_idle: bool = False
 
     @property
     def n_sentences(self) -> int:
         """Sentences of this host."""
-        return int(self.upto[-1]) if len(self.upto) else 0
+        return int(self.upto[-1]) if len(self.upto) and not self.is_idle else 0
 
     @property
     def n_blocks(self) -> int:
@@ -335,7 +339,7 @@ class Epoch:
             at = at[np.lexsort([hashed((config.seed, self.number, _SENTENCES), at), nth])]
         lacking = max(0, end - begin - len(at)) if fill else 0
         if lacking:
-            whole = at if len(at) else np.arange(self.n_sentences)
+            whole = at if len(at) else np.arange(int(self.upto[-1]))
             at = np.concatenate([at, whole[np.arange(lacking) % len(whole)]])
         window = np.searchsorted(self.upto, at, side="right")
         sentence = self.first[window] + at - np.concatenate([[0], self.upto])[window]

@@ -73,6 +73,8 @@ class PerturbationSourceConfig:
         For that conversion.
     seed
         Of `get_batch`.
+    storage_options
+        Passed to fsspec for a URL.
     """
 
     file_path: str | Path
@@ -91,6 +93,7 @@ class PerturbationSourceConfig:
     cache_dir: str | Path | None = None
     memory_limit: int | str = "1GiB"
     seed: int = 42
+    storage_options: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.output_space not in OUTPUT_SPACES:
@@ -603,7 +606,7 @@ def open_or_convert(config: PerturbationSourceConfig) -> Store:
     """Open a store, or the cached conversion of a file, which is made anew when the file has changed."""
     path = Path(config.file_path)
     if "://" in str(config.file_path) or path.is_dir():
-        return Store(config.file_path)
+        return Store(config.file_path, config.storage_options)
     from lazypert.converter import open_source
     from lazypert.ingest import convert
 

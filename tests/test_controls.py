@@ -283,3 +283,60 @@ class TestOptions:
     def test_defaults(self):
         assert RandomControlMapping().config.strategy == "random"
         assert BatchControlMapping().config.strategy == "batch"
+
+
+class TestArcs:
+    """A large pool is drawn from in part, another part every turn, and in the end evenly."""
+
+    @pytest.fixture
+    def pools(self):
+        n = 3000
+        cells = make_cells(
+            cell_type=["T"] * n + ["U"] * 40,
+            perturbation=[CONTROL] * n + ["A"] * 20 + [CONTROL] * 20,
+        )
+        return SimpleNamespace(cells=cells, pools=pools_of(cells.groups, by_batch=False))
+
+    def drawn(self, made, turn, *, reach, rows=None, n=1, epoch=0):
+        rows = np.arange(1000) if rows is None else rows
+        runs = made.cells.groups.expand(np.arange(len(made.cells.groups.start)), len(made.cells.frame))[rows]
+        return made.pools.places(rows, runs, n, (5, epoch), reach=reach, turn=turn)
+
+    def test_few_controls_are_in_reach_at_a_time(self, pools):
+        reach = 640
+        for turn in range(30):
+            pieces = np.unique(self.drawn(pools, turn, reach=reach) // 64)
+            assert len(pieces) <= 2 * min(4 + turn, reach // 64)
+
+    def test_a_turn_brings_little_that_is_new(self, pools):
+        before = set()
+        for turn in range(40):
+            now = set((np.unique(self.drawn(pools, turn, reach=640)) // 64).tolist())
+            if turn:
+                assert len(now - before) <= 2
+            before = now
+
+    def test_every_member_is_drawn_and_as_often_as_any_other(self, pools):
+        n_turns = 46 * 20  # 46 arcs go into the pool
+        counts = np.zeros(len(pools.pools.controls))
+        for turn in range(n_turns):
+            np.add.at(counts, self.drawn(pools, turn, reach=640, epoch=turn // 46).ravel(), 1)
+        counts = counts[:3000]
+        assert counts.min() > 0
+        # Cells next to each other come and go together, so compare stretches as long as an arc.
+        blocks = counts[: 3000 // 60 * 60].reshape(-1, 60).sum(axis=1)
+        assert blocks.std() / blocks.mean() < 0.12
+
+    def test_small_pools_are_in_reach_whole(self, pools):
+        rows = np.arange(3000, 3020)
+        assert len(np.unique(self.drawn(pools, 0, reach=10, rows=rows, n=3))) > 15
+
+    def test_draws_of_a_cell_are_distinct(self, pools):
+        found = self.drawn(pools, 3, reach=640, n=20)
+        assert all(len(set(line)) == 20 for line in found.tolist())
+
+    def test_without_a_reach_it_is_the_mapping(self, pools):
+        rows = np.arange(1000)
+        runs = pools.cells.groups.expand(np.arange(len(pools.cells.groups.start)), 3040)[rows]
+        places = pools.pools.places(rows, runs, 2, (9,))
+        np.testing.assert_array_equal(pools.pools.controls[places], pools.pools.draw(rows, runs, 2, (9,)))

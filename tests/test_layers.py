@@ -25,7 +25,8 @@ verify obs
 dataset splits
 backend controls qc
 binomial experiment sampler annotations blocks
-downsampling batches source collate
+downsampling batches source
+collate
 loader
 pipeline accessor
 simulate plots

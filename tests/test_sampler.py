@@ -1,6 +1,7 @@
 """Sentences are pure, exact in size, and visit each cell once an epoch."""
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -208,3 +209,163 @@ def test_options_are_checked_when_made(name, value):
 def test_epochs_are_not_negative():
     with pytest.raises(ConfigError, match="epoch: got -1"):
         PerturbationBatchSampler(PerturbationSamplerConfig(), [0]).set_epoch(-1)
+
+
+def parts_of(plan, epoch, n_hosts):
+    """Each host's sentences as (cells, fillers), and the numbers of batches."""
+    arranged = [plan.epoch(epoch, host=host, n_hosts=n_hosts) for host in range(n_hosts)]
+    parts = []
+    for one in arranged:
+        blocks = [one.block(number, fill=False) for number in range(one.n_blocks)]
+        empty = np.empty((0, plan.config.sentence_size), dtype=int)
+        parts.append(
+            (
+                np.concatenate([empty, *(c for c, _ in blocks)]).astype(int),
+                np.concatenate([empty.astype(bool), *(f for _, f in blocks)]),
+            )
+        )
+    return parts, [one.n_batches for one in arranged]
+
+
+class TestHosts:
+    @pytest.mark.parametrize("n_hosts", [1, 2, 3, 8])
+    @given(code_lists, lengths, st.integers(1, 4), st.integers(0, 3), st.booleans())
+    @settings(max_examples=25, deadline=None)
+    def test_share_an_epoch_without_overlap(self, n_hosts, codes, size, per_batch, epoch, shuffle):
+        plan = plan_of(codes, size, sentences_per_batch=per_batch, shuffle=shuffle)
+        parts, n_batches = parts_of(plan, epoch, n_hosts)
+        assert len(set(n_batches)) == 1  # or hosts would wait for one another for ever
+        seen = np.concatenate([cells[~fillers] for cells, fillers in parts])
+        assert sorted(seen) == np.flatnonzero(np.array(codes) >= 0).tolist()  # union exact, overlap 0
+        # None has more batches than its sentences need, give or take one window.
+        most = max(len(cells) for cells, _ in parts)
+        assert n_batches[0] == -(-most // per_batch)
+        assert most - min(len(cells) for cells, _ in parts) <= plan.config.sentences_per_window
+
+    @pytest.mark.parametrize("n_hosts", [2, 3, 8])
+    def test_fill_up_the_batches_that_they_lack(self, n_hosts):
+        plan = plan_of([0] * 50 + [1] * 7, 4, sentences_per_batch=2)
+        for host in range(n_hosts):
+            one = plan.epoch(0, host=host, n_hosts=n_hosts)
+            blocks = [one.block(number) for number in range(one.n_blocks)]
+            cells = np.concatenate([c for c, _ in blocks])
+            assert len(cells) == one.n_batches * 2
+            own = np.concatenate([one.block(number, fill=False)[0] for number in range(one.n_blocks)])
+            if len(own):
+                assert set(cells.ravel()) <= set(own.ravel())
+            else:
+                assert all(one.block(number)[1].all() for number in range(one.n_blocks))
+
+    def test_dropping_the_last_batch_makes_them_equal_too(self):
+        plan = plan_of(np.repeat(np.arange(9), 13), 4, sentences_per_batch=3, drop_last=True)
+        parts, n_batches = parts_of(plan, 0, 4)
+        assert len(set(n_batches)) == 1
+        assert all(len(cells) == n_batches[0] * 3 for cells, _ in parts)
+
+
+class TestBalance:
+    codes = np.repeat(np.arange(4), [1000, 100, 10, 1])
+
+    def test_groups_get_the_same_number_of_sentences(self):
+        plan = plan_of(self.codes, 8, balance="group")
+        given = [Counter(self.codes[epoch_of(plan, epoch)[0][:, 0]]) for epoch in range(20)]
+        assert all(sum(one.values()) == plan.n_sentences for one in given)
+        assert all(max(one.values()) - min(one.values()) <= 1 for one in given)
+        total = sum(given, Counter())
+        assert all(abs(total[group] - 5 * plan.n_sentences) <= 20 for group in range(4))
+
+    def test_each_lap_through_a_group_visits_every_cell_once(self):
+        cells, is_filler = epoch_of(plan_of(self.codes, 8, balance="group"))
+        seen = Counter(cells[~is_filler].tolist())
+        for group, size in enumerate((1000, 100, 10, 1)):
+            visits = [seen[cell] for cell in np.flatnonzero(self.codes == group)]
+            assert len(visits) == size
+            assert max(visits) - min(visits) <= 1
+
+    @pytest.mark.parametrize("balance", ["perturbation", "cell_type", "group"])
+    def test_kinds_get_the_same_number_of_sentences(self, balance):
+        cells = random_cells(900, 0, n_perts=5, n_types=3)
+        config = PerturbationSamplerConfig(sentence_size=4, balance=balance)
+        rows = cells.groups.rows(cells.groups.ids >= 0)
+        plan = SentencePlan.from_rows(config, cells.groups, rows)
+        given = Counter()
+        for epoch in range(30):
+            first = rows[epoch_of(plan, epoch)[0][:, 0]]
+            axes = ["perturbation", "cell_type"] if balance == "group" else [balance]
+            given.update(zip(*(cells.labels(axis, first) for axis in axes), strict=True))
+        mean = 30 * plan.n_sentences / len(given)
+        assert all(abs(n - mean) <= 0.05 * mean for n in given.values()), given
+
+    def test_weights_of_perturbations(self):
+        cells = make_cells(perturbation=["A"] * 90 + ["B"] * 30 + ["non-targeting"] * 30, cell_type=["T"] * 150)
+        rows = cells.groups.rows(cells.groups.ids >= 0)
+        labels = cells.groups.labels["perturbation"]
+        weights = np.array([{"A": 1.0, "B": 3.0}.get(label, 0.0) for label in labels])
+        plan = SentencePlan.from_rows(PerturbationSamplerConfig(sentence_size=5), cells.groups, rows, weights=weights)
+        given = Counter()
+        for epoch in range(50):
+            given.update(cells.labels("perturbation", rows[epoch_of(plan, epoch)[0][:, 0]]))
+        assert set(given) == {"A", "B"}
+        assert abs(given["B"] / given["A"] - 3) < 0.2
+
+    def test_evaluation_visits_each_cell_once_all_the_same(self):
+        cells, is_filler = epoch_of(plan_of(self.codes, 8, balance="group", shuffle=False))
+        assert sorted(cells[~is_filler]) == list(range(len(self.codes)))
+
+
+class TestMixing:
+    """Statistics of how far apart what lies together comes; 0 or 1 says what perfect mixing would give."""
+
+    codes = np.repeat(np.arange(100), 250)  # groups of about four stretches
+
+    def test_sentences_are_other_sets_of_cells_every_epoch(self):
+        """Of two cells of a sentence, those that share one in another epoch too: 1 in 8 by chance here."""
+        plan = plan_of(self.codes, 32)
+        epochs = []
+        for epoch in range(6):
+            cells, is_filler = epoch_of(plan, epoch)
+            sentence = np.full(len(self.codes), -1)
+            sentence[cells[~is_filler]] = np.repeat(np.arange(len(cells)), 32)[~is_filler.ravel()]
+            epochs.append(sentence)
+        rng = np.random.default_rng(0)
+        again, chance = [], []
+        for one, other in pairwise(epochs):
+            for members in np.split(np.argsort(one, kind="stable"), np.flatnonzero(np.diff(np.sort(one))) + 1):
+                if len(members) > 1:
+                    a, b = rng.choice(members, 2, replace=False)
+                    again.append(other[a] == other[b])
+            a, b = rng.integers(0, len(one), (2, 4000))
+            same = (self.codes[a] == self.codes[b]) & (a != b)
+            chance.extend(other[a[same]] == other[b[same]])
+        assert np.mean(again) < 1.25 * 0.125  # 32 of a group's 250 cells
+        assert abs(np.mean(again) - np.mean(chance)) < 0.07
+
+    def test_batches_are_of_many_groups(self):
+        plan = plan_of(self.codes, 32, sentences_per_batch=8)
+        cells, _ = epoch_of(plan)
+        groups = self.codes[cells[:, 0]].reshape(-1, 8)
+        different = np.mean([len(set(batch)) for batch in groups])
+        assert different > 7.4  # by chance 7.7
+
+    @pytest.mark.parametrize("lag", [1, 4, 16])
+    def test_neighbouring_sentences_are_no_more_alike_than_others(self, lag):
+        groups = np.concatenate([self.codes[epoch_of(plan_of(self.codes, 32), epoch)[0][:, 0]] for epoch in range(10)])
+        alike = np.mean(groups[lag:] == groups[:-lag])
+        # By chance 0.01; those of one window, 7 of 127 in a block, are as far apart as it allows.
+        assert alike < 0.07
+
+    def test_every_cell_comes_early_and_late(self):
+        plan = plan_of(self.codes, 32)
+        when = np.stack([self._when(plan, epoch) for epoch in range(40)])
+        assert np.abs(when.mean(axis=0) - 0.5).max() < 0.26  # sd of a mean of 40: 0.046
+        assert abs(when.std() - np.sqrt(1 / 12)) < 0.01
+        lags = [np.corrcoef(one, other)[0, 1] for one, other in pairwise(when)]
+        assert np.abs(lags).max() < 0.25  # groups move together: 100 of them, so sd 0.1
+        assert abs(np.mean(lags)) < 0.06
+
+    @staticmethod
+    def _when(plan, epoch):
+        cells, is_filler = epoch_of(plan, epoch)
+        position = np.empty(250 * 100)
+        position[cells[~is_filler]] = np.arange(cells.size).reshape(cells.shape)[~is_filler] / cells.size
+        return position

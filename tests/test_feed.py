@@ -1,0 +1,166 @@
+"""Batches come in order, few at a time, errors in their place; and threads always end."""
+
+import gc
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from lazypert.feed import read_ahead
+
+ENDS = 5  # seconds; what should end at once has ended by then
+
+
+def alive():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("lazypert-loader")]
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left():
+    yield
+    gc.collect()
+    assert not alive()
+
+
+class Work:
+    """Blocks and batches that say what they are of, and count how many there are at a time."""
+
+    def __init__(self, per_block, *, slow_block=None, bad_block=None, bad_batch=None):
+        self.per_block, self.slow_block, self.bad_block, self.bad_batch = per_block, slow_block, bad_block, bad_batch
+        self.read, self.made, self.taken = Counter(), Counter(), -1
+        self.most_ahead = self.most_blocks = 0
+        self.lock = threading.Lock()
+
+    def block(self, number):
+        if number == self.slow_block:
+            time.sleep(0.05)
+        with self.lock:
+            self.read[number] += 1
+            self.most_blocks = max(self.most_blocks, number + 1 - (self.taken + 1) // self.per_block)
+        if number == self.bad_block:
+            raise OSError("the disk is gone")
+        return ("block", number)
+
+    def batch(self, block, step):
+        assert block == ("block", step // self.per_block)
+        with self.lock:
+            self.made[step] += 1
+            self.most_ahead = max(self.most_ahead, step - self.taken - 1)
+        if step == self.bad_batch:
+            raise ValueError("a bad batch")
+        return step
+
+    def __call__(self, steps, *, threads=2, ahead=2, n_blocks=2):
+        return read_ahead(
+            self.block,
+            self.batch,
+            steps,
+            per_block=self.per_block,
+            threads=threads,
+            ahead=ahead,
+            n_blocks=n_blocks,
+        )
+
+
+@pytest.mark.parametrize("threads", [1, 2, 8])
+@pytest.mark.parametrize("per_block", [1, 3, 100])
+@pytest.mark.parametrize("steps", [range(0), range(1), range(20), range(7, 20), range(19, 20)])
+def test_every_batch_comes_once_and_in_order(threads, per_block, steps):
+    work = Work(per_block, slow_block=1)
+    assert list(work(steps, threads=threads)) == list(steps)
+    assert work.made == Counter(steps)
+    assert work.read == Counter({step // per_block for step in steps})
+
+
+@pytest.mark.parametrize("ahead", [1, 3])
+@pytest.mark.parametrize("n_blocks", [2, 4])
+def test_no_more_is_held_than_allowed(ahead, n_blocks):
+    work = Work(4)
+    for step in work(range(60), threads=8, ahead=ahead, n_blocks=n_blocks):
+        work.taken = step
+        if step % 7 == 0:
+            time.sleep(0.01)  # for the threads to get as far ahead as they can
+    # The consumer's word of what it has taken comes a moment late.
+    assert work.most_ahead <= ahead + 1
+    assert work.most_blocks <= n_blocks + 1
+
+
+@pytest.mark.parametrize("threads", [1, 8])
+@pytest.mark.parametrize("which", ["bad_block", "bad_batch"])
+def test_an_error_comes_in_the_place_of_the_batch(which, threads):
+    work = Work(3, **{which: 2 if which == "bad_block" else 6})
+    batches, seen = work(range(30), threads=threads), []
+    with pytest.raises((OSError, ValueError), match=r"the disk is gone|a bad batch"):
+        seen.extend(batches)
+    assert not alive()
+    assert seen == list(range(6))
+    assert next(batches, "ended") == "ended"
+
+
+@pytest.mark.parametrize("threads", [1, 8])
+@pytest.mark.parametrize("taken", [1, 5, 30])
+def test_threads_end_when_it_is_closed_or_forgotten(threads, taken):
+    for forget in (False, True):
+        batches = Work(3, slow_block=2)(range(30), threads=threads)
+        for _ in range(taken):
+            next(batches)
+        assert alive() or taken == 30
+        start = time.perf_counter()
+        if forget:
+            del batches
+            gc.collect()
+        else:
+            batches.close()
+        assert not alive()
+        assert time.perf_counter() - start < ENDS
+
+
+def test_an_exception_of_the_consumer_ends_the_threads():
+    def train():
+        for step in Work(3)(range(30)):
+            if step == 4:
+                raise KeyError("a bug in the model")
+
+    with pytest.raises(KeyError, match="a bug in the model"):
+        train()
+    gc.collect()
+    assert not alive()
+
+
+def test_threads_start_with_the_first_batch():
+    batches = Work(3)(range(30))
+    assert not alive()
+    next(batches)
+    assert len(alive()) == 4  # two that read, two that make batches
+    batches.close()
+
+
+def test_a_batch_does_not_wait_for_a_long_read():
+    """While the only reader is busy, batches of the block that is there are made."""
+    release, reading = threading.Event(), threading.Event()
+
+    def block(number):
+        if number == 1:
+            reading.set()
+            assert release.wait(ENDS)
+        return number
+
+    batches = read_ahead(block, lambda _, step: step, range(20), per_block=10, threads=1, ahead=2, n_blocks=2)
+    assert next(batches) == 0
+    assert reading.wait(ENDS)
+    assert [next(batches) for _ in range(9)] == list(range(1, 10))
+    release.set()
+    assert list(batches) == list(range(10, 20))
+
+
+def test_a_batch_is_not_kept_once_it_is_taken():
+    import weakref
+
+    class Batch:
+        pass
+
+    batches = read_ahead(lambda n: n, lambda *_: Batch(), range(9), per_block=3, threads=2, ahead=2, n_blocks=2)
+    taken = [weakref.ref(batch) for batch in batches]
+    gc.collect()
+    assert [ref() for ref in taken if ref() is not None] == []
