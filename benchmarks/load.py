@@ -70,7 +70,7 @@ class Options:
     perturbations: int = 400
     small_cells: int = 10_000
     sentence_size: int = 32
-    sentences_per_batch: int = 8
+    sentences_per_batch: int = 16
     runs: int = 3
     seconds: float = 6
     slow_seconds: float = 30

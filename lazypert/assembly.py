@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 from lazypert.csr import kernel
+from lazypert.csr import total as sum_of
 from lazypert.rng import mix
 
 if TYPE_CHECKING:
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lazypert.csr import PlacedRows
+    from lazypert.csr import ColumnTable, PlacedRows
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Treatment:
     """What is done to the values of a row, in this order.
 
     Attributes
     ----------
     columns
-        (n_cols,) int32: output column of each column, -1 for left out; None takes all as they are.
+        Which columns to take; None takes all.
     n_columns
         Width of the output.
     fraction, target_depth
@@ -37,7 +37,7 @@ class Treatment:
         Scale each row to this sum over *all* columns, then take ``log1p``; None leaves values alone.
     """
 
-    columns: NDArray[np.int32] | None
+    columns: ColumnTable | None
     n_columns: int
     fraction: float = 1.0
     target_depth: float | None = None
@@ -47,21 +47,6 @@ class Treatment:
     def changes_values(self) -> bool:
         """Whether values come out as others than they are stored."""
         return self.fraction < 1 or self.target_depth is not None or self.target_sum is not None
-
-    @cached_property
-    def lookup(self) -> NDArray[np.integer]:
-        """Output column of each column; `n_columns` for left out.
-
-        As long as a power of two: what a column number has beyond is cut off, so that no content of a
-        store leads elsewhere, and none needs to be asked about. Empty when all columns stay as they are.
-        """
-        if self.columns is None:
-            return np.empty(0, np.uint16)
-        small = self.n_columns < 2**16
-        length = 1 << (len(self.columns) - 1).bit_length()
-        table: NDArray[Any] = np.full(length, self.n_columns, np.uint16 if small else np.uint32)
-        table[: len(self.columns)][self.columns >= 0] = self.columns[self.columns >= 0]
-        return table
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,6 +59,8 @@ class ScatteredRows:
         (n,) uint64 address of each row's column numbers and values.
     length
         (n,) int64 stored values of each row.
+    total
+        (n,) float64 sum of each row over all columns; NaN where that is the sum of what is stored.
     blocks
         Where the rows lie, at least one; all of the same dtypes. They stay alive as long as this.
     """
@@ -81,6 +68,7 @@ class ScatteredRows:
     index_at: NDArray[np.uint64]
     value_at: NDArray[np.uint64]
     length: NDArray[np.int64]
+    total: NDArray[np.float64]
     blocks: Sequence[PlacedRows]
 
     @classmethod
@@ -99,6 +87,7 @@ class ScatteredRows:
             indices[which] + start * np.uint64(like.indices.itemsize),
             values[which] + start * np.uint64(like.data.itemsize),
             np.concatenate([block.lengths for block in blocks])[first],
+            np.concatenate([np.full(len(b.starts), np.nan) if b.totals is None else b.totals for b in blocks])[first],
             blocks,
         )
 
@@ -106,7 +95,7 @@ class ScatteredRows:
         return len(self.length)
 
     def __getitem__(self, rows: slice) -> ScatteredRows:
-        return ScatteredRows(self.index_at[rows], self.value_at[rows], self.length[rows], self.blocks)
+        return ScatteredRows(self.index_at[rows], self.value_at[rows], self.length[rows], self.total[rows], self.blocks)
 
     def to_dense(self, treatment: Treatment, keys: NDArray[np.uint64], out: NDArray[np.float32]) -> None:
         """Fill `out`, (n, n_columns) float32, with the rows.
@@ -124,7 +113,8 @@ class ScatteredRows:
         if treatment.columns is None:
             return self.length
         counts = np.empty(len(self), np.int64)
-        _count(*self._arguments(), treatment.lookup, treatment.n_columns, counts)
+        like = self.blocks[0].indices[:0]
+        _count(self.index_at, self.length, like, treatment.columns.lookup, treatment.n_columns, counts)
         return counts
 
     def pack(
@@ -146,12 +136,12 @@ class ScatteredRows:
 
     def _arguments(self) -> tuple[Any, ...]:
         like = self.blocks[0]
-        return self.index_at, self.value_at, self.length, like.indices[:0], like.data[:0]
+        return self.index_at, self.value_at, self.length, self.total, like.indices[:0], like.data[:0]
 
 
 def _arguments(treatment: Treatment) -> tuple[Any, ...]:
     return (
-        treatment.lookup,
+        np.empty(0, np.uint16) if treatment.columns is None else treatment.columns.lookup,
         treatment.n_columns,
         treatment.columns is None,
         treatment.changes_values,
@@ -175,11 +165,10 @@ def _array_at(address: Any, length: Any, like: Any) -> Any:
 
 
 @kernel
-def _treat(values: Any, key: Any, fraction: Any, target_depth: Any, target_sum: Any, out: Any) -> None:
+def _treat(values: Any, total: Any, key: Any, fraction: Any, target_depth: Any, target_sum: Any, out: Any) -> None:
     """Values of one row, treated, into `out`."""
-    total = 0.0
-    for k in range(len(values)):
-        total += values[k]
+    if np.isnan(total):
+        total = sum_of(values)
     keep = fraction
     if target_depth > 0.0:
         keep = min(1.0, target_depth / total) if total > 0.0 else 1.0
@@ -209,7 +198,7 @@ def _treat(values: Any, key: Any, fraction: Any, target_depth: Any, target_sum: 
 
 @kernel
 def _dense(
-    index_at: Any, value_at: Any, length: Any, index_like: Any, value_like: Any, keys: Any,
+    index_at: Any, value_at: Any, length: Any, total: Any, index_like: Any, value_like: Any, keys: Any,
     lookup: Any, n_columns: Any, all_columns: Any, changes: Any, fraction: Any, target_depth: Any, target_sum: Any,
     out: Any,
 ) -> None:  # fmt: skip
@@ -221,7 +210,7 @@ def _dense(
         indices = _array_at(index_at[i], length[i], index_like)
         values = _array_at(value_at[i], length[i], value_like)
         if changes:
-            _treat(values, keys[i], fraction, target_depth, target_sum, work)
+            _treat(values, total[i], keys[i], fraction, target_depth, target_sum, work)
         if all_columns:
             row = out[i]
             row[:] = 0
@@ -237,10 +226,7 @@ def _dense(
 
 
 @kernel
-def _count(
-    index_at: Any, value_at: Any, length: Any, index_like: Any, value_like: Any,  # noqa: ARG001
-    lookup: Any, n_columns: Any, counts: Any,
-) -> None:  # fmt: skip
+def _count(index_at: Any, length: Any, index_like: Any, lookup: Any, n_columns: Any, counts: Any) -> None:
     mask = np.uint64(len(lookup) - 1)
     for i in range(len(length)):
         indices = _array_at(index_at[i], length[i], index_like)
@@ -252,7 +238,7 @@ def _count(
 
 @kernel
 def _pack(
-    index_at: Any, value_at: Any, length: Any, index_like: Any, value_like: Any, keys: Any,
+    index_at: Any, value_at: Any, length: Any, total: Any, index_like: Any, value_like: Any, keys: Any,
     lookup: Any, n_columns: Any, all_columns: Any, changes: Any, fraction: Any, target_depth: Any, target_sum: Any,
     indptr: Any, out_indices: Any, out_values: Any,
 ) -> None:  # fmt: skip
@@ -266,7 +252,7 @@ def _pack(
         values = _array_at(value_at[i], length[i], value_like)
         into_indices, into_values = out_indices[indptr[i] : indptr[i + 1]], out_values[indptr[i] : indptr[i + 1]]
         if changes:
-            _treat(values, keys[i], fraction, target_depth, target_sum, work)
+            _treat(values, total[i], keys[i], fraction, target_depth, target_sum, work)
         if all_columns:
             for k in range(len(into_indices)):
                 into_indices[k] = indices[k]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lazypert.controls import ControlPools
-    from lazypert.csr import CSRBlock, Place, PlacedRows
+    from lazypert.csr import ColumnTable, CSRBlock, Place, PlacedRows
     from lazypert.groups import Groups
     from lazypert.rows import Rows
     from lazypert.sampler import Epoch
@@ -45,6 +45,10 @@ class Features(Protocol):
         self, rows: NDArray[np.integer], *, place: Place = ..., empty: Callable[[int, Any], NDArray[Any]] = ...
     ) -> PlacedRows:
         """Rows of the matrix, in little memory; at the places asked for if that costs nothing."""
+        ...
+
+    def read_selected(self, rows: NDArray[np.integer], columns: ColumnTable) -> PlacedRows:
+        """Wanted columns of rows, and the rows' totals over all."""
         ...
 
     def read_embedding(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
@@ -100,6 +104,8 @@ class BlockReader:
         Give a cell the same controls in every epoch.
     row_dtype
         Of row numbers in batches.
+    columns
+        Read these columns only; None reads all.
     place, empty
         Where the cells' rows should lie in memory, and whose memory it is; see `Matrix.read_placed`.
     """
@@ -117,16 +123,17 @@ class BlockReader:
         control_bytes: int,
         fixed_pairs: bool,
         row_dtype: Any,
+        columns: ColumnTable | None,
         place: Place,
         empty: Callable[[int, Any], NDArray[Any]],
     ) -> None:
         self.source, self.rows, self.pools, self.annotate = source, rows, pools, annotate
-        self.place, self.empty, self.row_dtype = place, empty, row_dtype
+        self.place, self.empty, self.row_dtype, self.columns = place, empty, row_dtype, columns
         self.n_basal_samples, self.embedding, self.fixed_pairs = n_basal_samples, embedding, fixed_pairs
         self.reach = pools.reach(pool_bytes // max(1, control_bytes))
         # Pairs for life are all over the pools: where not all controls stay in memory, each is read by itself.
         in_pieces = not fixed_pairs or self.reach >= len(pools.controls)
-        self._kept = ControlMemory(source, pools.controls, pool_bytes if in_pieces else 0)
+        self._kept = ControlMemory(source, pools.controls, pool_bytes if in_pieces else 0, columns)
 
     def read(self, epoch: Epoch, number: int) -> Block:
         """Read block `number` of an epoch."""
@@ -164,7 +171,10 @@ class BlockReader:
     ) -> tuple[Any, Any]:
         if self.embedding:
             return self.source.read_embedding(row), self.source.read_embedding(control_row)
-        placed = self.source.read_placed(row, place=self.place, empty=self.empty)
+        if self.columns is None:
+            placed = self.source.read_placed(row, place=self.place, empty=self.empty)
+        else:
+            placed = self.source.read_selected(row, self.columns)
         cells = ScatteredRows.of([placed], np.zeros(len(row), np.int64), np.arange(len(row)))
         return cells, self._kept.rows(chosen) if len(chosen) else cells[:0]
 
@@ -178,10 +188,12 @@ class ControlMemory:
         Where features come from, and the rows of all controls.
     n_bytes
         Bytes to keep; 0 reads just the controls asked for.
+    columns
+        Read these columns only; None reads all.
     """
 
-    def __init__(self, source: Features, controls: Rows, n_bytes: int) -> None:
-        self._source, self._controls, self._most = source, controls, n_bytes
+    def __init__(self, source: Features, controls: Rows, n_bytes: int, columns: ColumnTable | None = None) -> None:
+        self._source, self._controls, self._most, self._columns = source, controls, n_bytes, columns
         self._pieces: OrderedDict[int, PlacedRows] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -190,7 +202,7 @@ class ControlMemory:
         """Sparse rows of controls by their places in the list of all, repeats allowed."""
         if not self._most:
             wanted, which = np.unique(places, return_inverse=True)
-            placed = self._source.read_placed(self._controls[wanted])
+            placed = self._read_rows(self._controls[wanted])
             return ScatteredRows.of([placed], np.zeros(len(places), np.int64), which)
         numbers, which = np.unique(places // PIECE, return_inverse=True)
         with self._lock:
@@ -201,12 +213,17 @@ class ControlMemory:
         blocks = [held[number] for number in numbers.tolist()]
         return ScatteredRows.of(blocks, which, places % PIECE)
 
+    def _read_rows(self, rows: NDArray[np.int64]) -> PlacedRows:
+        if self._columns is None:
+            return self._source.read_placed(rows)
+        return self._source.read_selected(rows, self._columns)
+
     def _read(self, numbers: list[int]) -> dict[int, PlacedRows]:
         if not numbers:
             return {}
         bounds = [(n * PIECE, min((n + 1) * PIECE, len(self._controls))) for n in numbers]
         places = np.concatenate([np.arange(start, stop) for start, stop in bounds])
-        together = self._source.read_placed(self._controls[places])
+        together = self._read_rows(self._controls[places])
         found, at = {}, 0
         for number, (start, stop) in zip(numbers, bounds, strict=True):
             found[number] = together.rows(at, at + stop - start)

@@ -40,6 +40,9 @@ class Collator:
         Over which devices; None for the default one.
     buffers
         Where memory comes from.
+    is_ready_made
+        Whether rows as they were read are what a batch shows, so that none need be copied where they
+        were placed by `place_padded`.
     """
 
     def __init__(
@@ -55,17 +58,13 @@ class Collator:
         on_device: bool,
         sharding: jax.sharding.Sharding | None,
         buffers: Buffers,
+        is_ready_made: bool,
     ) -> None:
         self._annotations, self._treatment = annotations, treatment
         self._sparse, self._nnz_per_cell, self._buffers = sparse, nnz_per_cell, buffers
         self._batch_size, self._sentence_size, self._n_controls = batch_size, sentence_size, n_basal_samples
-        self._on_device, self._sharding = on_device, sharding
+        self._on_device, self._sharding, self._is_ready_made = on_device, sharding, is_ready_made
         self._parts = _count_parts(sharding, batch_size)
-
-    @property
-    def is_ready_made(self) -> bool:
-        """Whether rows as they are stored are what a batch shows, so that none need be copied."""
-        return self._sparse and self._treatment.columns is None and not self._treatment.changes_values
 
     def batch(self, block: Block, number: int) -> PerturbationBatch:
         """Make batch `number` of a block."""
@@ -107,11 +106,10 @@ class Collator:
         """A batch of a block that was placed by `place_padded`, where it lies; None for other blocks."""
         placed, per_part = rows.blocks[0], self._batch_size // self._parts
         n_parts = len(rows) // per_part
-        room = len(placed.data) // max(1, n_parts)
-        if len(rows) % per_part or not self.is_ready_made or len(rows.blocks) > 1 or len(placed.starts) != len(rows):
+        if not self._is_ready_made or len(rows.blocks) > 1 or len(placed.starts) != len(rows) or not n_parts:
             return None
-        first = np.arange(n_parts) * room
-        if (placed.starts[::per_part] != first).any():
+        room = self._room(per_part, int(placed.lengths.reshape(n_parts, per_part).sum(axis=1).max()))
+        if len(placed.data) != n_parts * room or (placed.starts[::per_part] != np.arange(n_parts) * room).any():
             return None
         parts = slice(which.start // per_part, which.stop // per_part)
         indptr = np.zeros((self._parts, per_part + 1), np.int32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ from numpy.typing import NDArray
 from lazypert.schema import ValueFacts
 
 
-def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+def kernel(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """Compile with numba: no GIL, and cached on disk so that only the first run ever waits."""
-    return njit(nogil=True, cache=True)(function)
+    return njit(nogil=True, cache=True, **options)(function)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,32 @@ class CSRBlock:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ColumnTable:
+    """Which columns are wanted, and where to.
+
+    Attributes
+    ----------
+    lookup
+        Unsigned output column of each column; `n_columns` for those left out. As long as a power of
+        two: what a column number has beyond is cut off, so that no content of a store leads elsewhere,
+        and none needs to be asked about.
+    n_columns
+        Columns wanted.
+    """
+
+    lookup: NDArray[Any]
+    n_columns: int
+
+    @classmethod
+    def of(cls, wanted: NDArray[np.integer], n_cols: int) -> ColumnTable:
+        """Table of ``wanted[0]`` becoming column 0, and so on, of `n_cols` columns."""
+        kind = np.uint16 if len(wanted) < 2**16 else np.uint32
+        lookup: NDArray[Any] = np.full(1 << max(0, n_cols - 1).bit_length(), len(wanted), kind)
+        lookup[wanted] = np.arange(len(wanted))
+        return cls(lookup, len(wanted))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class PlacedRows:
     """Some rows of a sparse matrix, each at a place of its own in shared arrays.
 
@@ -92,7 +119,9 @@ class PlacedRows:
     indices, data
         Column numbers and values; undefined where no row is.
     n_cols
-        Columns of the whole matrix.
+        Columns of the whole matrix, or of those that were wanted.
+    totals
+        (n,) float64 sum of each row over all columns, where only some were wanted; else None.
     """
 
     starts: NDArray[np.int64]
@@ -100,6 +129,7 @@ class PlacedRows:
     indices: NDArray[Any]
     data: NDArray[Any]
     n_cols: int
+    totals: NDArray[np.float64] | None = None
 
     @classmethod
     def of(cls, block: CSRBlock) -> PlacedRows:
@@ -109,15 +139,31 @@ class PlacedRows:
     @property
     def nbytes(self) -> int:
         """Bytes that the arrays take."""
-        return self.starts.nbytes + self.lengths.nbytes + self.indices.nbytes + self.data.nbytes
+        of_totals = 0 if self.totals is None else self.totals.nbytes
+        return self.starts.nbytes + self.lengths.nbytes + self.indices.nbytes + self.data.nbytes + of_totals
 
     def rows(self, start: int, stop: int) -> PlacedRows:
-        """Copy of rows ``start`` to ``stop`` that lie one after another, which the whole need not outlive."""
-        starts, lengths = self.starts[start:stop], self.lengths[start:stop].copy()
-        first, last = int(starts[0]), int(starts[-1] + lengths[-1])
-        return PlacedRows(
-            starts - first, lengths, self.indices[first:last].copy(), self.data[first:last].copy(), self.n_cols
-        )
+        """Copy of rows ``start`` to ``stop``, one after another, which the whole need not outlive."""
+        lengths = self.lengths[start:stop].copy()
+        bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        indices, data = np.empty(int(bounds[-1]), self.indices.dtype), np.empty(int(bounds[-1]), self.data.dtype)
+        _take_rows(self.starts, self.indices, self.data, np.arange(start, stop), bounds, indices, data)
+        totals = None if self.totals is None else self.totals[start:stop].copy()
+        return PlacedRows(bounds[:-1], lengths, indices, data, self.n_cols, totals)
+
+    def select(self, columns: ColumnTable) -> PlacedRows:
+        """The wanted columns of the rows, and their totals over all."""
+        ends = np.empty(len(self.lengths), np.int64)
+        totals = np.empty(len(self.lengths), np.float64)
+        indices = np.empty(int(self.lengths.sum()) + 1, columns.lookup.dtype)
+        data = np.empty(len(indices), self.data.dtype)
+        _select_placed(
+            self.starts, self.lengths, self.indices, self.data, columns.lookup, columns.n_columns,
+            ends, totals, indices, data,
+        )  # fmt: skip
+        n = int(ends[-1]) if len(ends) else 0
+        starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)[: len(ends)]
+        return PlacedRows(starts, ends - starts, indices[:n].copy(), data[:n].copy(), columns.n_columns, totals)
 
 
 Place = Callable[[NDArray[np.int64]], tuple[NDArray[np.int64], int]]
@@ -161,6 +207,15 @@ def value_facts(data: NDArray[Any]) -> ValueFacts:
     )
 
 
+@partial(kernel, fastmath={"reassoc"})  # in any order, so that the loop is vector instructions
+def total(values: Any) -> float:
+    """Sum of values, float64: exact for counts."""
+    found = 0.0
+    for k in range(len(values)):
+        found += values[k]
+    return found
+
+
 def first_bad_index(indices: NDArray[Any], n_cols: int) -> int:
     """Offset of the first column number outside ``[0, n_cols)``, or -1."""
     return int(_first_bad_index(indices, n_cols))
@@ -182,6 +237,22 @@ def _take_rows(
         for k in range(out_indptr[i + 1] - target):
             out_indices[target + k] = indices[source + k]
             out_data[target + k] = data[source + k]
+
+
+@kernel
+def _select_placed(
+    starts: Any, lengths: Any, indices: Any, data: Any, lookup: Any, n_columns: Any,
+    ends: Any, totals: Any, out_indices: Any, out_data: Any,
+) -> None:  # fmt: skip
+    mask, kept = np.uint64(len(lookup) - 1), 0
+    for i in range(len(starts)):
+        totals[i] = total(data[starts[i] : starts[i] + lengths[i]])
+        for k in range(starts[i], starts[i] + lengths[i]):
+            col = lookup[np.uint64(indices[k]) & mask]
+            out_indices[kept] = col
+            out_data[kept] = data[k]
+            kept += col < n_columns  # else the next one takes its place
+        ends[i] = kept
 
 
 @kernel

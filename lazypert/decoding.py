@@ -6,18 +6,16 @@ interfaces, for builds whose functions cannot be called from kernels; the tests 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
 from numcodecs import blosc
+from numpy.typing import NDArray
 
 from lazypert import native
-from lazypert.csr import kernel
+from lazypert.csr import ColumnTable, kernel, total
 from lazypert.native import call_blosc_decompress, call_blosc_getitem, call_crc32c, call_pread
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 CHECKSUM = 4
 """Bytes of the CRC-32C at the end of a chunk."""
@@ -38,120 +36,256 @@ def checksum(data: Any) -> bytes:
     return int(google_crc32c.value(data)).to_bytes(CHECKSUM, "little")
 
 
-def decode(
-    packed: NDArray[np.uint8],
-    file: NDArray[np.int64],
-    at: NDArray[np.int64],
-    length: NDArray[np.int64],
-    number: NDArray[np.int64],
-    chunk: int,
-    ranges: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
-    out: NDArray[Any],
-    scratch: NDArray[Any],
-) -> tuple[int, str] | None:
-    """Decode what ranges want of some chunks.
+class Chunks(NamedTuple):
+    """Some chunks as they are stored.
 
-    Parameters
+    Attributes
     ----------
     packed
         Bytes of the chunks; or room for the longest one, where they are in files.
     file
-        (n_chunks,) descriptor of the file that each chunk is in; -1 for `packed`. Files need
-        `native.FUNCTIONS`.
+        (n,) descriptor of the file that each chunk is in; -1 for `packed`. Files need `native.FUNCTIONS`.
     at, length
-        (n_chunks,) where each chunk is in its file or in `packed`, and its bytes with the checksum.
+        (n,) where each chunk is in its file or in `packed`, and its bytes with the checksum.
     number
-        (n_chunks,) numbers of the chunks, ascending.
-    chunk
+        (n,) numbers of the chunks, ascending.
+    size
         Elements of a chunk.
-    ranges
-        Starts and stops, not descending, of ranges of elements, and where in `out` each begins.
+    """
+
+    packed: NDArray[np.uint8]
+    file: NDArray[np.int64]
+    at: NDArray[np.int64]
+    length: NDArray[np.int64]
+    number: NDArray[np.int64]
+    size: int
+
+
+Ranges = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Starts and stops of ranges of elements; neither descend."""
+
+Damage = tuple[int, str] | None
+"""The first chunk that is damaged, counted from 0, and what is wrong with it."""
+
+
+def decode(
+    chunks: Chunks, ranges: Ranges, places: NDArray[np.int64], out: NDArray[Any], scratch: NDArray[Any]
+) -> Damage:
+    """Decode what ranges want of some chunks.
+
+    Parameters
+    ----------
+    places
+        Where in `out` each range begins.
     out
         Where to; integers of the array's width, or narrower.
     scratch
         (chunk,) of the array's dtype.
-
-    Returns
-    -------
-    The first chunk that is damaged, counted from 0, and what is wrong with it; or None.
     """
-    functions = native.FUNCTIONS
     # Elements are copied bit for bit, so one kernel for each width does.
     bits = scratch.view(f"u{scratch.itemsize}")
     into = out.view(f"u{out.itemsize}")
-    if functions is None:
-        found = _decode_plain(packed, at, length, number, chunk, *ranges, into, bits)
-    else:
-        addresses = (functions.pread, functions.crc32c, functions.blosc_decompress, functions.blosc_getitem)
-        found = _decode(addresses, packed, file, at, length, number, chunk, *ranges, into, bits)
+    if native.FUNCTIONS is None:
+        return _damage(_decode_plain(chunks, *ranges, places, into, bits), chunks)
+    return _damage(_decode(_addresses(), chunks, *ranges, places, into, bits), chunks)
+
+
+def select(
+    chunks: Chunks,
+    ranges: Ranges,
+    columns: ColumnTable,
+    kept: int,
+    upto: tuple[NDArray[np.int64], NDArray[np.int64]],
+    out: tuple[NDArray[Any], NDArray[np.uint32]],
+    scratch: NDArray[Any],
+) -> tuple[Damage, int]:
+    """Decode column numbers, and keep those that are wanted. Needs `native.FUNCTIONS`.
+
+    Parameters
+    ----------
+    kept
+        How many were kept before.
+    upto
+        How many are kept up to the end of each range, and of each chunk: written here.
+    out
+        Output column of each that is kept, and its place in its chunk; written from `kept` on.
+
+    Returns
+    -------
+    Damage, and how many are kept by now.
+    """
+    found, kept = _select(
+        _addresses(), chunks, *ranges, columns.lookup, columns.n_columns, kept, *upto, *out, scratch
+    )  # fmt: skip
+    return _damage(found, chunks), kept
+
+
+def pick(
+    chunks: Chunks,
+    ranges: Ranges,
+    first: int,
+    upto_chunk: NDArray[np.int64],
+    places: NDArray[np.uint32],
+    out: NDArray[Any],
+    totals: NDArray[np.float64],
+    scratch: NDArray[Any],
+) -> Damage:
+    """Decode values, and take those whose columns `select` kept. Needs `native.FUNCTIONS`.
+
+    Parameters
+    ----------
+    first, upto_chunk, places
+        What was kept before these chunks, up to the end of each, and where in it.
+    out
+        Where to, from `first` on.
+    totals
+        The sum of each range is added here.
+    """
+    found = _pick(_addresses(), chunks, *ranges, first, upto_chunk, places, out, totals, scratch)
+    return _damage(found, chunks)
+
+
+def _addresses() -> tuple[np.uintp, ...]:
+    functions = native.FUNCTIONS
+    assert functions is not None
+    return functions.pread, functions.crc32c, functions.blosc_decompress, functions.blosc_getitem
+
+
+def _damage(found: int, chunks: Chunks) -> Damage:
     if found == _FINE:
         return None
     which, problem = divmod(int(found), 8)
-    begin = 0 if file[which] >= 0 else at[which]
-    held = int.from_bytes(bytes(packed[begin + 4 : begin + 8]), "little")
-    return which, PROBLEMS[problem].format(number=int(number[which]), held=held)
+    begin = 0 if chunks.file[which] >= 0 else chunks.at[which]
+    held = int.from_bytes(bytes(chunks.packed[begin + 4 : begin + 8]), "little")
+    return which, PROBLEMS[problem].format(number=int(chunks.number[which]), held=held)
+
+
+@kernel
+def _wanted(starts: Any, stops: Any, first: Any, begin: Any, stop: Any) -> Any:
+    """From the first range that may want something of a chunk: first, last + 1, and the span that they want."""
+    while first < len(starts) and stops[first] <= begin:
+        first += 1
+    low, high, last = stop, begin, first
+    while last < len(starts) and starts[last] < stop:
+        low, high = min(low, max(starts[last], begin)), max(high, min(stops[last], stop))
+        last += 1
+    return first, last, low, high
+
+
+@kernel
+def _unpack(functions: Any, chunks: Any, k: Any, low: Any, high: Any, scratch: Any) -> Any:
+    """Read and check chunk `k`, and decode elements ``low`` to ``high``: problem, and the span that is decoded."""
+    pread, crc32c, decompress, getitem = functions
+    packed, length, size = chunks.packed, chunks.length[k], scratch.itemsize
+    base, decoded = packed.ctypes.data, scratch.ctypes.data
+    place, done = chunks.at[k], np.int64(0)
+    if chunks.file[k] >= 0:
+        place = 0
+        while done < length:
+            got = call_pread(pread, (chunks.file[k], base + done, length - done, chunks.at[k] + done))
+            if got <= 0:
+                return (4 if got == 0 else 5), low, high
+            done += got
+    body, end = packed[place : place + length - CHECKSUM], packed[place + length - CHECKSUM : place + length]
+    found = call_crc32c(crc32c, (base + place, len(body)))
+    for i in range(CHECKSUM):
+        if end[i] != (found >> np.uint32(8 * i)) & np.uint32(255):
+            return 1, low, high
+    # A chunk of blosc begins with 16 bytes: versions, flags, size of an element, and of the whole.
+    if len(body) < 16:
+        return 3, low, high
+    held = np.int64(body[4]) | np.int64(body[5]) << 8 | np.int64(body[6]) << 16 | np.int64(body[7]) << 24
+    if held != chunks.size * size:
+        return 2, low, high
+    if high <= low:
+        return 0, low, high
+    begin = chunks.number[k] * chunks.size
+    if high - low == chunks.size or body[3] != size:
+        low, high = begin, begin + chunks.size
+        n_bytes = call_blosc_decompress(decompress, (base + place, decoded, chunks.size * size, 1))
+    else:
+        n_bytes = call_blosc_getitem(getitem, (base + place, low - begin, high - low, decoded))
+    return (0 if n_bytes == (high - low) * size else 3), low, high
 
 
 @kernel
 def _decode(
-    functions: Any, packed: Any, file: Any, at: Any, length: Any, number: Any, chunk: Any,
-    starts: Any, stops: Any, places: Any, out: Any, scratch: Any,
+    functions: Any, chunks: Any, starts: Any, stops: Any, places: Any, out: Any, scratch: Any
 ) -> int:  # fmt: skip
-    pread, crc32c, decompress, getitem = functions
-    base, decoded, size = packed.ctypes.data, scratch.ctypes.data, scratch.itemsize
     first = 0
-    for k in range(len(number)):
-        begin_at = np.int64(0) if file[k] >= 0 else at[k]
-        done = np.int64(0)
-        while file[k] >= 0 and done < length[k]:
-            got = call_pread(pread, (file[k], base + done, length[k] - done, at[k] + done))
-            if got <= 0:
-                return 8 * k + (4 if got == 0 else 5)
-            done += got
-        body = packed[begin_at : begin_at + length[k] - CHECKSUM]
-        end = packed[begin_at + length[k] - CHECKSUM : begin_at + length[k]]
-        found = call_crc32c(crc32c, (base + begin_at, len(body)))
-        for i in range(CHECKSUM):
-            if end[i] != (found >> np.uint32(8 * i)) & np.uint32(255):
-                return 8 * k + 1
-        # A chunk of blosc begins with 16 bytes: versions, flags, size of an element, and of the whole.
-        if len(body) < 16:
-            return 8 * k + 3
-        held = np.int64(body[4]) | np.int64(body[5]) << 8 | np.int64(body[6]) << 16 | np.int64(body[7]) << 24
-        if held != chunk * size:
-            return 8 * k + 2
-        begin, stop = number[k] * chunk, (number[k] + 1) * chunk
-        while first < len(starts) and stops[first] <= begin:
-            first += 1
-        low, high, last = stop, begin, first
-        while last < len(starts) and starts[last] < stop:
-            low, high = min(low, max(starts[last], begin)), max(high, min(stops[last], stop))
-            last += 1
-        if high <= low:
-            continue
-        if high - low == chunk or body[3] != size:
-            low, high = begin, stop
-            n_bytes = call_blosc_decompress(decompress, (base + begin_at, decoded, chunk * size, 1))
-        else:
-            n_bytes = call_blosc_getitem(getitem, (base + begin_at, low - begin, high - low, decoded))
-        if n_bytes != (high - low) * size:
-            return 8 * k + 3
+    for k in range(len(chunks.number)):
+        begin = chunks.number[k] * chunks.size
+        first, last, low, high = _wanted(starts, stops, first, begin, begin + chunks.size)
+        problem, low, high = _unpack(functions, chunks, k, low, high, scratch)
+        if problem:
+            return 8 * k + problem
         for i in range(first, last):
-            start, end_ = max(starts[i], low), min(stops[i], high)
+            start, stop = max(starts[i], low), min(stops[i], high)
             place = places[i] + start - starts[i]
-            wanted, into = scratch[start - low : end_ - low], out[place : place + end_ - start]
+            wanted, into = scratch[start - low : stop - low], out[place : place + stop - start]
             for j in range(len(into)):
                 into[j] = wanted[j]
     return _FINE
 
 
-def _decode_plain(
-    packed: NDArray[np.uint8], at: NDArray[np.int64], length: NDArray[np.int64], number: NDArray[np.int64], chunk: int,
-    starts: NDArray[np.int64], stops: NDArray[np.int64], places: NDArray[np.int64], out: NDArray[Any],
-    scratch: NDArray[Any],
+@kernel
+def _select(
+    functions: Any, chunks: Any, starts: Any, stops: Any, lookup: Any, n_columns: Any, kept: Any,
+    upto_range: Any, upto_chunk: Any, out_columns: Any, out_places: Any, scratch: Any,
+) -> Any:  # fmt: skip
+    first, mask = 0, np.uint64(len(lookup) - 1)
+    for k in range(len(chunks.number)):
+        begin = chunks.number[k] * chunks.size
+        first, last, low, high = _wanted(starts, stops, first, begin, begin + chunks.size)
+        problem, low, high = _unpack(functions, chunks, k, low, high, scratch)
+        if problem:
+            return 8 * k + problem, kept
+        for i in range(first, last):
+            start, stop = max(starts[i], low), min(stops[i], high)
+            wanted, before = scratch[start - low : stop - low], kept
+            at, left_out = np.uint64(kept), np.uint64(n_columns)  # unsigned: no index can count from the end
+            for j in range(len(wanted)):
+                out_places[at] = j
+                at += np.uint64(np.uint64(lookup[np.uint64(wanted[j]) & mask]) < left_out)  # else overwritten next
+            kept = np.int64(at)
+            for j in range(before, kept):
+                out_columns[j] = lookup[np.uint64(wanted[out_places[j]]) & mask]
+                out_places[j] += np.uint32(start - begin)
+            upto_range[i] = kept
+        upto_chunk[k] = kept
+    return _FINE, kept
+
+
+@kernel
+def _pick(
+    functions: Any, chunks: Any, starts: Any, stops: Any, kept: Any, upto_chunk: Any, places: Any,
+    out: Any, totals: Any, scratch: Any,
 ) -> int:  # fmt: skip
-    for k in range(len(number)):
-        piece = packed[at[k] : at[k] + length[k]].tobytes()
+    first = 0
+    for k in range(len(chunks.number)):
+        begin = chunks.number[k] * chunks.size
+        first, last, low, high = _wanted(starts, stops, first, begin, begin + chunks.size)
+        problem, low, high = _unpack(functions, chunks, k, low, high, scratch)
+        if problem:
+            return 8 * k + problem
+        for i in range(first, last):
+            totals[i] += total(scratch[max(starts[i], low) - low : min(stops[i], high) - low])
+        for j in range(kept, upto_chunk[k]):
+            out[j] = scratch[places[j] + begin - low]
+        kept = upto_chunk[k]
+    return _FINE
+
+
+def _decode_plain(
+    chunks: Chunks,
+    starts: NDArray[np.int64],
+    stops: NDArray[np.int64],
+    places: NDArray[np.int64],
+    out: NDArray[Any],
+    scratch: NDArray[Any],
+) -> int:
+    for k, number in enumerate(chunks.number.tolist()):
+        piece = chunks.packed[chunks.at[k] : chunks.at[k] + chunks.length[k]].tobytes()
         body = piece[:-CHECKSUM]
         if checksum(body) != piece[-CHECKSUM:]:
             return 8 * k + 1
@@ -161,7 +295,7 @@ def _decode_plain(
             blosc.decompress(body, scratch)
         except (RuntimeError, ValueError):
             return 8 * k + 3
-        begin, stop = int(number[k]) * chunk, (int(number[k]) + 1) * chunk
+        begin, stop = number * chunks.size, (number + 1) * chunks.size
         for i in range(np.searchsorted(stops, begin, side="right"), np.searchsorted(starts, stop, side="left")):
             start, end = max(int(starts[i]), begin), min(int(stops[i]), stop)
             place = int(places[i]) + start - int(starts[i])

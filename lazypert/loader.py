@@ -15,15 +15,13 @@ from lazypert.assembly import Treatment
 from lazypert.blocks import BlockReader
 from lazypert.buffers import Buffers
 from lazypert.collate import Collator
-from lazypert.csr import one_after_another
+from lazypert.csr import ColumnTable, one_after_another
 from lazypert.errors import ColumnNotFoundError, ConfigError, near_matches
 from lazypert.feed import read_ahead
 from lazypert.memory import cpu_count, parse_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
-
-    from numpy.typing import NDArray
 
     from lazypert.batches import PerturbationBatch
     from lazypert.blocks import Block
@@ -172,15 +170,17 @@ class Loader:
                 "Use ReadDownsampler on the batch for anything else."
             )
         columns = self._columns(genes)
+        # Reads are lost before genes are chosen, and all else goes as well with the chosen ones only.
+        self._read_only = columns if downsampling is None else None
         return Treatment(
-            columns=columns,
-            n_columns=self.source.get_n_genes() if columns is None else int(columns.max(initial=-1)) + 1,
+            columns=columns if self._read_only is None else None,
+            n_columns=self.source.get_n_genes() if columns is None else columns.n_columns,
             fraction=1.0 if downsampling is None else downsampling.fraction,
             target_depth=None if downsampling is None else downsampling.target_depth,
             target_sum=target_sum,
         )
 
-    def _columns(self, genes: Sequence[str] | None) -> NDArray[np.int32] | None:
+    def _columns(self, genes: Sequence[str] | None) -> ColumnTable | None:
         names, wanted = self.source.var.index, self.source.hvg_indices
         if genes is not None:
             wanted = names.get_indexer_for(list(genes)) if len(genes) else np.empty(0, np.int64)
@@ -196,9 +196,7 @@ class Loader:
         elif self.source.config.output_space != "gene":
             return None
         assert wanted is not None
-        columns = np.full(len(names), -1, np.int32)
-        columns[wanted] = np.arange(len(wanted))
-        return columns
+        return ColumnTable.of(wanted, len(names))
 
     def _share_out(self, limit: int, *, fixed_pairs: bool) -> None:
         """Divide the memory: controls, blocks, batches."""
@@ -206,8 +204,13 @@ class Loader:
         if self._embedding:
             per_cell = 4.0 * width
         else:
-            value = max(2, self.source.value_dtype.itemsize) + (2 if self.source.get_n_genes() <= 2**16 else 4)
-            per_cell = self.source.nnz_per_cell * value
+            n_genes = self.source.get_n_genes()
+            n_values = self.source.nnz_per_cell
+            of_value = max(2, self.source.value_dtype.itemsize) + (2 if n_genes <= 2**16 else 4)
+            if self._read_only is not None:  # genes that are asked for are seen more often than most
+                n_values = min(n_values * min(1, 3 * width / max(1, n_genes)), width)
+                of_value += 8  # while they are chosen
+            per_cell = n_values * of_value
         # Blocks show controls where they lie in the memory for controls, except those of embeddings.
         rows = 1 + self.n_basal_samples
         per_block = per_cell * self.batch_size * self.plan.config.batches_per_block * (rows if self._embedding else 1)
@@ -218,6 +221,12 @@ class Loader:
         self._n_blocks = max(2, min(self.threads + 1, int(limit * 0.6 / max(1.0, per_block))))
         self._ahead = max(1, min(self.prefetch, int(limit * 0.4 / max(1.0, per_batch))))
         buffers = Buffers(limit)
+        ready_made = (
+            self.layout == "csr"
+            and self._read_only is None
+            and self._treatment.columns is None
+            and not self._treatment.changes_values
+        )
         self._collator = Collator(
             self._annotations,
             self._treatment,
@@ -229,6 +238,7 @@ class Loader:
             on_device=self.to == "jax",
             sharding=self.sharding,
             buffers=buffers,
+            is_ready_made=ready_made,
         )
         self._blocks = BlockReader(
             self.source,
@@ -241,7 +251,8 @@ class Loader:
             control_bytes=int(per_cell) + 1,
             fixed_pairs=fixed_pairs,
             row_dtype=np.int64 if jax.config.jax_enable_x64 else np.int32,  # type: ignore[attr-defined]
-            place=self._collator.place_padded if self._collator.is_ready_made else one_after_another,
+            columns=self._read_only,
+            place=self._collator.place_padded if ready_made else one_after_another,
             empty=buffers.take,
         )
 

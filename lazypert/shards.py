@@ -12,13 +12,13 @@ import os
 import threading
 from collections import OrderedDict
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numcodecs import blosc
 
 from lazypert import native
-from lazypert.decoding import CHECKSUM, checksum, decode
+from lazypert.decoding import CHECKSUM, Chunks, Damage, checksum, decode, pick, select
 from lazypert.errors import StoreDamagedError
 from lazypert.schema import CODEC, Codec, Grid
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from lazypert.csr import ColumnTable
     from lazypert.readers import ByteReader, Piece
 
 # zarr-python sets this too: in C-Blosc's own threads, output would depend on their timing.
@@ -79,11 +80,18 @@ class _Scratch(threading.local):
 
     def __init__(self) -> None:
         self._packed, self._chunk = np.empty(0, np.uint8), np.empty(0, np.uint8)
+        self._columns, self._places = np.empty(0, np.uint32), np.empty(0, np.uint32)
 
     def packed(self, n_bytes: int) -> NDArray[np.uint8]:
         if len(self._packed) < n_bytes:
             self._packed = np.empty(n_bytes, np.uint8)
         return self._packed
+
+    def kept(self, length: int, dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[np.uint32]]:
+        # Of memory that is never touched there is none: most of what may be kept never is.
+        if len(self._places) < length:
+            self._columns, self._places = np.empty(length, np.uint32), np.empty(length, np.uint32)
+        return self._columns.view(dtype)[:length], self._places[:length]
 
     def chunk(self, length: int, dtype: np.dtype[Any]) -> NDArray[Any]:
         if len(self._chunk) < length * dtype.itemsize:
@@ -92,6 +100,25 @@ class _Scratch(threading.local):
 
 
 _scratch = _Scratch()
+
+
+class Kept(NamedTuple):
+    """Which of the column numbers of some ranges are wanted.
+
+    Attributes
+    ----------
+    columns
+        (m,) unsigned output column of each.
+    places
+        (m,) uint32 its place in its chunk. Valid until this thread's next `ShardedArray.select`.
+    upto_range, upto_chunk
+        How many are kept up to the end of each range, and of each chunk.
+    """
+
+    columns: NDArray[Any]
+    places: NDArray[np.uint32]
+    upto_range: NDArray[np.int64]
+    upto_chunk: NDArray[np.int64]
 
 
 class ShardedArray:
@@ -172,32 +199,84 @@ class ShardedArray:
         if not filled.all():
             starts, stops, places = starts[filled], stops[filled], places[filled]
         scratch = _scratch.chunk(self.grid.chunk, self.dtype)
-        for numbers in self._portions(_chunks_of(starts, stops, self.grid.chunk)):
-            begin, end = numbers[0] * self.grid.chunk, (numbers[-1] + 1) * self.grid.chunk
-            some = slice(np.searchsorted(stops, begin, side="right"), np.searchsorted(starts, end, side="left"))
-            ranges = (starts[some], stops[some], places[some])
-            with self._packed(numbers) as (packed, file, at, length):
-                problem = decode(packed, file, at, length, numbers, self.grid.chunk, ranges, out, scratch)
-            if problem is not None:
-                which, what = problem
-                raise self._damaged(int(numbers[which]) // self._per_shard, what)
+        for numbers, some in self._portions(starts, stops):
+            with self._packed(numbers) as chunks:
+                damage = decode(chunks, (starts[some], stops[some]), places[some], out, scratch)
+            self._check(damage, numbers)
+
+    def select(self, starts: NDArray[np.int64], stops: NDArray[np.int64], columns: ColumnTable) -> Kept:
+        """Which elements of ranges, that are column numbers, are wanted. Needs `native.FUNCTIONS`.
+
+        Parameters
+        ----------
+        starts, stops
+            As in `gather`; no range is empty, and none begins before another ends.
+        columns
+            Which are wanted.
+        """
+        scratch = _scratch.chunk(self.grid.chunk, self.dtype)
+        out = _scratch.kept(int((stops - starts).sum()) + 1, columns.lookup.dtype)
+        n_chunks = len(_chunks_of(starts, stops, self.grid.chunk))
+        upto_range, upto_chunk = np.zeros(len(starts), np.int64), np.zeros(n_chunks, np.int64)
+        kept = done = 0
+        for numbers, some in self._portions(starts, stops):
+            upto = upto_range[some], upto_chunk[done : done + len(numbers)]
+            with self._packed(numbers) as chunks:
+                damage, kept = select(chunks, (starts[some], stops[some]), columns, kept, upto, out, scratch)
+            self._check(damage, numbers)
+            done += len(numbers)
+        return Kept(out[0][:kept].copy(), out[1][:kept], upto_range, upto_chunk)
+
+    def pick(
+        self, starts: NDArray[np.int64], stops: NDArray[np.int64], kept: Kept
+    ) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        """Elements of ranges at the places kept by `select`, of an array with chunks of the same length.
+
+        Returns
+        -------
+        (m,) elements, and the (n,) sum of each whole range.
+        """
+        scratch = _scratch.chunk(self.grid.chunk, self.dtype)
+        out, totals = np.empty(len(kept.columns), self.dtype), np.zeros(len(starts))
+        first = done = 0
+        for numbers, some in self._portions(starts, stops):
+            upto = kept.upto_chunk[done : done + len(numbers)]
+            with self._packed(numbers) as chunks:
+                ranges = starts[some], stops[some]
+                damage = pick(chunks, ranges, first, upto, kept.places, out, totals[some], scratch)
+            self._check(damage, numbers)
+            first, done = int(upto[-1]), done + len(numbers)
+        return out, totals
+
+    def _check(self, damage: Damage, numbers: NDArray[np.int64]) -> None:
+        if damage is not None:
+            which, what = damage
+            raise self._damaged(int(numbers[which]) // self._per_shard, what)
 
     @property
     def _per_shard(self) -> int:
         return self.grid.shard // self.grid.chunk
 
-    def _portions(self, numbers: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        """Chunks that are read together: of few files, and as many as a buffer holds."""
+    def _portions(
+        self, starts: NDArray[np.int64], stops: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], slice]]:
+        """Chunks that are read together, and which ranges want something of them.
+
+        They are of few files, and as many as a buffer holds.
+        """
+        numbers = _chunks_of(starts, stops, self.grid.chunk)
         _, nth = np.unique(numbers // self._per_shard, return_inverse=True)
         at = 0
         while at < len(numbers):
             stop = min(at + self.CHUNKS_AT_ONCE, int(np.searchsorted(nth, nth[at] + self.SHARDS_AT_ONCE)))
-            yield numbers[at:stop]
+            begin, end = numbers[at] * self.grid.chunk, (numbers[stop - 1] + 1) * self.grid.chunk
+            some = slice(np.searchsorted(stops, begin, side="right"), np.searchsorted(starts, end, side="left"))
+            yield numbers[at:stop], some
             at = stop
 
     @contextmanager
-    def _packed(self, numbers: NDArray[np.int64]) -> Iterator[tuple[NDArray[Any], ...]]:
-        """Where chunks are: bytes in memory, and of each chunk its file (-1: it is in memory), place and length."""
+    def _packed(self, numbers: NDArray[np.int64]) -> Iterator[Chunks]:
+        """Chunks in memory, or in files that are open meanwhile."""
         of_shards, which = np.unique(numbers // self._per_shard, return_inverse=True)
         heads = np.searchsorted(which, np.arange(len(of_shards) + 1))
         entries = np.concatenate(
@@ -210,7 +289,7 @@ class ShardedArray:
         if len(absent):
             shard = int(of_shards[which[absent[0]]])
             raise self._damaged(shard, "the shard's index says that a chunk was never written")
-        offset, length = entries.T
+        offset, length = np.ascontiguousarray(entries.T)
         files: list[int] | None = None
         if native.FUNCTIONS is not None:
             try:
@@ -219,10 +298,11 @@ class ShardedArray:
                 raise self._damaged(int(str(error.filename).rpartition("/")[2]), "the file is missing") from None
         if files is None:
             packed, at = self._read(of_shards[which], offset, length)
-            yield packed, np.full(len(numbers), -1), at, length
+            yield Chunks(packed, np.full(len(numbers), -1), at, length, numbers, self.grid.chunk)
             return
         try:
-            yield _scratch.packed(int(length.max())), np.array(files)[which], offset, length
+            packed = _scratch.packed(int(length.max()))
+            yield Chunks(packed, np.array(files)[which], offset, length, numbers, self.grid.chunk)
         finally:
             for file in files:
                 os.close(file)

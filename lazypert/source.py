@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lazypert.csr import CSRBlock, PlacedRows, one_after_another
+from lazypert.csr import ColumnTable, CSRBlock, PlacedRows, one_after_another
 from lazypert.errors import ColumnNotFoundError, ConfigError, near_matches
 from lazypert.features import read_feature_table
 from lazypert.genes import align_genes
@@ -183,6 +183,10 @@ class PerturbationSource(ABC):
         block = self.read_counts(rows)
         small = np.uint16 if block.n_cols <= 2**16 else block.indices.dtype
         return PlacedRows.of(replace(block, indices=block.indices.astype(small, copy=False)))
+
+    def read_selected(self, rows: NDArray[np.integer], columns: ColumnTable) -> PlacedRows:
+        """Wanted columns of rows, and the rows' totals over all; see `Matrix.read_selected`."""
+        return self.read_placed(rows).select(columns)
 
     @property
     def nnz_per_cell(self) -> float:
@@ -455,6 +459,10 @@ class PerturbationAnnDataSource(PerturbationSource):
     ) -> PlacedRows:
         """Rows of the matrix at the places asked for; see `Matrix.read_placed`."""
         return self.matrix.read_placed(rows, place=place, empty=empty, narrow=True)
+
+    def read_selected(self, rows: NDArray[np.integer], columns: ColumnTable) -> PlacedRows:
+        """Wanted columns of rows, and the rows' totals over all; see `Matrix.read_selected`."""
+        return self.matrix.read_selected(rows, columns)
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import zarr
 
-from lazypert.csr import CSRBlock, Place, PlacedRows, one_after_another
+from lazypert import native
+from lazypert.csr import ColumnTable, CSRBlock, Place, PlacedRows, one_after_another
 from lazypert.errors import ColumnNotFoundError, StoreDamagedError, StoreNotFoundError, near_matches
 from lazypert.groups import AXES, Groups
 from lazypert.readers import ByteReader, LocalReader, RemoteReader
@@ -104,6 +105,25 @@ class Matrix:
         self.indices.gather(*ranges, indices)
         self.data.gather(*ranges, data)
         return PlacedRows(starts, lengths, indices, data, self.shape[1])
+
+    def read_selected(self, rows: NDArray[np.integer], columns: ColumnTable) -> PlacedRows:
+        """Wanted columns of rows in any order, repeats allowed; and the rows' totals over all columns.
+
+        Of the others nothing is kept, so it is faster and takes less memory than `read_placed`.
+        """
+        wanted, back = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
+        if native.FUNCTIONS is None or self.indices.grid.chunk != self.data.grid.chunk:
+            return self.read_placed(rows, narrow=True).select(columns)
+        first, last = self._bounds(wanted)
+        filled = last > first
+        ranges = first[filled], last[filled]
+        kept = self.indices.select(*ranges, columns)
+        starts, lengths = np.zeros((2, len(wanted)), np.int64)
+        totals = np.zeros(len(wanted))
+        data, totals[filled] = self.data.pick(*ranges, kept)
+        starts[filled] = np.concatenate([[0], kept.upto_range])[:-1]
+        lengths[filled] = kept.upto_range - starts[filled]
+        return PlacedRows(starts[back], lengths[back], kept.columns, data, columns.n_columns, totals[back])
 
     def _bounds(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """First element of each of some rows, and one past its last; the rows ascend."""

@@ -8,7 +8,7 @@ from scipy import stats
 from stores import counts
 
 from lazypert.assembly import ScatteredRows, Treatment
-from lazypert.csr import PlacedRows
+from lazypert.csr import ColumnTable, PlacedRows
 
 N_COLS = 40
 
@@ -41,8 +41,7 @@ def scattered(seed=0, n=30, **options):
 def treatment(wanted=None, **options):
     if wanted is None:
         return Treatment(columns=None, n_columns=N_COLS, **options)
-    columns = np.full(N_COLS, -1, np.int32)
-    columns[wanted] = np.arange(len(wanted))
+    columns = ColumnTable.of(np.array(wanted, dtype=int), N_COLS)
     return Treatment(columns=columns, n_columns=len(wanted), **options)
 
 
@@ -87,6 +86,24 @@ def test_equals_numpy(make, seed, n, wanted, target_sum):
     np.testing.assert_allclose(found, expected.astype(np.float32), rtol=2e-6)
     if target_sum is None:
         np.testing.assert_array_equal(found, expected)
+
+
+@MAKERS
+@given(st.integers(0, 1000), st.integers(0, 40), columns, st.none() | st.floats(1, 1e5))
+@settings(max_examples=40, deadline=None)
+def test_rows_that_hold_only_what_is_wanted_give_the_same(make, seed, n, wanted, target_sum):
+    """Also when they are normalised: they bring their totals along."""
+    rows, _ = scattered(seed, n)
+    wanted = list(range(N_COLS))[::2] if wanted is None else wanted
+    expected = make(rows, treatment(wanted, target_sum=target_sum))
+    table = ColumnTable.of(np.array(wanted, dtype=int), N_COLS)
+    rng = np.random.default_rng(seed)
+    which = rng.integers(0, 3, n)
+    matrices = [counts(10 * (part + 1), N_COLS, seed + part) for part in range(3)]
+    row = np.array([rng.integers(0, matrices[part].shape[0]) for part in which], dtype=np.int64)
+    selected = ScatteredRows.of([placed(m, gaps=2).select(table) for m in matrices], which, row)
+    found = make(selected, Treatment(columns=None, n_columns=len(wanted), target_sum=target_sum))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 @MAKERS

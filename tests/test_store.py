@@ -12,7 +12,11 @@ from hypothesis import strategies as st
 from stores import ROLES, converted, copied, dense, every_column, files, flip, read_store, screen, small_grids
 
 import lazypert as lp
+from lazypert import native
+from lazypert.csr import ColumnTable
 from lazypert.errors import ColumnNotFoundError, LazypertError, StoreDamagedError, StoreNotFoundError
+from lazypert.readers import LocalReader
+from lazypert.shards import ShardedArray
 from lazypert.store import Store
 
 
@@ -47,6 +51,45 @@ def test_any_rows_equal_anndata(opened, expected, rows):
     for name, matrix in (("X", expected.X), ("layers/lognorm", expected.layers["lognorm"])):
         block = opened.sparse(name).read_rows(np.array(rows, dtype=int))
         np.testing.assert_array_equal(block.to_dense(), matrix[rows].toarray())
+
+
+WAYS = ["together", "a chunk and a shard at a time", "from memory", "without the functions"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@given(
+    st.lists(st.integers(0, 89), max_size=30),
+    st.lists(st.integers(0, 16), unique=True, max_size=17),
+)
+@settings(max_examples=40, deadline=None)
+def test_wanted_columns_of_any_rows_equal_anndata(opened, expected, way, rows, wanted):
+    """Each row with its total over all columns, whichever are wanted."""
+    table = ColumnTable.of(np.array(wanted, dtype=int), 17)
+    with pytest.MonkeyPatch.context() as patch:
+        if way == "a chunk and a shard at a time":
+            patch.setattr(ShardedArray, "CHUNKS_AT_ONCE", 1)
+            patch.setattr(ShardedArray, "SHARDS_AT_ONCE", 1)
+        elif way == "from memory":
+            patch.setattr(LocalReader, "open", lambda *_: None)
+        elif way == "without the functions":
+            patch.setattr(native, "FUNCTIONS", None)
+        for name, matrix in (("X", expected.X), ("layers/lognorm", expected.layers["lognorm"])):
+            placed = opened.sparse(name).read_selected(np.array(rows, dtype=int), table)
+            assert placed.n_cols == len(wanted)
+            found = np.zeros((len(rows), len(wanted)))
+            for line, start, length in zip(found, placed.starts, placed.lengths, strict=True):
+                line[placed.indices[start : start + length]] = placed.data[start : start + length]
+            np.testing.assert_array_equal(found, matrix[rows].toarray()[:, wanted])
+            totals = matrix[rows].toarray().sum(axis=1, dtype=float)
+            np.testing.assert_allclose(placed.totals, totals, rtol=1e-12)
+
+
+@pytest.mark.parametrize("part", ["indices", "data"])
+def test_damage_is_found_where_only_some_columns_are_wanted(tmp_path, made, part):
+    broken = copied(made, tmp_path / "broken.zarr")
+    flip(broken / f"X/{part}/c/0", 8 * 30)
+    with pytest.raises(StoreDamagedError, match=f"X/{part}/c/0: the checksum of chunk 0"):
+        Store(broken).matrix().read_selected(np.arange(90), ColumnTable.of(np.arange(3), 17))
 
 
 def test_the_var_table_and_every_column_come_back(made, expected):
