@@ -46,6 +46,11 @@ class Annotations:
         self._source, self._extras, self._text_width = source, tuple(extras), text_width
         self._obs = tuple(dict.fromkeys(obs))
         self.labels = {column: labels for column in self._obs if (labels := source.obs_labels(column)) is not None}
+        self._texts = {
+            column
+            for column in self._obs
+            if any("string" in store.encoding(f"obs/{store.require_obs(column)}") for store in source.stores)
+        }
         self.of_axes: dict[str, tuple[str, NDArray[np.float32]]] = {}
         for field, axis in (("cell_type_onehot", "cell_type"), ("batch_onehot", "batch")):
             if field in extras:
@@ -66,7 +71,8 @@ class Annotations:
         out = {}
         for field, (axis, table) in self.of_axes.items():
             code = codes[axis][run]
-            out[field] = np.where(code[:, None] >= 0, table[code], np.float32(0))
+            none = np.zeros((len(code), table.shape[1]), np.float32)
+            out[field] = np.where(code[:, None] >= 0, table[code], none) if len(table) else none
         return out
 
     def _column(self, column: str, values: NDArray[Any]) -> NDArray[Any]:
@@ -74,8 +80,7 @@ class Annotations:
             return pd.Index(self.labels[column]).get_indexer(values).astype(np.int32)
         if values.dtype.kind in "biuf":
             return values
-        known = [value for value in values if value is not None]
-        if known and isinstance(known[0], str):
+        if column in self._texts:
             return self._text(column, values)
         return np.array([np.nan if value is None else value for value in values], dtype=np.float32)
 

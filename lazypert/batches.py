@@ -27,7 +27,7 @@ class SparseRows:
     indptr
         (S, B / S + 1) int32: values of row ``i`` of part ``s`` are ``indptr[s, i]`` to ``indptr[s, i + 1]``.
     indices
-        (S, C) uint16 or int32 column of each value; 0 beyond the last row's.
+        (S, C) unsigned column of each value, uint16 where that holds all; 0 beyond the last row's.
     data
         (S, C) values as stored, or float32; 0 beyond the last row's.
     n_columns
@@ -124,8 +124,8 @@ class PerturbationBatch:
     barcode
         (B, W) uint8 cell names as UTF-8, padded with zeros; if asked for. See `barcodes`.
     obs
-        obs columns asked for, by name: (B,) numbers as stored; of texts and labels int32 codes, whose
-        labels are ``loader.obs_labels[name]``.
+        obs columns asked for, by name: (B,) numbers as stored (as `jax.Array`, 64-bit ones become 32-bit
+        without JAX's 64-bit mode); of labels int32 codes into ``loader.obs_labels[name]``; (B, W) uint8 texts.
     sentence_size
         Cells a sentence (static).
     """

@@ -142,7 +142,9 @@ class BlockReader:
         run = self.source.groups.run_of(positions)
         row = self.rows.to_rows(positions)
         seed, n = epoch.plan.config.seed, self.n_basal_samples
-        if self.fixed_pairs:
+        if not n:
+            chosen = np.empty((len(row), 0), np.int64)
+        elif self.fixed_pairs:
             chosen = self.pools.places(row, run, n, (seed,))
         else:
             turn = epoch.number * epoch.n_blocks + number
@@ -196,7 +198,7 @@ class ControlMemory:
         self._source, self._controls, self._most, self._columns = source, controls, n_bytes, columns
         self._pieces: OrderedDict[int, PlacedRows] = OrderedDict()
         self._bytes = 0
-        self._lock = threading.Lock()
+        self._lock, self._reading = threading.Lock(), threading.Lock()
 
     def rows(self, places: NDArray[np.int64]) -> ScatteredRows:
         """Sparse rows of controls by their places in the list of all, repeats allowed."""
@@ -205,13 +207,20 @@ class ControlMemory:
             placed = self._read_rows(self._controls[wanted])
             return ScatteredRows.of([placed], np.zeros(len(places), np.int64), which)
         numbers, which = np.unique(places // PIECE, return_inverse=True)
-        with self._lock:
-            held = {number: self._pieces[number] for number in numbers.tolist() if number in self._pieces}
-            for number in held:
-                self._pieces.move_to_end(number)
-        held |= self._read([number for number in numbers.tolist() if number not in held])
+        held = self._held(numbers.tolist())
+        if len(held) < len(numbers):
+            with self._reading:  # one thread at a time: others mostly need the same
+                held |= self._held([number for number in numbers.tolist() if number not in held])
+                held |= self._read([number for number in numbers.tolist() if number not in held])
         blocks = [held[number] for number in numbers.tolist()]
         return ScatteredRows.of(blocks, which, places % PIECE)
+
+    def _held(self, numbers: list[int]) -> dict[int, PlacedRows]:
+        with self._lock:
+            held = {number: self._pieces[number] for number in numbers if number in self._pieces}
+            for number in held:
+                self._pieces.move_to_end(number)
+        return held
 
     def _read_rows(self, rows: NDArray[np.int64]) -> PlacedRows:
         if self._columns is None:
@@ -230,9 +239,8 @@ class ControlMemory:
             at += stop - start
         with self._lock:
             for number, piece in found.items():
-                if number not in self._pieces:
-                    self._pieces[number] = piece
-                    self._bytes += piece.nbytes
+                self._pieces[number] = piece
+                self._bytes += piece.nbytes
             while self._bytes > self._most:
                 self._bytes -= self._pieces.popitem(last=False)[1].nbytes
         return found

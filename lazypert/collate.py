@@ -65,6 +65,12 @@ class Collator:
         self._batch_size, self._sentence_size, self._n_controls = batch_size, sentence_size, n_basal_samples
         self._on_device, self._sharding, self._is_ready_made = on_device, sharding, is_ready_made
         self._parts = _count_parts(sharding, batch_size)
+        if sparse and sharding is not None and not sharding.is_fully_addressable:
+            # How much room rows need, each process would say by its own.
+            raise ConfigError(
+                "layout: got 'csr' with a sharding over several processes, whose parts of a batch would differ in "
+                "shape; expected 'dense'."
+            )
 
     def batch(self, block: Block, number: int) -> PerturbationBatch:
         """Make batch `number` of a block."""

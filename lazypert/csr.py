@@ -223,9 +223,12 @@ def first_bad_index(indices: NDArray[Any], n_cols: int) -> int:
 
 @kernel
 def _scatter(indptr: Any, indices: Any, data: Any, out: Any) -> None:
+    width = np.uint64(out.shape[1])
     for row in range(len(indptr) - 1):
         for k in range(indptr[row], indptr[row + 1]):
-            out[row, indices[k]] = data[k]
+            col = np.uint64(indices[k])
+            if col < width:  # keeps a store of wrong content from writing elsewhere
+                out[row, col] = data[k]
 
 
 @kernel
@@ -263,7 +266,8 @@ def _select_cols(
     out_indptr[0] = 0
     for row in range(len(indptr) - 1):
         for k in range(indptr[row], indptr[row + 1]):
-            col = new_col[indices[k]]
+            old = np.uint64(indices[k])
+            col = new_col[old] if old < np.uint64(len(new_col)) else -1
             if col >= 0:
                 out_indices[kept] = col
                 out_data[kept] = data[k]

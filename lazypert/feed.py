@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
 
+_PATIENCE = 1
+"""Seconds after which a waiting thread looks again whether it is wanted: a garbage collection that stops a
+feed while its thread is about to wait would else not be heard."""
+
+
 def read_ahead(
     read_block: Callable[[int], Any],
     make_batch: Callable[[Any, int], Any],
@@ -42,6 +47,8 @@ def read_ahead(
     n_blocks
         Blocks that may be in memory.
     """
+    if not steps:
+        return
     feed = _Feed(read_block, make_batch, steps, per_block, ahead, n_blocks)
     _running.add(feed)
     try:
@@ -139,7 +146,7 @@ class _Feed:
                     first = max(number * self._per_block, self._next_batch)
                     self._unmade[number] = min((number + 1) * self._per_block, self._end) - first
                     return number
-                self._block_wanted.wait()
+                self._block_wanted.wait(_PATIENCE)
             return None
 
     def make_batches(self) -> None:
@@ -163,7 +170,7 @@ class _Feed:
                 if step <= self._taken + self._ahead and step // self._per_block in self._blocks:
                     self._next_batch += 1
                     return step, self._blocks[step // self._per_block]
-                self._batch_wanted.wait()
+                self._batch_wanted.wait(_PATIENCE)
             return None
 
     def _made(self, step: int, result: tuple[Any, BaseException | None]) -> None:
@@ -175,4 +182,4 @@ class _Feed:
             self._unmade[number] -= 1
             if not self._unmade[number]:
                 del self._unmade[number], self._blocks[number]
-                self._block_wanted.notify()
+                self._block_wanted.notify_all()

@@ -16,7 +16,7 @@ from lazypert.blocks import BlockReader
 from lazypert.buffers import Buffers
 from lazypert.collate import Collator
 from lazypert.csr import ColumnTable, one_after_another
-from lazypert.errors import ColumnNotFoundError, ConfigError, near_matches
+from lazypert.errors import ColumnNotFoundError, ConfigError, NotCountsError, near_matches
 from lazypert.feed import read_ahead
 from lazypert.memory import cpu_count, parse_bytes
 
@@ -37,11 +37,12 @@ STATE_VERSION = 1
 
 
 class Loader:
-    """Iterates over one epoch of a split; every batch has the same shapes, so jit compiles once.
+    """Iterates over one epoch of a split; batches have the same shapes, so jit compiles once.
 
     Blocks of cells are read, decoded, made into batches and put on the device by background threads,
-    which hold no GIL for most of it, while the caller computes. What a batch holds depends on seed,
-    epoch, host and number alone. Usually made by ``result.loader(split)``.
+    which hold no GIL for most of it, while the caller computes. What a batch holds depends on the seed,
+    epoch, host and number, and which controls are in reach on `memory_limit`; never on threads or timing.
+    Usually made by ``result.loader(split)``.
 
     Parameters
     ----------
@@ -56,8 +57,9 @@ class Loader:
     n_basal_samples
         Controls a cell; 0 for none.
     layout
-        ``"dense"`` float32 arrays; or ``"csr"``, padded `SparseRows`, which go to a device in a tenth
-        of the bytes and are made dense there by ``to_dense()`` under jit.
+        ``"dense"`` float32 arrays; or ``"csr"``, padded `SparseRows`, which go to a device in a fraction
+        of the bytes and are made dense there by ``to_dense()`` under jit. Their room is for an average
+        batch and 15 % more; a batch that needs more gets a larger one, and jit compiles again.
     genes
         Names of the genes to give, in this order; None takes those of the source's output space.
     target_sum
@@ -73,7 +75,8 @@ class Loader:
     text_width
         Bytes for each barcode and each text of an obs column.
     fixed_pairs
-        Give a cell the controls of ``result.control_mapping`` in every epoch, not new ones in each.
+        Give a cell the same controls in every epoch, not new ones in each: with the pipeline's `seed`
+        and `n_basal_samples`, those of ``result.control_mapping``.
     to
         ``"jax"``, or ``"numpy"`` for host arrays, which for example PyTorch takes without a copy.
     sharding
@@ -82,7 +85,8 @@ class Loader:
         Go through one of `n_hosts` equally long parts of each epoch, no two of which share a sentence.
         By default those of ``jax.process_index()`` and ``jax.process_count()``.
     threads
-        Background threads; by default one for each processor, at least 2, at most 8.
+        Background threads that read; by default one for each processor, at least 2, at most 8. As
+        many more, up to `prefetch`, make batches of what was read.
     prefetch
         Batches finished ahead of the caller, at most.
     memory_limit
@@ -169,6 +173,12 @@ class Loader:
                 f"downsampling: got {downsampling!r}, and the loader thins stored reads binomially. "
                 "Use ReadDownsampler on the batch for anything else."
             )
+        not_counts = [matrix.name for matrix in self.source.matrices if not matrix.is_counts]
+        if downsampling is not None and not_counts:
+            raise NotCountsError(
+                f"downsampling: {not_counts[0]} holds values that are no counts, and reads are what can be lost. "
+                "Name a layer of counts (layer=...)."
+            )
         columns = self._columns(genes)
         # Reads are lost before genes are chosen, and all else goes as well with the chosen ones only.
         self._read_only = columns if downsampling is None else None
@@ -185,7 +195,7 @@ class Loader:
         if genes is not None:
             wanted = names.get_indexer_for(list(genes)) if len(genes) else np.empty(0, np.int64)
             if (wanted < 0).any():
-                absent = str(list(genes)[int(np.flatnonzero(wanted < 0)[0])])
+                absent = next(str(gene) for gene in genes if gene not in names)
                 raise ColumnNotFoundError(
                     f"genes: {absent!r} is not a gene of the screen. {near_matches(absent, names)}"
                 )
@@ -200,7 +210,7 @@ class Loader:
 
     def _share_out(self, limit: int, *, fixed_pairs: bool) -> None:
         """Divide the memory: controls, blocks, batches."""
-        width = self.width
+        width, n_values = self.width, 0.0
         if self._embedding:
             per_cell = 4.0 * width
         else:
@@ -211,12 +221,14 @@ class Loader:
                 n_values = min(n_values * min(1, 3 * width / max(1, n_genes)), width)
                 of_value += 8  # while they are chosen
             per_cell = n_values * of_value
-        # Blocks show controls where they lie in the memory for controls, except those of embeddings.
         rows = 1 + self.n_basal_samples
-        per_block = per_cell * self.batch_size * self.plan.config.batches_per_block * (rows if self._embedding else 1)
+        pool_bytes = int(limit * 0.35) if self.n_basal_samples else 0
+        # Blocks show controls where they lie in the memory for controls; those of embeddings, and pairs for
+        # life that don't all fit in there, lie in the block.
+        own = self._embedding or (fixed_pairs and per_cell * len(self.pools.controls) > pool_bytes)
+        limit -= 0 if own else pool_bytes
+        per_block = per_cell * self.batch_size * self.plan.config.batches_per_block * (rows if own else 1)
         per_batch = self.batch_size * rows * (4.0 * width if self.layout == "dense" else per_cell)
-        pool_bytes = int(limit * 0.35) if self.n_basal_samples and not self._embedding else 0
-        limit -= pool_bytes
         # One for each thread to read, and one that batches are made of.
         self._n_blocks = max(2, min(self.threads + 1, int(limit * 0.6 / max(1.0, per_block))))
         self._ahead = max(1, min(self.prefetch, int(limit * 0.4 / max(1.0, per_batch))))
@@ -231,7 +243,7 @@ class Loader:
             self._annotations,
             self._treatment,
             sparse=self.layout == "csr",
-            nnz_per_cell=self.source.nnz_per_cell,
+            nnz_per_cell=n_values,
             batch_size=self.batch_size,
             sentence_size=self.plan.config.sentence_size,
             n_basal_samples=self.n_basal_samples,
@@ -331,6 +343,7 @@ class Loader:
             "host": self.host,
             "n_hosts": self.n_hosts,
             "n_basal_samples": self.n_basal_samples,
+            "fixed_pairs": self._blocks.fixed_pairs,
             "controls_in_reach": self._blocks.reach,  # follows from memory_limit
         }
 

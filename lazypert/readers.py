@@ -31,8 +31,13 @@ class ByteReader(Protocol):
         """Return ``length`` bytes from ``offset``: fewer at the end of the object, none when it is gone."""
         ...
 
-    def open(self, keys: Sequence[str]) -> list[int] | None:
-        """Descriptors of files, for the caller to close; None where objects are no files.
+    @property
+    def has_files(self) -> bool:
+        """Whether objects are files, which can be opened."""
+        ...
+
+    def open(self, keys: Sequence[str]) -> list[int]:
+        """Descriptors of files, for the caller to close.
 
         Raises
         ------
@@ -57,6 +62,7 @@ class LocalReader:
 
     root: Path
     gap: int = 0
+    has_files: bool = True
 
     def size(self, key: str) -> int | None:
         """Bytes of a file, or None."""
@@ -71,7 +77,7 @@ class LocalReader:
         (found,) = self.read_pieces([(key, offset, length)], memoryview(out))
         return bytes(out[:found])
 
-    def open(self, keys: Sequence[str]) -> list[int] | None:
+    def open(self, keys: Sequence[str]) -> list[int]:
         """Open files."""
         opened: list[int] = []
         try:
@@ -117,6 +123,7 @@ class RemoteReader:
 
     store: Any
     gap: int = 256 * 1024  # a request takes as long as some hundred kilobytes
+    has_files: bool = False
 
     def size(self, key: str) -> int | None:
         """Bytes of an object, or None."""
@@ -133,9 +140,9 @@ class RemoteReader:
         (found,) = self.read_pieces([(key, offset, length)], memoryview(out))
         return bytes(out[:found])
 
-    def open(self, keys: Sequence[str]) -> list[int] | None:  # noqa: ARG002
+    def open(self, keys: Sequence[str]) -> list[int]:
         """Objects are no files."""
-        return None
+        raise NotImplementedError(f"{keys[:1]} cannot be opened: objects are no files")
 
     def read_pieces(self, pieces: Sequence[Piece], out: memoryview) -> list[int]:
         """Read parts of objects with one ranged request each, all under way at once."""

@@ -97,6 +97,14 @@ class PerturbationSamplerConfig:
         return max(1, WINDOW // self.sentence_size)
 
 
+def _check_shares(config: PerturbationSamplerConfig, *, shuffle: bool, weights: object = None) -> None:
+    if config.balance is not None and weights is not None:
+        raise ConfigError(f"balance: got {config.balance!r} together with weights, expected one of them.")
+    if not shuffle and (config.balance is not None or weights is not None):
+        name = "balance" if weights is None else "weights"
+        raise ConfigError(f"{name}: needs shuffle=True; in evaluation every cell comes once.")
+
+
 @dataclass(frozen=True, eq=False)
 class SentencePlan:
     """Sentences over the cells of a split.
@@ -130,6 +138,7 @@ class SentencePlan:
         """Plan over cells given by (n_cells,) group codes; negative codes belong to no group."""
         if config.balance not in (None, "group"):
             raise ConfigError(f"balance: got {config.balance!r}, and group codes alone allow only None or 'group'.")
+        _check_shares(config, shuffle=shuffle)
         codes = np.asarray(codes)
         place = np.argsort(codes, kind="stable")
         place = place[codes[place] >= 0]
@@ -157,7 +166,14 @@ class SentencePlan:
         ----------
         weights
             (n_perturbations,) how much of an epoch the groups of each perturbation get.
+
+        Raises
+        ------
+        ConfigError
+            When `weights` or a balance come without shuffling or together, or the split has no cell of
+            what has a weight.
         """
+        _check_shares(config, shuffle=shuffle, weights=weights)
         run = groups.run_of(rows.starts)
         ids = (groups.batch_ids if by_batch else groups.ids)[run]
         lengths = rows.stops - rows.starts
@@ -168,6 +184,8 @@ class SentencePlan:
         share = None
         if weights is not None:
             share = np.asarray(weights, dtype=np.float64)[of_group["perturbation"]]
+            if len(share) and not share.sum() > 0:
+                raise ConfigError("weights: none of the perturbations with a weight above 0 is in this split.")
         elif config.balance is not None:
             share = np.ones(len(change))
             if config.balance in of_group:

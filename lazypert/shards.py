@@ -8,6 +8,7 @@ shard is missing instead of filling in zeros.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections import OrderedDict
@@ -135,8 +136,8 @@ class ShardedArray:
     """
 
     KEEP_INDEXES = 4096
-    CHUNKS_AT_ONCE = 128  # about 4 MiB of a matrix
-    SHARDS_AT_ONCE = 32  # files open at a time
+    CHUNKS_AT_ONCE = 128  # in memory, packed: about 4 MiB of a matrix
+    FILES_AT_ONCE = 64  # open
 
     def __init__(self, reader: ByteReader, path: str, dtype: np.dtype[Any], grid: Grid) -> None:
         self.reader, self.path, self.dtype, self.grid = reader, path, np.dtype(dtype), grid
@@ -262,13 +263,16 @@ class ShardedArray:
     ) -> Iterator[tuple[NDArray[np.int64], slice]]:
         """Chunks that are read together, and which ranges want something of them.
 
-        They are of few files, and as many as a buffer holds.
+        They are of few files; or in memory, where they are no files, or cannot be read where they are decoded.
         """
         numbers = _chunks_of(starts, stops, self.grid.chunk)
-        _, nth = np.unique(numbers // self._per_shard, return_inverse=True)
-        at = 0
+        nth = np.cumsum(np.diff(numbers // self._per_shard, prepend=-1) != 0)  # its shard, of those wanted
+        at, in_files = 0, native.FUNCTIONS is not None and self.reader.has_files
         while at < len(numbers):
-            stop = min(at + self.CHUNKS_AT_ONCE, int(np.searchsorted(nth, nth[at] + self.SHARDS_AT_ONCE)))
+            stop = at + self.CHUNKS_AT_ONCE
+            if in_files:
+                stop = int(np.searchsorted(nth, nth[at] + self.FILES_AT_ONCE))
+            stop = min(stop, len(numbers))
             begin, end = numbers[at] * self.grid.chunk, (numbers[stop - 1] + 1) * self.grid.chunk
             some = slice(np.searchsorted(stops, begin, side="right"), np.searchsorted(starts, end, side="left"))
             yield numbers[at:stop], some
@@ -277,27 +281,31 @@ class ShardedArray:
     @contextmanager
     def _packed(self, numbers: NDArray[np.int64]) -> Iterator[Chunks]:
         """Chunks in memory, or in files that are open meanwhile."""
-        of_shards, which = np.unique(numbers // self._per_shard, return_inverse=True)
-        heads = np.searchsorted(which, np.arange(len(of_shards) + 1))
+        shard = numbers // self._per_shard
+        is_new = np.diff(shard, prepend=-1) != 0
+        of_shards, which = shard[is_new], np.cumsum(is_new) - 1
+        heads = np.append(np.flatnonzero(is_new), len(numbers))
         entries = np.concatenate(
             [
-                self._index(shard)[numbers[head:end] - shard * self._per_shard]
-                for shard, head, end in zip(of_shards.tolist(), heads[:-1], heads[1:], strict=True)
+                self._index(number)[numbers[head:end] - number * self._per_shard]
+                for number, head, end in zip(of_shards.tolist(), heads[:-1], heads[1:], strict=True)
             ]
         )
         absent = np.flatnonzero(entries[:, 0] < 0)
         if len(absent):
-            shard = int(of_shards[which[absent[0]]])
-            raise self._damaged(shard, "the shard's index says that a chunk was never written")
+            raise self._damaged(int(shard[absent[0]]), "the shard's index says that a chunk was never written")
         offset, length = np.ascontiguousarray(entries.T)
         files: list[int] | None = None
-        if native.FUNCTIONS is not None:
+        if native.FUNCTIONS is not None and self.reader.has_files:
             try:
-                files = self.reader.open([self._key(shard) for shard in of_shards.tolist()])
+                files = self.reader.open([self._key(number) for number in of_shards.tolist()])
             except FileNotFoundError as error:
                 raise self._damaged(int(str(error.filename).rpartition("/")[2]), "the file is missing") from None
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE):
+                    raise
         if files is None:
-            packed, at = self._read(of_shards[which], offset, length)
+            packed, at = self._read(shard, offset, length)
             yield Chunks(packed, np.full(len(numbers), -1), at, length, numbers, self.grid.chunk)
             return
         try:

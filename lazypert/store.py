@@ -129,7 +129,8 @@ class Matrix:
         """First element of each of some rows, and one past its last; the rows ascend."""
         if len(rows) and not 0 <= rows[0] <= rows[-1] < self.shape[0]:
             raise IndexError(f"{self.name} has {self.shape[0]:,} rows, got {rows[0]:,} to {rows[-1]:,}.")
-        wanted, back = np.unique(rows, return_inverse=True)
+        is_new = np.diff(rows, prepend=-1) != 0
+        wanted, back = rows[is_new], np.cumsum(is_new) - 1
         breaks = np.flatnonzero(np.diff(wanted) != 1) + 1
         heads, tails = np.append(0, breaks)[: len(wanted)], np.append(breaks, len(wanted))[: len(wanted)]
         # A run of n rows has n + 1 bounds.
@@ -138,8 +139,12 @@ class Matrix:
         self.indptr.gather(wanted[heads], wanted[tails - 1] + 2, places, bounds)
         at = (np.arange(len(wanted)) + np.repeat(np.arange(len(heads)), tails - heads))[back]
         first, last = bounds[at].astype(np.int64), bounds[at + 1].astype(np.int64)
-        if (last < first).any() or (first < 0).any():
+        # What is decoded goes where these say.
+        descends = (last < first).any() or (np.where(is_new[1:], last[:-1], first[:-1]) > first[1:]).any()
+        if descends:
             raise _damaged(self.indptr.path, "it descends")
+        if len(rows) and not 0 <= first[0] <= last[-1] <= len(self.data):
+            raise _damaged(self.indptr.path, f"it points beyond the {len(self.data):,} stored values")
         return first, last
 
 
@@ -426,7 +431,8 @@ class DenseArray:
         return int(rows), int(width)
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
-        rows = np.atleast_1d(np.arange(self.shape[0])[key[0] if isinstance(key, tuple) else key])
+        rows = key[0] if isinstance(key, tuple) else key
+        rows = np.arange(*rows.indices(self.shape[0])) if isinstance(rows, slice) else np.atleast_1d(rows)
         keys = [f"{self._path}/c/{number}/0" for number in np.unique(rows // self.chunks[0])]
         return np.asarray(_careful(self._reader, keys, lambda: self._array.oindex[key]))
 

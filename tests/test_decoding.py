@@ -1,5 +1,6 @@
 """Chunks are decoded alike by the kernel and by the libraries' Python interfaces, and damage is told alike."""
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,9 @@ GRID = Grid(5_000, 512, 2_048)
 KINDS = {"u2": COUNTS_CODEC, "i4": CODEC, "i8": CODEC, "f4": CODEC, "bool": CODEC}
 
 
-class InMemory(LocalReader):
+def in_memory(root):
     """Files whose bytes are read before they are decoded, as those of objects are."""
-
-    def open(self, keys):
-        return None
+    return LocalReader(root, has_files=False)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +68,7 @@ def test_ranges_are_put_where_they_belong(folder, dtype, way, bounds, apart, bac
     with pytest.MonkeyPatch.context() as patch:
         if way == "without the functions":
             patch.setattr(native, "FUNCTIONS", None)
-        array(folder, dtype, InMemory if way == "memory" else LocalReader).gather(starts, stops, places, out)
+        array(folder, dtype, in_memory if way == "memory" else LocalReader).gather(starts, stops, places, out)
     np.testing.assert_array_equal(out, expected)
 
 
@@ -86,7 +85,16 @@ def test_integers_can_be_given_narrower(folder, functions, monkeypatch):
 @pytest.mark.parametrize("files", [1, 2])
 def test_what_is_read_at_once_changes_nothing(folder, chunks, files, monkeypatch):
     monkeypatch.setattr(ShardedArray, "CHUNKS_AT_ONCE", chunks)
-    monkeypatch.setattr(ShardedArray, "SHARDS_AT_ONCE", files)
+    monkeypatch.setattr(ShardedArray, "FILES_AT_ONCE", files)
+    for reader in (LocalReader, in_memory):
+        np.testing.assert_array_equal(array(folder, "u2", reader).read(17, 4_900), values_of("u2")[17:4_900])
+
+
+def test_where_no_more_files_can_be_opened_each_is_read_by_itself(folder, monkeypatch):
+    def full(self, keys):
+        raise OSError(errno.EMFILE, "Too many open files", keys[0])
+
+    monkeypatch.setattr(LocalReader, "open", full)
     np.testing.assert_array_equal(array(folder, "u2").read(17, 4_900), values_of("u2")[17:4_900])
 
 

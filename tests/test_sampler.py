@@ -308,9 +308,20 @@ class TestBalance:
         assert set(given) == {"A", "B"}
         assert abs(given["B"] / given["A"] - 3) < 0.2
 
-    def test_evaluation_visits_each_cell_once_all_the_same(self):
-        cells, is_filler = epoch_of(plan_of(self.codes, 8, balance="group", shuffle=False))
-        assert sorted(cells[~is_filler]) == list(range(len(self.codes)))
+    def test_evaluation_visits_each_cell_once(self):
+        with pytest.raises(ConfigError, match="balance: needs shuffle=True"):
+            plan_of(self.codes, 8, balance="group", shuffle=False)
+
+    def test_shares_that_make_no_sense_are_refused(self):
+        cells = make_cells(perturbation=["A"] * 9 + ["B"] * 9, cell_type=["T"] * 18)
+        rows, weights = cells.groups.rows([0]), np.ones(len(cells.groups.labels["perturbation"]))
+        balanced = PerturbationSamplerConfig(balance="group")
+        with pytest.raises(ConfigError, match="balance: got 'group' together with weights"):
+            SentencePlan.from_rows(balanced, cells.groups, rows, weights=weights)
+        with pytest.raises(ConfigError, match="weights: needs shuffle=True"):
+            SentencePlan.from_rows(PerturbationSamplerConfig(), cells.groups, rows, weights=weights, shuffle=False)
+        with pytest.raises(ConfigError, match="weights: none of the perturbations"):
+            SentencePlan.from_rows(PerturbationSamplerConfig(), cells.groups, rows, weights=0 * weights)
 
 
 class TestMixing:

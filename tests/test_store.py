@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,6 @@ import lazypert as lp
 from lazypert import native
 from lazypert.csr import ColumnTable
 from lazypert.errors import ColumnNotFoundError, LazypertError, StoreDamagedError, StoreNotFoundError
-from lazypert.readers import LocalReader
 from lazypert.shards import ShardedArray
 from lazypert.store import Store
 
@@ -53,6 +53,13 @@ def test_any_rows_equal_anndata(opened, expected, rows):
         np.testing.assert_array_equal(block.to_dense(), matrix[rows].toarray())
 
 
+def in_memory(array, numbers, original=ShardedArray._packed):
+    """Chunks as they come of objects, which are no files."""
+    if array.reader.has_files:
+        array = ShardedArray(replace(array.reader, has_files=False), array.path, array.dtype, array.grid)
+    return original(array, numbers)
+
+
 WAYS = ["together", "a chunk and a shard at a time", "from memory", "without the functions"]
 
 
@@ -68,9 +75,9 @@ def test_wanted_columns_of_any_rows_equal_anndata(opened, expected, way, rows, w
     with pytest.MonkeyPatch.context() as patch:
         if way == "a chunk and a shard at a time":
             patch.setattr(ShardedArray, "CHUNKS_AT_ONCE", 1)
-            patch.setattr(ShardedArray, "SHARDS_AT_ONCE", 1)
+            patch.setattr(ShardedArray, "FILES_AT_ONCE", 1)
         elif way == "from memory":
-            patch.setattr(LocalReader, "open", lambda *_: None)
+            patch.setattr(ShardedArray, "_packed", in_memory)
         elif way == "without the functions":
             patch.setattr(native, "FUNCTIONS", None)
         for name, matrix in (("X", expected.X), ("layers/lognorm", expected.layers["lognorm"])):
