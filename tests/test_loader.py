@@ -516,6 +516,18 @@ class TestEndpoints:
             with pytest.raises(ConfigError, match="no meaning with output_space='embedding'"):
                 Loader(source, rows, plan, loader.pools, **wrong)
 
+    def test_reads_can_be_lost_from_counts_only(self, tmp_path):
+        from stores import screen, write
+
+        adata = screen(60)
+        source = PerturbationAnnDataSource(
+            PerturbationSourceConfig(file_path=write(adata, tmp_path / "s.h5ad"), layer="lognorm")
+        )
+        rows = source.groups.rows(source.groups.ids >= 0)
+        plan = SentencePlan.from_rows(PerturbationSamplerConfig(sentence_size=4), source.groups, rows)
+        with pytest.raises(LazypertError, match="layers/lognorm holds values that are no counts"):
+            Loader(source, rows, plan, pools_of(source.groups, by_batch=False), downsampling=DownsamplingConfig())
+
 
 class TestControls:
     def test_can_be_left_out(self, source):

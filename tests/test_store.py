@@ -99,6 +99,28 @@ def test_damage_is_found_where_only_some_columns_are_wanted(tmp_path, made, part
         Store(broken).matrix().read_selected(np.arange(90), ColumnTable.of(np.arange(3), 17))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda bounds: bounds[::-1], "descends"),
+        (lambda bounds: np.where(np.arange(91) == 40, bounds[20], bounds), "descends"),
+        (lambda bounds: np.where(np.arange(91) == 40, bounds[60], bounds), "descends"),
+        (lambda bounds: bounds + bounds[-1], "points beyond the [0-9,]+ stored values"),
+        (lambda bounds: bounds - 50, "points beyond|descends"),
+    ],
+)
+def test_bounds_that_make_no_sense_are_damage(tmp_path, made, change, message):
+    """With every checksum right: nothing is decoded to where it does not belong."""
+    broken = copied(made, tmp_path / "broken.zarr")
+    array = zarr.open_array(broken / "X/indptr", mode="r+")
+    array[:] = change(array[:].astype("i8"))
+    matrix = Store(broken).matrix()
+    rows = np.array([1, 2, 10, 38, 39, 41, 45, 61, 80, 89])
+    for read in (matrix.read_rows, lambda r: matrix.read_selected(r, ColumnTable.of(np.arange(17), 17))):
+        with pytest.raises(StoreDamagedError, match=message):
+            read(rows)
+
+
 def test_the_var_table_and_every_column_come_back(made, expected):
     store = Store(made)
     pd.testing.assert_frame_equal(store.var, expected.var, check_index_type=False, check_dtype=False)
