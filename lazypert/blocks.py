@@ -47,8 +47,8 @@ class Features(Protocol):
         """Rows of the matrix, in little memory; at the places asked for if that costs nothing."""
         ...
 
-    def read_selected(self, rows: NDArray[np.integer], columns: ColumnTable) -> PlacedRows:
-        """Wanted columns of rows, and the rows' totals over all."""
+    def read_selected(self, rows: NDArray[np.integer], columns: ColumnTable, *, totals: bool = ...) -> PlacedRows:
+        """Wanted columns of rows, and with `totals` the rows' sums over all."""
         ...
 
     def read_embedding(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
@@ -104,8 +104,8 @@ class BlockReader:
         Give a cell the same controls in every epoch.
     row_dtype
         Of row numbers in batches.
-    columns
-        Read these columns only; None reads all.
+    columns, totals
+        Read these columns only; and with `totals` know the rows' sums over all. None reads all columns.
     place, empty
         Where the cells' rows should lie in memory, and whose memory it is; see `Matrix.read_placed`.
     """
@@ -124,16 +124,18 @@ class BlockReader:
         fixed_pairs: bool,
         row_dtype: Any,
         columns: ColumnTable | None,
+        totals: bool,
         place: Place,
         empty: Callable[[int, Any], NDArray[Any]],
     ) -> None:
         self.source, self.rows, self.pools, self.annotate = source, rows, pools, annotate
-        self.place, self.empty, self.row_dtype, self.columns = place, empty, row_dtype, columns
+        self.place, self.empty, self.row_dtype = place, empty, row_dtype
+        self.columns, self.totals = columns, totals
         self.n_basal_samples, self.embedding, self.fixed_pairs = n_basal_samples, embedding, fixed_pairs
         self.reach = pools.reach(pool_bytes // max(1, control_bytes))
         # Pairs for life are all over the pools: where not all controls stay in memory, each is read by itself.
         in_pieces = not fixed_pairs or self.reach >= len(pools.controls)
-        self._kept = ControlMemory(source, pools.controls, pool_bytes if in_pieces else 0, columns)
+        self._kept = ControlMemory(source, pools.controls, pool_bytes if in_pieces else 0, columns, totals=totals)
 
     def read(self, epoch: Epoch, number: int) -> Block:
         """Read block `number` of an epoch."""
@@ -176,7 +178,7 @@ class BlockReader:
         if self.columns is None:
             placed = self.source.read_placed(row, place=self.place, empty=self.empty)
         else:
-            placed = self.source.read_selected(row, self.columns)
+            placed = self.source.read_selected(row, self.columns, totals=self.totals)
         cells = ScatteredRows.of([placed], np.zeros(len(row), np.int64), np.arange(len(row)))
         return cells, self._kept.rows(chosen) if len(chosen) else cells[:0]
 
@@ -190,12 +192,21 @@ class ControlMemory:
         Where features come from, and the rows of all controls.
     n_bytes
         Bytes to keep; 0 reads just the controls asked for.
-    columns
-        Read these columns only; None reads all.
+    columns, totals
+        Read these columns only; and with `totals` know the rows' sums over all. None reads all columns.
     """
 
-    def __init__(self, source: Features, controls: Rows, n_bytes: int, columns: ColumnTable | None = None) -> None:
-        self._source, self._controls, self._most, self._columns = source, controls, n_bytes, columns
+    def __init__(
+        self,
+        source: Features,
+        controls: Rows,
+        n_bytes: int,
+        columns: ColumnTable | None = None,
+        *,
+        totals: bool = False,
+    ) -> None:
+        self._source, self._controls, self._most = source, controls, n_bytes
+        self._columns, self._totals = columns, totals
         self._pieces: OrderedDict[int, PlacedRows] = OrderedDict()
         self._bytes = 0
         self._lock, self._reading = threading.Lock(), threading.Lock()
@@ -225,7 +236,7 @@ class ControlMemory:
     def _read_rows(self, rows: NDArray[np.int64]) -> PlacedRows:
         if self._columns is None:
             return self._source.read_placed(rows)
-        return self._source.read_selected(rows, self._columns)
+        return self._source.read_selected(rows, self._columns, totals=self._totals)
 
     def _read(self, numbers: list[int]) -> dict[int, PlacedRows]:
         if not numbers:

@@ -92,11 +92,14 @@ class ColumnTable:
         Unsigned output column of each column; `n_columns` for those left out. As long as a power of
         two: what a column number has beyond is cut off, so that no content of a store leads elsewhere,
         and none needs to be asked about.
+    keeps
+        uint8, as long: 1 for each column that is wanted.
     n_columns
         Columns wanted.
     """
 
     lookup: NDArray[Any]
+    keeps: NDArray[np.uint8]
     n_columns: int
 
     @classmethod
@@ -105,7 +108,7 @@ class ColumnTable:
         kind = np.uint16 if len(wanted) < 2**16 else np.uint32
         lookup: NDArray[Any] = np.full(1 << max(0, n_cols - 1).bit_length(), len(wanted), kind)
         lookup[wanted] = np.arange(len(wanted))
-        return cls(lookup, len(wanted))
+        return cls(lookup, (lookup < len(wanted)).astype(np.uint8), len(wanted))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,7 +124,7 @@ class PlacedRows:
     n_cols
         Columns of the whole matrix, or of those that were wanted.
     totals
-        (n,) float64 sum of each row over all columns, where only some were wanted; else None.
+        (n,) float64 sum of each row over all columns, where that was asked for; else None.
     """
 
     starts: NDArray[np.int64]
@@ -151,19 +154,20 @@ class PlacedRows:
         totals = None if self.totals is None else self.totals[start:stop].copy()
         return PlacedRows(bounds[:-1], lengths, indices, data, self.n_cols, totals)
 
-    def select(self, columns: ColumnTable) -> PlacedRows:
-        """The wanted columns of the rows, and their totals over all."""
+    def select(self, columns: ColumnTable, *, totals: bool) -> PlacedRows:
+        """The wanted columns of the rows, and with `totals` their sums over all."""
         ends = np.empty(len(self.lengths), np.int64)
-        totals = np.empty(len(self.lengths), np.float64)
+        sums = np.empty(len(self.lengths), np.float64)
         indices = np.empty(int(self.lengths.sum()) + 1, columns.lookup.dtype)
         data = np.empty(len(indices), self.data.dtype)
         _select_placed(
             self.starts, self.lengths, self.indices, self.data, columns.lookup, columns.n_columns,
-            ends, totals, indices, data,
+            ends, sums, indices, data,
         )  # fmt: skip
         n = int(ends[-1]) if len(ends) else 0
         starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)[: len(ends)]
-        return PlacedRows(starts, ends - starts, indices[:n].copy(), data[:n].copy(), columns.n_columns, totals)
+        found = indices[:n].copy(), data[:n].copy()
+        return PlacedRows(starts, ends - starts, *found, columns.n_columns, sums if totals else None)
 
 
 Place = Callable[[NDArray[np.int64]], tuple[NDArray[np.int64], int]]

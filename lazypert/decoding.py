@@ -115,7 +115,7 @@ def select(
     Damage, and how many are kept by now.
     """
     found, kept = _select(
-        _addresses(), chunks, *ranges, columns.lookup, columns.n_columns, kept, *upto, *out, scratch
+        _addresses(), chunks, *ranges, columns.lookup, columns.keeps, kept, *upto, *out, scratch
     )  # fmt: skip
     return _damage(found, chunks), kept
 
@@ -139,7 +139,7 @@ def pick(
     out
         Where to, from `first` on.
     totals
-        The sum of each range is added here.
+        The sum of each range is added here; empty when they are not wanted.
     """
     found = _pick(_addresses(), chunks, *ranges, first, upto_chunk, places, out, totals, scratch)
     return _damage(found, chunks)
@@ -230,7 +230,7 @@ def _decode(
 
 @kernel
 def _select(
-    functions: Any, chunks: Any, starts: Any, stops: Any, lookup: Any, n_columns: Any, kept: Any,
+    functions: Any, chunks: Any, starts: Any, stops: Any, lookup: Any, keeps: Any, kept: Any,
     upto_range: Any, upto_chunk: Any, out_columns: Any, out_places: Any, scratch: Any,
 ) -> Any:  # fmt: skip
     first, mask = 0, np.uint64(len(lookup) - 1)
@@ -243,10 +243,10 @@ def _select(
         for i in range(first, last):
             start, stop = max(starts[i], low), min(stops[i], high)
             wanted, before = scratch[start - low : stop - low], kept
-            at, left_out = np.uint64(kept), np.uint64(n_columns)  # unsigned: no index can count from the end
+            at = np.uint64(kept)  # unsigned: no index can count from the end
             for j in range(len(wanted)):
                 out_places[at] = j
-                at += np.uint64(np.uint64(lookup[np.uint64(wanted[j]) & mask]) < left_out)  # else overwritten next
+                at += np.uint64(keeps[np.uint64(wanted[j]) & mask])  # else the next one takes its place
             kept = np.int64(at)
             for j in range(before, kept):
                 out_columns[j] = lookup[np.uint64(wanted[out_places[j]]) & mask]
@@ -268,7 +268,7 @@ def _pick(
         problem, low, high = _unpack(functions, chunks, k, low, high, scratch)
         if problem:
             return 8 * k + problem
-        for i in range(first, last):
+        for i in range(first, last if len(totals) else first):
             totals[i] += total(scratch[max(starts[i], low) - low : min(stops[i], high) - low])
         for j in range(kept, upto_chunk[k]):
             out[j] = scratch[places[j] + begin - low]

@@ -264,6 +264,7 @@ class Loader:
             fixed_pairs=fixed_pairs,
             row_dtype=np.int64 if jax.config.jax_enable_x64 else np.int32,  # type: ignore[attr-defined]
             columns=self._read_only,
+            totals=self._treatment.target_sum is not None,
             place=self._collator.place_padded if ready_made else one_after_another,
             empty=buffers.take,
         )

@@ -229,25 +229,25 @@ class ShardedArray:
         return Kept(out[0][:kept].copy(), out[1][:kept], upto_range, upto_chunk)
 
     def pick(
-        self, starts: NDArray[np.int64], stops: NDArray[np.int64], kept: Kept
+        self, starts: NDArray[np.int64], stops: NDArray[np.int64], kept: Kept, *, totals: bool
     ) -> tuple[NDArray[Any], NDArray[np.float64]]:
         """Elements of ranges at the places kept by `select`, of an array with chunks of the same length.
 
         Returns
         -------
-        (m,) elements, and the (n,) sum of each whole range.
+        (m,) elements, and the (n,) sum of each whole range, if asked for.
         """
         scratch = _scratch.chunk(self.grid.chunk, self.dtype)
-        out, totals = np.empty(len(kept.columns), self.dtype), np.zeros(len(starts))
+        out, sums = np.empty(len(kept.columns), self.dtype), np.zeros(len(starts) if totals else 0)
         first = done = 0
         for numbers, some in self._portions(starts, stops):
             upto = kept.upto_chunk[done : done + len(numbers)]
             with self._packed(numbers) as chunks:
                 ranges = starts[some], stops[some]
-                damage = pick(chunks, ranges, first, upto, kept.places, out, totals[some], scratch)
+                damage = pick(chunks, ranges, first, upto, kept.places, out, sums[some], scratch)
             self._check(damage, numbers)
             first, done = int(upto[-1]), done + len(numbers)
-        return out, totals
+        return out, sums
 
     def _check(self, damage: Damage, numbers: NDArray[np.int64]) -> None:
         if damage is not None:

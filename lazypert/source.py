@@ -184,9 +184,9 @@ class PerturbationSource(ABC):
         small = np.uint16 if block.n_cols <= 2**16 else block.indices.dtype
         return PlacedRows.of(replace(block, indices=block.indices.astype(small, copy=False)))
 
-    def read_selected(self, rows: NDArray[np.integer], columns: ColumnTable) -> PlacedRows:
+    def read_selected(self, rows: NDArray[np.integer], columns: ColumnTable, *, totals: bool = False) -> PlacedRows:
         """Wanted columns of rows, and the rows' totals over all; see `Matrix.read_selected`."""
-        return self.read_placed(rows).select(columns)
+        return self.read_placed(rows).select(columns, totals=totals)
 
     @property
     def nnz_per_cell(self) -> float:
@@ -460,9 +460,9 @@ class PerturbationAnnDataSource(PerturbationSource):
         """Rows of the matrix at the places asked for; see `Matrix.read_placed`."""
         return self.matrix.read_placed(rows, place=place, empty=empty, narrow=True)
 
-    def read_selected(self, rows: NDArray[np.integer], columns: ColumnTable) -> PlacedRows:
+    def read_selected(self, rows: NDArray[np.integer], columns: ColumnTable, *, totals: bool = False) -> PlacedRows:
         """Wanted columns of rows, and the rows' totals over all; see `Matrix.read_selected`."""
-        return self.matrix.read_selected(rows, columns)
+        return self.matrix.read_selected(rows, columns, totals=totals)
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,24 +106,28 @@ class Matrix:
         self.data.gather(*ranges, data)
         return PlacedRows(starts, lengths, indices, data, self.shape[1])
 
-    def read_selected(self, rows: NDArray[np.integer], columns: ColumnTable) -> PlacedRows:
-        """Wanted columns of rows in any order, repeats allowed; and the rows' totals over all columns.
+    def read_selected(self, rows: NDArray[np.integer], columns: ColumnTable, *, totals: bool = False) -> PlacedRows:
+        """Wanted columns of rows in any order, repeats allowed; with `totals`, their sums over all columns too.
 
         Of the others nothing is kept, so it is faster and takes less memory than `read_placed`.
         """
         wanted, back = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
         if native.FUNCTIONS is None or self.indices.grid.chunk != self.data.grid.chunk:
-            return self.read_placed(rows, narrow=True).select(columns)
+            return self.read_placed(rows, narrow=True).select(columns, totals=totals)
         first, last = self._bounds(wanted)
         filled = last > first
         ranges = first[filled], last[filled]
         kept = self.indices.select(*ranges, columns)
         starts, lengths = np.zeros((2, len(wanted)), np.int64)
-        totals = np.zeros(len(wanted))
-        data, totals[filled] = self.data.pick(*ranges, kept)
+        data, sums = self.data.pick(*ranges, kept, totals=totals)
         starts[filled] = np.concatenate([[0], kept.upto_range])[:-1]
         lengths[filled] = kept.upto_range - starts[filled]
-        return PlacedRows(starts[back], lengths[back], kept.columns, data, columns.n_columns, totals[back])
+        found = PlacedRows(starts[back], lengths[back], kept.columns, data, columns.n_columns)
+        if not totals:
+            return found
+        of_rows = np.zeros(len(wanted))
+        of_rows[filled] = sums
+        return replace(found, totals=of_rows[back])
 
     def _bounds(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """First element of each of some rows, and one past its last; the rows ascend."""

@@ -101,7 +101,7 @@ def test_rows_that_hold_only_what_is_wanted_give_the_same(make, seed, n, wanted,
     which = rng.integers(0, 3, n)
     matrices = [counts(10 * (part + 1), N_COLS, seed + part) for part in range(3)]
     row = np.array([rng.integers(0, matrices[part].shape[0]) for part in which], dtype=np.int64)
-    selected = ScatteredRows.of([placed(m, gaps=2).select(table) for m in matrices], which, row)
+    selected = ScatteredRows.of([placed(m, gaps=2).select(table, totals=True) for m in matrices], which, row)
     found = make(selected, Treatment(columns=None, n_columns=len(wanted), target_sum=target_sum))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 

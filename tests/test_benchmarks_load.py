@@ -108,7 +108,7 @@ class TestTheCommand:
     @pytest.mark.slow
     @pytest.mark.skipif(not HAS_ANNBATCH, reason="annbatch is not installed")
     def test_every_rival_that_is_installed_to_every_endpoint(self, tmp_path):
-        seen, _ = command(tmp_path)
+        seen, _ = command(tmp_path, "--sweep", "16x8x16,32x4x16")
         check(seen)
         assert set(seen["skipped"]) == {name for name, rival in RIVALS.items() if rival.slow}
         ran = {(run["rival"], run["endpoint"], run["cache"]) for run in seen["runs"]}

@@ -81,7 +81,7 @@ def test_wanted_columns_of_any_rows_equal_anndata(opened, expected, way, rows, w
         elif way == "without the functions":
             patch.setattr(native, "FUNCTIONS", None)
         for name, matrix in (("X", expected.X), ("layers/lognorm", expected.layers["lognorm"])):
-            placed = opened.sparse(name).read_selected(np.array(rows, dtype=int), table)
+            placed = opened.sparse(name).read_selected(np.array(rows, dtype=int), table, totals=True)
             assert placed.n_cols == len(wanted)
             found = np.zeros((len(rows), len(wanted)))
             for line, start, length in zip(found, placed.starts, placed.lengths, strict=True):
@@ -89,6 +89,7 @@ def test_wanted_columns_of_any_rows_equal_anndata(opened, expected, way, rows, w
             np.testing.assert_array_equal(found, matrix[rows].toarray()[:, wanted])
             totals = matrix[rows].toarray().sum(axis=1, dtype=float)
             np.testing.assert_allclose(placed.totals, totals, rtol=1e-12)
+            assert opened.sparse(name).read_selected(np.array(rows, dtype=int), table).totals is None
 
 
 @pytest.mark.parametrize("part", ["indices", "data"])
