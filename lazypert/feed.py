@@ -41,7 +41,7 @@ def read_ahead(
     per_block
         Batches of a block.
     threads
-        Threads that read; and, up to `ahead`, as many that make batches.
+        Threads that read; and as many that make batches, but no more than there are batches to make at a time.
     ahead
         Batches that may be finished before they are asked for.
     n_blocks
@@ -52,7 +52,7 @@ def read_ahead(
     feed = _Feed(read_block, make_batch, steps, per_block, ahead, n_blocks)
     _running.add(feed)
     try:
-        feed.start([feed.read_blocks] * threads + [feed.make_batches] * min(threads, ahead))
+        feed.start([feed.read_blocks] * threads + [feed.make_batches] * min(threads, ahead + 1))
         for step in steps:
             yield feed.take(step)
     finally:
