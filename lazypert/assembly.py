@@ -9,7 +9,7 @@ import numpy as np
 from numba import carray, types
 from numba.extending import intrinsic
 
-from lazypert.csr import kernel
+from lazypert.csr import kernel, scale_log1p
 from lazypert.csr import total as sum_of
 from lazypert.rng import mix
 
@@ -186,14 +186,8 @@ def _treat(values: Any, total: Any, key: Any, fraction: Any, target_depth: Any, 
         for k in range(len(values)):
             out[k] = values[k]
     if target_sum > 0.0:
-        scale = target_sum / total if total > 0.0 else 0.0
-        known = np.empty(32, np.float32)  # most counts are small: their logarithms are taken once
-        for count in range(len(known)):
-            known[count] = np.log1p(count * scale)
-        for k in range(len(values)):
-            value = out[k]
-            small = np.int64(value)
-            out[k] = known[small] if 0 <= small < len(known) and small == value else np.log1p(value * scale)
+        kept = out[: len(values)]
+        scale_log1p(kept, target_sum / total if total > 0.0 else 0.0, kept)
 
 
 @kernel

@@ -51,6 +51,17 @@ class Features(Protocol):
         """Wanted columns of rows, and with `totals` the rows' sums over all."""
         ...
 
+    def read_dense(
+        self,
+        rows: NDArray[np.integer],
+        columns: ColumnTable,
+        *,
+        target_sum: float | None = ...,
+        empty: Callable[[tuple[int, int], Any], NDArray[Any]] = ...,
+    ) -> NDArray[np.float32]:
+        """(n, n_columns) wanted columns of rows."""
+        ...
+
     def read_embedding(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
         """(n, width) rows of the embedding."""
         ...
@@ -67,7 +78,8 @@ class Block:
     columns
         What a batch shows of its cells, under the names and in the dtypes that it has there, cells first.
     cells, controls
-        Their ``n`` and ``n * K`` sparse rows; or (n, width) and (n * K, width) float32 of an embedding.
+        Their ``n`` and ``n * K`` sparse rows; or (n, width) and (n * K, width) float32 as a batch shows
+        them. Controls are None where K is 0.
     cell_keys, control_keys
         uint64 random number of each of these rows.
     annotations
@@ -77,7 +89,7 @@ class Block:
     run: NDArray[np.int64]
     columns: dict[str, NDArray[Any]]
     cells: ScatteredRows | NDArray[np.float32]
-    controls: ScatteredRows | NDArray[np.float32]
+    controls: ScatteredRows | NDArray[np.float32] | None
     cell_keys: NDArray[np.uint64]
     control_keys: NDArray[np.uint64]
     annotations: dict[str, NDArray[Any]]
@@ -104,8 +116,10 @@ class BlockReader:
         Give a cell the same controls in every epoch.
     row_dtype
         Of row numbers in batches.
-    columns, totals
-        Read these columns only; and with `totals` know the rows' sums over all. None reads all columns.
+    columns, target_sum
+        Read these columns only, None reads all; and the sum that is to be scaled to, if any.
+    dense
+        Read cells dense, and scaled.
     place, empty
         Where the cells' rows should lie in memory, and whose memory it is; see `Matrix.read_placed`.
     """
@@ -124,18 +138,21 @@ class BlockReader:
         fixed_pairs: bool,
         row_dtype: Any,
         columns: ColumnTable | None,
-        totals: bool,
+        target_sum: float | None,
+        dense: bool,
         place: Place,
-        empty: Callable[[int, Any], NDArray[Any]],
+        empty: Callable[[Any, Any], NDArray[Any]],
     ) -> None:
         self.source, self.rows, self.pools, self.annotate = source, rows, pools, annotate
         self.place, self.empty, self.row_dtype = place, empty, row_dtype
-        self.columns, self.totals = columns, totals
+        self.columns, self.target_sum, self.dense = columns, target_sum, dense
         self.n_basal_samples, self.embedding, self.fixed_pairs = n_basal_samples, embedding, fixed_pairs
         self.reach = pools.reach(pool_bytes // max(1, control_bytes))
         # Pairs for life are all over the pools: where not all controls stay in memory, each is read by itself.
         in_pieces = not fixed_pairs or self.reach >= len(pools.controls)
-        self._kept = ControlMemory(source, pools.controls, pool_bytes if in_pieces else 0, columns, totals=totals)
+        self._kept = ControlMemory(
+            source, pools.controls, pool_bytes if in_pieces else 0, columns, totals=target_sum is not None
+        )
 
     def read(self, epoch: Epoch, number: int) -> Block:
         """Read block `number` of an epoch."""
@@ -175,12 +192,14 @@ class BlockReader:
     ) -> tuple[Any, Any]:
         if self.embedding:
             return self.source.read_embedding(row), self.source.read_embedding(control_row)
+        controls = self._kept.rows(chosen) if len(chosen) else None
         if self.columns is None:
             placed = self.source.read_placed(row, place=self.place, empty=self.empty)
+        elif self.dense:
+            return self.source.read_dense(row, self.columns, target_sum=self.target_sum, empty=self.empty), controls
         else:
-            placed = self.source.read_selected(row, self.columns, totals=self.totals)
-        cells = ScatteredRows.of([placed], np.zeros(len(row), np.int64), np.arange(len(row)))
-        return cells, self._kept.rows(chosen) if len(chosen) else cells[:0]
+            placed = self.source.read_selected(row, self.columns, totals=self.target_sum is not None)
+        return ScatteredRows.of([placed], np.zeros(len(row), np.int64), np.arange(len(row))), controls
 
 
 class ControlMemory:

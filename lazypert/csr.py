@@ -169,6 +169,11 @@ class PlacedRows:
         found = indices[:n].copy(), data[:n].copy()
         return PlacedRows(starts, ends - starts, *found, columns.n_columns, sums if totals else None)
 
+    def fill(self, out: NDArray[np.float32], places: NDArray[np.int64], target_sum: float | None) -> None:
+        """Write the rows dense into the rows `places` of `out`, scaled to `target_sum` and ``log1p`` if given."""
+        assert self.totals is not None
+        _fill(self.starts, self.lengths, self.indices, self.data, self.totals, places, target_sum or 0.0, out)
+
 
 Place = Callable[[NDArray[np.int64]], tuple[NDArray[np.int64], int]]
 """From the (n,) lengths of rows to the (n,) places where they begin, and the length of the whole."""
@@ -220,6 +225,18 @@ def total(values: Any) -> float:
     return found
 
 
+@kernel
+def scale_log1p(values: Any, scale: Any, out: Any) -> None:
+    """``log1p(values * scale)`` into `out`, which may be `values`."""
+    known = np.empty(32, np.float32)  # most counts are small: their logarithms are taken once
+    for count in range(len(known)):
+        known[count] = np.log1p(count * scale)
+    for k in range(len(values)):
+        value = values[k]
+        small = np.int64(value)
+        out[k] = known[small] if 0 <= small < len(known) and small == value else np.log1p(value * scale)
+
+
 def first_bad_index(indices: NDArray[Any], n_cols: int) -> int:
     """Offset of the first column number outside ``[0, n_cols)``, or -1."""
     return int(_first_bad_index(indices, n_cols))
@@ -244,6 +261,30 @@ def _take_rows(
         for k in range(out_indptr[i + 1] - target):
             out_indices[target + k] = indices[source + k]
             out_data[target + k] = data[source + k]
+
+
+@kernel
+def copy_rows(table: Any, source: Any, target: Any) -> None:
+    """``table[target] = table[source]``, row by row."""
+    for i in range(len(source)):
+        for j in range(table.shape[1]):
+            table[target[i], j] = table[source[i], j]
+
+
+@kernel
+def _fill(
+    starts: Any, lengths: Any, indices: Any, data: Any, totals: Any, places: Any, target_sum: Any, out: Any
+) -> None:  # fmt: skip
+    width = np.uint64(out.shape[1])
+    for i in range(len(starts)):
+        row = out[places[i]]
+        row[:] = 0
+        for k in range(starts[i], starts[i] + lengths[i]):
+            col = np.uint64(indices[k])
+            if col < width:
+                row[col] = data[k]
+        if target_sum > 0.0:
+            scale_log1p(row, target_sum / totals[i] if totals[i] > 0.0 else 0.0, row)
 
 
 @kernel

@@ -14,7 +14,7 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 
 from lazypert import native
-from lazypert.csr import ColumnTable, kernel, total
+from lazypert.csr import ColumnTable, kernel, scale_log1p, total
 from lazypert.native import call_blosc_decompress, call_blosc_getitem, call_crc32c, call_pread
 
 CHECKSUM = 4
@@ -143,6 +143,36 @@ def pick(
     """
     found = _pick(_addresses(), chunks, *ranges, first, upto_chunk, places, out, totals, scratch)
     return _damage(found, chunks)
+
+
+def scatter(
+    chunks: tuple[Chunks, Chunks],
+    ranges: Ranges,
+    places: NDArray[np.int64],
+    columns: ColumnTable,
+    target_sum: float,
+    sums: NDArray[np.float64],
+    row: NDArray[np.float32],
+    out: NDArray[np.float32],
+    scratch: tuple[NDArray[Any], NDArray[Any]],
+) -> tuple[Damage, Damage]:
+    """Decode column numbers and values, and write the wanted columns of rows, dense. Needs `native.FUNCTIONS`.
+
+    Parameters
+    ----------
+    chunks, scratch
+        Of column numbers, and of values.
+    places
+        Row of `out` for each range.
+    sums
+        Sum of each row so far, for those that go on in the next chunks.
+    row
+        Memory for one row, and one value more.
+    """
+    of_indices, of_data = _scatter(
+        _addresses(), *chunks, *ranges, places, columns.lookup, columns.n_columns, target_sum, sums, row, out, *scratch
+    )
+    return _damage(of_indices, chunks[0]), _damage(of_data, chunks[1])
 
 
 def _addresses() -> tuple[np.uintp, ...]:
@@ -274,6 +304,41 @@ def _pick(
             out[j] = scratch[places[j] + begin - low]
         kept = upto_chunk[k]
     return _FINE
+
+
+@kernel
+def _scatter(
+    functions: Any, of_indices: Any, of_data: Any, starts: Any, stops: Any, places: Any, lookup: Any, n_columns: Any,
+    target_sum: Any, sums: Any, row: Any, out: Any, indices: Any, data: Any,
+) -> Any:  # fmt: skip
+    first, mask, size = 0, np.uint64(len(lookup) - 1), of_indices.size
+    for k in range(len(of_indices.number)):
+        begin = of_indices.number[k] * size
+        first, last, low, high = _wanted(starts, stops, first, begin, begin + size)
+        problem, low_index, _ = _unpack(functions, of_indices, k, low, high, indices)
+        if problem:
+            return 8 * k + problem, _FINE
+        problem, low_value, _ = _unpack(functions, of_data, k, low, high, data)
+        if problem:
+            return _FINE, 8 * k + problem
+        for i in range(first, last):
+            start, stop = max(starts[i], begin), min(stops[i], begin + size)
+            into = out[places[i]]
+            if start == starts[i]:
+                row[:] = 0
+            else:  # it began in the chunk before
+                for j in range(n_columns):
+                    row[j] = into[j]
+            columns, values = indices[start - low_index : stop - low_index], data[start - low_value : stop - low_value]
+            for j in range(len(columns)):  # what is left out goes to the place beyond the last
+                row[np.uint64(lookup[np.uint64(columns[j]) & mask])] = values[j]
+            if target_sum > 0:
+                sums[i] += total(values)
+                if stop == stops[i]:
+                    scale_log1p(row[:n_columns], target_sum / sums[i] if sums[i] > 0 else 0.0, row[:n_columns])
+            for j in range(n_columns):
+                into[j] = row[j]
+    return _FINE, _FINE
 
 
 def _decode_plain(

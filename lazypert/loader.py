@@ -211,6 +211,8 @@ class Loader:
     def _share_out(self, limit: int, *, fixed_pairs: bool) -> None:
         """Divide the memory: controls, blocks, batches."""
         width, n_values = self.width, 0.0
+        # A dense row of few genes takes no more memory than a sparse one of all.
+        few = self._read_only is not None and self.layout == "dense" and width <= self.source.nnz_per_cell
         if self._embedding:
             per_cell = 4.0 * width
         else:
@@ -220,7 +222,7 @@ class Loader:
             if self._read_only is not None:  # genes that are asked for are seen more often than most
                 n_values = min(n_values * min(1, 3 * width / max(1, n_genes)), width)
                 of_value += 8  # while they are chosen
-            per_cell = n_values * of_value
+            per_cell = 4.0 * width if few else n_values * of_value
         rows = 1 + self.n_basal_samples
         pool_bytes = int(limit * 0.35) if self.n_basal_samples else 0
         # Blocks show controls where they lie in the memory for controls; those of embeddings, and pairs for
@@ -264,7 +266,8 @@ class Loader:
             fixed_pairs=fixed_pairs,
             row_dtype=np.int64 if jax.config.jax_enable_x64 else np.int32,  # type: ignore[attr-defined]
             columns=self._read_only,
-            totals=self._treatment.target_sum is not None,
+            target_sum=self._treatment.target_sum,
+            dense=few,
             place=self._collator.place_padded if ready_made else one_after_another,
             empty=buffers.take,
         )

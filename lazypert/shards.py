@@ -19,7 +19,7 @@ import numpy as np
 from numcodecs import blosc
 
 from lazypert import native
-from lazypert.decoding import CHECKSUM, Chunks, Damage, checksum, decode, pick, select
+from lazypert.decoding import CHECKSUM, Chunks, Damage, checksum, decode, pick, scatter, select
 from lazypert.errors import StoreDamagedError
 from lazypert.schema import CODEC, Codec, Grid
 
@@ -80,24 +80,14 @@ class _Scratch(threading.local):
     """A thread's own buffers, used again by every read: fresh memory costs as much as decoding into it."""
 
     def __init__(self) -> None:
-        self._packed, self._chunk = np.empty(0, np.uint8), np.empty(0, np.uint8)
-        self._columns, self._places = np.empty(0, np.uint32), np.empty(0, np.uint32)
+        self._held: dict[str, NDArray[np.uint8]] = {}
 
-    def packed(self, n_bytes: int) -> NDArray[np.uint8]:
-        if len(self._packed) < n_bytes:
-            self._packed = np.empty(n_bytes, np.uint8)
-        return self._packed
-
-    def kept(self, length: int, dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[np.uint32]]:
-        # Of memory that is never touched there is none: most of what may be kept never is.
-        if len(self._places) < length:
-            self._columns, self._places = np.empty(length, np.uint32), np.empty(length, np.uint32)
-        return self._columns.view(dtype)[:length], self._places[:length]
-
-    def chunk(self, length: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-        if len(self._chunk) < length * dtype.itemsize:
-            self._chunk = np.empty(length * dtype.itemsize, np.uint8)
-        return self._chunk[: length * dtype.itemsize].view(dtype)
+    def take(self, name: str, length: int, dtype: Any = np.uint8) -> NDArray[Any]:
+        """(length,) array of any content. Of memory that is never touched there is none."""
+        n_bytes = length * np.dtype(dtype).itemsize
+        if name not in self._held or len(self._held[name]) < n_bytes:
+            self._held[name] = np.empty(n_bytes, np.uint8)
+        return self._held[name][:n_bytes].view(dtype)
 
 
 _scratch = _Scratch()
@@ -199,7 +189,7 @@ class ShardedArray:
         filled = stops > starts
         if not filled.all():
             starts, stops, places = starts[filled], stops[filled], places[filled]
-        scratch = _scratch.chunk(self.grid.chunk, self.dtype)
+        scratch = self._chunk()
         for numbers, some in self._portions(starts, stops):
             with self._packed(numbers) as chunks:
                 damage = decode(chunks, (starts[some], stops[some]), places[some], out, scratch)
@@ -215,8 +205,9 @@ class ShardedArray:
         columns
             Which are wanted.
         """
-        scratch = _scratch.chunk(self.grid.chunk, self.dtype)
-        out = _scratch.kept(int((stops - starts).sum()) + 1, columns.lookup.dtype)
+        scratch = self._chunk()
+        most = int((stops - starts).sum()) + 1
+        out = _scratch.take("columns", most, columns.lookup.dtype), _scratch.take("places", most, np.uint32)
         n_chunks = len(_chunks_of(starts, stops, self.grid.chunk))
         upto_range, upto_chunk = np.zeros(len(starts), np.int64), np.zeros(n_chunks, np.int64)
         kept = done = 0
@@ -237,7 +228,7 @@ class ShardedArray:
         -------
         (m,) elements, and the (n,) sum of each whole range, if asked for.
         """
-        scratch = _scratch.chunk(self.grid.chunk, self.dtype)
+        scratch = self._chunk()
         out, sums = np.empty(len(kept.columns), self.dtype), np.zeros(len(starts) if totals else 0)
         first = done = 0
         for numbers, some in self._portions(starts, stops):
@@ -253,6 +244,13 @@ class ShardedArray:
         if damage is not None:
             which, what = damage
             raise self._damaged(int(numbers[which]) // self._per_shard, what)
+
+    @property
+    def _name(self) -> str:
+        return self.path.rpartition("/")[2]  # of a matrix, indices and data may be at hand at the same time
+
+    def _chunk(self) -> NDArray[Any]:
+        return _scratch.take(f"chunk {self._name}", self.grid.chunk, self.dtype)
 
     @property
     def _per_shard(self) -> int:
@@ -309,7 +307,7 @@ class ShardedArray:
             yield Chunks(packed, np.full(len(numbers), -1), at, length, numbers, self.grid.chunk)
             return
         try:
-            packed = _scratch.packed(int(length.max()))
+            packed = _scratch.take(f"packed {self._name}", int(length.max()))
             yield Chunks(packed, np.array(files)[which], offset, length, numbers, self.grid.chunk)
         finally:
             for file in files:
@@ -325,7 +323,7 @@ class ShardedArray:
         first = np.append(0, np.flatnonzero(apart) + 1)
         last = np.append(first[1:], len(shard)) - 1
         size = offset[last] + length[last] - offset[first]
-        packed = _scratch.packed(int(size.sum()))
+        packed = _scratch.take(f"packed {self._name}", int(size.sum()))
         pieces: list[Piece] = [
             (self._key(s), o, n)
             for s, o, n in zip(shard[first].tolist(), offset[first].tolist(), size.tolist(), strict=True)
@@ -371,6 +369,43 @@ class ShardedArray:
             f"The store is damaged at {self._key(shard)}: {what}. Nothing was read from it. "
             "Run lazypert.verify(store) to list all damage, and convert the source again."
         )
+
+
+def spread(
+    indices: ShardedArray,
+    data: ShardedArray,
+    starts: NDArray[np.int64],
+    stops: NDArray[np.int64],
+    places: NDArray[np.int64],
+    columns: ColumnTable,
+    target_sum: float,
+    out: NDArray[np.float32],
+) -> None:
+    """Decode rows of a matrix and write the wanted columns of each, dense. Needs `native.FUNCTIONS`.
+
+    Parameters
+    ----------
+    indices, data
+        Its column numbers and values, in chunks of the same length.
+    starts, stops
+        (n,) where each row is in them; no row is empty, and none begins before another ends.
+    places
+        (n,) row of `out` that each is.
+    columns, target_sum
+        Which columns to take; and the sum to scale each row to before ``log1p``, 0 for values as they are.
+    out
+        (m, n_columns) float32.
+    """
+    scratch, sums = (indices._chunk(), data._chunk()), np.zeros(len(starts))
+    row = np.zeros(columns.n_columns + 1, np.float32)
+    for numbers, some in indices._portions(starts, stops):
+        ranges = starts[some], stops[some]
+        with indices._packed(numbers) as of_indices, data._packed(numbers) as of_data:
+            problems = scatter(
+                (of_indices, of_data), ranges, places[some], columns, target_sum, sums[some], row, out, scratch
+            )
+        for array, damage in zip((indices, data), problems, strict=True):
+            array._check(damage, numbers)
 
 
 def _chunks_of(starts: NDArray[np.int64], stops: NDArray[np.int64], chunk: int) -> NDArray[np.int64]:

@@ -188,6 +188,19 @@ class PerturbationSource(ABC):
         """Wanted columns of rows, and the rows' totals over all; see `Matrix.read_selected`."""
         return self.read_placed(rows).select(columns, totals=totals)
 
+    def read_dense(
+        self,
+        rows: NDArray[np.integer],
+        columns: ColumnTable,
+        *,
+        target_sum: float | None = None,
+        empty: Callable[[tuple[int, int], Any], NDArray[Any]] = np.empty,
+    ) -> NDArray[np.float32]:
+        """(n, n_columns) float32 wanted columns of rows; see `Matrix.read_dense`."""
+        out = empty((len(rows), columns.n_columns), np.float32)
+        self.read_selected(rows, columns, totals=True).fill(out, np.arange(len(rows)), target_sum)
+        return out
+
     @property
     def nnz_per_cell(self) -> float:
         """Mean number of stored values of a cell."""
@@ -463,6 +476,17 @@ class PerturbationAnnDataSource(PerturbationSource):
     def read_selected(self, rows: NDArray[np.integer], columns: ColumnTable, *, totals: bool = False) -> PlacedRows:
         """Wanted columns of rows, and the rows' totals over all; see `Matrix.read_selected`."""
         return self.matrix.read_selected(rows, columns, totals=totals)
+
+    def read_dense(
+        self,
+        rows: NDArray[np.integer],
+        columns: ColumnTable,
+        *,
+        target_sum: float | None = None,
+        empty: Callable[[tuple[int, int], Any], NDArray[Any]] = np.empty,
+    ) -> NDArray[np.float32]:
+        """(n, n_columns) float32 wanted columns of rows; see `Matrix.read_dense`."""
+        return self.matrix.read_dense(rows, columns, target_sum=target_sum, empty=empty)
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:

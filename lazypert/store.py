@@ -14,12 +14,12 @@ import pandas as pd
 import zarr
 
 from lazypert import native
-from lazypert.csr import ColumnTable, CSRBlock, Place, PlacedRows, one_after_another
+from lazypert.csr import ColumnTable, CSRBlock, Place, PlacedRows, copy_rows, one_after_another
 from lazypert.errors import ColumnNotFoundError, StoreDamagedError, StoreNotFoundError, near_matches
 from lazypert.groups import AXES, Groups
 from lazypert.readers import ByteReader, LocalReader, RemoteReader
 from lazypert.schema import FORMAT_VERSION, MARKER, TABLES, Grid, Roles, dense_dtype
-from lazypert.shards import ShardedArray
+from lazypert.shards import ShardedArray, spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,6 +128,44 @@ class Matrix:
         of_rows = np.zeros(len(wanted))
         of_rows[filled] = sums
         return replace(found, totals=of_rows[back])
+
+    def read_dense(
+        self,
+        rows: NDArray[np.integer],
+        columns: ColumnTable,
+        *,
+        target_sum: float | None = None,
+        empty: Callable[[tuple[int, int], Any], NDArray[Any]] = np.empty,
+    ) -> NDArray[np.float32]:
+        """(n, n_columns) float32 wanted columns of rows in any order, repeats allowed.
+
+        Values go from where they are decoded to where they are wanted: the fastest way to few columns.
+
+        Parameters
+        ----------
+        columns
+            Which to take.
+        target_sum
+            Scale each row to this sum over all columns, then take ``log1p``.
+        empty
+            Makes the array.
+        """
+        rows = np.asarray(rows, dtype=np.int64)
+        out = empty((len(rows), columns.n_columns), np.float32)
+        order = np.argsort(rows, kind="stable")
+        is_new = np.diff(rows[order], prepend=-1) != 0
+        heads = order[is_new]
+        first, last = self._bounds(rows[heads])
+        filled = last > first
+        ranges = first[filled], last[filled], heads[filled]
+        if native.FUNCTIONS is None or self.indices.grid.chunk != self.data.grid.chunk:
+            placed = self.read_placed(rows[heads[filled]], narrow=True).select(columns, totals=True)
+            placed.fill(out, heads[filled], target_sum)
+        else:
+            spread(self.indices, self.data, *ranges, columns, target_sum or 0.0, out)
+        out[heads[~filled]] = 0
+        copy_rows(out, heads[np.cumsum(is_new) - 1][~is_new], order[~is_new])
+        return out
 
     def _bounds(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """First element of each of some rows, and one past its last; the rows ascend."""

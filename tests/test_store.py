@@ -90,14 +90,22 @@ def test_wanted_columns_of_any_rows_equal_anndata(opened, expected, way, rows, w
             totals = matrix[rows].toarray().sum(axis=1, dtype=float)
             np.testing.assert_allclose(placed.totals, totals, rtol=1e-12)
             assert opened.sparse(name).read_selected(np.array(rows, dtype=int), table).totals is None
+            for target_sum in (None, 1e4):
+                shown = opened.sparse(name).read_dense(np.array(rows, dtype=int), table, target_sum=target_sum)
+                assert (shown.dtype, shown.shape) == (np.float32, (len(rows), len(wanted)))
+                scale = 1.0 if target_sum is None else target_sum / np.where(totals > 0, totals, 1)[:, None]
+                scaled = matrix[rows].toarray().astype(float)[:, wanted] * scale
+                np.testing.assert_allclose(shown, scaled if target_sum is None else np.log1p(scaled), rtol=3e-6)
 
 
 @pytest.mark.parametrize("part", ["indices", "data"])
 def test_damage_is_found_where_only_some_columns_are_wanted(tmp_path, made, part):
     broken = copied(made, tmp_path / "broken.zarr")
     flip(broken / f"X/{part}/c/0", 8 * 30)
-    with pytest.raises(StoreDamagedError, match=f"X/{part}/c/0: the checksum of chunk 0"):
-        Store(broken).matrix().read_selected(np.arange(90), ColumnTable.of(np.arange(3), 17))
+    matrix, table = Store(broken).matrix(), ColumnTable.of(np.arange(3), 17)
+    for read in (matrix.read_selected, matrix.read_dense):
+        with pytest.raises(StoreDamagedError, match=f"X/{part}/c/0: the checksum of chunk 0"):
+            read(np.arange(90), table)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +125,9 @@ def test_bounds_that_make_no_sense_are_damage(tmp_path, made, change, message):
     array[:] = change(array[:].astype("i8"))
     matrix = Store(broken).matrix()
     rows = np.array([1, 2, 10, 38, 39, 41, 45, 61, 80, 89])
-    for read in (matrix.read_rows, lambda r: matrix.read_selected(r, ColumnTable.of(np.arange(17), 17))):
+    table = ColumnTable.of(np.arange(17), 17)
+    reads = [matrix.read_rows, lambda r: matrix.read_selected(r, table), lambda r: matrix.read_dense(r, table)]
+    for read in reads:
         with pytest.raises(StoreDamagedError, match=message):
             read(rows)
 
