@@ -102,7 +102,7 @@ def bars(
                 axes.plot([least, most], [y, y], color=INK, linewidth=1)
             end = max(middle, most) + 0.015 * longest
             axes.text(end, y, _short(middle), va="center", fontsize=9, color=INK)
-    axes.set_xlim(0, 1.18 * longest)
+    axes.set_xlim(0, 1.25 * longest)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", colors=PALE, labelsize=9)
