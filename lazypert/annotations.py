@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lazypert.errors import ConfigError
+from lazypert.options import require_choice, require_integer, require_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,13 +39,11 @@ class Annotations:
     def __init__(
         self, source: PerturbationSource, extras: Sequence[str], obs: Sequence[str], *, text_width: int
     ) -> None:
-        unknown = [name for name in extras if name not in EXTRAS]
-        if unknown:
-            raise ConfigError(f"extras: got {unknown[0]!r}, expected names from {EXTRAS}.")
-        if text_width < 1:
-            raise ConfigError(f"text_width: got {text_width!r}, expected at least 1.")
-        self._source, self._extras, self._text_width = source, tuple(extras), text_width
-        self._obs = tuple(dict.fromkeys(obs))
+        for name in require_names("extras", extras):
+            require_choice("extras", name, EXTRAS)
+        self._source, self._extras = source, tuple(extras)
+        self._text_width = require_integer("text_width", text_width, 1)
+        self._obs = tuple(dict.fromkeys(require_names("obs", obs)))
         self.labels = {column: labels for column in self._obs if (labels := source.obs_labels(column)) is not None}
         self._texts = {
             column

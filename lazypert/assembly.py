@@ -87,7 +87,7 @@ class ScatteredRows:
             indices[which] + start * np.uint64(like.indices.itemsize),
             values[which] + start * np.uint64(like.data.itemsize),
             np.concatenate([block.lengths for block in blocks])[first],
-            np.concatenate([np.full(len(b.starts), np.nan) if b.totals is None else b.totals for b in blocks])[first],
+            np.concatenate([_totals(block) for block in blocks])[first],
             blocks,
         )
 
@@ -137,6 +137,12 @@ class ScatteredRows:
     def _arguments(self) -> tuple[Any, ...]:
         like = self.blocks[0]
         return self.index_at, self.value_at, self.length, self.total, like.indices[:0], like.data[:0]
+
+
+def _totals(block: PlacedRows) -> NDArray[np.float64]:
+    if block.totals is None:
+        return np.full(len(block.starts), np.nan)
+    return np.where(np.isnan(block.totals), 0.0, block.totals)  # of rows with a NaN: they have no total
 
 
 def _arguments(treatment: Treatment) -> tuple[Any, ...]:

@@ -29,7 +29,7 @@ class SparseRows:
     indices
         (S, C) unsigned column of each value, uint16 where that holds all; 0 beyond the last row's.
     data
-        (S, C) values as stored, or float32; 0 beyond the last row's.
+        (S, C) values as stored if they take up to four bytes, else float32; 0 beyond the last row's.
     n_columns
         Columns (static).
     """

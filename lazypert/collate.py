@@ -135,7 +135,9 @@ class Collator:
         room = self._room(per_part, int(indptr[:, -1].max()))
         like = rows.blocks[0]
         indices = self._buffers.take((parts, room), like.indices.dtype)
-        data = self._buffers.take((parts, room), np.float32 if treatment.changes_values else like.data.dtype)
+        # Without JAX's 64-bit mode a device would take the lower half of longer integers for the whole.
+        as_stored = like.data.dtype.itemsize <= 4 and not treatment.changes_values
+        data = self._buffers.take((parts, room), like.data.dtype if as_stored else np.float32)
         for part in range(parts):
             some = slice(part * per_part, (part + 1) * per_part)
             rows[some].pack(treatment, keys[some], indptr[part], indices[part], data[part])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lazypert.errors import ConfigError, EmptyPoolError
+from lazypert.options import require_choice, require_flag, require_integer
 from lazypert.rng import distinct_draws, hashed, permuted
 from lazypert.rows import Rows
 from lazypert.splits import SPLITS, HasGroups, SplitResult
@@ -60,14 +61,11 @@ class ControlMappingConfig:
     on_empty: str = "error"
 
     def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise ConfigError(f"strategy: got {self.strategy!r}, expected 'random' or 'batch'.")
-        if self.n_basal_samples < 1:
-            raise ConfigError(f"n_basal_samples: got {self.n_basal_samples!r}, expected at least 1.")
-        if self.on_empty not in ("error", "mask"):
-            raise ConfigError(f"on_empty: got {self.on_empty!r}, expected 'error' or 'mask'.")
-        if self.seed < 0:
-            raise ConfigError(f"seed: got {self.seed!r}, expected a non-negative integer.")
+        require_choice("strategy", self.strategy, STRATEGIES)
+        require_integer("n_basal_samples", self.n_basal_samples, 1)
+        require_choice("on_empty", self.on_empty, ("error", "mask"))
+        require_integer("seed", self.seed)
+        require_flag("map_controls", self.map_controls)
 
 
 class ControlPools:

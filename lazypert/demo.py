@@ -15,10 +15,11 @@ import numpy as np
 from lazypert.controls import BatchControlMapping, ControlMappingConfig, RandomControlMapping
 from lazypert.converter import open_source
 from lazypert.dataset import open as open_dataset
-from lazypert.errors import ConfigError, EmptyPoolError
+from lazypert.errors import EmptyPoolError
 from lazypert.experiment import ExperimentConfig, load_experiment_config
 from lazypert.ingest import convert
 from lazypert.memory import format_bytes
+from lazypert.options import require_integer
 from lazypert.pipeline import PerturbationPipeline, PerturbationPipelineConfig, PerturbationPipelineResult
 from lazypert.plots import downsampling_sweep, plot_downsampling, plot_knockdown, plot_splits, sample_cell_residuals
 from lazypert.qc import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter
@@ -85,8 +86,7 @@ class DemoConfig:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ConfigError(f"seed: got {self.seed!r}, expected a non-negative integer.")
+        require_integer("seed", self.seed)
 
 
 def run_demo(config: DemoConfig) -> list[Path]:

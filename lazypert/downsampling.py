@@ -18,6 +18,7 @@ import numpy as np
 
 from lazypert.binomial import sample_binomial, uniform_like
 from lazypert.errors import ColumnNotFoundError, ConfigError, NotCountsError, near_matches
+from lazypert.options import require_choice, require_flag, require_integer, require_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,13 +75,12 @@ class DownsamplingConfig:
     check_counts: bool = True
 
     def __post_init__(self) -> None:
-        _check_choice("mode", self.mode, _MODES)
-        _check_choice("estimator", self.estimator, _ESTIMATORS)
+        require_choice("mode", self.mode, _MODES)
+        require_choice("estimator", self.estimator, _ESTIMATORS)
         for name in ("is_log1p_input", "apply_log1p", "check_counts"):
-            value = getattr(self, name)
-            if not isinstance(value, bool) and not (name == "apply_log1p" and value is None):
-                raise ConfigError(f"{name} is {value!r}; expected True or False.")
-        _check_number("fraction", self.fraction)
+            if not (name == "apply_log1p" and self.apply_log1p is None):
+                require_flag(name, getattr(self, name))
+        require_number("fraction", self.fraction)
         if not 0 < self.fraction <= 1:
             raise ConfigError(
                 f"fraction is {self.fraction!r}; expected a probability of keeping a read, above 0 and at "
@@ -105,10 +105,7 @@ class DownsamplingConfig:
                 "mode is 'target_depth', but target_depth is None; expected a number of reads per cell, "
                 "such as target_depth=5_000."
             )
-        if isinstance(self.target_depth, bool) or not isinstance(self.target_depth, int | np.integer):
-            raise ConfigError(f"target_depth is {self.target_depth!r}; expected a whole number of reads.")
-        if self.target_depth < 1:
-            raise ConfigError(f"target_depth is {self.target_depth!r}; expected at least 1 read per cell.")
+        require_integer("target_depth", self.target_depth, 1)
         if self.fraction != 1:
             raise ConfigError(
                 f"fraction is {self.fraction!r}, but mode is 'target_depth', which works out each cell's "
@@ -360,18 +357,6 @@ def _float_dtype(dtype: Any) -> Any:
 
 
 # -- checks ---------------------------------------------------------------------------------------
-
-
-def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ConfigError(
-            f"{name} is {value!r}; expected one of {', '.join(map(repr, known))}. {near_matches(str(value), known)}"
-        )
-
-
-def _check_number(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise ConfigError(f"{name} is {value!r}; expected a number.")
 
 
 def _as_fraction(fraction: Any, counts: jax.Array) -> jax.Array:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from lazypert.errors import ConfigError, SourceFormatError
+from lazypert.errors import SourceFormatError
+from lazypert.options import require_choice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,12 +41,6 @@ class GeneAlignment:
     is_same: bool
 
 
-def check_join(join: str) -> None:
-    """Raise `ConfigError` unless `join` is ``"inner"`` or ``"outer"``."""
-    if join not in JOINS:
-        raise ConfigError(f"join: got {join!r}, expected 'inner' or 'outer'.")
-
-
 def align_genes(frames: Sequence[pd.DataFrame], names: Sequence[str], join: str) -> GeneAlignment:
     """Align var tables by their index.
 
@@ -64,7 +59,7 @@ def align_genes(frames: Sequence[pd.DataFrame], names: Sequence[str], join: str)
     SourceFormatError
         When a screen has a gene name twice, or the screens share none.
     """
-    check_join(join)
+    require_choice("join", join, JOINS)
     first = frames[0]
     if all(frame.index.equals(first.index) for frame in frames):
         every = tuple(np.arange(len(first), dtype=np.int32) for _ in frames)

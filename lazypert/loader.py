@@ -9,6 +9,7 @@ from zlib import crc32
 
 import jax
 import numpy as np
+import pandas as pd
 
 from lazypert.annotations import Annotations
 from lazypert.assembly import Treatment
@@ -16,9 +17,11 @@ from lazypert.blocks import BlockReader
 from lazypert.buffers import Buffers
 from lazypert.collate import Collator
 from lazypert.csr import ColumnTable, one_after_another
+from lazypert.downsampling import DownsamplingConfig
 from lazypert.errors import ColumnNotFoundError, ConfigError, NotCountsError, near_matches
 from lazypert.feed import read_ahead
 from lazypert.memory import cpu_count, parse_bytes
+from lazypert.options import require, require_choice, require_flag, require_integer, require_names, require_number
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
     from lazypert.batches import PerturbationBatch
     from lazypert.blocks import Block
     from lazypert.controls import ControlPools
-    from lazypert.downsampling import DownsamplingConfig
     from lazypert.rows import Rows
     from lazypert.sampler import Epoch, SentencePlan
     from lazypert.source import PerturbationSource
@@ -63,8 +65,8 @@ class Loader:
     genes
         Names of the genes to give, in this order; None takes those of the source's output space.
     target_sum
-        Give ``log1p(counts * target_sum / total counts of the cell)``, with the total over all genes;
-        None gives counts as they are.
+        Give ``log1p(counts * target_sum / total counts of the cell)``, with the total over all genes
+        of the source; None gives counts as they are.
     downsampling
         Lose reads at random before anything else (mode, fraction and target depth of it count). Who
         needs gradients through it uses `ReadDownsampler` on raw counts instead.
@@ -143,13 +145,14 @@ class Loader:
 
     def _check(self, fixed_pairs: bool) -> None:
         for name, least in (("n_basal_samples", 0), ("threads", 1), ("prefetch", 1), ("n_hosts", 1), ("host", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name}: got {getattr(self, name)!r}, expected at least {least}.")
+            setattr(self, name, require_integer(name, getattr(self, name), least))
         if self.host >= self.n_hosts:
             raise ConfigError(f"host: got {self.host!r} of {self.n_hosts} hosts, expected 0 to {self.n_hosts - 1}.")
-        for name, known in (("layout", LAYOUTS), ("to", TARGETS)):
-            if getattr(self, name) not in known:
-                raise ConfigError(f"{name}: got {getattr(self, name)!r}, expected one of {known}.")
+        require_choice("layout", self.layout, LAYOUTS)
+        require_choice("to", self.to, TARGETS)
+        require_flag("fixed_pairs", fixed_pairs)
+        known = self.sharding is None or isinstance(self.sharding, jax.sharding.Sharding)
+        require(known, "sharding", self.sharding, "a jax.sharding.Sharding or None")
         if self.sharding is not None and self.to == "numpy":
             raise ConfigError("sharding: got one with to='numpy', expected it only with to='jax'.")
         if fixed_pairs and not self.n_basal_samples:
@@ -166,8 +169,10 @@ class Loader:
                     f"{wrong[0] if wrong else 'layout'}: has no meaning with output_space='embedding', which gives "
                     "dense embeddings as they are stored."
                 )
-        if target_sum is not None and not target_sum > 0:
-            raise ConfigError(f"target_sum: got {target_sum!r}, expected a positive number, such as 1e4, or None.")
+        if target_sum is not None:
+            target_sum = require_number("target_sum", target_sum, above=0)
+        known = downsampling is None or isinstance(downsampling, DownsamplingConfig)
+        require(known, "downsampling", downsampling, "a DownsamplingConfig or None")
         if downsampling is not None and (downsampling.is_log1p_input or downsampling.estimator != "binomial"):
             raise ConfigError(
                 f"downsampling: got {downsampling!r}, and the loader thins stored reads binomially. "
@@ -193,16 +198,16 @@ class Loader:
     def _columns(self, genes: Sequence[str] | None) -> ColumnTable | None:
         names, wanted = self.source.var.index, self.source.hvg_indices
         if genes is not None:
-            wanted = names.get_indexer_for(list(genes)) if len(genes) else np.empty(0, np.int64)
-            if (wanted < 0).any():
-                absent = next(str(gene) for gene in genes if gene not in names)
+            asked = pd.Index(require_names("genes", genes), dtype=object)
+            absent = asked[~asked.isin(names)]
+            if len(absent):
                 raise ColumnNotFoundError(
-                    f"genes: {absent!r} is not a gene of the screen. {near_matches(absent, names)}"
+                    f"genes: {absent[0]!r} is not a gene of the screen. {near_matches(absent[0], names)}"
                 )
-            if len(set(wanted.tolist())) != len(genes):
-                raise ConfigError(
-                    "genes: got names that occur more than once, here or in the screen; expected each once."
-                )
+            again = asked[asked.duplicated() | asked.isin(names[names.duplicated()])]
+            if len(again):
+                raise ConfigError(f"genes: {again[0]!r} occurs more than once, here or in the screen; expected once.")
+            wanted = names.get_indexer_for(asked) if len(asked) else np.empty(0, np.int64)
         elif self.source.config.output_space != "gene":
             return None
         assert wanted is not None
@@ -240,6 +245,7 @@ class Loader:
             and self._read_only is None
             and self._treatment.columns is None
             and not self._treatment.changes_values
+            and self.source.value_dtype.itemsize <= 4
         )
         self._collator = Collator(
             self._annotations,
@@ -299,8 +305,7 @@ class Loader:
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration runs through, from its beginning."""
-        if epoch < 0:
-            raise ConfigError(f"epoch: got {epoch!r}, expected a non-negative integer.")
+        epoch = require_integer("epoch", epoch)
         self.epoch, self._start = epoch, 0
         self._latest = _Position(epoch, 0)
 
@@ -317,7 +322,7 @@ class Loader:
 
     def batch(self, step: int, epoch: int) -> PerturbationBatch:
         """Read batch `step` of an epoch, by itself."""
-        arranged = self._epoch(epoch)
+        arranged = self._epoch(require_integer("epoch", epoch))
         if not 0 <= step < arranged.n_batches:
             raise IndexError(f"step: got {step!r}, expected 0 to {arranged.n_batches - 1}.")
         block = self._blocks.read(arranged, step // self.plan.config.batches_per_block)
@@ -367,16 +372,18 @@ class Loader:
             raise ConfigError(
                 f"state: got {state!r}, expected what state_dict() of this version gives ('version': {STATE_VERSION})."
             )
-        own, given = self._fingerprint(), state.get("plan", {})
+        own, given = self._fingerprint(), state.get("plan")
+        given = given if isinstance(given, dict) else {}
         for name, value in own.items():
             if given.get(name) != value:
                 raise ConfigError(
                     f"state: it was saved with {name}={given.get(name)!r}, and this loader has {value!r}. A step means "
                     "the same only in a loader made alike."
                 )
-        epoch, step = state["epoch"], state["step"]
-        if not (isinstance(epoch, int) and isinstance(step, int) and epoch >= 0 and step >= 0):
-            raise ConfigError(f"state: got epoch {epoch!r} and step {step!r}, expected non-negative integers.")
+        epoch = require_integer("state['epoch']", state.get("epoch"))
+        step = require_integer("state['step']", state.get("step"))
+        n_batches = self._epoch(epoch).n_batches
+        require(step <= n_batches, "state['step']", step, f"{n_batches} at most, the batches of an epoch")
         return _Position(epoch, step)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lazypert.controls import ControlMappingConfig, control_mapping, pools_of
+from lazypert.controls import STRATEGIES, ControlMappingConfig, control_mapping, pools_of
 from lazypert.errors import ConfigError
 from lazypert.experiment import ExperimentConfig, assign_split, load_experiment_config
-from lazypert.genes import check_join
+from lazypert.genes import JOINS
+from lazypert.options import require, require_choice, require_flag, require_number
 from lazypert.qc import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter
 from lazypert.sampler import PerturbationBatchSampler, PerturbationSamplerConfig, SentencePlan
 from lazypert.source import (
@@ -31,7 +33,7 @@ from lazypert.splits import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -85,8 +87,9 @@ class PerturbationPipelineConfig:
     control_match: str = "all"
 
     def __post_init__(self) -> None:
-        if self.split_mode not in SPLIT_MODES:
-            raise ConfigError(f"split_mode: got {self.split_mode!r}, expected one of {SPLIT_MODES}.")
+        require_choice("split_mode", self.split_mode, SPLIT_MODES)
+        require_choice("mapping_strategy", self.mapping_strategy, STRATEGIES)
+        require_flag("enable_knockdown_filter", self.enable_knockdown_filter)
         wanted = {"zeroshot": "held_out_cell_types", "fewshot": "held_out_perturbations"}
         for mode, name in wanted.items():
             if mode != self.split_mode and getattr(self, name):
@@ -96,7 +99,7 @@ class PerturbationPipelineConfig:
                 )
         if self.batch_col is None and self.mapping_strategy == "batch":
             raise ConfigError("mapping_strategy: got 'batch' with batch_col=None, expected a batch column.")
-        check_join(self.join)
+        require_choice("join", self.join, JOINS)
         # Every component says what is wrong with its own part, now and not after the conversion.
         _ = self.source_config("unknown"), self.filter_config(), self.mapping_config(), self.sampler_config()
         _ = self.splitter()
@@ -178,7 +181,8 @@ class PerturbationPipeline:
         file_paths
             ``.h5ad`` files or stores.
         """
-        paths = [file_paths] if isinstance(file_paths, str | Path) else list(file_paths)
+        several = isinstance(file_paths, Iterable) and not isinstance(file_paths, str)
+        paths: list[Any] = list(file_paths) if several else [file_paths]  # type: ignore[arg-type]
         source = self._source(paths, None)
         return self._finish(source, self.config.splitter().split(source))
 
@@ -217,6 +221,8 @@ class PerturbationPipeline:
     def _source(self, paths: list[str | Path] | list[Path], names: list[str] | None) -> PerturbationSource:
         if not paths:
             raise ConfigError("file_paths: got an empty list, expected at least one .h5ad file or store.")
+        for path in paths:
+            require(isinstance(path, str | Path), "file_paths", path, "paths of .h5ad files or stores")
         sources = [PerturbationAnnDataSource(self.config.source_config(path)) for path in paths]
         if len(sources) == 1:
             return sources[0]
@@ -362,6 +368,8 @@ class PerturbationPipelineResult:
         from lazypert.loader import Loader
 
         config = self.config
+        shuffle = split == "train" if shuffle is None else shuffle
+        require_flag("shuffle", shuffle)
         rows = self.splits[split]
         plan_config = PerturbationSamplerConfig(
             sentence_size=config.sentence_size if sentence_size is None else sentence_size,
@@ -377,7 +385,7 @@ class PerturbationPipelineResult:
             groups,
             rows,
             by_batch=self._by_batch,
-            shuffle=split == "train" if shuffle is None else shuffle,
+            shuffle=bool(shuffle),
             weights=None if weights is None else self._weights(weights),
         )
         pools = pools_of(groups, by_batch=self._by_batch, splits=self.splits, name="valid" if split == "val" else split)
@@ -390,10 +398,9 @@ class PerturbationPipelineResult:
         """(n_perturbations,) weights by code."""
         import numpy as np
 
+        require(isinstance(given, Mapping), "weights", given, "a dict of numbers by perturbation")
         groups = self.source.groups
         out = np.zeros(len(groups.labels["perturbation"]))
         for label, weight in given.items():
-            if not weight >= 0 or not np.isfinite(weight):
-                raise ConfigError(f"weights: got {weight!r} for {label!r}, expected a number of at least 0.")
-            out[groups.code_of("perturbation", label)] = weight
+            out[groups.code_of("perturbation", label)] = require_number(f"weights[{label!r}]", weight, least=0)
         return out

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lazypert.errors import ColumnNotFoundError, ConfigError, DiskFullError, SourceFormatError, near_matches
-from lazypert.genes import GeneAlignment, align_genes, check_join
+from lazypert.genes import JOINS, GeneAlignment, align_genes
 from lazypert.groups import Groups
 from lazypert.labels import factorise, unite
 from lazypert.memory import format_bytes
+from lazypert.options import require, require_choice, require_integer
 from lazypert.reorder import READ_STEP
 from lazypert.schema import COLUMN_SHARD, FORMAT_VERSION, MATRIX_SHARD, Roles
 
@@ -51,15 +52,12 @@ class Options:
     join: str
 
     def __post_init__(self) -> None:
-        if self.order not in ("grouped", "source"):
-            raise ConfigError(f"order: got {self.order!r}, expected 'grouped' or 'source'.")
-        check_join(self.join)
+        require_choice("order", self.order, ("grouped", "source"))
+        require_choice("join", self.join, JOINS)
         given: dict[str, Any] = {**self.roles.to_json()}
         for role, name in given.items():
-            if name is not None and not isinstance(name, str):
-                raise ConfigError(f"{role}: got {name!r}, expected text or None.")
-        if self.seed < 0:
-            raise ConfigError(f"seed: got {self.seed!r}, expected a non-negative integer.")
+            require(name is None or isinstance(name, str), role, name, "text or None")
+        require_integer("seed", self.seed)
 
 
 @dataclass

@@ -9,7 +9,7 @@ import dask
 import numpy as np
 import pandas as pd
 
-from lazypert.errors import ConfigError
+from lazypert.options import require_choice, require_integer, require_number
 from lazypert.targets import own_and_sums, target_genes
 
 if TYPE_CHECKING:
@@ -95,12 +95,9 @@ class KnockdownFilterConfig:
 
     def __post_init__(self) -> None:
         for name in ("residual_expression", "cell_residual_expression"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ConfigError(f"{name}: got {getattr(self, name)!r}, expected a number in (0, 1].")
-        if self.min_cells < 1:
-            raise ConfigError(f"min_cells: got {self.min_cells!r}, expected at least 1.")
-        if self.control_match not in MATCHING:
-            raise ConfigError(f"control_match: got {self.control_match!r}, expected one of {MATCHING}.")
+            require_number(name, getattr(self, name), above=0, most=1)
+        require_integer("min_cells", self.min_cells, 1)
+        require_choice("control_match", self.control_match, MATCHING)
 
 
 @dataclass(frozen=True, slots=True)

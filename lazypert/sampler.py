@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lazypert.errors import ConfigError
+from lazypert.options import require_choice, require_flag, require_integer
 from lazypert.rng import generator, hashed, permuted
 
 if TYPE_CHECKING:
@@ -77,14 +78,14 @@ class PerturbationSamplerConfig:
 
     def __post_init__(self) -> None:
         for name in ("sentence_size", "sentences_per_batch", "shuffle_size"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ConfigError(f"{name}: got {getattr(self, name)!r}, expected an integer of at least 1.")
-        if self.downsample_cells is not None and self.downsample_cells < 1:
-            raise ConfigError(f"downsample_cells: got {self.downsample_cells!r}, expected at least 1, or None.")
-        if self.seed < 0:
-            raise ConfigError(f"seed: got {self.seed!r}, expected a non-negative integer.")
-        if self.balance is not None and self.balance not in BALANCES:
-            raise ConfigError(f"balance: got {self.balance!r}, expected None or one of {BALANCES}.")
+            # Of NumPy's integers, JSON knows nothing, and states of loaders hold these.
+            object.__setattr__(self, name, require_integer(name, getattr(self, name), 1))
+        object.__setattr__(self, "seed", require_integer("seed", self.seed))
+        require_flag("drop_last", self.drop_last)
+        if self.downsample_cells is not None:
+            object.__setattr__(self, "downsample_cells", require_integer("downsample_cells", self.downsample_cells, 1))
+        if self.balance is not None:
+            require_choice("balance", self.balance, BALANCES)
 
     @property
     def batches_per_block(self) -> int:
@@ -404,8 +405,7 @@ class PerturbationBatchSampler:
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration runs through."""
-        if epoch < 0:
-            raise ConfigError(f"epoch: got {epoch!r}, expected a non-negative integer.")
+        epoch = require_integer("epoch", epoch)
         self.epoch = epoch
 
     def __len__(self) -> int:

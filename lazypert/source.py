@@ -18,6 +18,7 @@ from lazypert.genes import align_genes
 from lazypert.groups import Groups
 from lazypert.memory import Budget
 from lazypert.obs import column_of, groups_of
+from lazypert.options import require, require_choice, require_flag, require_integer, require_names
 from lazypert.qc import store_part
 from lazypert.rng import generator
 from lazypert.schema import Roles
@@ -96,15 +97,17 @@ class PerturbationSourceConfig:
     storage_options: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.output_space not in OUTPUT_SPACES:
-            raise ConfigError(f"output_space: got {self.output_space!r}, expected one of {OUTPUT_SPACES}.")
+        require_choice("output_space", self.output_space, OUTPUT_SPACES)
         if self.output_space == "embedding" and self.embedding_key is None:
             raise ConfigError("embedding_key: got None, expected the name of an obsm entry (output_space='embedding').")
         if self.output_space == "gene" and self.hvg_col is None:
             raise ConfigError("hvg_col: got None, expected a boolean var column (output_space='gene').")
         _ = Budget.of(self.memory_limit)
-        if len(set(self.additional_obs)) != len(self.additional_obs):
-            raise ConfigError(f"additional_obs: got duplicates in {self.additional_obs!r}.")
+        require_integer("seed", self.seed)
+        for name in ("should_yield_controls", "include_barcodes"):
+            require_flag(name, getattr(self, name))
+        columns = require_names("additional_obs", self.additional_obs)
+        require(len(set(columns)) == len(columns), "additional_obs", self.additional_obs, "each column once")
 
     @property
     def roles(self) -> Roles:
@@ -333,8 +336,8 @@ class PerturbationSource(ABC):
         key
             JAX key that decides which; None takes the config's seed.
         """
-        if not 1 <= batch_size <= len(self):
-            raise ConfigError(f"batch_size: got {batch_size!r}, expected 1 to {len(self)}, the cells of the source.")
+        batch_size = require_integer("batch_size", batch_size, 1)
+        require(batch_size <= len(self), "batch_size", batch_size, f"{len(self)} at most, the cells of the source")
         words: tuple[int, ...] = (self.config.seed,)
         if key is not None:
             import jax
@@ -391,8 +394,7 @@ class PerturbationSource(ABC):
 
     def get_gene_names(self, output_space: str = "all") -> list[str]:
         """Names in the var index: of all genes, or with ``"gene"`` of the highly variable ones."""
-        if output_space not in ("all", "gene"):
-            raise ConfigError(f"output_space: got {output_space!r}, expected 'all' or 'gene'.")
+        require_choice("output_space", output_space, ("all", "gene"))
         names = self.var.index.astype(str)
         if output_space == "gene" and self.hvg_indices is not None:
             names = names[self.hvg_indices]
@@ -542,13 +544,12 @@ class PerturbationConcatSource(PerturbationSource):
             raise ConfigError("sources: got an empty list, expected at least one source.")
         for name in ("control_pert", "output_space", "layer", "embedding_key", "hvg_col", "additional_obs"):
             given = [getattr(source.config, name) for source in sources]
-            if any(value != given[0] for value in given):
-                raise ConfigError(f"sources differ in {name}: got {given!r}, expected the same in all.")
+            require(all(value == given[0] for value in given), f"sources differ in {name}", given, "the same in all")
         self.sources = tuple(sources)
         self.config = sources[0].config
         self.names = tuple(names) if names is not None else _unique_names(sources)
-        if len(self.names) != len(sources) or len(set(self.names)) != len(sources):
-            raise ConfigError(f"names: got {self.names!r}, expected {len(sources)} different names, one a source.")
+        different = len(self.names) == len(set(self.names)) == len(sources)
+        require(different, "names", self.names, f"{len(sources)} different names, one a source")
         self._offsets = np.cumsum([0, *(source.n_rows for source in sources)])
         self._genes = align_genes([source.var for source in sources], self.names, join)
 

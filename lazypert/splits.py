@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from lazypert.errors import ConfigError
+from lazypert.options import require, require_choice, require_integer, require_number
 from lazypert.rng import generator
 from lazypert.rows import Rows
 
@@ -53,8 +54,7 @@ class SplitResult:
     def __getitem__(self, name: str) -> Rows:
         """Rows of ``"train"``, ``"valid"`` (or ``"val"``) or ``"test"``."""
         name = "valid" if name == "val" else name
-        if name not in SPLITS:
-            raise ConfigError(f"split: got {name!r}, expected one of {', '.join(map(repr, SPLITS))}.")
+        require_choice("split", name, SPLITS)
         rows: Rows = getattr(self, f"{name}_indices")
         return rows
 
@@ -74,14 +74,12 @@ class _Fractions:
 
     def __post_init__(self) -> None:
         for name in ("train_frac", "valid_frac"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name}: got {getattr(self, name)!r}, expected a number from 0 to 1.")
+            require_number(name, getattr(self, name), least=0, most=1)
         if _exact(self.train_frac) + _exact(self.valid_frac) > 1:
             raise ConfigError(
                 f"train_frac + valid_frac: got {self.train_frac} + {self.valid_frac}, expected at most 1."
             )
-        if self.seed < 0:
-            raise ConfigError(f"seed: got {self.seed!r}, expected a non-negative integer.")
+        require_integer("seed", self.seed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,9 +128,8 @@ class FewShotSplitterConfig(_Fractions):
         _Fractions.__post_init__(self)
         _require_labels("held_out_perturbations", self.held_out_perturbations)
         _require_some(self)
-        fraction = self.val_subsample_fraction
-        if fraction is not None and not 0 < fraction <= 1:
-            raise ConfigError(f"val_subsample_fraction: got {fraction!r}, expected a number in (0, 1], or None.")
+        if self.val_subsample_fraction is not None:
+            require_number("val_subsample_fraction", self.val_subsample_fraction, above=0, most=1)
 
 
 class RandomSplitter:
@@ -300,8 +297,8 @@ def _thin(rows: Rows, fraction: float) -> Rows:
 
 
 def _require_labels(name: str, labels: object) -> None:
-    if not isinstance(labels, tuple | list) or not labels or not all(isinstance(label, str) for label in labels):
-        raise ConfigError(f"{name}: got {labels!r}, expected a tuple of at least one label, such as ('A',).")
+    texts = isinstance(labels, tuple | list) and all(isinstance(label, str) for label in labels)
+    require(texts and bool(labels), name, labels, "a tuple of at least one label, such as ('A',)")
 
 
 def _require_some(config: _Fractions) -> None:

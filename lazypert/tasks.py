@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
 
 import dask
 
@@ -47,7 +48,12 @@ def run(
     counter = Phase(phase, len(arguments), report)
     shared: dict[int, Any] = {}
     task = dask.delayed(function, pure=False)
-    tasks = [task(*(_once(value, shared) for value in given)) for given in arguments]
+    # Of tasks that nothing else sets apart Dask takes the last name first: so files are read from front to back.
+    name = f"{phase}-{uuid4().hex}"
+    tasks = [
+        task(*(_once(value, shared) for value in given), dask_key_name=f"{name}-{left:09d}")
+        for left, given in zip(range(len(arguments), 0, -1), arguments, strict=True)
+    ]
     scheduler = dask.base.get_scheduler()
     client = getattr(scheduler, "__self__", None)
     if client is not None and hasattr(client, "submit"):

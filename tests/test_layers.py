@@ -11,6 +11,7 @@ import lazypert
 
 LAYERS = """
 errors
+options
 memory files progress native buffers feed
 schema
 csr rows labels manifest features partial tasks readers

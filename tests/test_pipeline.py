@@ -267,7 +267,7 @@ class TestErrors:
             ({"control_match": "donor"}, "control_match: got 'donor'"),
             ({"join": "left"}, "join: got 'left'"),
             ({"memory_limit": "lots"}, "got 'lots'"),
-            ({"additional_obs": ("x", "x")}, "duplicates"),
+            ({"additional_obs": ("x", "x")}, "each column once"),
         ],
         ids=lambda value: "" if isinstance(value, str) else "+".join(f"{k}={v}" for k, v in value.items()),
     )

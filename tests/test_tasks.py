@@ -41,6 +41,12 @@ def test_a_cluster_counts_too():
     assert [event.done for event in seen] == list(range(6))
 
 
+def test_tasks_are_begun_in_order():
+    begun = []
+    run(begun.append, [(i,) for i in range(50)], workers=1, phase="p", size=lambda _: 1, report=None)
+    assert begun == list(range(50))
+
+
 def test_no_tasks():
     assert run(double, [], workers=2, phase="p", size=lambda n: n, report=None) == []
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from lazypert.errors import ConfigError
+from lazypert.options import require, require_integer
 from lazypert.simulate.parameters import _TYPES, CELLS_PER_GUIDE, GUIDES_PER_TARGET, STREAM_CELLS, UNASSIGNED
 
 if TYPE_CHECKING:
@@ -80,10 +79,10 @@ class SimulationConfig:
             ("seed", 0),
             ("block_cells", 1),
         ):
-            _require_integer(name, getattr(self, name), least)
+            require_integer(name, getattr(self, name), least)
         for name in ("n_perturbations", "cells_per_guide"):
             if getattr(self, name) is not None:
-                _require_integer(name, getattr(self, name), 1)
+                require_integer(name, getattr(self, name), 1)
         targets, shares = self.n_perturbations, self.control_fraction + self.unassigned_fraction
         lonely = targets is None or self.cells_per_guide is None
         nnz, most = self.nnz_per_cell, 0.8 * self.n_genes
@@ -104,7 +103,7 @@ class SimulationConfig:
             ("n_perturbations", targets is None or targets <= self.n_genes, "no more targets than genes"),
             ("cells_per_guide", lonely, "None beside n_perturbations: each decides the number of targets"),
         ):
-            _require(holds, name, getattr(self, name), expected)
+            require(holds, name, getattr(self, name), expected)
 
     @property
     def n_targets(self) -> int:
@@ -151,15 +150,5 @@ class SimulationTruth:
         return np.exp2(self.log2_fold_change)
 
 
-def _require_integer(name: str, value: object, least: int) -> None:
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    _require(whole and int(value) >= least, name, value, f"an integer, {least} or more")  # type: ignore[call-overload]
-
-
 def _distinct_labels(labels: object) -> bool:
     return isinstance(labels, tuple) and 0 < len(set(labels)) == len(labels) and all(labels)
-
-
-def _require(holds: bool, name: str, got: object, expected: str) -> None:
-    if not holds:
-        raise ConfigError(f"{name} cannot be used: got {got!r}, expected {expected}.")

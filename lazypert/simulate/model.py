@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lazypert.options import require
 from lazypert.rng import generator
-from lazypert.simulate.config import _require
 from lazypert.simulate.parameters import (
     ALPHA_CONST,
     ALPHA_LOG_SD,
@@ -72,7 +72,7 @@ class _Model:
 def _build_model(config: SimulationConfig) -> _Model:
     rng = generator(config.seed, 0)
     names = _numbered("Gene_{:0{}d}", range(config.n_genes), config.n_genes, least_width=4)
-    _require(config.control_pert not in names, "control_pert", config.control_pert, "no gene's name")
+    require(config.control_pert not in names, "control_pert", config.control_pert, "no gene's name")
     shape = (len(config.cell_types), config.n_genes)
     expression = 10 ** rng.normal(CP10K_LOG10_MEAN, CP10K_LOG10_SD, config.n_genes)
     markers = rng.normal(0, MARKER_LOG2_SD, shape) * (rng.random(shape) < MARKER_SHARE)

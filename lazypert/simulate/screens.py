@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lazypert.memory import cpu_count
+from lazypert.options import require_integer
 from lazypert.rng import generator
-from lazypert.simulate.config import SimulationTruth, _require_integer
+from lazypert.simulate.config import SimulationTruth
 from lazypert.simulate.h5ad import _Block, _encode, _replacing, _ScreenWriter, _write_var
 from lazypert.simulate.model import _build_model, _nnz_wanted
 from lazypert.simulate.parameters import _TYPES, _numbered
@@ -53,7 +54,7 @@ def reference_screen(path: str | os.PathLike[str], *, seed: int = 0, overwrite: 
     StoreNotFoundError
         If the folder of `path` does not exist.
     """
-    _require_integer("seed", seed, 0)
+    require_integer("seed", seed, 0)
     rng = generator(seed, 0)
     perturbations = sorted(("non-targeting", *_TARGETS))
     shape = (len(_TYPES), len(perturbations), 50)
@@ -136,7 +137,7 @@ def simulate_screen(
     (256, (3, 6))
     """
     threads = cpu_count() if threads is None else threads
-    _require_integer("threads", threads, 1)
+    require_integer("threads", threads, 1)
     model = _build_model(config)
     design = model.design
     types = sorted(config.cell_types)

@@ -1,0 +1,69 @@
+"""Checks of options: one wording for whatever may be passed wrongly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lazypert.errors import ConfigError, near_matches
+
+
+def require(holds: bool, name: str, got: object, expected: str) -> None:
+    """Raise `ConfigError` unless something holds."""
+    if not holds:
+        raise ConfigError(f"{name}: got {got!r}, expected {expected}.")
+
+
+def require_integer(name: str, value: Any, least: int = 0) -> int:
+    """Return an integer of at least `least` as Python's own."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    require(whole and value >= least, name, value, f"an integer, {least} or more")
+    return int(value)
+
+
+def require_number(
+    name: str, value: Any, *, above: float | None = None, least: float | None = None, most: float | None = None
+) -> float:
+    """Return a finite number within bounds as Python's own."""
+    bounds = [
+        f"{word} {bound:g}"
+        for word, bound in (("above", above), ("at least", least), ("at most", most))
+        if bound is not None
+    ]
+    holds = (
+        isinstance(value, int | float | np.integer | np.floating)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and (above is None or value > above)
+        and (least is None or value >= least)
+        and (most is None or value <= most)
+    )
+    require(bool(holds), name, value, f"a number {' and '.join(bounds)}".rstrip())
+    return float(value)
+
+
+def require_flag(name: str, value: Any) -> None:
+    """Require True or False."""
+    require(isinstance(value, bool | np.bool_), name, value, "True or False")
+
+
+def require_choice(name: str, value: Any, known: Sequence[str]) -> None:
+    """Require one of some words."""
+    if not isinstance(value, str) or value not in known:
+        expected = " or ".join(map(repr, known)) if len(known) == 2 else f"one of {', '.join(map(repr, known))}"
+        guess = near_matches(value, known) if isinstance(value, str) else ""
+        raise ConfigError(f"{name}: got {value!r}, expected {expected}. {guess if 'mean' in guess else ''}".rstrip())
+
+
+def require_names(name: str, values: Any) -> list[str]:
+    """Return names as a list; a single text is none, nor what has no order."""
+    example = repr([values]) if isinstance(values, str) else "['A', 'B']"
+    in_order = isinstance(values, Sequence) and not isinstance(values, str | bytes)
+    in_order |= np.ndim(getattr(values, "values", values)) == 1  # of NumPy and pandas
+    require(in_order, name, values, f"a list of names, such as {example}")
+    for item in values:
+        require(isinstance(item, str), name, item, "names only")
+    return [str(item) for item in values]
