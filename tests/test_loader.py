@@ -10,11 +10,13 @@ import sys
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from scipy import sparse
 
 from lazypert import (
     FewShotSplitter,
@@ -54,6 +56,19 @@ def loader_of(
     plan = SentencePlan.from_rows(config, source.groups, splits[split], by_batch=by_batch, shuffle=shuffle)
     pools = pools_of(source.groups, by_batch=by_batch, splits=splits, name=split)
     return Loader(source, splits[split], plan, pools, n_basal_samples=n_basal_samples, **options)
+
+
+def whole_loader(path):
+    """Make loaders over all cells of a file, four of a group a sentence."""
+    source = PerturbationAnnDataSource(PerturbationSourceConfig(file_path=path))
+    rows = source.groups.rows(source.groups.ids >= 0)
+    plan = SentencePlan.from_rows(
+        PerturbationSamplerConfig(sentence_size=4, sentences_per_batch=2), source.groups, rows
+    )
+    pools = pools_of(source.groups, by_batch=False)
+    make = partial(Loader, source, rows, plan, pools, n_basal_samples=2)
+    make.source = source
+    return make
 
 
 def alive():
@@ -222,25 +237,30 @@ def test_an_empty_split_has_no_batches(source):
 
 
 BAD_OPTIONS = {
-    "n_basal_samples": -1,
-    "threads": 0,
-    "prefetch": 0,
-    "n_hosts": 0,
-    "host": 1,
-    "layout": "coo",
-    "to": "torch",
-    "target_sum": 0.0,
-    "extras": ("colour",),
-    "text_width": 0,
-    "memory_limit": "much",
+    "n_basal_samples": (-1, 2.0),
+    "threads": (0, "2"),
+    "prefetch": (0, 1.5),
+    "n_hosts": (0,),
+    "host": (1,),
+    "layout": ("coo", None),
+    "to": ("torch",),
+    "target_sum": (0.0, "1e4", float("inf")),
+    "downsampling": (0.5,),
+    "sharding": ("gpu",),
+    "fixed_pairs": ("no",),
+    "genes": ("ENSG00000000000", {"ENSG00000000000"}),
+    "extras": (("colour",), "barcode"),
+    "obs": ("cell_type",),
+    "text_width": (0,),
+    "memory_limit": ("much", -5),
 }
 
 
-@pytest.mark.parametrize("name", BAD_OPTIONS)
-def test_options_are_checked_when_made(source, name):
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in BAD_OPTIONS for value in BAD_OPTIONS[name]])
+def test_options_are_checked_when_made(source, name, value):
     what = "Not a size" if name == "memory_limit" else f"{name}: got"
     with pytest.raises(ConfigError, match=what):
-        loader_of(source, **{name: BAD_OPTIONS[name]})
+        loader_of(source, **{name: value})
 
 
 @pytest.mark.parametrize(
@@ -394,9 +414,11 @@ class TestSameBatches:
         ("change", "message"),
         [
             ({"version": 0}, "expected what state_dict"),
-            ({"step": -1}, "non-negative"),
-            ({"epoch": None}, "non-negative"),
+            ({"step": -1}, r"state\['step'\]: got -1"),
+            ({"step": 1000}, r"state\['step'\]: got 1000, expected \d+ at most, the batches of an epoch"),
+            ({"epoch": None}, r"state\['epoch'\]: got None"),
             ({"plan": {}}, "saved with sentence_size=None"),
+            ({"plan": None}, "saved with sentence_size=None"),
         ],
     )
     def test_a_state_of_something_else_is_refused(self, source, change, message):
@@ -470,6 +492,16 @@ class TestEndpoints:
             names = list(source.obs_names(np.asarray(batch.row)))
             np.testing.assert_array_equal(batch.counts, reference.adata[names, genes].X.toarray())
 
+    @pytest.mark.filterwarnings("ignore:Variable names are not unique")
+    def test_genes_that_occur_twice(self, tmp_path):
+        from stores import screen, write
+
+        loader = whole_loader(write(screen(60, genes=["a", "b", "c", "b"], lean=True), tmp_path / "s.h5ad"))
+        assert loader(genes=["c", "a"]).width == 2
+        for genes, twice in ((["b"], "b"), (["c", "a", "c"], "c"), (["a", "a", "b"], "a")):
+            with pytest.raises(ConfigError, match=f"genes: '{twice}' occurs more than once"):
+                loader(genes=genes)
+
     def test_no_gene_at_all(self, source):
         batch = next(iter(loader_of(source, genes=[])))
         assert (batch.counts.shape, batch.controls.shape) == ((28, 0), (28, 2, 0))
@@ -515,6 +547,38 @@ class TestEndpoints:
         for wrong in ({"layout": "csr"}, {"target_sum": 1.0}, {"genes": ["gene1"]}):
             with pytest.raises(ConfigError, match="no meaning with output_space='embedding'"):
                 Loader(source, rows, plan, loader.pools, **wrong)
+
+    @pytest.mark.parametrize("to", ["jax", "numpy"])
+    def test_counts_of_eight_bytes(self, tmp_path, to):
+        from stores import counts, screen, write
+
+        adata = screen(60, lean=True)
+        adata.X = counts(60, 17, dtype="i8") * 2**37
+        loader = whole_loader(write(adata, tmp_path / "s.h5ad"))
+        for one, other in zip(loader(to=to), loader(to=to, layout="csr"), strict=True):
+            names = list(loader.source.obs_names(np.asarray(one.row)))
+            np.testing.assert_array_equal(one.counts, adata[names].X.toarray())
+            np.testing.assert_array_equal(other.counts.to_dense(), one.counts)
+            np.testing.assert_array_equal(np.asarray(other.controls.to_dense()).reshape(8, 2, 17), one.controls)
+
+    @pytest.mark.parametrize("genes", [None, ["gene0", "gene1"], [f"gene{i}" for i in range(16)]])
+    @pytest.mark.parametrize("layout", ["dense", "csr"])
+    def test_a_row_with_a_nan_has_no_total(self, tmp_path, layout, genes):
+        from stores import counts, screen, write
+
+        adata = screen(60, lean=True)
+        values = counts(60, 17).toarray()
+        values[::2, 16] = np.nan
+        adata.X = sparse.csr_matrix(values)
+        loader = whole_loader(write(adata, tmp_path / "s.h5ad"))
+        for batch in loader(layout=layout, genes=genes, target_sum=100.0):
+            for rows, found in ((batch.row, batch.counts), (batch.control_row, batch.controls)):
+                found = np.asarray(found if layout == "dense" else found.to_dense()).reshape(rows.size, -1)
+                cells = adata[list(loader.source.obs_names(np.asarray(rows).ravel()))].X.toarray()
+                total = cells.sum(axis=1, keepdims=True)
+                scale = np.where(total > 0, 100 / np.where(total > 0, total, 1), 0)
+                expected = np.log1p(cells * scale)[:, : 17 if genes is None else len(genes)]
+                np.testing.assert_allclose(found, expected, rtol=2e-6)
 
     def test_reads_can_be_lost_from_counts_only(self, tmp_path):
         from stores import screen, write

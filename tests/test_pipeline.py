@@ -285,6 +285,25 @@ class TestErrors:
         with pytest.raises(ConfigError, match="file_paths: got an empty list"):
             PerturbationPipeline(PerturbationPipelineConfig()).setup([])
 
+    @pytest.mark.parametrize("paths", [None, 5, [5], [["a.h5ad"]]])
+    def test_no_paths(self, paths):
+        with pytest.raises(ConfigError, match="file_paths: got .*, expected paths of .h5ad files or stores"):
+            PerturbationPipeline(PerturbationPipelineConfig()).setup(paths)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"shuffle": "no"}, "shuffle: got 'no', expected True or False"),
+            ({"drop_last": "yes"}, "drop_last: got 'yes'"),
+            ({"weights": [1, 2]}, "weights: got"),
+            ({"weights": {"MYC": "x"}}, r"weights\['MYC'\]: got 'x'"),
+            ({"sentence_size": 8.0}, "sentence_size: got 8.0"),
+        ],
+    )
+    def test_options_of_loaders(self, reference, options, message):
+        with pytest.raises(ConfigError, match=message):
+            setup(reference).loader("train", **options)
+
     def test_labels_that_do_not_occur(self, reference):
         with pytest.raises(LabelNotFoundError, match="Did you mean 'BRCA1'"):
             setup(reference, split_mode="fewshot", held_out_perturbations=("BRCA2",))
