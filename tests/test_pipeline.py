@@ -287,7 +287,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("paths", [None, 5, [5], [["a.h5ad"]]])
     def test_no_paths(self, paths):
-        with pytest.raises(ConfigError, match="file_paths: got .*, expected paths of .h5ad files or stores"):
+        with pytest.raises(ConfigError, match=r"file_paths: got .*, expected paths of \.h5ad files or stores"):
             PerturbationPipeline(PerturbationPipelineConfig()).setup(paths)
 
     @pytest.mark.parametrize(
