@@ -71,6 +71,7 @@ def command(work, *arguments):
     return json.loads((work / "load.json").read_text()), done.stdout
 
 
+@pytest.mark.slow
 class TestTheCommand:
     def test_lazypert_and_the_limit(self, tmp_path):
         seen, printed = command(tmp_path, "--rivals", f"{OWN},{LIMIT}", "--endpoints", "csr,hvg+controls")
