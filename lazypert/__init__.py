@@ -5,6 +5,7 @@ Convert a screen once (`convert`), open it lazily (`open`), and train on it
 """
 
 from lazypert import accessor as _accessor  # noqa: F401 - registers ds.pert
+from lazypert.concat import PerturbationConcatSource
 from lazypert.controls import BatchControlMapping, ControlMappingConfig, RandomControlMapping
 from lazypert.dataset import open  # noqa: A004 - lp.open is the door, as xr.open_dataset and zarr.open are
 from lazypert.errors import LazypertError
@@ -13,7 +14,7 @@ from lazypert.ingest import convert
 from lazypert.pipeline import PerturbationPipeline, PerturbationPipelineConfig, PerturbationPipelineResult
 from lazypert.qc import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter, is_on_target_knockdown
 from lazypert.sampler import PerturbationBatchSampler, PerturbationSamplerConfig
-from lazypert.source import PerturbationAnnDataSource, PerturbationConcatSource, PerturbationSourceConfig
+from lazypert.source import PerturbationAnnDataSource, PerturbationSourceConfig
 from lazypert.splits import (
     FewShotSplitter,
     FewShotSplitterConfig,

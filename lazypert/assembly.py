@@ -74,27 +74,39 @@ class ScatteredRows:
     @classmethod
     def of(cls, blocks: Sequence[PlacedRows], which: NDArray[np.integer], row: NDArray[np.integer]) -> ScatteredRows:
         """Rows by the number of their block, and their number in it."""
-        like = blocks[0]
-        for block in blocks:
-            if (block.indices.dtype, block.data.dtype) != (like.indices.dtype, like.data.dtype):
-                raise TypeError("blocks differ in dtype")  # only we could have made such blocks
-        first = np.cumsum([0, *(len(block.starts) for block in blocks)])[which] + row
-        start = np.concatenate([block.starts for block in blocks])[first].astype(np.uint64)
-        indices, values = (
-            np.array([getattr(block, part).ctypes.data for block in blocks], np.uint64) for part in ("indices", "data")
-        )
+        return cls.pick([cls.whole(block) for block in blocks], which, row)
+
+    @classmethod
+    def whole(cls, block: PlacedRows) -> ScatteredRows:
+        """All rows of one block."""
+        start = block.starts.astype(np.uint64)
         return cls(
-            indices[which] + start * np.uint64(like.indices.itemsize),
-            values[which] + start * np.uint64(like.data.itemsize),
-            np.concatenate([block.lengths for block in blocks])[first],
-            np.concatenate([_totals(block) for block in blocks])[first],
-            blocks,
+            np.uint64(block.indices.ctypes.data) + start * np.uint64(block.indices.itemsize),
+            np.uint64(block.data.ctypes.data) + start * np.uint64(block.data.itemsize),
+            block.lengths,
+            _totals(block),
+            [block],
         )
+
+    @classmethod
+    def pick(
+        cls, parts: Sequence[ScatteredRows], which: NDArray[np.integer], row: NDArray[np.integer]
+    ) -> ScatteredRows:
+        """Rows by the number of the part they are in, and their number in it."""
+        blocks = [block for part in parts for block in part.blocks]
+        if len({(block.indices.dtype, block.data.dtype) for block in blocks}) > 1:
+            raise TypeError("blocks differ in dtype")  # only we could have made such blocks
+        of = np.cumsum([0, *map(len, parts)])[which] + row
+        index_at, value_at, length, total = (
+            np.concatenate([getattr(part, name) for part in parts])[of]
+            for name in ("index_at", "value_at", "length", "total")
+        )
+        return cls(index_at, value_at, length, total, blocks)
 
     def __len__(self) -> int:
         return len(self.length)
 
-    def __getitem__(self, rows: slice) -> ScatteredRows:
+    def __getitem__(self, rows: slice | NDArray[np.integer]) -> ScatteredRows:
         return ScatteredRows(self.index_at[rows], self.value_at[rows], self.length[rows], self.total[rows], self.blocks)
 
     def to_dense(self, treatment: Treatment, keys: NDArray[np.uint64], out: NDArray[np.float32]) -> None:

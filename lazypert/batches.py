@@ -47,8 +47,7 @@ class SparseRows:
 
     def to_dense(self) -> jax.Array:
         """(B, n_columns) float32. Meant for the device: call it inside `jax.jit`."""
-        dense = jax.vmap(partial(_scatter, n_columns=self.n_columns))(self.indptr, self.indices, self.data)
-        return dense.reshape(self.shape)
+        return _scatter_parts(self.indptr, self.indices, self.data, self.n_columns).reshape(self.shape)
 
     def to_scipy(self) -> csr_matrix:
         """Copy of the rows as a SciPy matrix in host memory."""
@@ -63,6 +62,11 @@ class SparseRows:
         out = csr_matrix((values, columns.astype(np.int32), rows), shape=self.shape)
         out.sort_indices()
         return out
+
+
+@partial(jax.jit, static_argnames="n_columns")
+def _scatter_parts(indptr: jax.Array, indices: jax.Array, data: jax.Array, n_columns: int) -> jax.Array:
+    return jax.vmap(partial(_scatter, n_columns=n_columns))(indptr, indices, data)
 
 
 def _scatter(indptr: jax.Array, indices: jax.Array, data: jax.Array, n_columns: int) -> jax.Array:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lazypert.rows import Rows
     from lazypert.sampler import Epoch
 
-PIECE = 64
+PIECE = 16
 """Controls that are read and kept together."""
 
 _CELLS, _CONTROLS = 201, 202  # whose reads random numbers are for
@@ -147,7 +147,7 @@ class BlockReader:
         self.place, self.empty, self.row_dtype = place, empty, row_dtype
         self.columns, self.target_sum, self.dense = columns, target_sum, dense
         self.n_basal_samples, self.embedding, self.fixed_pairs = n_basal_samples, embedding, fixed_pairs
-        self.reach = pools.reach(pool_bytes // max(1, control_bytes))
+        self.reach = pools.reach(pool_bytes // max(1, control_bytes), PIECE)
         # Pairs for life are all over the pools: where not all controls stay in memory, each is read by itself.
         in_pieces = not fixed_pairs or self.reach >= len(pools.controls)
         self._kept = ControlMemory(
@@ -199,7 +199,7 @@ class BlockReader:
             return self.source.read_dense(row, self.columns, target_sum=self.target_sum, empty=self.empty), controls
         else:
             placed = self.source.read_selected(row, self.columns, totals=self.target_sum is not None)
-        return ScatteredRows.of([placed], np.zeros(len(row), np.int64), np.arange(len(row))), controls
+        return ScatteredRows.whole(placed), controls
 
 
 class ControlMemory:
@@ -226,7 +226,7 @@ class ControlMemory:
     ) -> None:
         self._source, self._controls, self._most = source, controls, n_bytes
         self._columns, self._totals = columns, totals
-        self._pieces: OrderedDict[int, PlacedRows] = OrderedDict()
+        self._pieces: OrderedDict[int, ScatteredRows] = OrderedDict()  # each of one block
         self._bytes = 0
         self._lock, self._reading = threading.Lock(), threading.Lock()
 
@@ -235,17 +235,17 @@ class ControlMemory:
         if not self._most:
             wanted, which = np.unique(places, return_inverse=True)
             placed = self._read_rows(self._controls[wanted])
-            return ScatteredRows.of([placed], np.zeros(len(places), np.int64), which)
+            return ScatteredRows.whole(placed)[which]
         numbers, which = np.unique(places // PIECE, return_inverse=True)
         held = self._held(numbers.tolist())
         if len(held) < len(numbers):
             with self._reading:  # one thread at a time: others mostly need the same
                 held |= self._held([number for number in numbers.tolist() if number not in held])
                 held |= self._read([number for number in numbers.tolist() if number not in held])
-        blocks = [held[number] for number in numbers.tolist()]
-        return ScatteredRows.of(blocks, which, places % PIECE)
+        pieces = [held[number] for number in numbers.tolist()]
+        return ScatteredRows.pick(pieces, which, places % PIECE)
 
-    def _held(self, numbers: list[int]) -> dict[int, PlacedRows]:
+    def _held(self, numbers: list[int]) -> dict[int, ScatteredRows]:
         with self._lock:
             held = {number: self._pieces[number] for number in numbers if number in self._pieces}
             for number in held:
@@ -257,7 +257,7 @@ class ControlMemory:
             return self._source.read_placed(rows)
         return self._source.read_selected(rows, self._columns, totals=self._totals)
 
-    def _read(self, numbers: list[int]) -> dict[int, PlacedRows]:
+    def _read(self, numbers: list[int]) -> dict[int, ScatteredRows]:
         if not numbers:
             return {}
         bounds = [(n * PIECE, min((n + 1) * PIECE, len(self._controls))) for n in numbers]
@@ -265,12 +265,12 @@ class ControlMemory:
         together = self._read_rows(self._controls[places])
         found, at = {}, 0
         for number, (start, stop) in zip(numbers, bounds, strict=True):
-            found[number] = together.rows(at, at + stop - start)
+            found[number] = ScatteredRows.whole(together.rows(at, at + stop - start))
             at += stop - start
         with self._lock:
             for number, piece in found.items():
                 self._pieces[number] = piece
-                self._bytes += piece.nbytes
+                self._bytes += piece.blocks[0].nbytes
             while self._bytes > self._most:
-                self._bytes -= self._pieces.popitem(last=False)[1].nbytes
+                self._bytes -= self._pieces.popitem(last=False)[1].blocks[0].nbytes
         return found

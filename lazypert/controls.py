@@ -118,11 +118,17 @@ class ControlPools:
                 "Check control_pert, leave these cell types out, or pass on_empty='mask'."
             )
 
-    def reach(self, n_controls: int) -> int:
-        """Controls of one pool that may be drawn at a time so that about `n_controls` of all serve."""
+    def reach(self, n_controls: int, piece: int = 0) -> int:
+        """Controls of one pool that may be drawn at a time so that about `n_controls` of all serve.
+
+        Parameters
+        ----------
+        piece
+            Neighbours that are kept together: some at both ends of an arc don't serve, and some linger on.
+        """
         if n_controls >= len(self.controls):
             return max(1, len(self.controls))
-        return max(1, n_controls // max(1, self.n_pools))
+        return max(1, n_controls * ARC // (ARC + 2 * piece) // max(1, self.n_pools))
 
     @cached_property
     def n_pools(self) -> int:

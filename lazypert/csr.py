@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -66,7 +66,7 @@ class CSRBlock:
         indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         indices = np.empty(int(indptr[-1]), dtype=self.indices.dtype)
         data = np.empty(int(indptr[-1]), dtype=self.data.dtype)
-        _take_rows(self.indptr, self.indices, self.data, rows, indptr, indices, data)
+        _take_rows(self.indptr, lengths, self.indices, self.data, rows, indptr, indices, data)
         return CSRBlock(indptr, indices, data, self.n_cols)
 
     def select_cols(self, new_col: NDArray[np.int32], n_cols: int) -> CSRBlock:
@@ -110,6 +110,12 @@ class ColumnTable:
         lookup[wanted] = np.arange(len(wanted))
         return cls(lookup, (lookup < len(wanted)).astype(np.uint8), len(wanted))
 
+    def through(self, column: NDArray[np.integer]) -> ColumnTable:
+        """Table of another matrix whose columns are these: its column ``j`` is `column[j]`, or none for -1."""
+        lookup = np.full(1 << max(0, len(column) - 1).bit_length(), self.n_columns, self.lookup.dtype)
+        lookup[: len(column)] = np.where(column >= 0, self.lookup[column], self.n_columns)
+        return ColumnTable(lookup, (lookup < self.n_columns).astype(np.uint8), self.n_columns)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlacedRows:
@@ -150,9 +156,41 @@ class PlacedRows:
         lengths = self.lengths[start:stop].copy()
         bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         indices, data = np.empty(int(bounds[-1]), self.indices.dtype), np.empty(int(bounds[-1]), self.data.dtype)
-        _take_rows(self.starts, self.indices, self.data, np.arange(start, stop), bounds, indices, data)
+        _take_rows(self.starts, lengths, self.indices, self.data, np.arange(start, stop), bounds, indices, data)
         totals = None if self.totals is None else self.totals[start:stop].copy()
         return PlacedRows(bounds[:-1], lengths, indices, data, self.n_cols, totals)
+
+    @classmethod
+    def joined(
+        cls,
+        parts: Sequence[tuple[NDArray[np.integer], PlacedRows]],
+        dtype: Any,
+        place: Place,
+        empty: Callable[[int, Any], NDArray[Any]],
+    ) -> PlacedRows:
+        """One of several: of each its rows, and which rows of the whole they are.
+
+        Parameters
+        ----------
+        dtype
+            Of the values, one that holds all of theirs.
+        place, empty
+            Says where each row goes, and makes the arrays.
+        """
+        n_rows, like = sum(len(at) for at, _ in parts), parts[0][1]
+        lengths = np.empty(n_rows, np.int64)
+        totals = None if like.totals is None else np.empty(n_rows)
+        for at, part in parts:
+            lengths[at] = part.lengths
+            if totals is not None:
+                totals[at] = part.totals
+        starts, size = place(lengths)
+        widest = max((part.indices.dtype for _, part in parts), key=lambda kind: kind.itemsize)
+        indices, data = empty(size, widest), empty(size, dtype)
+        for at, part in parts:
+            every = np.arange(len(at))
+            _take_rows(part.starts, part.lengths, part.indices, part.data, every, starts[at], indices, data)
+        return cls(starts, lengths, indices, data, like.n_cols, totals)
 
     def select(self, columns: ColumnTable, *, totals: bool) -> PlacedRows:
         """The wanted columns of the rows, and with `totals` their sums over all."""
@@ -254,11 +292,11 @@ def _scatter(indptr: Any, indices: Any, data: Any, out: Any) -> None:
 
 @kernel
 def _take_rows(
-    indptr: Any, indices: Any, data: Any, rows: Any, out_indptr: Any, out_indices: Any, out_data: Any
-) -> None:
+    starts: Any, lengths: Any, indices: Any, data: Any, rows: Any, out_starts: Any, out_indices: Any, out_data: Any
+) -> None:  # fmt: skip
     for i in range(len(rows)):
-        source, target = indptr[rows[i]], out_indptr[i]
-        for k in range(out_indptr[i + 1] - target):
+        source, target = starts[rows[i]], out_starts[i]
+        for k in range(lengths[i]):
             out_indices[target + k] = indices[source + k]
             out_data[target + k] = data[source + k]
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lazypert.concat import PerturbationConcatSource
 from lazypert.controls import STRATEGIES, ControlMappingConfig, control_mapping, pools_of
 from lazypert.errors import ConfigError
 from lazypert.experiment import ExperimentConfig, assign_split, load_experiment_config
@@ -17,7 +18,6 @@ from lazypert.qc import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdow
 from lazypert.sampler import PerturbationBatchSampler, PerturbationSamplerConfig, SentencePlan
 from lazypert.source import (
     PerturbationAnnDataSource,
-    PerturbationConcatSource,
     PerturbationSource,
     PerturbationSourceConfig,
 )

@@ -176,8 +176,8 @@ class ShardedArray:
         places
             (n,) where in `out` each range begins.
         out
-            Contiguous, of the array's dtype; or of unsigned integers that are narrower, for an array
-            of integers that fit.
+            Contiguous, of the array's dtype; or of unsigned integers of another width, for an array of
+            unsigned ones that fit.
 
         Raises
         ------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -14,8 +14,6 @@ import numpy as np
 from lazypert.csr import ColumnTable, CSRBlock, PlacedRows, one_after_another
 from lazypert.errors import ColumnNotFoundError, ConfigError, near_matches
 from lazypert.features import read_feature_table
-from lazypert.genes import align_genes
-from lazypert.groups import Groups
 from lazypert.memory import Budget
 from lazypert.obs import column_of, groups_of
 from lazypert.options import require, require_choice, require_flag, require_integer, require_names
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lazypert.csr import Place
+    from lazypert.groups import Groups
     from lazypert.qc import MatrixPart
     from lazypert.store import Matrix
 
@@ -170,27 +169,24 @@ class PerturbationSource(ABC):
     def obs_names(self, rows: NDArray[np.integer]) -> NDArray[Any]:
         """(n,) cell names."""
 
-    # What follows is derived from the above.
-
+    @abstractmethod
     def read_placed(
         self,
         rows: NDArray[np.integer],
         *,
-        place: Place = one_after_another,  # noqa: ARG002
-        empty: Callable[[int, Any], NDArray[Any]] = np.empty,  # noqa: ARG002
+        place: Place = one_after_another,
+        empty: Callable[[int, Any], NDArray[Any]] = np.empty,
     ) -> PlacedRows:
-        """Rows of the matrix, in little memory; at the places asked for if that costs nothing.
+        """Rows of the matrix at the places asked for, over the shared genes; see `Matrix.read_placed`.
 
-        See `Matrix.read_placed`. Column numbers are uint16 where that holds them all.
+        Column numbers are uint16 where that holds them all.
         """
-        block = self.read_counts(rows)
-        small = np.uint16 if block.n_cols <= 2**16 else block.indices.dtype
-        return PlacedRows.of(replace(block, indices=block.indices.astype(small, copy=False)))
 
+    @abstractmethod
     def read_selected(self, rows: NDArray[np.integer], columns: ColumnTable, *, totals: bool = False) -> PlacedRows:
-        """Wanted columns of rows, and the rows' totals over all; see `Matrix.read_selected`."""
-        return self.read_placed(rows).select(columns, totals=totals)
+        """Wanted columns of rows, with `totals` also sums over the shared genes; see `Matrix.read_selected`."""
 
+    @abstractmethod
     def read_dense(
         self,
         rows: NDArray[np.integer],
@@ -200,9 +196,8 @@ class PerturbationSource(ABC):
         empty: Callable[[tuple[int, int], Any], NDArray[Any]] = np.empty,
     ) -> NDArray[np.float32]:
         """(n, n_columns) float32 wanted columns of rows; see `Matrix.read_dense`."""
-        out = empty((len(rows), columns.n_columns), np.float32)
-        self.read_selected(rows, columns, totals=True).fill(out, np.arange(len(rows)), target_sum)
-        return out
+
+    # What follows is derived from the above.
 
     @property
     def nnz_per_cell(self) -> float:
@@ -520,121 +515,6 @@ class PerturbationAnnDataSource(PerturbationSource):
         return column_of(self.store, "obs/_index")[np.asarray(rows)]
 
 
-class PerturbationConcatSource(PerturbationSource):
-    """Several screens, one after another, under one vocabulary.
-
-    Labels are united, genes aligned by name in the var index, and each screen counts as a dataset
-    of its own, so that controls are matched within it.
-
-    Parameters
-    ----------
-    sources
-        Screens with the same roles and output space.
-    join
-        ``"inner"`` keeps the genes that all screens measured; ``"outer"`` all, zero where a screen
-        lacks them.
-    names
-        Dataset names; the file stems by default.
-    """
-
-    def __init__(
-        self, sources: Sequence[PerturbationAnnDataSource], *, join: str = "inner", names: Sequence[str] | None = None
-    ) -> None:
-        if not sources:
-            raise ConfigError("sources: got an empty list, expected at least one source.")
-        for name in ("control_pert", "output_space", "layer", "embedding_key", "hvg_col", "additional_obs"):
-            given = [getattr(source.config, name) for source in sources]
-            require(all(value == given[0] for value in given), f"sources differ in {name}", given, "the same in all")
-        self.sources = tuple(sources)
-        self.config = sources[0].config
-        self.names = tuple(names) if names is not None else _unique_names(sources)
-        different = len(self.names) == len(set(self.names)) == len(sources)
-        require(different, "names", self.names, f"{len(sources)} different names, one a source")
-        self._offsets = np.cumsum([0, *(source.n_rows for source in sources)])
-        self._genes = align_genes([source.var for source in sources], self.names, join)
-
-    def __repr__(self) -> str:
-        return f"PerturbationConcatSource({', '.join(self.names)}: {self.n_rows:,} cells x {len(self.var):,} genes)"
-
-    @cached_property
-    def groups(self) -> Groups:
-        """Cells of all screens, grouped."""
-        named = [_named_dataset(source.groups, name) for source, name in zip(self.sources, self.names, strict=True)]
-        return Groups.concat(named, [source.n_rows for source in self.sources])
-
-    @property
-    def n_rows(self) -> int:
-        """Number of cells of all screens, controls included."""
-        return int(self._offsets[-1])
-
-    @property
-    def var(self) -> pd.DataFrame:
-        """The var table of the shared genes."""
-        return self._genes.var
-
-    def parts(self, layer: str | None) -> list[MatrixPart]:
-        """Return the matrix of each store."""
-        return [
-            replace(source.parts(layer)[0], first_row=int(offset), column_of=columns)
-            for source, offset, columns in zip(self.sources, self._offsets, self._genes.column_of, strict=False)
-        ]
-
-    def _scatter(self, rows: NDArray[np.integer]) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
-        """For each screen: its number, which of the asked rows are its, and their rows in it."""
-        rows = np.asarray(rows, dtype=np.int64)
-        if rows.size and (rows.min() < 0 or rows.max() >= self.n_rows):
-            raise IndexError(f"Rows {rows.min()} to {rows.max()} are not all in a screen of {self.n_rows:,} cells.")
-        which = np.searchsorted(self._offsets, rows, side="right") - 1
-        for number in range(len(self.sources)):
-            at = np.flatnonzero(which == number)
-            yield number, at, rows[at] - self._offsets[number]
-
-    @property
-    def matrices(self) -> tuple[Matrix, ...]:
-        """Matrix of each store."""
-        return tuple(source.matrix for source in self.sources)
-
-    @property
-    def stores(self) -> tuple[Store, ...]:
-        """The stores, in the order of their rows."""
-        return tuple(source.store for source in self.sources)
-
-    def read_counts(self, rows: NDArray[np.integer]) -> CSRBlock:
-        """Rows of the matrices, in the order asked, over the shared genes."""
-        blocks, places = [], []
-        for number, at, local in self._scatter(rows):
-            block = self.sources[number].read_counts(local)
-            if not self._genes.is_same:
-                block = block.select_cols(self._genes.new_col[number], len(self.var))
-            blocks.append(replace(block, data=block.data.astype(self.value_dtype, copy=False)))
-            places.append(at)
-        lengths = np.concatenate([np.diff(block.indptr) for block in blocks])
-        joined = CSRBlock(
-            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            np.concatenate([block.indices for block in blocks]),
-            np.concatenate([block.data for block in blocks]),
-            len(self.var),
-        )
-        return joined.take_rows(np.argsort(np.concatenate(places)))
-
-    def _gather(self, parts: list[NDArray[Any]], rows: NDArray[np.integer]) -> NDArray[Any]:
-        places = np.concatenate([at for _, at, _ in self._scatter(rows)])
-        joined: NDArray[Any] = np.concatenate(parts)[np.argsort(places)]
-        return joined
-
-    def read_embedding(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """(n, width) rows of the embedding, float32."""
-        return self._gather([self.sources[n].read_embedding(local) for n, _, local in self._scatter(rows)], rows)
-
-    def read_obs(self, column: str, rows: NDArray[np.integer]) -> NDArray[Any]:
-        """(n,) values of an obs column."""
-        return self._gather([self.sources[n].read_obs(column, local) for n, _, local in self._scatter(rows)], rows)
-
-    def obs_names(self, rows: NDArray[np.integer]) -> NDArray[Any]:
-        """(n,) cell names, as in the screens; not unique when screens share names."""
-        return self._gather([self.sources[n].obs_names(local) for n, _, local in self._scatter(rows)], rows)
-
-
 def open_or_convert(config: PerturbationSourceConfig) -> Store:
     """Open a store, or the cached conversion of a file, which is made anew when the file has changed."""
     path = Path(config.file_path)
@@ -674,20 +554,6 @@ def open_or_convert(config: PerturbationSourceConfig) -> Store:
         overwrite=True,
     )
     return Store(target)
-
-
-def _named_dataset(groups: Groups, name: str) -> Groups:
-    labels = groups.labels["dataset"]
-    named = [name] if len(labels) == 1 else [f"{name}/{label}" for label in labels]
-    return replace(groups, labels={**groups.labels, "dataset": np.array(named, dtype=np.str_)})
-
-
-def _unique_names(sources: Sequence[PerturbationAnnDataSource]) -> tuple[str, ...]:
-    names: list[str] = []
-    for source in sources:
-        stem = Path(str(source.config.file_path)).name.split(".")[0]
-        names.append(stem if stem not in names else f"{stem}_{len(names) + 1}")
-    return tuple(names)
 
 
 def _pick(table: NDArray[np.float32], codes: NDArray[np.int32]) -> NDArray[np.float32]:

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+
+
+class Located(NamedTuple):
+    """Where some rows of a matrix are.
+
+    Attributes
+    ----------
+    order
+        (n,) which of the rows asked for comes first in the matrix, and so on.
+    first, last
+        (n,) first element and one past the last of each, in that order.
+    lengths
+        (n,) elements of each, in the order asked.
+    """
+
+    order: NDArray[np.int64]
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+    lengths: NDArray[np.int64]
 
 
 class Matrix:
@@ -88,23 +107,36 @@ class Matrix:
         narrow
             Give column numbers as uint16 where that holds them all: half the memory.
         """
-        rows = np.asarray(rows, dtype=np.int64)
-        order = None if (np.diff(rows) >= 0).all() else np.argsort(rows, kind="stable")
-        first, last = self._bounds(rows if order is None else rows[order])
-        lengths = np.empty(len(rows), np.int64)
-        lengths[slice(None) if order is None else order] = last - first
-        starts, size = place(lengths)
-        places = starts if order is None else starts[order]
+        located = self.locate(rows)
+        starts, size = place(located.lengths)
         small = narrow and self.shape[1] <= 2**16
         indices = empty(size, np.dtype(np.uint16) if small else self.indices.dtype)
         data = empty(size, self.dtype)
+        self.gather(located, starts, indices, data)
+        return PlacedRows(starts, located.lengths, indices, data, self.shape[1])
+
+    def locate(self, rows: NDArray[np.integer]) -> Located:
+        """Look up where rows in any order are, repeats allowed."""
+        rows = np.asarray(rows, dtype=np.int64)
+        order = np.argsort(rows, kind="stable")
+        first, last = self._bounds(rows[order])
+        lengths = np.empty(len(rows), np.int64)
+        lengths[order] = last - first
+        return Located(order, first, last, lengths)
+
+    def gather(self, located: Located, starts: NDArray[np.int64], indices: NDArray[Any], data: NDArray[Any]) -> None:
+        """Decode rows, each to ``starts[i]`` and on of arrays that may hold others too.
+
+        Of unsigned integers, arrays may be narrower or wider than what is stored.
+        """
+        order, first, last, _ = located
+        places, n = starts[order], len(order)
         # Neighbours that stay neighbours are one range.
         breaks = np.flatnonzero((first[1:] != last[:-1]) | (places[1:] - places[:-1] != (last - first)[:-1])) + 1
-        heads, tails = np.append(0, breaks)[: len(rows)], np.append(breaks, len(rows))[: len(rows)] - 1
+        heads, tails = np.append(0, breaks)[:n], np.append(breaks, n)[:n] - 1
         ranges = first[heads], last[tails], places[heads]
         self.indices.gather(*ranges, indices)
         self.data.gather(*ranges, data)
-        return PlacedRows(starts, lengths, indices, data, self.shape[1])
 
     def read_selected(self, rows: NDArray[np.integer], columns: ColumnTable, *, totals: bool = False) -> PlacedRows:
         """Wanted columns of rows in any order, repeats allowed; with `totals`, their sums over all columns too.
@@ -150,22 +182,33 @@ class Matrix:
         empty
             Makes the array.
         """
-        rows = np.asarray(rows, dtype=np.int64)
         out = empty((len(rows), columns.n_columns), np.float32)
+        self.fill_dense(rows, columns, target_sum, out, np.arange(len(rows)))
+        return out
+
+    def fill_dense(
+        self,
+        rows: NDArray[np.integer],
+        columns: ColumnTable,
+        target_sum: float | None,
+        out: NDArray[np.float32],
+        places: NDArray[np.int64],
+    ) -> None:
+        """Write what `read_dense` gives into the rows `places` of `out`."""
+        rows = np.asarray(rows, dtype=np.int64)
         order = np.argsort(rows, kind="stable")
         is_new = np.diff(rows[order], prepend=-1) != 0
         heads = order[is_new]
         first, last = self._bounds(rows[heads])
         filled = last > first
-        ranges = first[filled], last[filled], heads[filled]
+        ranges = first[filled], last[filled], places[heads[filled]]
         if native.FUNCTIONS is None or self.indices.grid.chunk != self.data.grid.chunk:
             placed = self.read_placed(rows[heads[filled]], narrow=True).select(columns, totals=True)
-            placed.fill(out, heads[filled], target_sum)
+            placed.fill(out, places[heads[filled]], target_sum)
         else:
             spread(self.indices, self.data, *ranges, columns, target_sum or 0.0, out)
-        out[heads[~filled]] = 0
-        copy_rows(out, heads[np.cumsum(is_new) - 1][~is_new], order[~is_new])
-        return out
+        out[places[heads[~filled]]] = 0
+        copy_rows(out, places[heads[np.cumsum(is_new) - 1][~is_new]], places[order[~is_new]])
 
     def _bounds(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """First element of each of some rows, and one past its last; the rows ascend."""

@@ -27,7 +27,7 @@ dataset splits
 backend controls qc
 binomial experiment sampler annotations blocks
 downsampling batches source
-collate
+collate concat
 loader
 pipeline accessor
 simulate plots
