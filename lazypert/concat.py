@@ -119,7 +119,8 @@ class PerturbationConcatSource(PerturbationSource):
         placed = self.read_placed(rows)
         indptr = np.concatenate([[0], np.cumsum(placed.lengths)]).astype(np.int64)
         indices = placed.indices.astype(np.int32, copy=False)
-        return canonical(CSRBlock(indptr, indices, placed.data, len(self.var)))
+        block = canonical(CSRBlock(indptr, indices, placed.data, len(self.var)))  # genes may have another order
+        return replace(block, data=block.data.astype(self.value_dtype, copy=False))
 
     def read_placed(
         self,

@@ -47,6 +47,35 @@ def make_screen(obs, counts=None, *, genes=None, var=None, layers=None, obsm=Non
     )
 
 
+def holey_screen(n=40, seed=0, *, genes=None, missing=0.1):
+    """A screen with holes in its labels, an embedding, a layer, and columns to carry along."""
+    rng = np.random.default_rng(seed)
+
+    def pick(*names):
+        drawn = np.array(names, dtype=object)[rng.integers(0, len(names), n)]
+        drawn[rng.random(n) < missing] = None
+        return drawn.tolist()
+
+    obs = {
+        "perturbation": [CONTROL, *pick("A", "B", CONTROL)[1:]],
+        "cell_type": pick("T", "U"),
+        "batch": pick("b2", "b1", "b3"),
+    }
+    genes = genes or [f"g{i}" for i in range(6)]
+    counts = rng.poisson(1.0, (n, len(genes)))
+    adata = make_screen(
+        obs,
+        counts,
+        genes=genes,
+        var={"hvg": np.arange(len(genes)) % 2 == 1},
+        layers={"twice": counts * 2},
+        obsm={"X_pca": rng.normal(size=(n, 3)).astype("f4")},
+    )
+    adata.obs["depth"] = rng.random(n)
+    adata.obs["donor"] = pd.Categorical(pick("x", "y"))
+    return adata
+
+
 def write_screen(adata, path):
     """Write an .h5ad, repeated gene names and all."""
     path.parent.mkdir(parents=True, exist_ok=True)

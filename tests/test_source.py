@@ -4,58 +4,25 @@ import os
 
 import jax
 import numpy as np
-import pandas as pd
 import pytest
-from helpers import CONTROL, in_store_order, make_screen, source_of, write_screen
+from helpers import CONTROL, holey_screen, in_store_order, source_of, write_screen
 
 import lazypert as lp
-from lazypert import PerturbationAnnDataSource, PerturbationConcatSource, PerturbationSourceConfig
+from lazypert import PerturbationAnnDataSource, PerturbationSourceConfig
 from lazypert.errors import (
     ColumnNotFoundError,
     ConfigError,
     LabelNotFoundError,
-    SourceFormatError,
     StoreNotFoundError,
 )
-from lazypert.groups import AXES
 
-GENES = (["g0", "g1", "g2", "g3"], ["g3", "new", "g1", "g0"])
 LABELS = {"perturbation": "pert", "cell_type": "cell_type", "batch": "batch"}
-
-
-def screen(n=40, seed=0, *, genes=None, missing=0.1):
-    """A screen with holes in its labels, an embedding, a layer, and columns to carry along."""
-    rng = np.random.default_rng(seed)
-
-    def pick(*names):
-        drawn = np.array(names, dtype=object)[rng.integers(0, len(names), n)]
-        drawn[rng.random(n) < missing] = None
-        return drawn.tolist()
-
-    obs = {
-        "perturbation": [CONTROL, *pick("A", "B", CONTROL)[1:]],
-        "cell_type": pick("T", "U"),
-        "batch": pick("b2", "b1", "b3"),
-    }
-    genes = genes or [f"g{i}" for i in range(6)]
-    counts = rng.poisson(1.0, (n, len(genes)))
-    adata = make_screen(
-        obs,
-        counts,
-        genes=genes,
-        var={"hvg": np.arange(len(genes)) % 2 == 1},
-        layers={"twice": counts * 2},
-        obsm={"X_pca": rng.normal(size=(n, 3)).astype("f4")},
-    )
-    adata.obs["depth"] = rng.random(n)
-    adata.obs["donor"] = pd.Categorical(pick("x", "y"))
-    return adata
 
 
 @pytest.fixture(scope="module", params=["grouped", "source"])
 def case(request, tmp_path_factory):
     """A source, and the same cells from AnnData in the order of its rows."""
-    adata = screen()
+    adata = holey_screen()
     source = source_of(
         adata,
         tmp_path_factory.mktemp("source"),
@@ -180,7 +147,7 @@ class TestGetBatch:
 @pytest.fixture(scope="module")
 def open_store(tmp_path_factory):
     """Open one store with any options."""
-    store = source_of(screen(), tmp_path_factory.mktemp("store"), order="grouped").store.path
+    store = source_of(holey_screen(), tmp_path_factory.mktemp("store"), order="grouped").store.path
     return lambda **options: PerturbationAnnDataSource(PerturbationSourceConfig(file_path=store, **options))
 
 
@@ -196,7 +163,7 @@ def open_store(tmp_path_factory):
 )
 def test_output_spaces(open_store, options, expected):
     source = open_store(**options)
-    values = expected(in_store_order(source, screen()))
+    values = expected(in_store_order(source, holey_screen()))
     for rows in (np.arange(40), np.array([5, 2, 2, 30]), np.array([], dtype=int)):
         features = source.read_features(rows)
         assert features.tolist() == values[rows].tolist()
@@ -234,7 +201,7 @@ class TestOptions:
 
     def test_other_columns_than_the_stores_own(self, open_store):
         other = open_store(pert_col="donor", control_pert="x", batch_col=None)
-        adata = in_store_order(other, screen())
+        adata = in_store_order(other, holey_screen())
         assert other.get_control_mask().tolist() == (adata.obs["donor"] == "x").tolist()
         assert other.get_pert_categories().tolist() == ["x", "y"]
 
@@ -244,7 +211,7 @@ class TestCache:
         return PerturbationSourceConfig(file_path=path, **options)
 
     def test_lies_beside_the_file_and_is_reused(self, tmp_path):
-        path = write_screen(screen(), tmp_path / "s.h5ad")
+        path = write_screen(holey_screen(), tmp_path / "s.h5ad")
         PerturbationAnnDataSource(self.config(path))
         cache = tmp_path / "s.lazypert.zarr"
         assert sorted(p.name for p in tmp_path.iterdir()) == ["s.h5ad", "s.lazypert.zarr"]
@@ -253,16 +220,16 @@ class TestCache:
         assert made == ((cache / "zarr.json").stat().st_mtime_ns, (cache / "zarr.json").stat().st_ino)
 
     def test_is_remade_when_the_file_changes(self, tmp_path):
-        path = write_screen(screen(seed=0), tmp_path / "s.h5ad")
+        path = write_screen(holey_screen(seed=0), tmp_path / "s.h5ad")
         PerturbationAnnDataSource(self.config(path))
-        write_screen(screen(seed=1), path)
+        write_screen(holey_screen(seed=1), path)
         source = PerturbationAnnDataSource(self.config(path))
         assert (
-            source.read_counts(np.arange(40)).to_dense() == in_store_order(source, screen(seed=1)).X.toarray()
+            source.read_counts(np.arange(40)).to_dense() == in_store_order(source, holey_screen(seed=1)).X.toarray()
         ).all()
 
     def test_is_remade_when_only_the_time_changes(self, tmp_path):
-        path = write_screen(screen(), tmp_path / "s.h5ad")
+        path = write_screen(holey_screen(), tmp_path / "s.h5ad")
         PerturbationAnnDataSource(self.config(path))
         inode = (tmp_path / "s.lazypert.zarr").stat().st_ino
         os.utime(path, ns=(1, 1))
@@ -270,7 +237,7 @@ class TestCache:
         assert (tmp_path / "s.lazypert.zarr").stat().st_ino != inode
 
     def test_goes_into_a_given_folder(self, tmp_path):
-        path = write_screen(screen(), tmp_path / "data" / "s.h5ad")
+        path = write_screen(holey_screen(), tmp_path / "data" / "s.h5ad")
         cache = tmp_path / "new" / "cache"
         PerturbationAnnDataSource(self.config(path, cache_dir=cache))
         assert [p.name for p in path.parent.iterdir()] == ["s.h5ad"]
@@ -283,14 +250,14 @@ class TestCache:
         """With one cache folder, the second conversion replaced the first source's store under it."""
         sources = []
         for seed, folder in enumerate(("a", "b")):
-            path = write_screen(screen(seed=seed), tmp_path / folder / "s.h5ad")
+            path = write_screen(holey_screen(seed=seed), tmp_path / folder / "s.h5ad")
             sources.append(PerturbationAnnDataSource(self.config(path, cache_dir=tmp_path / "cache")))
         for seed, source in enumerate(sources):
-            adata = in_store_order(source, screen(seed=seed))
+            adata = in_store_order(source, holey_screen(seed=seed))
             assert (source.read_counts(np.arange(40)).to_dense() == adata.X.toarray()).all()
 
     def test_a_store_is_used_as_it_is(self, tmp_path):
-        path = write_screen(screen(), tmp_path / "s.h5ad")
+        path = write_screen(holey_screen(), tmp_path / "s.h5ad")
         store = lp.convert(
             path, tmp_path / "s.zarr", pert_col="perturbation", cell_type_col="cell_type", batch_col="batch"
         )
@@ -301,7 +268,7 @@ class TestCache:
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    path = write_screen(screen(), tmp_path_factory.mktemp("errors") / "s.h5ad")
+    path = write_screen(holey_screen(), tmp_path_factory.mktemp("errors") / "s.h5ad")
     return {"file": path, "store": lp.convert(path, path.with_name("s.zarr"))}
 
 
@@ -350,141 +317,3 @@ class TestErrors:
     def test_a_folder_that_is_no_store(self, tmp_path):
         with pytest.raises(StoreNotFoundError):
             PerturbationAnnDataSource(PerturbationSourceConfig(file_path=tmp_path))
-
-
-@pytest.fixture(scope="module")
-def make(tmp_path_factory):
-    """Make a source of the two screens, converted once; returns the screens and the parts too."""
-    folder = tmp_path_factory.mktemp("concat")
-    screens = [screen(30, seed, genes=genes) for seed, genes in enumerate(GENES)]
-    stores = [source_of(s, folder, name=f"s{i}", order="grouped").store.path for i, s in enumerate(screens)]
-
-    def make(*, join="inner", names=None, **options):
-        parts = [PerturbationAnnDataSource(PerturbationSourceConfig(file_path=s, **options)) for s in stores]
-        return PerturbationConcatSource(parts, join=join, names=names), screens, parts
-
-    make.files = [folder / "s0.h5ad", folder / "s1.h5ad"]
-    return make
-
-
-class TestConcat:
-    def by_hand(self, screens, parts, genes):
-        """Dense values in the order of rows, zero where a screen lacks the gene; and obs."""
-        ordered = [in_store_order(part, s) for part, s in zip(parts, screens, strict=True)]
-        dense = [a.to_df().reindex(columns=genes, fill_value=0).to_numpy() for a in ordered]
-        return np.concatenate(dense), pd.concat([a.obs for a in ordered])
-
-    @pytest.mark.parametrize(
-        ("join", "genes"), [("inner", {"g0", "g1", "g3"}), ("outer", {"g0", "g1", "g2", "g3", "new"})]
-    )
-    def test_genes_are_aligned_by_name(self, make, join, genes):
-        source, screens, parts = make(join=join, include_barcodes=True, hvg_col="hvg")
-        assert set(source.get_gene_names()) == genes
-        dense, obs = self.by_hand(screens, parts, source.get_gene_names())
-        assert (source.read_features(np.arange(60)) == dense).all()
-        rows = np.array([59, 0, 31, 31, 5])
-        batch = source.batch(rows)
-        assert (batch["counts"] == dense[rows]).all()
-        assert batch["barcode"].tolist() == obs.index[rows].tolist()
-        assert source.n_rows == len(source) == 60
-
-    def test_one_vocabulary(self, make):
-        source, screens, parts = make()
-        _, obs = self.by_hand(screens, parts, [])
-        for column, name in LABELS.items():
-            codes, categories = getattr(source, f"get_{name}_codes")(), getattr(source, f"get_{name}_categories")()
-            labels = obs[column].astype(object)
-            assert [None if c < 0 else categories[c] for c in codes] == labels.where(labels.notna(), None).tolist()
-            assert len(set(categories)) == len(categories)
-
-    def test_labels_of_one_screen_only_do_not_collide(self, tmp_path):
-        parts = []
-        for name, perts in (("one", ["A", CONTROL, "C"]), ("two", [CONTROL, "B", "D"])):
-            adata = make_screen({"perturbation": perts, "cell_type": ["T"] * 3, "batch": [name] * 3})
-            parts.append(source_of(adata, tmp_path, name=name))
-        source = PerturbationConcatSource(parts)
-        assert source.get_pert_categories().tolist() == ["A", "B", "C", "D", CONTROL]
-        assert sorted(source[i]["pert_name"] for i in range(6)) == sorted(["A", CONTROL, "C", CONTROL, "B", "D"])
-
-    def test_controls_come_from_the_own_screen(self, make):
-        source, _, _ = make()
-        mapping = lp.RandomControlMapping(lp.ControlMappingConfig(on_empty="mask", n_basal_samples=2))
-        rows, controls = mapping.mapped_rows(source), mapping.build_mapping(source)
-        assert (np.broadcast_to((rows < 30)[:, None], controls.shape) == (controls < 30))[~controls.mask].all()
-        assert not controls.mask.all()
-
-    def test_dataset_names(self, make):
-        assert make()[0].groups.labels["dataset"].tolist() == ["s0", "s1"]
-        source, *_ = make(names=["z", "a"])
-        codes = source.groups.expand(source.groups.codes["dataset"])
-        assert source.groups.labels["dataset"].tolist() == ["a", "z"]
-        assert codes.tolist() == [1] * 30 + [0] * 30
-
-    def test_screens_of_one_file_name_are_told_apart(self, tmp_path):
-        parts = [source_of(screen(10, seed), tmp_path / folder) for seed, folder in enumerate("ab")]
-        assert PerturbationConcatSource(parts).groups.labels["dataset"].tolist() == ["screen", "screen_2"]
-
-    def test_embeddings_and_columns(self, make):
-        source, screens, parts = make(output_space="embedding", embedding_key="X_pca", additional_obs=("depth",))
-        ordered = [in_store_order(part, s) for part, s in zip(parts, screens, strict=True)]
-        pca = np.concatenate([a.obsm["X_pca"] for a in ordered])
-        depth = np.concatenate([a.obs["depth"] for a in ordered])
-        rows = np.array([45, 2, 59, 2])
-        batch = source.batch(rows)
-        assert (batch["counts"] == pca[rows]).all()
-        assert batch["depth"].tolist() == depth[rows].tolist()
-
-    def test_several_files_converted_into_one_store_are_the_same(self, make, tmp_path):
-        source, *_ = make(include_barcodes=True)
-        columns = {"pert_col": "perturbation", "cell_type_col": "cell_type", "batch_col": "batch"}
-        store = lp.convert(make.files, tmp_path / "both.zarr", control_pert=CONTROL, **columns)
-        both = PerturbationAnnDataSource(PerturbationSourceConfig(file_path=store, include_barcodes=True))
-        assert both.get_gene_names() == source.get_gene_names()
-        for axis in AXES:
-            assert both.groups.labels[axis].tolist() == source.groups.labels[axis].tolist()
-        cells = [
-            sorted((tuple(s[i]["counts"]), s[i]["pert_name"], s[i]["batch_name"]) for i in range(60))
-            for s in (source, both)
-        ]
-        assert cells[0] == cells[1]
-
-    @pytest.mark.parametrize("row", [-1, 60])
-    def test_rows_that_do_not_exist(self, make, row):
-        source, *_ = make()
-        with pytest.raises(IndexError):
-            source.read_counts(np.array([row, 0]))
-        with pytest.raises(IndexError):
-            source.element(row)
-
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"join": "left"}, "join: got 'left'"),
-            ({"names": ["a"]}, "expected 2 different names"),
-            ({"names": ["a", "a"]}, "expected 2 different names"),
-        ],
-        ids=str,
-    )
-    def test_options_are_checked_when_made(self, make, options, message):
-        with pytest.raises(ConfigError, match=message):
-            make(**options)
-
-    def test_needs_a_source_and_one_control_label(self, tmp_path):
-        with pytest.raises(ConfigError, match="empty list"):
-            PerturbationConcatSource([])
-        one = source_of(screen(), tmp_path, name="one")
-        other = source_of(screen(), tmp_path, name="other", control_pert="A")
-        with pytest.raises(ConfigError, match="differ in control_pert"):
-            PerturbationConcatSource([one, other])
-
-    @pytest.mark.filterwarnings("ignore:Variable names are not unique")
-    def test_genes_that_cannot_be_aligned(self, tmp_path):
-        pairs = {"ab": ["a", "b"], "cd": ["c", "d"], "bb": ["b", "b"]}
-        parts = {name: source_of(screen(5, genes=genes), tmp_path, name=name) for name, genes in pairs.items()}
-        with pytest.raises(SourceFormatError, match="share no gene names"):
-            PerturbationConcatSource([parts["ab"], parts["cd"]])
-        with pytest.raises(SourceFormatError, match="'b' more than once"):
-            PerturbationConcatSource([parts["ab"], parts["bb"]])
-        # Nothing has to be aligned when the genes are the same, names repeated or not.
-        same = PerturbationConcatSource([parts["bb"], parts["bb"]])
-        assert same.get_gene_names() == ["b", "b"]
