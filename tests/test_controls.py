@@ -308,6 +308,15 @@ class TestArcs:
             pieces = np.unique(self.drawn(pools, turn, reach=reach) // 64)
             assert len(pieces) <= 2 * min(4 + turn, reach // 64)
 
+    def test_what_serves_fits_where_it_is_kept(self):
+        cells = make_cells(cell_type=["T"] * 3000 + ["U"] * 3000, perturbation=[CONTROL] * 6000)
+        made = SimpleNamespace(cells=cells, pools=pools_of(cells.groups, by_batch=False))
+        reach = made.pools.reach(1600, 16)
+        most = max(
+            len(np.unique(self.drawn(made, turn, reach=reach, rows=np.arange(6000)) // 16)) for turn in range(60)
+        )
+        assert 0.5 * 1600 < 16 * most <= 1600
+
     def test_a_turn_brings_little_that_is_new(self, pools):
         before = set()
         for turn in range(40):
