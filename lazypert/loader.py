@@ -87,8 +87,8 @@ class Loader:
         Go through one of `n_hosts` equally long parts of each epoch, no two of which share a sentence.
         By default those of ``jax.process_index()`` and ``jax.process_count()``.
     threads
-        Background threads that read; by default one for each processor, at least 2, at most 8. As
-        many more, up to `prefetch`, make batches of what was read.
+        Background threads that read; by default one more than there are processors, as one may wait for
+        a disk, at most 8. As many more, up to `prefetch`, make batches of what was read.
     prefetch
         Batches finished ahead of the caller, at most.
     memory_limit
@@ -131,7 +131,7 @@ class Loader:
         self.n_basal_samples, self.layout, self.to, self.sharding = n_basal_samples, layout, to, sharding
         self.host = jax.process_index() if host is None else host
         self.n_hosts = jax.process_count() if n_hosts is None else n_hosts
-        self.threads = min(8, max(2, cpu_count())) if threads is None else threads
+        self.threads = min(8, cpu_count() + 1) if threads is None else threads
         self.prefetch = prefetch
         self._check(fixed_pairs)
         self._embedding = source.config.output_space == "embedding"
