@@ -72,11 +72,6 @@ class ScatteredRows:
     blocks: Sequence[PlacedRows]
 
     @classmethod
-    def of(cls, blocks: Sequence[PlacedRows], which: NDArray[np.integer], row: NDArray[np.integer]) -> ScatteredRows:
-        """Rows by the number of their block, and their number in it."""
-        return cls.pick([cls.whole(block) for block in blocks], which, row)
-
-    @classmethod
     def whole(cls, block: PlacedRows) -> ScatteredRows:
         """All rows of one block."""
         start = block.starts.astype(np.uint64)

@@ -27,8 +27,12 @@ def parse_bytes(size: float | str) -> int:
     ConfigError
         When the text is no size.
     """
-    is_number = isinstance(size, int | float | np.integer) and not isinstance(size, bool)
-    if is_number and size >= 0 and float(size).is_integer():  # type: ignore[operator]
+    if (
+        isinstance(size, int | float | np.integer)
+        and not isinstance(size, bool)
+        and float(size).is_integer()
+        and size >= 0
+    ):
         return int(size)
     match = _PATTERN.fullmatch(size) if isinstance(size, str) else None
     if match is None or match[2].lower() not in _UNITS:

@@ -45,9 +45,10 @@ def require_number(
     return float(value)
 
 
-def require_flag(name: str, value: Any) -> None:
-    """Require True or False."""
+def require_flag(name: str, value: Any) -> bool:
+    """Return True or False as Python's own."""
     require(isinstance(value, bool | np.bool_), name, value, "True or False")
+    return bool(value)
 
 
 def require_choice(name: str, value: Any, known: Sequence[str]) -> None:

@@ -181,9 +181,9 @@ class PerturbationPipeline:
         file_paths
             ``.h5ad`` files or stores.
         """
-        several = isinstance(file_paths, Iterable) and not isinstance(file_paths, str)
-        paths: list[Any] = list(file_paths) if several else [file_paths]  # type: ignore[arg-type]
-        source = self._source(paths, None)
+        if isinstance(file_paths, str) or not isinstance(file_paths, Iterable):
+            file_paths = [file_paths]
+        source = self._source(list(file_paths), None)
         return self._finish(source, self.config.splitter().split(source))
 
     def setup_experiment(self, experiment: ExperimentConfig | str | Path) -> PerturbationPipelineResult:
@@ -368,8 +368,7 @@ class PerturbationPipelineResult:
         from lazypert.loader import Loader
 
         config = self.config
-        shuffle = split == "train" if shuffle is None else shuffle
-        require_flag("shuffle", shuffle)
+        shuffle = split == "train" if shuffle is None else require_flag("shuffle", shuffle)
         rows = self.splits[split]
         plan_config = PerturbationSamplerConfig(
             sentence_size=config.sentence_size if sentence_size is None else sentence_size,
@@ -385,7 +384,7 @@ class PerturbationPipelineResult:
             groups,
             rows,
             by_batch=self._by_batch,
-            shuffle=bool(shuffle),
+            shuffle=shuffle,
             weights=None if weights is None else self._weights(weights),
         )
         pools = pools_of(groups, by_batch=self._by_batch, splits=self.splits, name="valid" if split == "val" else split)

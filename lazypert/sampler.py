@@ -81,7 +81,7 @@ class PerturbationSamplerConfig:
             # Of NumPy's integers, JSON knows nothing, and states of loaders hold these.
             object.__setattr__(self, name, require_integer(name, getattr(self, name), 1))
         object.__setattr__(self, "seed", require_integer("seed", self.seed))
-        require_flag("drop_last", self.drop_last)
+        object.__setattr__(self, "drop_last", require_flag("drop_last", self.drop_last))
         if self.downsample_cells is not None:
             object.__setattr__(self, "downsample_cells", require_integer("downsample_cells", self.downsample_cells, 1))
         if self.balance is not None:

@@ -32,7 +32,7 @@ def scattered(seed=0, n=30, **options):
     rng = np.random.default_rng(seed)
     which = rng.integers(0, 3, n)
     row = np.array([rng.integers(0, matrices[part].shape[0]) for part in which], dtype=np.int64)
-    rows = ScatteredRows.of([placed(m, gaps=2, **options) for m in matrices], which, row)
+    rows = ScatteredRows.pick([ScatteredRows.whole(placed(m, gaps=2, **options)) for m in matrices], which, row)
     return rows, np.concatenate(
         [np.zeros((0, N_COLS)), *(matrices[w][r].toarray() for w, r in zip(which, row, strict=True))]
     )
@@ -101,7 +101,8 @@ def test_rows_that_hold_only_what_is_wanted_give_the_same(make, seed, n, wanted,
     which = rng.integers(0, 3, n)
     matrices = [counts(10 * (part + 1), N_COLS, seed + part) for part in range(3)]
     row = np.array([rng.integers(0, matrices[part].shape[0]) for part in which], dtype=np.int64)
-    selected = ScatteredRows.of([placed(m, gaps=2).select(table, totals=True) for m in matrices], which, row)
+    parts = [ScatteredRows.whole(placed(m, gaps=2).select(table, totals=True)) for m in matrices]
+    selected = ScatteredRows.pick(parts, which, row)
     found = make(selected, Treatment(columns=None, n_columns=len(wanted), target_sum=target_sum))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
@@ -172,7 +173,7 @@ def test_columns_that_a_damaged_store_makes_up_write_nowhere_else(make, wanted):
     )
     if make is made_sparse and wanted is None:
         pytest.skip("rows as they are stored are handed on as they are")
-    rows = ScatteredRows.of([bad], np.zeros(1, int), np.zeros(1, int))
+    rows = ScatteredRows.whole(bad)
     guard = np.full((3, treatment(wanted).n_columns), -1, np.float32)
     rows.to_dense(treatment(wanted), np.zeros(1, np.uint64), guard[1:2])
     assert (guard[[0, 2]] == -1).all()
@@ -180,6 +181,6 @@ def test_columns_that_a_damaged_store_makes_up_write_nowhere_else(make, wanted):
 
 
 def test_blocks_of_several_dtypes_are_refused():
-    one, other = placed(counts(3, N_COLS)), placed(counts(3, N_COLS), value=np.float32)
+    one, other = (ScatteredRows.whole(placed(counts(3, N_COLS), value=value)) for value in (np.uint16, np.float32))
     with pytest.raises(TypeError, match="differ in dtype"):
-        ScatteredRows.of([one, other], np.array([0, 1]), np.array([0, 0]))
+        ScatteredRows.pick([one, other], np.array([0, 1]), np.array([0, 0]))
