@@ -8,7 +8,7 @@ from benchmarks.load_summary import CACHES, OWN
 from benchmarks.loaders import LIMIT, RIVALS, annbatch, limit
 from benchmarks.loaders.base import CHUNKS
 from benchmarks.tables import Columns, Result, notes, spread, table, where_from
-from lazypert.memory import format_bytes
+from lazypert._internal.memory import format_bytes
 
 WHAT = ("endpoint", "rival")
 

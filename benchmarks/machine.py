@@ -9,7 +9,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from lazypert.memory import cpu_count
+from lazypert._internal.memory import cpu_count
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("lazypert", "annbatch", "anndata", "zarr", "h5py", "numcodecs", "dask", "numba", "numpy", "scipy", "pandas")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.rivals import RIVALS
 from benchmarks.summary import BASELINES
 from benchmarks.tables import Columns, Result, notes, spread, table, where_from
-from lazypert.memory import format_bytes
+from lazypert._internal.memory import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

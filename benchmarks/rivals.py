@@ -90,7 +90,7 @@ def _anndata(source: Path, target: Path, _: str) -> None:
 RIVALS = {
     "lazypert": Rival(
         convert=_lazypert,
-        modules=("lazypert", "lazypert.ingest", "lazypert_converters.h5ad", "anndata"),
+        modules=("lazypert", "lazypert.conversion.convert", "lazypert_converters.h5ad", "anndata"),
         about="grouped by cell type, perturbation and batch, shuffled within; bounded memory",
     ),
     "annbatch-shuffled": Rival(

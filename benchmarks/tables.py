@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from lazypert.memory import format_bytes
+from lazypert._internal.memory import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

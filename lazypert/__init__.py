@@ -4,18 +4,13 @@ Convert a screen once (`convert`), open it lazily (`open`), and train on it
 (`PerturbationPipeline`). Importing lazypert loads neither JAX, matplotlib, anndata nor h5py.
 """
 
-from lazypert import accessor as _accessor  # noqa: F401 - registers ds.pert
-from lazypert.concat import PerturbationConcatSource
-from lazypert.controls import BatchControlMapping, ControlMappingConfig, RandomControlMapping
-from lazypert.dataset import open  # noqa: A004 - lp.open is the door, as xr.open_dataset and zarr.open are
-from lazypert.errors import LazypertError
-from lazypert.experiment import ExperimentConfig, load_experiment_config
-from lazypert.ingest import convert
-from lazypert.pipeline import PerturbationPipeline, PerturbationPipelineConfig, PerturbationPipelineResult
-from lazypert.qc import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter, is_on_target_knockdown
-from lazypert.sampler import PerturbationBatchSampler, PerturbationSamplerConfig
-from lazypert.source import PerturbationAnnDataSource, PerturbationSourceConfig
-from lazypert.splits import (
+from lazypert.conversion.convert import convert
+from lazypert.dataset import accessor as _accessor  # noqa: F401 - registers ds.pert
+from lazypert.dataset.open import open  # noqa: A004 - lp.open is the door, as xr.open_dataset and zarr.open are
+from lazypert.design.controls import BatchControlMapping, ControlMappingConfig, RandomControlMapping
+from lazypert.design.experiment import ExperimentConfig, load_experiment_config
+from lazypert.design.sentences import PerturbationBatchSampler, PerturbationSamplerConfig
+from lazypert.design.splits import (
     FewShotSplitter,
     FewShotSplitterConfig,
     RandomSplitter,
@@ -24,21 +19,27 @@ from lazypert.splits import (
     ZeroShotSplitter,
     ZeroShotSplitterConfig,
 )
-from lazypert.verify import verify
+from lazypert.errors import LazypertError
+from lazypert.pipeline import PerturbationPipeline, PerturbationPipelineConfig, PerturbationPipelineResult
+from lazypert.quality import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter, is_on_target_knockdown
+from lazypert.sources.anndata_source import PerturbationAnnDataSource
+from lazypert.sources.concat_source import PerturbationConcatSource
+from lazypert.sources.config import PerturbationSourceConfig
+from lazypert.store.verify import verify
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from lazypert.batches import PerturbationBatch, SparseRows
-    from lazypert.downsampling import DownsamplingConfig, ReadDownsampler
-    from lazypert.loader import Loader
+    from lazypert.downsampling.downsampler import DownsamplingConfig, ReadDownsampler
+    from lazypert.loading.batch import PerturbationBatch, SparseRows
+    from lazypert.loading.loader import Loader
 
 # These need JAX, which takes a second to import; they come when they are first named.
 _NEED_JAX = {
-    "DownsamplingConfig": "lazypert.downsampling",
-    "ReadDownsampler": "lazypert.downsampling",
-    "Loader": "lazypert.loader",
-    "PerturbationBatch": "lazypert.batches",
-    "SparseRows": "lazypert.batches",
+    "DownsamplingConfig": "lazypert.downsampling.downsampler",
+    "ReadDownsampler": "lazypert.downsampling.downsampler",
+    "Loader": "lazypert.loading.loader",
+    "PerturbationBatch": "lazypert.loading.batch",
+    "SparseRows": "lazypert.loading.batch",
 }
 
 __all__ = [

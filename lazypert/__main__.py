@@ -2,7 +2,7 @@
 
 import sys
 
-from lazypert.cli import main
+from lazypert._cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

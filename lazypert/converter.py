@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from lazypert.csr import CSRBlock
+    from lazypert.sparse.csr import CSRBlock
+from lazypert.errors import SourceMissingError
 
 ENTRY_POINTS = "lazypert.converters"
 
@@ -174,10 +175,6 @@ def open_source(path: str | Path) -> ScreenReader:
         f"{str(path)!r} is not a file of a known format: {_describe(path)}. Expected one of: "
         f"{', '.join(sorted(known.keys() - {'foreign'})) or 'none installed'}. Nothing was written."
     )
-
-
-class SourceMissingError(SourceFormatError, FileNotFoundError):
-    """There is no source file at the given path."""
 
 
 def _describe(path: Path) -> str:

@@ -61,6 +61,14 @@ class NotCountsError(LazypertError, ValueError):
     """Raw counts were needed, and the matrix holds something else."""
 
 
+class ExperimentFileNotFoundError(ConfigError, FileNotFoundError):
+    """An experiment's TOML file, or a dataset that it names, is not there."""
+
+
+class SourceMissingError(SourceFormatError, FileNotFoundError):
+    """There is no source file at the given path."""
+
+
 def near_matches(name: str, known: Iterable[str], *, limit: int = 5) -> str:
     """Say which known names look like `name`, or list the first few when none does.
 

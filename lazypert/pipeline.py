@@ -8,20 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lazypert.concat import PerturbationConcatSource
-from lazypert.controls import STRATEGIES, ControlMappingConfig, control_mapping, pools_of
-from lazypert.errors import ConfigError
-from lazypert.experiment import ExperimentConfig, assign_split, load_experiment_config
-from lazypert.genes import JOINS
-from lazypert.options import require, require_choice, require_flag, require_number
-from lazypert.qc import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter
-from lazypert.sampler import PerturbationBatchSampler, PerturbationSamplerConfig, SentencePlan
-from lazypert.source import (
-    PerturbationAnnDataSource,
-    PerturbationSource,
-    PerturbationSourceConfig,
-)
-from lazypert.splits import (
+from lazypert._internal.validation import require, require_choice, require_flag, require_number
+from lazypert.design.controls import STRATEGIES, ControlMappingConfig, control_mapping, pools_of
+from lazypert.design.experiment import ExperimentConfig, assign_split, load_experiment_config
+from lazypert.design.sentences import PerturbationBatchSampler, PerturbationSamplerConfig, SentencePlan
+from lazypert.design.splits import (
     FewShotSplitter,
     FewShotSplitterConfig,
     RandomSplitter,
@@ -31,6 +22,12 @@ from lazypert.splits import (
     ZeroShotSplitterConfig,
     split_runs,
 )
+from lazypert.errors import ConfigError
+from lazypert.quality import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter
+from lazypert.screen.genes import JOINS
+from lazypert.sources.anndata_source import PerturbationAnnDataSource
+from lazypert.sources.concat_source import PerturbationConcatSource
+from lazypert.sources.config import PerturbationSourceConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,9 +35,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from lazypert.groups import Groups
-    from lazypert.loader import Loader
-    from lazypert.rows import Rows
+    from lazypert.loading.loader import Loader
+    from lazypert.screen.groups import Groups
+    from lazypert.screen.rows import Rows
+    from lazypert.sources.base import PerturbationSource
 
 SPLIT_MODES = ("random", "zeroshot", "fewshot")
 
@@ -365,7 +363,7 @@ class PerturbationPipelineResult:
         EmptyPoolError
             When a group of the split has no control.
         """
-        from lazypert.loader import Loader
+        from lazypert.loading.loader import Loader
 
         config = self.config
         shuffle = split == "train" if shuffle is None else require_flag("shuffle", shuffle)

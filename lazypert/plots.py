@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lazypert._internal.randomness import generator
+from lazypert.design.splits import SPLITS, SplitResult
 from lazypert.errors import ConfigError, LazypertError
-from lazypert.qc import (
+from lazypert.quality import (
     FEW,
     NO_CONTROL_EXPRESSION,
     NOT_MEASURED,
@@ -21,9 +23,7 @@ from lazypert.qc import (
     KnockdownFilterConfig,
     KnockdownResult,
 )
-from lazypert.rng import generator
-from lazypert.splits import SPLITS, SplitResult
-from lazypert.targets import target_genes
+from lazypert.screen.targets import target_genes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from lazypert.groups import Groups
-    from lazypert.source import PerturbationSource
+    from lazypert.screen.groups import Groups
+    from lazypert.sources.base import PerturbationSource
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and in grey.
 BLUE, ORANGE, VERMILLION, SKY, GREEN, GREY = "#0072B2", "#E69F00", "#D55E00", "#56B4E9", "#009E73", "#8C8C8C"
@@ -509,7 +509,7 @@ def downsampling_sweep(
     """
     import jax
 
-    from lazypert.downsampling import DownsamplingConfig, ReadDownsampler
+    from lazypert.downsampling.downsampler import DownsamplingConfig, ReadDownsampler
 
     if not len(fractions) or not np.size(counts):
         raise ConfigError(f"Got {len(fractions)} fractions and {np.size(counts)} counts, expected some of both.")

@@ -13,9 +13,9 @@ import pytest
 from scipy import sparse
 
 import lazypert as lp
-from lazypert.groups import AXES, Groups
-from lazypert.labels import factorise
-from lazypert.schema import Roles
+from lazypert.screen.groups import Groups
+from lazypert.screen.labels import factorise
+from lazypert.screen.roles import AXES, Roles
 
 DATA = Path(os.environ.get("LAZYPERT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 CONTROL = "non-targeting"

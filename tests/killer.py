@@ -14,8 +14,9 @@ import time
 from pathlib import Path
 
 import lazypert as lp
-from lazypert import plan, schema
+from lazypert.conversion import plan
 from lazypert.errors import StoreNotFoundError
+from lazypert.store import format as schema
 from lazypert_converters import h5ad, tenx  # noqa: F401 - so that no child imports them
 
 OPTIONS = {

@@ -10,7 +10,7 @@ import pandas as pd
 from anndata.io import read_elem
 from stores import dense, layers_of
 
-from lazypert.store import Store
+from lazypert.store.store import Store
 
 
 def read_with_anndata(path):

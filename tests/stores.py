@@ -14,9 +14,11 @@ import pytest
 from scipy import sparse
 
 import lazypert as lp
-from lazypert import memory, plan, schema
-from lazypert.schema import TABLES
-from lazypert.store import Store
+from lazypert._internal import memory
+from lazypert.conversion import plan
+from lazypert.store import format as schema
+from lazypert.store.format import TABLES
+from lazypert.store.store import Store
 
 ROLES = {
     "pert_col": "perturbation",
@@ -30,7 +32,7 @@ DATA = Path(os.environ.get("LAZYPERT_DATA", Path(__file__).parents[2] / "shared"
 @pytest.fixture(autouse=True)
 def no_sync(monkeypatch):
     """Leave out fsync, a quarter of the time of a small conversion. Import it to use it in a module."""
-    monkeypatch.setattr("lazypert.writer.sync", lambda _: None)
+    monkeypatch.setattr("lazypert.conversion.store_writer.sync", lambda _: None)
 
 
 def counts(n_obs, n_vars, seed=0, dtype="f4", density=0.3):

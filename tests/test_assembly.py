@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from stores import counts
 
-from lazypert.assembly import ScatteredRows, Treatment
-from lazypert.csr import ColumnTable, PlacedRows
+from lazypert.loading.row_pointers import ScatteredRows, Treatment
+from lazypert.sparse.columns import ColumnTable
+from lazypert.sparse.row_view import PlacedRows
 
 N_COLS = 40
 

@@ -7,7 +7,7 @@ import xarray as xr
 from stores import converted, copied, small_grids
 
 import lazypert as lp
-from lazypert.backend import LazypertBackendEntrypoint
+from lazypert.dataset.backend import LazypertBackendEntrypoint
 from lazypert.errors import StoreDamagedError, StoreNotFoundError
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lazypert import binomial
-from lazypert.binomial import sample_binomial
+from lazypert.downsampling import binomial
+from lazypert.downsampling.binomial import sample_binomial
 
 pytestmark = pytest.mark.slow  # with the compiling they need; CI runs them
 

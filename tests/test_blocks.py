@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from lazypert.assembly import Treatment
-from lazypert.blocks import PIECE, ControlMemory
-from lazypert.controls import pools_of
+from lazypert.design.controls import pools_of
+from lazypert.loading.control_cache import PIECE, ControlMemory
+from lazypert.loading.row_pointers import Treatment
 
 
 class Counting:

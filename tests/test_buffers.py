@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from lazypert.buffers import ALIGNMENT, Buffers
+from lazypert.loading.buffer_pool import ALIGNMENT, Buffers
 
 
 def address(array):

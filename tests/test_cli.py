@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lazypert.cli import main
+from lazypert._cli import main
 from lazypert.simulate import reference_screen
 
 ROLES = ("--pert-col", "perturbation", "--control-pert", "non-targeting")
@@ -131,7 +131,7 @@ def test_what_is_cut_off_leaves_no_store_and_is_gone_on_from(
 
     command = ["convert", str(screen), str(tmp_path / "s.zarr"), *ALL_ROLES]
     with monkeypatch.context() as patch:
-        patch.setattr("lazypert.ingest._write_tables", fail)  # late: the matrix is written already
+        patch.setattr("lazypert.conversion.tables._write_tables", fail)  # late: the matrix is written already
         assert main(command) == status
     err = capsys.readouterr().err
     assert message in err

@@ -10,7 +10,7 @@ from stores import DATA, ROLES, assert_same, converted, dense, read_store, scree
 
 import lazypert as lp
 from lazypert.errors import LazypertError
-from lazypert.store import Store
+from lazypert.store.store import Store
 
 SCREENS = {
     "schraivogel2020_tapseq_k562_counts": ROLES,

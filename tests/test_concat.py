@@ -7,10 +7,11 @@ from helpers import CONTROL, holey_screen, in_store_order, make_screen, source_o
 from scipy import sparse
 
 import lazypert as lp
-from lazypert import PerturbationAnnDataSource, PerturbationConcatSource, PerturbationSourceConfig, native
-from lazypert.csr import ColumnTable
+from lazypert import PerturbationAnnDataSource, PerturbationConcatSource, PerturbationSourceConfig
 from lazypert.errors import ConfigError, SourceFormatError
-from lazypert.groups import AXES
+from lazypert.screen.roles import AXES
+from lazypert.sparse.columns import ColumnTable
+from lazypert.store import native
 
 GENES = (["g0", "g1", "g2", "g3"], ["g3", "new", "g1", "g0"])
 LABELS = {"perturbation": "pert", "cell_type": "cell_type", "batch": "batch"}

@@ -20,9 +20,9 @@ from lazypert import (
     ZeroShotSplitter,
     ZeroShotSplitterConfig,
 )
-from lazypert.controls import control_mapping, pools_of
+from lazypert.design.controls import control_mapping, pools_of
+from lazypert.design.splits import SPLITS
 from lazypert.errors import ConfigError, EmptyPoolError
-from lazypert.splits import SPLITS
 
 STRATEGIES = ("random", "batch")
 

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
-from lazypert.csr import CSRBlock, canonical, first_bad_index, value_facts
 from lazypert.errors import SourceFormatError
+from lazypert.sparse.csr import CSRBlock, canonical, first_bad_index
+from lazypert.sparse.value_stats import value_facts
 
 few = settings(max_examples=60, deadline=None)
 

@@ -11,10 +11,10 @@ import pytest
 from stores import converted, copied, counts, dense, read_store, screen, small_grids, write
 
 import lazypert as lp
-from lazypert import dataset
+from lazypert.dataset import open as dataset
 from lazypert.errors import StoreDamagedError
-from lazypert.readers import LocalReader
-from lazypert.store import Store
+from lazypert.store.byte_reader import LocalReader
+from lazypert.store.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ class CountingReader(LocalReader):
 
 
 def test_a_row_range_reads_only_the_chunks_it_touches(made, expected, monkeypatch):
-    from lazypert import store as store_module
+    from lazypert.store import store as store_module
 
     monkeypatch.setattr(store_module, "LocalReader", CountingReader)
     CountingReader.seen = []
@@ -173,7 +173,7 @@ def test_a_row_range_reads_only_the_chunks_it_touches(made, expected, monkeypatc
 
 
 def test_a_column_slice_of_a_selection_reads_no_other_rows(made, monkeypatch):
-    from lazypert import store as store_module
+    from lazypert.store import store as store_module
 
     monkeypatch.setattr(store_module, "LocalReader", CountingReader)
     monkeypatch.setattr(dataset, "_BLOCK_BYTES", 17 * 4 * 9)  # nine rows a block

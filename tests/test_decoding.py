@@ -9,12 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stores import flip
 
-from lazypert import native, shards
+from lazypert._internal.files import write_whole
 from lazypert.errors import StoreDamagedError
-from lazypert.files import write_whole
-from lazypert.readers import LocalReader
-from lazypert.schema import CODEC, COUNTS_CODEC, Grid
-from lazypert.shards import ShardedArray, encode_shard
+from lazypert.store import native
+from lazypert.store import sharded_array as shards
+from lazypert.store.byte_reader import LocalReader
+from lazypert.store.format import CODEC, COUNTS_CODEC, Grid
+from lazypert.store.shard_encoding import encode_shard
+from lazypert.store.sharded_array import ShardedArray
 
 pytestmark = pytest.mark.skipif(native.FUNCTIONS is None, reason="this build hides the codecs' functions")
 

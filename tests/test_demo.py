@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lazypert.cli import main
-from lazypert.demo import PICTURES, DemoConfig, run_demo
+from lazypert._cli import main
+from lazypert._demo import PICTURES, DemoConfig, run_demo
+from lazypert._internal.randomness import generator
 from lazypert.errors import ColumnNotFoundError, ConfigError, LabelNotFoundError
-from lazypert.rng import generator
 
 DATA = Path(os.environ.get("LAZYPERT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lazypert.downsampling import DownsamplingConfig, ReadDownsampler
+from lazypert.downsampling.downsampler import DownsamplingConfig, ReadDownsampler
 from lazypert.errors import ColumnNotFoundError, ConfigError, NotCountsError
 
 KEY = jax.random.key(0)

@@ -18,7 +18,7 @@ from stores import (
 
 import lazypert as lp
 from lazypert.errors import LazypertError
-from lazypert.store import Store
+from lazypert.store.store import Store
 
 ENCODINGS = DATA / "encodings"
 READ = (".h5ad", ".h5", ".zarr.zip", "_mtx")

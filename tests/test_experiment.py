@@ -8,17 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazypert import experiment
-from lazypert.errors import ConfigError, LazypertError
-from lazypert.experiment import (
+from lazypert.design import experiment
+from lazypert.design.experiment import (
     DatasetEntry,
     ExperimentConfig,
-    ExperimentFileNotFoundError,
     FewshotEntry,
     ZeroshotEntry,
     assign_split,
     load_experiment_config,
 )
+from lazypert.errors import ConfigError, ExperimentFileNotFoundError, LazypertError
 
 # The example of cell-load's README, word for word but for the paths.
 CELL_LOAD = """

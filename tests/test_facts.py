@@ -11,8 +11,8 @@ from stores import (
 )
 
 import lazypert as lp
-from lazypert.shards import ShardedArray
-from lazypert.store import Store
+from lazypert.store.sharded_array import ShardedArray
+from lazypert.store.store import Store
 
 GENES = ["A", "B", "C", "D", "E", "x"]
 ROLES = {

@@ -19,9 +19,9 @@ from stores import ROLES, assert_same, copied, files, flip, leftovers, read_stor
 
 import lazypert as lp
 from lazypert.errors import DiskFullError, SourceFormatError, StoreDamagedError, StoreExistsError
-from lazypert.schema import TABLES
 from lazypert.simulate import SimulationConfig, simulate_screen
-from lazypert.store import Store
+from lazypert.store.format import TABLES
+from lazypert.store.store import Store
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
@@ -227,7 +227,7 @@ def interrupted(path, target, monkeypatch, error=KeyboardInterrupt, **options):
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("lazypert.ingest._write_tables", fail)
+        patch.setattr("lazypert.conversion.tables._write_tables", fail)
         with pytest.raises(error):
             lp.convert(path, target, **(ROLES | options))
     (kept,) = target.parent.glob(f"{target.name}.partial-*")
@@ -273,7 +273,7 @@ def test_only_what_verifies_is_gone_on_from(tmp_path, monkeypatch, caplog, damag
         (kept / "work/0/done.json").write_text('{"summary": {"n_co')
         (kept / "work/0/shard-000000.json").write_text("")
     done = []
-    import lazypert.ingest as ingest
+    import lazypert.conversion.convert as ingest
 
     real = ingest.run
 
@@ -293,7 +293,7 @@ def test_only_what_verifies_is_gone_on_from(tmp_path, monkeypatch, caplog, damag
 
 def test_a_source_that_changes_meanwhile_is_an_error(tmp_path, monkeypatch):
     path = write(screen(), tmp_path / "a.h5ad")
-    import lazypert.ingest as ingest
+    import lazypert.conversion.convert as ingest
 
     real = ingest._write_tables
     monkeypatch.setattr(ingest, "_write_tables", lambda *args: [os.utime(path, ns=(1, 1)), real(*args)][1])

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from lazypert.feed import read_ahead
+from lazypert.loading.prefetch import read_ahead
 
 ENDS = 5  # seconds; what should end at once has ended by then
 

@@ -3,7 +3,7 @@ import threading
 import numpy as np
 import pytest
 
-from lazypert.files import crc32, crc32_of, exchange, read_exact, write_whole
+from lazypert._internal.files import crc32, crc32_of, exchange, read_exact, write_whole
 
 
 def test_a_file_is_there_as_a_whole_or_not_at_all(tmp_path):
@@ -49,7 +49,7 @@ def test_folders_swap_names(tmp_path, monkeypatch, at_once):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)
     if not at_once:
-        monkeypatch.setattr("lazypert.files.ctypes.CDLL", lambda *_, **__: object())
+        monkeypatch.setattr("lazypert._internal.files.ctypes.CDLL", lambda *_, **__: object())
     exchange(tmp_path / "a", tmp_path / "b")
     assert [(tmp_path / name / "file").read_text() for name in ("a", "b")] == ["b", "a"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]

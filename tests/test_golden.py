@@ -14,8 +14,8 @@ from scipy import sparse
 from stores import ROLES, dense, files, read_store, source_row
 
 import lazypert as lp
-from lazypert.schema import FORMAT_VERSION
-from lazypert.store import Store
+from lazypert.store.format import FORMAT_VERSION
+from lazypert.store.store import Store
 
 DATA = Path(__file__).parent / "data"
 NEWEST = DATA / f"golden_v{FORMAT_VERSION}.zip"

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazypert.errors import LabelNotFoundError
-from lazypert.groups import AXES, Groups
-from lazypert.schema import Roles
+from lazypert.screen.groups import Groups
+from lazypert.screen.roles import AXES, Roles
 
 ROLES = Roles(pert_col="p", cell_type_col="c", batch_col="b", control_pert="p0")
 

@@ -33,7 +33,8 @@ from stores import (
 )
 
 import lazypert as lp
-from lazypert.columns import Whole, write_column, write_frame
+from lazypert.conversion.dataframe_writer import Whole, write_column, write_frame
+from lazypert.conversion.store_writer import StoreWriter
 from lazypert.errors import (
     ColumnNotFoundError,
     ConfigError,
@@ -42,10 +43,9 @@ from lazypert.errors import (
     SourceFormatError,
     StoreExistsError,
 )
-from lazypert.labels import join_columns
-from lazypert.schema import TABLES
-from lazypert.store import Store
-from lazypert.writer import StoreWriter
+from lazypert.screen.labels import join_columns
+from lazypert.store.format import TABLES
+from lazypert.store.store import Store
 
 
 def as_layout(adata, layout):
@@ -589,7 +589,7 @@ class TestOddCalls:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr("lazypert.ingest._write_tables", fail)
+            patch.setattr("lazypert.conversion.tables._write_tables", fail)
             with pytest.raises(KeyboardInterrupt):
                 lp.convert(path, tmp_path / "s.zarr", **ROLES)
         (kept,) = tmp_path.glob("s.zarr.partial-*")

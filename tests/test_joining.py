@@ -12,8 +12,8 @@ from stores import dense, no_sync, read_store, write  # noqa: F401 - no_sync is 
 
 import lazypert as lp
 from lazypert.errors import ConfigError, SourceFormatError
-from lazypert.labels import join_columns
-from lazypert.store import Store
+from lazypert.screen.labels import join_columns
+from lazypert.store.store import Store
 
 
 def screen(name, matrix=((1, 2), (0, 3)), *, obs=None, var=None, obsm=None, genes=("g0", "g1")):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazypert.labels import factorise, unite
+from lazypert.screen.labels import factorise, unite
 
 # NumPy's fixed-width text drops trailing NULs; no label has one.
 text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=4)

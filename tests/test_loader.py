@@ -27,11 +27,11 @@ from lazypert import (
     PerturbationSourceConfig,
     SparseRows,
 )
-from lazypert.controls import pools_of
-from lazypert.downsampling import DownsamplingConfig
+from lazypert.design.controls import pools_of
+from lazypert.design.sentences import PerturbationSamplerConfig, SentencePlan
+from lazypert.downsampling.downsampler import DownsamplingConfig
 from lazypert.errors import ConfigError, LazypertError, StoreDamagedError
-from lazypert.loader import Loader
-from lazypert.sampler import PerturbationSamplerConfig, SentencePlan
+from lazypert.loading.loader import Loader
 
 FIELDS = ["counts", "controls", "pert_code", "cell_type_code", "batch_code"]
 FIELDS += ["is_control", "is_filler", "row", "control_row"]

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lazypert as lp
-from lazypert.controls import pools_of
-from lazypert.loader import Loader
-from lazypert.sampler import PerturbationSamplerConfig, SentencePlan
+from lazypert.design.controls import pools_of
+from lazypert.design.sentences import PerturbationSamplerConfig, SentencePlan
+from lazypert.loading.loader import Loader
 
 CONTROL = "non-targeting"
 GENES = 23

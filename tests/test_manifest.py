@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from lazypert.manifest import Entry, manifest_digest, root_digest
+from lazypert.store.manifest import Entry, manifest_digest, root_digest
 
 ENTRIES = [Entry("X/data/c/0", 10, 1), Entry("X/data/c/1", 10, 2), Entry("obs/zarr.json", 5, 3)]
 ROOT = {

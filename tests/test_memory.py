@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lazypert._internal.memory import MINIMUM_LIMIT, Budget, cpu_count, format_bytes, parse_bytes
 from lazypert.errors import ConfigError
-from lazypert.memory import MINIMUM_LIMIT, Budget, cpu_count, format_bytes, parse_bytes
 
 
 @pytest.mark.parametrize(

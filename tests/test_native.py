@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numcodecs import blosc
 
-from lazypert import native
-from lazypert.csr import kernel
-from lazypert.native import call_blosc_decompress, call_blosc_getitem, call_crc32c, call_pread
+from lazypert._internal.kernels import kernel
+from lazypert.store import native
+from lazypert.store.native import call_blosc_decompress, call_blosc_getitem, call_crc32c, call_pread
 
 FUNCTIONS = native.FUNCTIONS
 needs_functions = pytest.mark.skipif(FUNCTIONS is None, reason="this build hides the codecs' functions")

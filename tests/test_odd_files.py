@@ -40,7 +40,7 @@ from stores import (
 )
 
 import lazypert as lp
-from lazypert.cli import main
+from lazypert._cli import main
 from lazypert.converter import open_source
 from lazypert.errors import LazypertError
 

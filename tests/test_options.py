@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lazypert._internal.validation import require_choice, require_flag, require_integer, require_names, require_number
 from lazypert.errors import ConfigError
-from lazypert.options import require_choice, require_flag, require_integer, require_names, require_number
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3)])

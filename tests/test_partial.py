@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
+from lazypert.conversion.checkpoints import recall, record
+from lazypert.conversion.staging import Partial
 from lazypert.errors import StoreExistsError
-from lazypert.partial import Partial, recall, record
 
 ONE, OTHER = "a" * 12, "b" * 12
 

@@ -6,9 +6,9 @@ from helpers import CONTROL, in_store_order, make_screen, source_of, write_scree
 
 import lazypert as lp
 from lazypert import PerturbationPipeline, PerturbationPipelineConfig
+from lazypert.design.splits import SPLITS
 from lazypert.errors import ConfigError, EmptyPoolError, LabelNotFoundError
 from lazypert.simulate import reference_screen
-from lazypert.splits import SPLITS
 
 
 def setup(reference, **options):

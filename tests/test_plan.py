@@ -6,12 +6,12 @@ import pytest
 from stores import ROLES, leftovers, no_sync, screen, write  # noqa: F401 - no_sync is a fixture
 
 import lazypert as lp
-from lazypert import ingest
+from lazypert._internal.memory import Budget
+from lazypert.conversion import convert as ingest
+from lazypert.conversion.plan import Options, make_plan, stamp
 from lazypert.converter import open_source
 from lazypert.errors import ConfigError, DiskFullError
-from lazypert.memory import Budget
-from lazypert.plan import Options, make_plan, stamp
-from lazypert.schema import Roles
+from lazypert.screen.roles import Roles
 
 MIB = 1024**2
 
@@ -63,7 +63,7 @@ def test_pieces_that_never_fit_are_an_error_that_names_the_limit(path):
 
 
 def test_cells_that_never_fit_are_an_error(path, tmp_path, monkeypatch):
-    monkeypatch.setattr("lazypert.plan._CELL_HELD", 20 * MIB)
+    monkeypatch.setattr("lazypert.conversion.plan._CELL_HELD", 20 * MIB)
     with pytest.raises(ConfigError, match=r"memory_limit: got 1\.0 GiB, expected at least .* to sort 90 cells"):
         lp.convert(path, tmp_path / "s.zarr", **ROLES)
     assert leftovers(tmp_path, "a.h5ad") == []

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 import lazypert as lp
+from lazypert.design.splits import FewShotSplitter, FewShotSplitterConfig, ZeroShotSplitter, ZeroShotSplitterConfig
 from lazypert.errors import ConfigError, LazypertError, NotCountsError
-from lazypert.groups import Groups
 from lazypert.plots import (
     SPLIT_COLOURS,
     downsampling_sweep,
@@ -18,10 +18,10 @@ from lazypert.plots import (
     plot_splits,
     sample_cell_residuals,
 )
-from lazypert.qc import KnockdownResult
-from lazypert.schema import Roles
+from lazypert.quality import KnockdownResult
+from lazypert.screen.groups import Groups
+from lazypert.screen.roles import Roles
 from lazypert.simulate import reference_screen
-from lazypert.splits import FewShotSplitter, FewShotSplitterConfig, ZeroShotSplitter, ZeroShotSplitterConfig
 
 
 class Cells:

@@ -5,7 +5,7 @@ import pickle
 import pytest
 from zarr.storage import LocalStore, MemoryStore
 
-from lazypert.readers import LocalReader, RemoteReader
+from lazypert.store.byte_reader import LocalReader, RemoteReader
 
 CONTENT = {"a": bytes(range(256)), "deep/b": b"0123456789"}
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stores import every_column
 
-from lazypert import reorder
-from lazypert.labels import join_columns
-from lazypert.reorder import Reordered, joined
+from lazypert.conversion import reorder
+from lazypert.conversion.reorder import Reordered, joined
+from lazypert.screen.labels import join_columns
 
 
 @given(n=st.integers(0, 60), step=st.integers(1, 70), seed=st.integers(0, 99))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from scipy import stats
 
-from lazypert.rng import distinct_draws, generator, hashed
+from lazypert._internal.randomness import distinct_draws, generator, hashed
 
 words = st.tuples(st.integers(0, 2**31), st.integers(0, 1000))
 

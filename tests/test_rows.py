@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazypert.rows import Rows
+from lazypert.screen.rows import Rows
 
 
 @st.composite

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazypert import PerturbationBatchSampler, PerturbationSamplerConfig, RandomSplitter, RandomSplitterConfig
+from lazypert.design.sentences import SentencePlan
 from lazypert.errors import ConfigError
-from lazypert.sampler import SentencePlan
 
 code_lists = st.lists(st.integers(-2, 5), min_size=1, max_size=60)
 lengths = st.integers(1, 9)

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazypert.csr import value_facts
-from lazypert.schema import MATRIX_CHUNK, MATRIX_SHARD, Grid, Roles, ValueFacts, dense_dtype
+from lazypert.screen.roles import Roles
+from lazypert.sparse.value_stats import ValueFacts, value_facts
+from lazypert.store.format import MATRIX_CHUNK, MATRIX_SHARD, Grid, dense_dtype
 
 
 @pytest.mark.parametrize("make", [Grid.matrix, Grid.column], ids=["matrix", "column"])

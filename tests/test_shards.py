@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from stores import flip
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from lazypert.decoding import checksum
+from lazypert._internal.files import write_whole
 from lazypert.errors import LazypertError, StoreDamagedError
-from lazypert.files import write_whole
-from lazypert.readers import LocalReader
-from lazypert.schema import CODEC, COUNTS_CODEC, Grid
-from lazypert.shards import ShardedArray, encode_shard
+from lazypert.store.byte_reader import LocalReader
+from lazypert.store.chunk_kernels import checksum
+from lazypert.store.format import CODEC, COUNTS_CODEC, Grid
+from lazypert.store.shard_encoding import encode_shard
+from lazypert.store.sharded_array import ShardedArray
 
 SIZES = [1, 5, 31, 32, 33, 128, 129, 200, 256, 300]
 
@@ -228,4 +229,4 @@ def test_damage_raises_a_lazypert_error_that_is_an_os_error(written):
     with pytest.raises(LazypertError) as caught:
         ours.read(256, 300)
     assert isinstance(caught.value, OSError)
-    assert "lazypert.verify" in str(caught.value)
+    assert "lazypert.store.verify" in str(caught.value)

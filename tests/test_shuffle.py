@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from lazypert.conversion.external_sort import Reduction, map_block, note_spills
+from lazypert.conversion.store_writer import Template
 from lazypert.converter import BlockSpec, RowBlock
-from lazypert.csr import CSRBlock
-from lazypert.readers import LocalReader
-from lazypert.schema import Grid
-from lazypert.shards import ShardedArray
-from lazypert.shuffle import Reduction, map_block, note_spills
-from lazypert.writer import Template
+from lazypert.sparse.csr import CSRBlock
+from lazypert.store.byte_reader import LocalReader
+from lazypert.store.format import Grid
+from lazypert.store.sharded_array import ShardedArray
 
 
 class Source:

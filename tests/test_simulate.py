@@ -14,8 +14,8 @@ import pytest
 from scipy import stats
 
 import lazypert.simulate
+from lazypert._internal.randomness import generator
 from lazypert.errors import ConfigError, LazypertError, StoreExistsError, StoreNotFoundError
-from lazypert.rng import generator
 from lazypert.simulate import SimulationConfig, reference_screen, sampling, simulate_screen
 from lazypert.simulate.model import _draw_effects
 from lazypert.simulate.parameters import DEPTH_LOG_SD

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from lazypert.csr import CSRBlock
-from lazypert.schema import ValueFacts
-from lazypert.spill import MARK, PackedRows, Spill
+from lazypert.conversion.spill import MARK, PackedRows, Spill
+from lazypert.sparse.csr import CSRBlock
+from lazypert.sparse.value_stats import ValueFacts
 
 N_DEST = 3 * MARK + 5
 

@@ -19,9 +19,10 @@ from lazypert import (
     ZeroShotSplitter,
     ZeroShotSplitterConfig,
 )
+from lazypert.design.splits import SPLITS, split_runs
 from lazypert.errors import ConfigError, LabelNotFoundError
-from lazypert.groups import AXES, Groups
-from lazypert.splits import SPLITS, split_runs
+from lazypert.screen.groups import Groups
+from lazypert.screen.roles import AXES
 
 SEEDS = [0, 1, 2, 42, 1000, 2**31]
 

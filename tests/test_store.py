@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from stores import ROLES, converted, copied, dense, every_column, files, flip, read_store, screen, small_grids
 
 import lazypert as lp
-from lazypert import native
-from lazypert.csr import ColumnTable
 from lazypert.errors import ColumnNotFoundError, LazypertError, StoreDamagedError, StoreNotFoundError
-from lazypert.shards import ShardedArray
-from lazypert.store import Store
+from lazypert.sparse.columns import ColumnTable
+from lazypert.store import native
+from lazypert.store.sharded_array import ShardedArray
+from lazypert.store.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import dask
 import numpy as np
 import pytest
 
-from lazypert.tasks import run
+from lazypert._internal.tasks import run
 
 
 def double(value, shared):

@@ -7,7 +7,7 @@ from stores import converted, copied, flip, small_grids
 
 import lazypert as lp
 from lazypert.errors import LazypertError, StoreDamagedError, StoreNotFoundError
-from lazypert.manifest import MANIFEST
+from lazypert.store.manifest import MANIFEST
 
 
 @pytest.fixture(scope="module")

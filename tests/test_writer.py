@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 from stores import every_column, leftovers
 
-from lazypert import writer as writer_module
-from lazypert.columns import Whole, write_column, write_frame
+from lazypert.conversion import store_writer as writer_module
+from lazypert.conversion.dataframe_writer import Whole, write_column, write_frame
+from lazypert.conversion.store_writer import StoreWriter
 from lazypert.errors import LazypertError, SourceFormatError, StoreExistsError
-from lazypert.manifest import MANIFEST_FILES, manifest_digest
-from lazypert.schema import MARKER, TABLES, Grid
-from lazypert.store import Store
-from lazypert.verify import _read_manifest, verify
-from lazypert.writer import StoreWriter
+from lazypert.store.format import MARKER, TABLES, Grid
+from lazypert.store.manifest import MANIFEST_FILES, manifest_digest
+from lazypert.store.store import Store
+from lazypert.store.verify import _read_manifest, verify
 
 ATTRS = {
     "roles": {}, "n_obs": 3, "n_vars": 1, "matrices": {}, "order": "source",

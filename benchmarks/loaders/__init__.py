@@ -16,7 +16,7 @@ _CELL_LOAD = ("cell_load.data_modules", "torch")
 RIVALS = {
     OWN: Rival(
         open=lazypert.open_lazypert,
-        modules=("lazypert", "lazypert.loader", "lazypert.pipeline", "jax"),
+        modules=("lazypert", "lazypert.loading.loader", "lazypert.pipeline", "jax"),
         package="lazypert",
         reads=STORE,
         endpoints=ENDPOINTS,

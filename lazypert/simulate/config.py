@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from lazypert.options import require, require_integer
+from lazypert._internal.validation import require, require_integer
 from lazypert.simulate.parameters import _TYPES, CELLS_PER_GUIDE, GUIDES_PER_TARGET, STREAM_CELLS, UNASSIGNED
 
 if TYPE_CHECKING:

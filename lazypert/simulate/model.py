@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lazypert.options import require
-from lazypert.rng import generator
+from lazypert._internal.randomness import generator
+from lazypert._internal.validation import require
 from lazypert.simulate.parameters import (
     ALPHA_CONST,
     ALPHA_LOG_SD,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lazypert.csr import kernel
-from lazypert.rng import generator
+from lazypert._internal.kernels import kernel
+from lazypert._internal.randomness import generator
 from lazypert.simulate.h5ad import _Block
 from lazypert.simulate.parameters import DEPTH_LOG_SD, STREAM_CELLS
 

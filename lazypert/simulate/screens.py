@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lazypert.memory import cpu_count
-from lazypert.options import require_integer
-from lazypert.rng import generator
+from lazypert._internal.memory import cpu_count
+from lazypert._internal.randomness import generator
+from lazypert._internal.validation import require_integer
 from lazypert.simulate.config import SimulationTruth
 from lazypert.simulate.h5ad import _Block, _encode, _replacing, _ScreenWriter, _write_var
 from lazypert.simulate.model import _build_model, _nnz_wanted

@@ -1,0 +1,153 @@
+"""Randomness that depends on what is asked, never on when, where or by how many it is asked.
+
+Two kinds: `generator` seeds an ordinary NumPy generator from a tuple of words, and `hashed`
+gives every (seed, cell, draw) its own number, so that draws for one cell need no others.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lazypert._internal.kernels import kernel
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+
+
+def generator(*words: int) -> np.random.Generator:
+    """Make a generator from non-negative words such as ``(seed, epoch, step)``."""
+    return np.random.default_rng(np.random.SeedSequence(words))
+
+
+def hashed(words: tuple[int, ...], counter: NDArray[np.integer]) -> NDArray[np.uint64]:
+    """Return one uniform 64-bit number for each counter: SplitMix64 keyed by `words`.
+
+    Parameters
+    ----------
+    words
+        Non-negative key, such as ``(seed, epoch)``.
+    counter
+        Any shape, any integer dtype.
+
+    References
+    ----------
+    Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
+    """
+    key = np.random.SeedSequence(words).generate_state(1, np.uint64)
+    z = np.asarray(counter).astype(np.uint64) * _GOLDEN + key
+    z = (z ^ (z >> np.uint64(30))) * _MIX_1
+    z = (z ^ (z >> np.uint64(27))) * _MIX_2
+    return (z ^ (z >> np.uint64(31))).reshape(np.shape(counter))
+
+
+def permuted(
+    words: tuple[int, ...], which: NDArray[np.integer], index: NDArray[np.integer], size: NDArray[np.integer]
+) -> NDArray[np.int64]:
+    """Where random permutations put numbers.
+
+    Permutation number `which` of ``range(size)``, one of many keyed by `words`, puts ``index`` at the
+    value returned. Small ones are shuffled; large ones are never made: a Feistel network over the next
+    power of four is gone through until the value is below `size`.
+
+    Parameters
+    ----------
+    which, index, size
+        Integers of shapes that broadcast; ``0 <= index < size``. Where `size` is 0, the value is -1.
+
+    Returns
+    -------
+    int64 of the common shape.
+
+    References
+    ----------
+    Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002.
+    """
+    shape = np.broadcast_shapes(np.shape(which), np.shape(index), np.shape(size))
+    keys = np.broadcast_to(hashed(words, np.asarray(which)), shape).ravel()
+    numbers, sizes = (np.broadcast_to(np.asarray(a, dtype=np.int64), shape).ravel() for a in (index, size))
+    out = np.empty(len(keys), dtype=np.int64)
+    _permute(keys, numbers, sizes, out)
+    return out.reshape(shape)
+
+
+_SMALL = 1024
+
+
+@kernel
+def _permute(keys: Any, numbers: Any, sizes: Any, out: Any) -> None:
+    made, made_key, made_size = np.empty(_SMALL, np.int64), np.uint64(0), np.int64(-1)
+    for i in range(len(out)):
+        key, size = keys[i], sizes[i]
+        if size <= 1:
+            out[i] = size - 1
+        elif size <= _SMALL:
+            if key != made_key or size != made_size:  # neighbours mostly ask for the same one
+                _shuffle(key, made[:size])
+                made_key, made_size = key, size
+            out[i] = made[numbers[i]]
+        else:
+            out[i] = _feistel(key, numbers[i], size)
+
+
+@kernel
+def mix(z: Any) -> Any:
+    """Scramble 64 bits: the last step of SplitMix64, for kernels that count by the golden ratio."""
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+@kernel
+def _shuffle(key: Any, out: Any) -> None:
+    for i in range(len(out)):  # Fisher and Yates, from within
+        key += np.uint64(0x9E3779B97F4A7C15)
+        j = np.int64(mix(key) % np.uint64(i + 1))
+        out[i] = out[j]
+        out[j] = i
+
+
+@kernel
+def _feistel(key: Any, number: Any, size: Any) -> Any:
+    half = np.uint64(1)
+    while (np.int64(1) << np.int64(half + half)) < size:
+        half += np.uint64(1)
+    mask, value = (np.uint64(1) << half) - np.uint64(1), np.uint64(number)
+    while True:
+        left, right = value >> half, value & mask
+        for turn in range(4):
+            left, right = right, left ^ (mix(key + right + (np.uint64(turn + 1) << np.uint64(56))) & mask)
+        value = (left << half) | right
+        if np.int64(value) < size:
+            return np.int64(value)
+
+
+def distinct_draws(
+    words: tuple[int, ...], counter: NDArray[np.integer], sizes: NDArray[np.integer], n_draws: int
+) -> NDArray[np.int64]:
+    """Draw `n_draws` numbers below ``sizes[i]`` for each counter, without repeats where there are enough.
+
+    Floyd's algorithm, run over all counters at once. Each number below ``sizes[i]`` is equally
+    likely (to one part in 2^64 / size); where ``sizes[i] < n_draws`` draws are with replacement.
+
+    Returns
+    -------
+    (len(counter), n_draws) int64.
+    """
+    sizes = np.asarray(sizes, dtype=np.int64)
+    counter = np.asarray(counter, dtype=np.uint64)
+    out = np.empty((len(counter), n_draws), dtype=np.int64)
+    enough = sizes >= n_draws
+    for j in range(n_draws):
+        # Floyd draws the j-th from the first (size - n_draws + j + 1) numbers, and takes the last
+        # of these instead when the drawn one is taken already.
+        last = np.where(enough, sizes - n_draws + j, sizes - 1)
+        drawn = (hashed((*words, j), counter) % (last + 1).astype(np.uint64)).astype(np.int64)
+        taken = enough & (out[:, :j] == drawn[:, None]).any(axis=1)
+        out[:, j] = np.where(taken, last, drawn)
+    return out

@@ -1,0 +1,1 @@
+"""The xarray view of a store."""

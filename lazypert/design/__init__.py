@@ -1,0 +1,1 @@
+"""Choosing among cells: splits, controls, sentences, experiments. Pure: no I/O."""

@@ -1,0 +1,1 @@
+"""Differentiable read downsampling in JAX."""

@@ -1,0 +1,1 @@
+"""From an epoch plan to batches on the device."""

@@ -1,0 +1,113 @@
+"""Aligning the genes of several screens by name: one rule, for files and for opened stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from lazypert._internal.validation import require_choice
+from lazypert.errors import SourceFormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+JOINS = ("inner", "outer")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GeneAlignment:
+    """The genes that screens share, and where each screen has them.
+
+    Attributes
+    ----------
+    var
+        The shared var table, indexed by gene name.
+    column_of
+        For each screen, (n_shared,) int32: its column of every shared gene, -1 where it has none.
+    new_col
+        For each screen, (n_genes,) int32: the shared column of each of its genes, -1 for dropped.
+    is_same
+        Whether all screens have the same genes in the same order, so that nothing changes.
+    """
+
+    var: pd.DataFrame
+    column_of: tuple[NDArray[np.int32], ...]
+    new_col: tuple[NDArray[np.int32], ...]
+    is_same: bool
+
+
+def align_genes(frames: Sequence[pd.DataFrame], names: Sequence[str], join: str) -> GeneAlignment:
+    """Align var tables by their index.
+
+    Parameters
+    ----------
+    frames
+        var table of each screen.
+    names
+        Name of each screen, for messages and columns.
+    join
+        ``"inner"`` keeps genes that every screen has; ``"outer"`` all, and adds the boolean var
+        columns ``measured_in_<name>``, which tell a gene not measured from one not expressed.
+
+    Raises
+    ------
+    SourceFormatError
+        When a screen has a gene name twice, or the screens share none.
+    """
+    require_choice("join", join, JOINS)
+    first = frames[0]
+    if all(frame.index.equals(first.index) for frame in frames):
+        every = tuple(np.arange(len(first), dtype=np.int32) for _ in frames)
+        return GeneAlignment(first, every, every, is_same=True)
+    for frame, name in zip(frames, names, strict=True):
+        if not frame.index.is_unique:
+            twice = frame.index[frame.index.duplicated()][0]
+            raise SourceFormatError(
+                f"Genes of several screens are aligned by name, and {name!r} has {str(twice)!r} more than once. "
+                "Make the names unique (adata.var_names_make_unique()) and try again."
+            )
+    genes = first.index
+    for frame in frames[1:]:
+        genes = genes.intersection(frame.index, sort=False) if join == "inner" else genes.union(frame.index, sort=False)
+    if not len(genes):
+        examples = ", ".join(
+            f"{n!r} has {str(f.index[0])!r}, ..." for f, n in zip(frames, names, strict=True) if len(f)
+        )
+        raise SourceFormatError(
+            f"The screens share no gene names: {examples}. Use the same identifiers (symbols or Ensembl ids) in all."
+        )
+    var = first.reindex(genes)
+    if not genes.isin(first.index).all():
+        var = pd.DataFrame({column: _filled(frames, column, genes) for column in first.columns}, index=genes)
+    if join == "outer":
+        for frame, name in zip(frames, names, strict=True):
+            var[f"measured_in_{name}"] = genes.isin(frame.index)
+    return GeneAlignment(
+        var,
+        tuple(frame.index.get_indexer(genes).astype(np.int32) for frame in frames),
+        tuple(genes.get_indexer(frame.index).astype(np.int32) for frame in frames),
+        is_same=False,
+    )
+
+
+def _filled(frames: Sequence[pd.DataFrame], column: str, genes: pd.Index) -> pd.Series:
+    """A column of the first table, with values of the others where it has no such gene; missing where none has."""
+    first = frames[0][column]
+    values, open_ = first.astype(object).reindex(genes), ~genes.isin(frames[0].index)
+    for frame in frames[1:]:
+        here = open_ & genes.isin(frame.index)
+        if column in frame.columns and here.any():
+            values[here] = frame[column].astype(object).reindex(genes)[here]
+            open_ &= ~here
+    if isinstance(first.dtype, np.dtype) and first.dtype.kind in "biu":
+        nullable = "boolean" if first.dtype.kind == "b" else "Int64"
+        try:
+            return values.astype(nullable if values.isna().any() else first.dtype)
+        except (TypeError, ValueError):  # the tables disagree on what it is
+            return values.map(lambda value: None if pd.isna(value) else str(value))
+    return values.infer_objects()

@@ -1,0 +1,1 @@
+"""Screens as sources of cells for models."""

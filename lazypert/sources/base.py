@@ -1,0 +1,332 @@
+"""Sources: a screen, or several under one vocabulary, as cells with codes, labels and features."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lazypert._internal.randomness import generator
+from lazypert._internal.validation import require, require_choice, require_integer
+from lazypert.errors import ColumnNotFoundError, ConfigError, near_matches
+from lazypert.sources.perturbation_features import read_feature_table
+from lazypert.sparse.row_view import PlacedRows, one_after_another
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import jax
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from lazypert.screen.groups import Groups
+    from lazypert.sources.config import PerturbationSourceConfig
+    from lazypert.sources.matrix_part import MatrixPart
+    from lazypert.sparse.columns import ColumnTable
+    from lazypert.sparse.csr import CSRBlock
+    from lazypert.sparse.row_view import Place
+    from lazypert.store.matrix import Matrix
+    from lazypert.store.store import Store
+
+
+class PerturbationSource(ABC):
+    """What one screen and several have in common. Row numbers are rows of the store (or stores, in turn)."""
+
+    config: PerturbationSourceConfig
+
+    @property
+    @abstractmethod
+    def groups(self) -> Groups:
+        """Cells, grouped by cell type, perturbation, dataset and batch."""
+
+    @property
+    @abstractmethod
+    def n_rows(self) -> int:
+        """Number of cells, controls included."""
+
+    @property
+    @abstractmethod
+    def var(self) -> pd.DataFrame:
+        """The var table of the shared genes."""
+
+    @abstractmethod
+    def parts(self, layer: str | None) -> Sequence[MatrixPart]:
+        """Matrices that the rows lie in."""
+
+    @abstractmethod
+    def read_counts(self, rows: NDArray[np.integer]) -> CSRBlock:
+        """Rows of the matrix, in the order asked, over the shared genes."""
+
+    @property
+    @abstractmethod
+    def matrices(self) -> tuple[Matrix, ...]:
+        """Matrix of each store."""
+
+    @property
+    @abstractmethod
+    def stores(self) -> tuple[Store, ...]:
+        """The stores, in the order of their rows."""
+
+    @abstractmethod
+    def read_embedding(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """(n, width) rows of the embedding, float32."""
+
+    @abstractmethod
+    def read_obs(self, column: str, rows: NDArray[np.integer]) -> NDArray[Any]:
+        """(n,) values of an obs column."""
+
+    @abstractmethod
+    def obs_names(self, rows: NDArray[np.integer]) -> NDArray[Any]:
+        """(n,) cell names."""
+
+    @abstractmethod
+    def read_placed(
+        self,
+        rows: NDArray[np.integer],
+        *,
+        place: Place = one_after_another,
+        empty: Callable[[int, Any], NDArray[Any]] = np.empty,
+    ) -> PlacedRows:
+        """Rows of the matrix at the places asked for, over the shared genes; see `Matrix.read_placed`.
+
+        Column numbers are uint16 where that holds them all.
+        """
+
+    @abstractmethod
+    def read_selected(self, rows: NDArray[np.integer], columns: ColumnTable, *, totals: bool = False) -> PlacedRows:
+        """Wanted columns of rows, with `totals` also sums over the shared genes; see `Matrix.read_selected`."""
+
+    @abstractmethod
+    def read_dense(
+        self,
+        rows: NDArray[np.integer],
+        columns: ColumnTable,
+        *,
+        target_sum: float | None = None,
+        empty: Callable[[tuple[int, int], Any], NDArray[Any]] = np.empty,
+    ) -> NDArray[np.float32]:
+        """(n, n_columns) float32 wanted columns of rows; see `Matrix.read_dense`."""
+
+    # What follows is derived from the above.
+
+    @property
+    def nnz_per_cell(self) -> float:
+        """Mean number of stored values of a cell."""
+        return float(sum(matrix.facts["nnz"] for matrix in self.matrices)) / max(1, self.n_rows)
+
+    @cached_property
+    def value_dtype(self) -> np.dtype[Any]:
+        """Dtype of the values that `read_counts` gives."""
+        return np.result_type(*(matrix.dtype for matrix in self.matrices))
+
+    def obs_labels(self, column: str) -> list[str] | None:
+        """Sorted labels of a categorical obs column of texts; None for a column of another kind."""
+        labels: set[str] = set()
+        for store in self.stores:
+            path = f"obs/{store.require_obs(column)}"
+            categories = store.categories(path) if store.encoding(path) == "categorical" else np.empty(0)
+            if categories.dtype.kind in "biuf":
+                return None
+            labels |= set(map(str, categories))
+        return sorted(labels)
+
+    def gene_labels(self, var_gene_col: str | None) -> NDArray[np.str_]:
+        """(n_genes,) gene names, from a var column or the var index.
+
+        Raises
+        ------
+        ColumnNotFoundError
+            When there is no such column.
+        """
+        if var_gene_col is None:
+            return np.asarray(self.var.index, dtype=np.str_)
+        if var_gene_col not in self.var.columns:
+            raise ColumnNotFoundError(
+                f"var_gene_col={var_gene_col!r} is not a var column. {near_matches(var_gene_col, self.var.columns)}"
+            )
+        return np.asarray(self.var[var_gene_col], dtype=np.str_)
+
+    @cached_property
+    def hvg_indices(self) -> NDArray[np.int64] | None:
+        """Columns of the highly variable genes, or None when no `hvg_col` was named."""
+        name = self.config.hvg_col
+        if name is None:
+            return None
+        if name not in self.var.columns:
+            raise ColumnNotFoundError(f"hvg_col={name!r} is not a var column. {near_matches(name, self.var.columns)}")
+        column = self.var[name]
+        if column.dtype.kind not in "biuf":
+            raise ConfigError(f"hvg_col={name!r} holds {column.dtype}, expected booleans: True for a variable gene.")
+        return np.flatnonzero(column.to_numpy(dtype=bool, na_value=False))
+
+    @property
+    def n_features(self) -> int:
+        """Width of `read_features`."""
+        if self.config.output_space == "embedding":
+            return int(self.read_embedding(np.empty(0, dtype=np.int64)).shape[1])
+        return len(self.get_gene_names(self.config.output_space))
+
+    def read_features(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """(n, n_features) float32 features of cells, in the configured output space."""
+        if self.config.output_space == "embedding":
+            return self.read_embedding(rows)
+        block = self.read_counts(rows)
+        if self.config.output_space == "gene":
+            columns = self.hvg_indices
+            assert columns is not None
+            new_col = np.full(block.n_cols, -1, dtype=np.int32)
+            new_col[columns] = np.arange(len(columns))
+            block = block.select_cols(new_col, len(columns))
+        return block.to_dense(np.float32)
+
+    @cached_property
+    def perturbation_features(self) -> NDArray[np.float32]:
+        """(n_perturbations, width) float32: one-hot, or the features given for each perturbation."""
+        labels = self.get_pert_categories()
+        if self.config.perturbation_features_file is None:
+            return np.eye(len(labels), dtype=np.float32)
+        return read_feature_table(self.config.perturbation_features_file, labels, self.config.control_pert)
+
+    @cached_property
+    def _visible(self) -> NDArray[np.int64] | None:
+        return None if self.config.should_yield_controls else np.flatnonzero(~self.get_control_mask())
+
+    def __len__(self) -> int:
+        return self.n_rows if self._visible is None else len(self._visible)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One cell; with ``should_yield_controls=False``, the `index`-th cell that is no control."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"Cell {index} is out of range for a source of {len(self):,} cells.")
+        index += len(self) if index < 0 else 0
+        return self.element(index if self._visible is None else int(self._visible[index]))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for index in range(len(self)):
+            yield self[index]
+
+    def element(self, row: int) -> dict[str, Any]:
+        """One cell by its store row: counts, codes, names, one-hot vectors, asked-for obs columns."""
+        batch = self.batch(np.array([row]))
+        return {key: value[0] for key, value in batch.items()}
+
+    def batch(self, rows: NDArray[np.integer]) -> dict[str, Any]:
+        """Cells by store rows: the fields of `element`, each with one more dimension, as NumPy arrays."""
+        rows = np.asarray(rows, dtype=np.int64)
+        codes = {axis: self._codes(axis)[rows] for axis in ("perturbation", "cell_type", "batch")}
+        names = {axis: np.append(self.groups.labels[axis], "")[code] for axis, code in codes.items()}
+        out = {
+            "counts": self.read_features(rows),
+            "pert_code": codes["perturbation"],
+            "cell_type_code": codes["cell_type"],
+            "batch_code": codes["batch"],
+            "is_control": self.get_control_mask()[rows],
+            "pert_emb": _pick(self.perturbation_features, codes["perturbation"]),
+            "cell_type_onehot": _onehot(codes["cell_type"], len(self.groups.labels["cell_type"])),
+            "batch_onehot": _onehot(codes["batch"], len(self.groups.labels["batch"])),
+            "pert_name": names["perturbation"],
+            "cell_type_name": names["cell_type"],
+            "batch_name": names["batch"],
+        }
+        out |= {column: self.read_obs(column, rows) for column in self.config.additional_obs}
+        if self.config.include_barcodes:
+            out["barcode"] = self.obs_names(rows)
+        return out
+
+    def get_batch(self, batch_size: int, key: jax.Array | None = None) -> dict[str, Any]:
+        """Random cells without replacement.
+
+        Parameters
+        ----------
+        key
+            JAX key that decides which; None takes the config's seed.
+        """
+        batch_size = require_integer("batch_size", batch_size, 1)
+        require(batch_size <= len(self), "batch_size", batch_size, f"{len(self)} at most, the cells of the source")
+        words: tuple[int, ...] = (self.config.seed,)
+        if key is not None:
+            import jax
+
+            words = tuple(int(word) for word in np.asarray(jax.random.key_data(key)).ravel())
+        chosen = generator(*words).choice(len(self), batch_size, replace=False, shuffle=True)
+        return self.batch(chosen if self._visible is None else self._visible[chosen])
+
+    def _codes(self, axis: str) -> NDArray[np.int32]:
+        kept: dict[str, NDArray[np.int32]] = self.__dict__.setdefault("_kept_codes", {})
+        if axis not in kept:
+            kept[axis] = self.groups.expand(self.groups.codes[axis], self.n_rows)
+        return kept[axis]
+
+    def get_pert_codes(self) -> NDArray[np.int32]:
+        """(n_obs,) perturbation codes by store row; -1 where the label is missing."""
+        return self._codes("perturbation")
+
+    def get_cell_type_codes(self) -> NDArray[np.int32]:
+        """(n_obs,) cell type codes by store row; -1 where the label is missing."""
+        return self._codes("cell_type")
+
+    def get_batch_codes(self) -> NDArray[np.int32]:
+        """(n_obs,) batch codes by store row; -1 where the label is missing."""
+        return self._codes("batch")
+
+    def get_pert_categories(self) -> NDArray[np.str_]:
+        """(n_perturbations,) sorted labels."""
+        return self.groups.labels["perturbation"]
+
+    def get_cell_type_categories(self) -> NDArray[np.str_]:
+        """(n_cell_types,) sorted labels."""
+        return self.groups.labels["cell_type"]
+
+    def get_batch_categories(self) -> NDArray[np.str_]:
+        """(n_batches,) sorted labels."""
+        return self.groups.labels["batch"]
+
+    def get_control_mask(self) -> NDArray[np.bool_]:
+        """(n_obs,) whether each cell is a control, by store row."""
+        code = self.groups.control_code
+        return (self.get_pert_codes() == code) & (code >= 0)
+
+    def get_group_codes(self) -> NDArray[np.int64]:
+        """(n_obs,) ``cell_type_code * n_perturbations + pert_code`` by store row; -1 where one is missing."""
+        return self.groups.expand(self.groups.ids, self.n_rows)
+
+    def get_onehot_map(self) -> dict[str, jax.Array]:
+        """One-hot vector, or given features, of each perturbation, as JAX arrays."""
+        import jax.numpy as jnp
+
+        features = self.perturbation_features
+        return {str(name): jnp.asarray(features[i]) for i, name in enumerate(self.get_pert_categories())}
+
+    def get_gene_names(self, output_space: str = "all") -> list[str]:
+        """Names in the var index: of all genes, or with ``"gene"`` of the highly variable ones."""
+        require_choice("output_space", output_space, ("all", "gene"))
+        names = self.var.index.astype(str)
+        if output_space == "gene" and self.hvg_indices is not None:
+            names = names[self.hvg_indices]
+        return list(names)
+
+    def get_n_genes(self) -> int:
+        """Return the number of genes."""
+        return len(self.var)
+
+    def get_var_dims(self) -> dict[str, int]:
+        """Return the sizes a model needs: genes, features, cells, perturbations, cell types, batches."""
+        return {
+            "n_genes": self.get_n_genes(),
+            "n_features": self.n_features,
+            "n_cells": len(self),
+            "n_perts": len(self.get_pert_categories()),
+            "n_cell_types": len(self.get_cell_type_categories()),
+            "n_batches": len(self.get_batch_categories()),
+        }
+
+
+def _pick(table: NDArray[np.float32], codes: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Rows of a table; zeros for code -1."""
+    return np.where(codes[:, None] >= 0, table[codes], np.float32(0))
+
+
+def _onehot(codes: NDArray[np.int32], n: int) -> NDArray[np.float32]:
+    return (codes[:, None] == np.arange(n)).astype(np.float32)

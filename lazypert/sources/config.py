@@ -1,0 +1,99 @@
+"""Configuration of a source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lazypert._internal.memory import Budget
+from lazypert._internal.validation import require, require_choice, require_flag, require_integer, require_names
+from lazypert.errors import ConfigError
+from lazypert.screen.roles import Roles
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+OUTPUT_SPACES = ("gene", "all", "embedding")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerturbationSourceConfig:
+    """A screen and how to look at it.
+
+    Parameters
+    ----------
+    file_path
+        An ``.h5ad`` (converted on first use) or a lazypert store.
+    pert_col, cell_type_col, batch_col
+        obs columns; `cell_type_col` and `batch_col` may be None when the screen has no such column.
+    control_pert
+        Label of control cells.
+    output_space
+        Features of a cell: ``"all"`` genes, ``"gene"`` (the highly variable ones, see `hvg_col`),
+        or an ``"embedding"`` (see `embedding_key`).
+    hvg_col
+        Boolean var column of highly variable genes.
+    embedding_key
+        Name in obsm.
+    layer
+        Matrix to read; None reads X.
+    should_yield_controls
+        Whether ``len(source)``, ``source[i]``, iteration and `get_batch` include control cells.
+    additional_obs
+        obs columns to add to every element.
+    include_barcodes
+        Add each cell's name as ``"barcode"``.
+    perturbation_features_file
+        ``.csv``, ``.tsv`` or ``.npz`` of features by perturbation name, to use instead of one-hot.
+    cache_dir
+        Folder for the store that an ``.h5ad`` is converted into; None puts it beside the file, as
+        ``<name>.lazypert.zarr``. In a given folder the name has a hash of the file's path too.
+    memory_limit
+        For that conversion.
+    seed
+        Of `get_batch`.
+    storage_options
+        Passed to fsspec for a URL.
+    """
+
+    file_path: str | Path
+    pert_col: str = "perturbation"
+    cell_type_col: str | None = "cell_type"
+    batch_col: str | None = "batch"
+    control_pert: str = "non-targeting"
+    output_space: str = "all"
+    hvg_col: str | None = None
+    embedding_key: str | None = None
+    layer: str | None = None
+    should_yield_controls: bool = True
+    additional_obs: tuple[str, ...] = ()
+    include_barcodes: bool = False
+    perturbation_features_file: str | Path | None = None
+    cache_dir: str | Path | None = None
+    memory_limit: int | str = "1GiB"
+    seed: int = 42
+    storage_options: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        require_choice("output_space", self.output_space, OUTPUT_SPACES)
+        if self.output_space == "embedding" and self.embedding_key is None:
+            raise ConfigError("embedding_key: got None, expected the name of an obsm entry (output_space='embedding').")
+        if self.output_space == "gene" and self.hvg_col is None:
+            raise ConfigError("hvg_col: got None, expected a boolean var column (output_space='gene').")
+        _ = Budget.of(self.memory_limit)
+        require_integer("seed", self.seed)
+        for name in ("should_yield_controls", "include_barcodes"):
+            require_flag(name, getattr(self, name))
+        columns = require_names("additional_obs", self.additional_obs)
+        require(len(set(columns)) == len(columns), "additional_obs", self.additional_obs, "each column once")
+
+    @property
+    def roles(self) -> Roles:
+        """Roles of the obs columns."""
+        return Roles(
+            pert_col=self.pert_col,
+            cell_type_col=self.cell_type_col,
+            batch_col=self.batch_col,
+            control_pert=self.control_pert,
+        )

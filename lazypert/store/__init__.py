@@ -1,0 +1,1 @@
+"""The store format on disk, and reading it."""

@@ -1,0 +1,93 @@
+"""Checking a store against its manifest: any bit that changed since it was written is found."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from lazypert._internal.files import crc32
+from lazypert._internal.memory import cpu_count
+from lazypert.errors import StoreDamagedError
+from lazypert.store.format import MARKER
+from lazypert.store.manifest import MANIFEST, MANIFEST_FILES, Entry, manifest_digest, root_digest
+from lazypert.store.store import Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lazypert.store.byte_reader import ByteReader
+
+_PIECE = 8 * 1024**2
+_SHOWN = 10
+
+
+def verify(store: str | Path) -> int:
+    """Read every file of a store and compare it with the manifest.
+
+    Parameters
+    ----------
+    store
+        Path of a finished store.
+
+    Returns
+    -------
+    Number of files checked.
+
+    Raises
+    ------
+    StoreNotFoundError
+        When there is no finished store.
+    StoreDamagedError
+        When any file is missing, cut short, swapped or changed; all of them are listed.
+    """
+    opened = Store(store)
+    try:
+        metadata = json.loads(opened.reader.read("zarr.json", 0, opened.reader.size("zarr.json") or 0))
+        if broken := [p for e in opened.attrs[MANIFEST_FILES] if (p := _problem(opened.reader, Entry(*e)))]:
+            raise _damaged(store, broken)
+        entries = _read_manifest(opened)
+    except StoreDamagedError:
+        raise
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise _damaged(store, [f"the manifest cannot be read ({error})"]) from error
+    problems = []
+    if root_digest(metadata) != metadata["attributes"][MARKER].get("root_digest"):
+        problems.append("zarr.json: changed since it was written")
+    if manifest_digest(entries) != opened.attrs["manifest_digest"]:
+        problems.append(f"{MANIFEST}: changed since it was written")
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        problems += [p for p in pool.map(lambda entry: _problem(opened.reader, entry), entries) if p]
+    if problems:
+        raise _damaged(store, problems)
+    return len(entries)
+
+
+def _read_manifest(store: Store) -> list[Entry]:
+    keys = store.strings(f"{MANIFEST}/key")
+    sizes, sums = store.table(f"{MANIFEST}/size"), store.table(f"{MANIFEST}/crc32")
+    return [Entry(str(k), int(s), int(c)) for k, s, c in zip(keys, sizes, sums, strict=True)]
+
+
+def _problem(reader: ByteReader, entry: Entry) -> str | None:
+    size = reader.size(entry.key)
+    if size is None:
+        return f"{entry.key}: missing"
+    if size != entry.size:
+        return f"{entry.key}: {size:,} bytes, expected {entry.size:,}"
+    crc = 0
+    for offset in range(0, size, _PIECE):
+        crc = crc32(reader.read(entry.key, offset, min(_PIECE, size - offset)), crc)
+    if crc != entry.crc32:
+        return f"{entry.key}: its bytes changed since it was written"
+    return None
+
+
+def _damaged(store: str | Path, problems: list[str]) -> StoreDamagedError:
+    more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    return StoreDamagedError(
+        f"The store {str(store)!r} is damaged:\n  "
+        + "\n  ".join(problems[:_SHOWN])
+        + more
+        + "\nConvert the source again, or restore these files from a copy."
+    )
