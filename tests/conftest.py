@@ -7,13 +7,7 @@ import pytest
 
 import lazypert as lp
 from lazypert.simulate import reference_screen
-
-ROLES = {
-    "pert_col": "perturbation",
-    "control_pert": "non-targeting",
-    "cell_type_col": "cell_type",
-    "batch_col": "batch",
-}
+from tests.support.stores import ROLES
 
 
 @pytest.fixture(scope="session")

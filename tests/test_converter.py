@@ -6,10 +6,10 @@ import pickle
 
 import h5py
 import pytest
-from stores import screen, write
 
 from lazypert.converter import Converter, converters, open_source
 from lazypert.errors import LazypertError, SourceFormatError
+from tests.support.stores import screen, write
 
 
 def test_h5ad_is_installed_as_a_converter():

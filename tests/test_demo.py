@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,8 +12,7 @@ from lazypert._cli import main
 from lazypert._demo import PICTURES, DemoConfig, run_demo
 from lazypert._internal.randomness import generator
 from lazypert.errors import ColumnNotFoundError, ConfigError, LabelNotFoundError
-
-DATA = Path(os.environ.get("LAZYPERT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+from tests.support.data import DATA
 
 
 def run(*arguments):

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from helpers import CONTROL, in_store_order, make_screen, source_of, write_screen
 
 import lazypert as lp
 from lazypert import PerturbationPipeline, PerturbationPipelineConfig
 from lazypert.design.splits import SPLITS
 from lazypert.errors import ConfigError, EmptyPoolError, LabelNotFoundError
 from lazypert.simulate import reference_screen
+from tests.support.screens import CONTROL, in_store_order, make_screen, source_of, write_screen
 
 
 def setup(reference, **options):

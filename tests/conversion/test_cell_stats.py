@@ -1,0 +1,128 @@
+"""What conversion notes of the cells equals what anybody computes from the store."""
+
+import numpy as np
+import pytest
+
+import lazypert as lp
+from lazypert.store.sharded_array import ShardedArray
+from lazypert.store.store import Store
+from tests.support.screens import CONTROL, make_screen, write_screen
+from tests.support.stores import (
+    no_sync,  # noqa: F401 - a fixture for the whole module
+    read_store,
+    small_blocks,
+    small_grids,
+)
+
+GENES = ["A", "B", "C", "D", "E", "x"]
+ROLES = {
+    "pert_col": "perturbation",
+    "control_pert": CONTROL,
+    "cell_type_col": "cell_type",
+    "batch_col": "batch",
+}
+
+
+def random_screen(seed, n=200, *, floats=False):
+    rng = np.random.default_rng(seed)
+
+    def pick(*values):
+        return np.array(values, dtype=object)[rng.integers(0, len(values), n)].tolist()
+
+    obs = {
+        "perturbation": pick(CONTROL, "A", "B", "A+B", "nogene", None),
+        "cell_type": pick("K562", "A549", None),
+        "batch": pick("b1", "b2"),
+    }
+    counts = rng.poisson(0.8, (n, len(GENES))).astype("f4")
+    counts[::9] = 0
+    names = [f"ENSG{j}" for j in range(len(GENES))]
+    return make_screen(obs, counts / 3 if floats else counts, genes=names, var={"symbol": GENES})
+
+
+@pytest.fixture(params=["grouped", "source", "floats", "one_shard"])
+def stored(request, tmp_path, monkeypatch):
+    if request.param != "one_shard":
+        small_grids(monkeypatch)  # rows lie across shards, and some shards hold parts of one row only
+        small_blocks(monkeypatch, 300)
+    order = "source" if request.param == "source" else "grouped"
+    path = write_screen(random_screen(3, floats=request.param == "floats"), tmp_path / "a.h5ad")
+    return lp.convert(path, tmp_path / "a.zarr", order=order, **ROLES)
+
+
+def test_totals_and_genes_detected(stored):
+    dense, facts = read_store(stored).X.toarray().astype("f8"), Store(stored).facts
+    np.testing.assert_allclose(facts.total.read(0, 200), dense.sum(axis=1), rtol=1e-12)
+    np.testing.assert_array_equal(facts.n_genes.read(0, 200), (dense > 0).sum(axis=1))
+    ds = lp.open(stored)
+    np.testing.assert_array_equal(ds.total_counts.values, facts.total.read(0, 200))
+    np.testing.assert_array_equal(ds.n_genes_by_counts.values, facts.n_genes.read(0, 200))
+
+
+def test_own_targets(stored):
+    found, facts = read_store(stored), Store(stored).facts
+    assert facts.gene_col == "symbol", "perturbations are named as in this column, not as in the index"
+    dense = found.X.toarray()
+    expected = [
+        dense[i, GENES.index(label)] if label in GENES else np.nan
+        for i, label in enumerate(found.obs["perturbation"].astype(object))
+    ]
+    np.testing.assert_array_equal(facts.own_target.read(0, 200), expected)
+    labels = Store(stored).groups.labels["perturbation"].tolist()
+    assert dict(zip(labels, facts.target.tolist(), strict=True)) == {
+        "A": 0, "B": 1, "A+B": -1, "nogene": -1, CONTROL: -1,
+    }  # fmt: skip
+
+
+def test_control_sums(stored):
+    found, store = read_store(stored), Store(stored)
+    dense, facts = found.X.toarray().astype("f8"), store.facts
+    keys = found.obs[["cell_type", "batch"]].astype(object).where(found.obs.notna(), None).apply(tuple, axis=1)
+    is_control = (found.obs["perturbation"] == CONTROL).to_numpy()
+    assert len(facts.control_row) == keys[is_control].nunique()
+    for row, sums in zip(facts.control_row, facts.control_sum, strict=True):
+        cells = is_control & (keys == keys.iloc[row]).to_numpy()
+        for label, target, total in zip(store.groups.labels["perturbation"], facts.target, sums, strict=True):
+            expected = dense[cells, target].sum() if target >= 0 else 0
+            assert total == pytest.approx(expected, rel=1e-12), label
+
+
+@pytest.mark.parametrize("match", ["all", "cell_type", "batch"])
+def test_knockdown_of_a_fresh_store_reads_no_matrix(stored, monkeypatch, match):
+    options = {"residual_expression": 1.0, "cell_residual_expression": 1.0, "min_cells": 1, "control_match": match}
+    read, seen = ShardedArray.gather, []
+    monkeypatch.setattr(ShardedArray, "gather", lambda self, *given: [seen.append(self.path), read(self, *given)])
+    noted = lp.open(stored).pert.knockdown(var_gene_col="symbol", **options)
+    assert seen
+    assert not [path for path in seen if path.startswith("X/")]
+    monkeypatch.setattr(Store, "has_facts", False)
+    streamed = lp.open(stored).pert.knockdown(var_gene_col="symbol", **options)
+    assert [path for path in seen if path.startswith("X/")]
+    np.testing.assert_array_equal(noted.mask, streamed.mask)
+    assert noted.table.drop(columns="reason").equals(streamed.table.drop(columns="reason")) or np.allclose(
+        noted.table[["control_mean", "residual_expression"]],
+        streamed.table[["control_mean", "residual_expression"]],
+        rtol=1e-12,
+        equal_nan=True,
+    )
+
+
+def test_other_genes_or_another_layer_are_read_from_the_matrix(stored, monkeypatch):
+    seen = []
+    read = ShardedArray.gather
+    monkeypatch.setattr(ShardedArray, "gather", lambda self, *given: [seen.append(self.path), read(self, *given)])
+    result = lp.open(stored).pert.knockdown(min_cells=1)  # by the var index, which names no perturbation
+    assert set(result.table["reason"]) == {"target gene not measured"}
+    assert not [path for path in seen if path.startswith("X/")]
+
+
+def test_a_selection_of_cells_is_not_what_was_noted(stored):
+    ds = lp.open(stored)
+    part = ds.isel(cell=np.flatnonzero(ds.batch.values == "b1"))
+    options = {"residual_expression": 1.0, "cell_residual_expression": 1.0, "min_cells": 1, "var_gene_col": "symbol"}
+    table = part.pert.knockdown(**options).table.set_index("perturbation")
+    found = read_store(stored)
+    found = found[(found.obs["batch"] == "b1").to_numpy()]
+    own = found.X.toarray().astype("f8")[:, 0]
+    labels = found.obs["perturbation"].astype(object)
+    assert table.loc["A", "control_mean"] == pytest.approx(own[(labels == CONTROL).to_numpy()].mean(), rel=1e-12)

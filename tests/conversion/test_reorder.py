@@ -1,0 +1,77 @@
+"""Values in the order of the store equal a plain gather, however small the pieces."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lazypert.conversion import reorder
+from lazypert.conversion.reorder import Reordered, joined
+from lazypert.screen.labels import join_columns
+from tests.support.stores import every_column
+
+
+@given(n=st.integers(0, 60), step=st.integers(1, 70), seed=st.integers(0, 99))
+def test_any_step_gives_the_same(n, step, seed):
+    source_row = np.random.default_rng(seed).permutation(n)
+    values = np.random.default_rng(seed + 1).normal(size=(n, 2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reorder, "READ_STEP", 1 + seed % 23)
+        check(n, step, source_row, values)
+
+
+def check(n, step, source_row, values):
+    pieces = list(Reordered(lambda a, b: values[a:b], np.argsort(source_row), step))
+    assert [len(piece) for piece in pieces[:-1]] == [step] * (len(pieces) - 1)
+    np.testing.assert_array_equal(np.concatenate(pieces), values[source_row])
+
+
+def reader(frame):
+    """What `joined` asks of a reader, on a DataFrame."""
+    return SimpleNamespace(
+        n_obs=len(frame),
+        obs_columns=tuple(frame.columns),
+        obs_names=lambda start, stop: frame.index.to_numpy(dtype=object)[start:stop],
+        obs_column=lambda name, start, stop: frame[name].array[start:stop],
+    )
+
+
+@pytest.mark.parametrize("left", every_column(1).columns)
+def test_columns_of_two_files_come_in_pieces_of_one_kind(left):
+    frames = [every_column(9, 0), every_column(7, 1)]
+    for right in every_column(1).columns:
+        parts = [frames[0][[left]].set_axis(["v"], axis=1), frames[1][[right]].set_axis(["v"], axis=1)]
+        whole = join_columns([part["v"].array for part in parts], [9, 7])
+        read = joined([reader(part) for part in parts], "v")
+        for step in (3, 8, 20):
+            pieces = [read(start, min(16, start + step)) for start in range(0, 16, step)]
+            assert len({str(piece.dtype) for piece in pieces}) == 1
+            assert pieces[0].dtype == whole.dtype
+            found = np.concatenate([np.asarray(piece, dtype=object) for piece in pieces])
+            for ours, theirs in zip(found, np.asarray(whole, dtype=object), strict=True):
+                assert (pd.isna(ours) and pd.isna(theirs)) or ours == theirs
+
+
+def test_a_file_without_the_column_has_missing_values():
+    frames = [every_column(4, 0)[["i8"]], every_column(3, 1)[["flag"]]]
+    read = joined([reader(frame) for frame in frames], "i8")
+    values = read(0, 7)
+    assert values[:4].tolist() == frames[0]["i8"].tolist()
+    assert pd.isna(values[4:]).all()
+    pieces = Reordered(read, np.arange(7), 2)
+    assert pieces.has_missing()
+    assert not Reordered(joined([reader(frames[0])], "i8"), np.arange(4), 2).has_missing()
+
+
+def test_names_of_several_files_follow_one_another():
+    read = joined([reader(every_column(4, 0)), reader(every_column(3, 1))], None)
+    assert read(2, 6).tolist() == ["cell0_2", "cell0_3", "cell1_0", "cell1_1"]
+
+
+def test_a_file_without_cells():
+    read = joined([reader(every_column(0)), reader(every_column(3, 1))], "batch")
+    assert len(read(0, 3)) == 3
+    assert len(joined([reader(every_column(0))], "batch")(0, 0)) == 0

@@ -1,0 +1,147 @@
+"""ds.pert speaks in rows of the store, for the whole Dataset and for any selection."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import lazypert as lp
+from lazypert.errors import ConfigError, LabelNotFoundError
+from tests.support.stores import (
+    ROLES,
+    converted,
+    no_sync,  # noqa: F401 - a fixture for the whole module
+    read_store,
+    screen,
+)
+
+
+@pytest.fixture(scope="module", params=["grouped", "source"])
+def made(request, tmp_path_factory):
+    _, store = converted(tmp_path_factory.mktemp(f"accessor_{request.param}"), order=request.param)
+    return lp.open(store), read_store(store).obs
+
+
+def rows_of(ds):
+    return ds.store_row.values
+
+
+def test_the_table_counts_cells_by_group(made):
+    ds, obs = made
+    table = ds.pert.table().set_index(["cell_type", "perturbation"])
+    naive = obs.groupby(["cell_type", "perturbation"], observed=True)
+    assert table["n_cells"].to_dict() == naive.size().to_dict()
+    assert table["n_batches"].to_dict() == naive["batch"].nunique().to_dict()
+    assert {p for (_, p), flag in table["is_control"].items() if flag} == {"non-targeting"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "naive"),
+    [
+        ({"perturbation": "TP53"}, lambda o: o.perturbation == "TP53"),
+        (
+            {"perturbation": ["TP53", "BRCA1"], "batch": "b1"},
+            lambda o: o.perturbation.isin(["TP53", "BRCA1"]) & (o.batch == "b1"),
+        ),
+        ({"cell_type": "Neuron"}, lambda o: o.cell_type == "Neuron"),
+        ({"controls": True}, lambda o: o.perturbation == "non-targeting"),
+        ({"controls": False, "batch": ["b2"]}, lambda o: (o.perturbation != "non-targeting") & (o.batch == "b2")),
+        ({}, lambda o: o.batch.notna()),
+        ({"perturbation": "TP53", "controls": True}, lambda o: o.batch == "never"),
+    ],
+    ids=["one", "several-and-batch", "cell_type", "controls", "others-of-a-batch", "all", "none"],
+)  # fmt: skip
+def test_select_equals_pandas(made, wanted, naive):
+    ds, obs = made
+    expected = np.flatnonzero(naive(obs).to_numpy())
+    assert rows_of(ds.pert.select(**wanted)).tolist() == expected.tolist()
+    shuffled = ds.isel(cell=np.random.default_rng(0).permutation(90)[:60])
+    found = rows_of(shuffled.pert.select(**wanted)) if len(expected) else []
+    assert list(found) == [row for row in rows_of(shuffled) if row in set(expected)]
+
+
+@pytest.mark.parametrize("axis", ["perturbation", "cell_type", "batch"])
+def test_an_unknown_label_lists_near_ones(made, axis):
+    known = {"perturbation": "TP53", "cell_type": "Neuron", "batch": "b1"}[axis]
+    with pytest.raises(LabelNotFoundError, match=f"Did you mean '{known}'"):
+        made[0].pert.select(**{axis: known.swapcase() + "x"})
+
+
+def test_a_selection_speaks_in_rows_of_the_store(made):
+    ds, obs = made
+    part = ds.isel(cell=np.r_[85:0:-2, 2:40:2])
+    mine = set(rows_of(part).tolist())
+    table = part.pert.table().set_index(["cell_type", "perturbation"])["n_cells"]
+    naive = obs.iloc[sorted(mine)].groupby(["cell_type", "perturbation"], observed=True).size()
+    assert table.to_dict() == naive.to_dict()
+    splits = part.pert.split("random", seed=3)
+    found = np.concatenate([np.asarray(splits[name]) for name in ("train", "valid", "test")])
+    assert sorted(found.tolist()) == sorted(mine)
+    mapping = part.pert.match_controls(n_basal_samples=4)
+    assert set(mapping.ravel().tolist()) <= {r for r in mine if obs["perturbation"].iloc[r] == "non-targeting"}
+
+
+ROLE_VALUES = {
+    "text": [f"r{i % 3}" for i in range(90)],
+    "ints": np.arange(90) % 3 + 9,
+    "floats": np.array([0.1, 2.5, 10.0])[np.arange(90) % 3],
+    "float32": np.array([0.1, 2.5, 10.0], "f4")[np.arange(90) % 3],
+    "bools": np.arange(90) % 2 == 0,
+    "nullable_ints": pd.array([None if i % 5 == 0 else i % 3 + 9 for i in range(90)], dtype="Int64"),
+    "nullable_bools": pd.array([None if i % 5 == 0 else i % 2 == 0 for i in range(90)], dtype="boolean"),
+    "categorical_ints": pd.Categorical(np.arange(90) % 3 + 9),
+    "unused_categories": pd.Categorical([f"r{i % 3}" for i in range(90)], categories=["a", "r0", "r1", "r2", "z"]),
+    "missing": pd.Categorical([None if i % 5 == 0 else f"r{i % 3}" for i in range(90)]),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "order"),
+    [*((kind, "grouped") for kind in ROLE_VALUES), ("text", "source"), ("nullable_ints", "source")],
+)
+def test_role_columns_of_any_kind_group_alike_whole_and_selected(tmp_path, kind, order):
+    adata = screen(lean=True)
+    adata.obs["batch"] = ROLE_VALUES[kind]
+    _, store = converted(tmp_path, adata, order=order)
+    ds, obs = lp.open(store), read_store(store).obs
+    part = ds.isel(cell=slice(1, None))
+    for found, rows in ((ds, obs), (part, obs.iloc[1:])):
+        groups = found.pert.groups
+        for label in groups.labels["batch"]:
+            chosen = found.pert.select(batch=str(label))
+            values = chosen.batch.values
+            assert len(set(values.tolist())) == 1
+            assert chosen.sizes["cell"] == (rows["batch"] == values[0]).sum()
+        assert sorted(groups.sizes[groups.codes["batch"] >= 0].tolist()) == sorted(
+            rows.groupby(["cell_type", "perturbation", "batch"], observed=True).size().tolist()
+        )
+
+
+def test_regroup_by_another_column(made):
+    ds, obs = made
+    groups = ds.pert.regroup(pert_col="text", control_pert="sgA")
+    assert set(groups.labels["perturbation"]) == {"sgA", "sgB", "", "é漢"}
+    assert groups.sizes[groups.is_control].sum() == (obs["text"] == "sgA").sum()
+    with pytest.raises(KeyError, match="Did you mean 'text'"):
+        ds.pert.regroup(pert_col="txet")
+
+
+def test_gene_labels_and_knockdown_work_on_a_selection(made):
+    ds, _ = made
+    assert ds.pert.gene_labels(None).tolist() == [f"gene{j}" for j in range(17)]
+    assert ds.pert.gene_labels("gene_name")[0] == "gene0-name"
+    result = ds.pert.select(cell_type="Neuron").pert.knockdown()
+    assert result is not None
+
+
+def test_other_datasets_are_refused(made):
+    with pytest.raises(ConfigError, match=r"lazypert\.open"):
+        xr.Dataset({"a": ("x", [1])}).pert.table()
+    with pytest.raises(ConfigError, match="attribute"):
+        made[0].drop_attrs().pert.table()
+
+
+def test_unknown_mode_is_refused(made):
+    with pytest.raises(ConfigError, match="'random', 'zeroshot' or 'fewshot'"):
+        made[0].pert.split("other")
+    assert ROLES["pert_col"] == made[0].attrs["pert_col"]

@@ -1,0 +1,298 @@
+"""Splits have exact counts, are complete, and give every cell the same chance."""
+
+from fractions import Fraction
+from math import ceil, floor
+from types import SimpleNamespace
+
+import dask.array as da
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lazypert import (
+    FewShotSplitter,
+    FewShotSplitterConfig,
+    RandomSplitter,
+    RandomSplitterConfig,
+    ZeroShotSplitter,
+    ZeroShotSplitterConfig,
+)
+from lazypert.design.splits import SPLITS, split_runs
+from lazypert.errors import ConfigError, LabelNotFoundError
+from lazypert.screen.groups import Groups
+from lazypert.screen.roles import AXES
+from tests.support.screens import CONTROL, design_cells, make_cells, random_cells, source_of
+
+SEEDS = [0, 1, 2, 42, 1000, 2**31]
+
+
+def zeroshot(*held, **options):
+    return ZeroShotSplitter(ZeroShotSplitterConfig(held_out_cell_types=held, **options))
+
+
+def fewshot(*held, **options):
+    return FewShotSplitter(FewShotSplitterConfig(held_out_perturbations=held, **options))
+
+
+def random(**options):
+    return RandomSplitter(RandomSplitterConfig(**options))
+
+
+def sizes(split):
+    return tuple(len(split[name]) for name in SPLITS)
+
+
+def all_rows(split):
+    return np.concatenate([np.asarray(split[name]) for name in SPLITS])
+
+
+@pytest.fixture(scope="module")
+def design():
+    return design_cells()
+
+
+class TestDesign:
+    """The counts that the design promises for its example."""
+
+    @pytest.mark.parametrize("seed", SEEDS)
+    def test_zero_shot(self, design, seed):
+        split = zeroshot("Neuron", seed=seed).split(design)
+        assert sizes(split) == (533, 67, 300)
+        assert set(design.labels("cell_type", split.test_indices)) == {"Neuron"}
+        assert "Neuron" not in set(design.labels("cell_type", all_rows(split)[:600]))
+
+    @pytest.mark.parametrize("seed", SEEDS)
+    def test_few_shot(self, design, seed):
+        split = fewshot("BRCA1", "TP53", seed=seed).split(design)
+        assert sizes(split) == (550, 50, 300)
+        assert set(design.labels("perturbation", split.test_indices)) == {"BRCA1", "TP53"}
+        assert CONTROL not in set(design.labels("perturbation", split.valid_indices))
+        assert list(design.labels("perturbation", split.train_indices)).count(CONTROL) == 150
+
+    @pytest.mark.parametrize("seed", SEEDS)
+    def test_random(self, design, seed):
+        assert sizes(random(seed=seed).split(design)) == (720, 90, 90)
+
+    @pytest.mark.parametrize("make", [lambda: zeroshot("Neuron"), lambda: fewshot("MYC"), random], ids=SPLITS)
+    def test_from_a_file_in_either_order(self, reference, tmp_path, make):
+        by_file = source_of(reference.adata.copy(), tmp_path, order="source")
+        assert by_file.groups.order is not None
+        assert sizes(make().split(by_file)) == sizes(make().split(reference.source))
+        for source in (by_file, reference.source):
+            assert sorted(all_rows(make().split(source)).tolist()) == list(range(900))
+
+
+class TestRules:
+    @given(
+        st.integers(0, 120),
+        st.integers(0, 50),
+        st.sampled_from([(0.8, 0.1), (0.5, 0.1), (0.3, 0.3), (0.5, 0.5), (0.7, 0.0), (0, 1), (1 / 3, 1 / 3)]),
+    )
+    @settings(max_examples=25, deadline=None)
+    def test_random_floors_running_totals(self, n, seed, fractions):
+        cells = random_cells(n, seed, missing=0.1, control=None) if n else make_cells(perturbation=[], control=None)
+        split = random(train_frac=fractions[0], valid_frac=fractions[1], seed=seed).split(cells)
+        labelled = cells.frame.dropna(subset=["cell_type", "perturbation"]).index
+        train, valid = (Fraction(str(f)) for f in fractions)
+        m = len(labelled)
+        first, second = floor(m * train), floor(m * (train + valid))
+        assert sizes(split) == (first, second - first, m - second)
+        assert sorted(all_rows(split).tolist()) == labelled.tolist()
+
+    @given(
+        st.integers(10, 120), st.integers(0, 50), st.sampled_from([(0.8, 0.1), (0.3, 0.6), (1.0, 0.0), (1 / 3, 1 / 7)])
+    )
+    @settings(max_examples=25, deadline=None)
+    def test_held_out_and_floor_to_train(self, n, seed, fractions):
+        cells = random_cells(n, seed, missing=0.1)
+        frame = cells.frame.dropna(subset=["cell_type", "perturbation"])
+        if not {"P0", CONTROL} <= set(cells.groups.labels["perturbation"]):
+            return
+        train, valid = (Fraction(str(f)) for f in fractions)
+        options = {"train_frac": fractions[0], "valid_frac": fractions[1], "seed": seed}
+
+        split = zeroshot("T0", **options).split(cells)
+        rest = frame.index[frame["cell_type"] != "T0"]
+        assert sorted(split.test_indices) == frame.index[frame["cell_type"] == "T0"].tolist()
+        assert len(split.train_indices) == floor(len(rest) * train / (train + valid))
+        assert sorted([*split.train_indices, *split.valid_indices]) == rest.tolist()
+
+        split = fewshot("P0", **options).split(cells)
+        perturbation = frame["perturbation"]
+        control = frame.index[perturbation == CONTROL]
+        rest = frame.index[~perturbation.isin(["P0", CONTROL])]
+        assert sorted(split.test_indices) == frame.index[perturbation == "P0"].tolist()
+        assert len(split.train_indices) - len(control) == floor(len(rest) * train / (train + valid))
+        assert set(control) <= set(split.train_indices)
+        assert sorted([*split.train_indices, *split.valid_indices]) == sorted([*rest, *control])
+
+    @pytest.mark.parametrize(
+        ("train", "n", "expected"),
+        [(0.1, 10, 1), (0.7, 10, 7), (0.57, 100, 57), (0.29, 100, 29), (1.1e-3, 100_000, 110)],
+        ids=str,
+    )
+    def test_fractions_mean_what_is_written(self, train, n, expected):
+        """0.29 * 100 is 28.999999999999996 in floats."""
+        cells = make_cells(perturbation=["A"] * n, control=None)
+        assert len(random(train_frac=train, valid_frac=0).split(cells).train_indices) == expected
+
+    def test_long_fractions_of_many_cells(self):
+        """Their exact numerators times the cells go beyond 64 bits."""
+        n = 1_000_000
+        codes = [None, np.arange(n) % 3, None, None]
+        groups = Groups.from_codes(codes, [[], ["A", "B", "C"], [], []], design_cells().groups.roles, n)
+        split = random(train_frac=1 / 3, valid_frac=2 / 7).split(SimpleNamespace(groups=groups))
+        assert sizes(split) == (333_333, 285_714, 380_953)
+
+    def test_numpy_fractions_too(self, design):
+        assert sizes(random(train_frac=np.float64(0.8), valid_frac=np.float64(0.1)).split(design)) == (720, 90, 90)
+
+    @pytest.mark.parametrize("fraction", [0.5, 0.3, 0.01, 1.0])
+    def test_validation_can_be_thinned(self, design, fraction):
+        whole = fewshot("MYC").split(design)
+        thin = fewshot("MYC", val_subsample_fraction=fraction).split(design)
+        assert len(thin.valid_indices) == ceil(len(whole.valid_indices) * Fraction(str(fraction)))
+        assert set(thin.valid_indices) <= set(whole.valid_indices)
+        assert np.asarray(thin.train_indices).tolist() == np.asarray(whole.train_indices).tolist()
+        assert np.asarray(thin.test_indices).tolist() == np.asarray(whole.test_indices).tolist()
+
+    def test_the_seed_decides(self, design):
+        first, again, other = (random(seed=seed).split(design) for seed in (1, 1, 2))
+        assert all_rows(first).tolist() == all_rows(again).tolist()
+        assert set(first.valid_indices) != set(other.valid_indices)
+
+    @pytest.mark.parametrize("chunks", [1000, 64, 7])
+    def test_chunking_does_not_matter(self, chunks):
+        cells = random_cells(300, 5, missing=0.05)
+        whole = cells.groups
+        lazy = [da.from_array(whole.expand(whole.codes[axis]), chunks=chunks) for axis in AXES]
+        groups = Groups.from_codes(lazy, [whole.labels[axis] for axis in AXES], whole.roles, 300)
+        for splitter in (random(), zeroshot("T0"), fewshot("P1")):
+            expected, found = splitter.split(cells), splitter.split(SimpleNamespace(groups=groups))
+            for name in SPLITS:
+                assert np.asarray(found[name]).tolist() == np.asarray(expected[name]).tolist()
+
+    def test_takes_intervals_only(self, design):
+        split = random().split(design)
+        assert sum(len(split[name].starts) for name in SPLITS) <= 4 * len(design.groups.start)
+
+
+class TestFairness:
+    def test_every_cell_is_as_likely_to_validate(self):
+        cells = make_cells(perturbation=["A"] * 7 + ["B"] * 13 + [CONTROL] * 10)
+        n = 800
+        hits = np.zeros(30)
+        for seed in range(n):
+            hits[np.asarray(random(seed=seed).split(cells).valid_indices)] += 1
+        assert hits.sum() == 3 * n
+        assert (np.abs(hits - n * 0.1) < 6 * np.sqrt(n * 0.1 * 0.9)).all()
+
+    def test_a_lone_cell_is_as_likely_to_train(self):
+        cells = make_cells(perturbation=["A"] + ["B"] * 4, control=None)
+        hits = np.zeros(5)
+        for seed in range(1000):
+            split = random(train_frac=0.8, valid_frac=0.2, seed=seed).split(cells)
+            hits[np.asarray(split.train_indices)] += 1
+        assert hits.sum() == 4000
+        assert (np.abs(hits - 800) < 80).all()
+
+    def test_so_it_is_when_the_store_is_shuffled_once_for_all(self):
+        cells = make_cells(perturbation=["A"] * 7 + ["B"] * 13 + [CONTROL] * 10, shuffle=3)
+        n = 800
+        hits = np.zeros(30)
+        for seed in range(n):
+            hits[np.asarray(random(seed=seed).split(cells).valid_indices)] += 1
+        assert (np.abs(hits - n * 0.1) < 6 * np.sqrt(n * 0.1 * 0.9)).all()
+
+    @pytest.mark.parametrize("seed", SEEDS)
+    def test_groups_and_batches_are_split_alike(self, design, seed):
+        """Each run of 25 cells gives 2 or 3 of them to validation."""
+        split = random(seed=seed).split(design)
+        frame = design.frame.iloc[np.asarray(split.valid_indices)]
+        assert set(
+            frame.groupby(["cell_type", "perturbation", "batch"])
+            .size()
+            .reindex(design.frame.groupby(["cell_type", "perturbation", "batch"]).size().index, fill_value=0)
+        ) <= {2, 3}
+
+    def test_rounding_spares_no_group(self):
+        """Of ten groups of one cell, each validates in about a tenth of the seeds."""
+        cells = make_cells(perturbation=[f"P{i}" for i in range(10)], control=None)
+        hits = np.zeros(10)
+        for seed in range(1000):
+            split = random(seed=seed).split(cells)
+            assert sizes(split) == (8, 1, 1)
+            hits[np.asarray(split.valid_indices)] += 1
+        assert (np.abs(hits - 100) < 50).all()
+
+
+class TestResult:
+    def test_names(self, design):
+        split = random().split(design)
+        assert split["val"] is split["valid"] is split.valid_indices
+        assert repr(split) == "SplitResult(train 720, valid 90, test 90)"
+        with pytest.raises(ConfigError, match="'validation'"):
+            split["validation"]
+
+    def test_keep(self, design):
+        split = random().split(design)
+        mask = np.arange(900) % 3 > 0
+        for name in SPLITS:
+            rows = np.asarray(split[name])
+            assert np.asarray(split.keep(mask)[name]).tolist() == rows[mask[rows]].tolist()
+
+    def test_unlabelled_cells_are_in_no_split(self):
+        cells = make_cells(
+            perturbation=["A", None, CONTROL, "A", CONTROL, "B"], cell_type=["T", "T", None, "U", "T", "T"]
+        )
+        for splitter in (random(train_frac=0.5), zeroshot("T"), fewshot("A")):
+            assert sorted(all_rows(splitter.split(cells)).tolist()) == [0, 3, 4, 5]
+
+    def test_whole_runs_by_name(self, design):
+        names = ["train", None, "test"] * (len(design.groups.start) // 3)
+        split = split_runs(design.groups, names)
+        assert sizes(split) == (300, 0, 300)
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("splitter", "near"),
+        [(zeroshot("neuron"), "Neuron"), (fewshot("MYC", "BRCA"), "BRCA1")],
+        ids=["zero-shot", "few-shot"],
+    )
+    def test_unknown_labels_are_named_with_near_matches(self, design, splitter, near):
+        with pytest.raises(LabelNotFoundError, match=f"Did you mean '{near}'"):
+            splitter.split(design)
+
+    def test_controls_cannot_be_held_out(self, design):
+        with pytest.raises(ConfigError, match=f"held_out_perturbations: '{CONTROL}' marks the controls"):
+            fewshot("MYC", CONTROL).split(design)
+
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (lambda: random(train_frac=-0.1), "train_frac: got -0.1"),
+            (lambda: random(valid_frac=1.1), "valid_frac: got 1.1"),
+            (lambda: random(train_frac=float("nan")), "train_frac: got nan"),
+            (lambda: random(train_frac=0.8, valid_frac=0.3), r"got 0\.8 \+ 0\.3"),
+            (lambda: random(seed=-1), "seed: got -1"),
+            (lambda: zeroshot(), "held_out_cell_types: got"),
+            (lambda: ZeroShotSplitterConfig(held_out_cell_types="Neuron"), "held_out_cell_types: got 'Neuron'"),
+            (lambda: fewshot(), "held_out_perturbations: got"),
+            (lambda: fewshot(1), "held_out_perturbations: got"),
+            (lambda: fewshot("A", train_frac=0, valid_frac=0), "both 0"),
+            (lambda: zeroshot("A", train_frac=0.0, valid_frac=0.0), "both 0"),
+            (lambda: fewshot("A", val_subsample_fraction=0), "val_subsample_fraction: got 0"),
+            (lambda: fewshot("A", val_subsample_fraction=1.5), "val_subsample_fraction: got 1.5"),
+        ],
+        ids=lambda value: value if isinstance(value, str) else "",
+    )
+    def test_options_are_checked_when_made(self, make, message):
+        with pytest.raises(ConfigError, match=message):
+            make()
+
+    def test_exact_fractions_may_add_up_to_one(self):
+        """0.7 + 0.2 + 0.1 is 0.9999999999999999 in floats, and 0.1 + 0.9 of tenths is one."""
+        random(train_frac=0.9, valid_frac=0.1)
+        random(train_frac=0.7, valid_frac=0.3)

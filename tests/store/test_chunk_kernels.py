@@ -1,0 +1,154 @@
+"""Chunks are decoded alike by the kernel and by the libraries' Python interfaces, and damage is told alike."""
+
+import errno
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lazypert._internal.files import write_whole
+from lazypert.errors import StoreDamagedError
+from lazypert.store import native
+from lazypert.store import sharded_array as shards
+from lazypert.store.byte_reader import LocalReader
+from lazypert.store.format import CODEC, COUNTS_CODEC, Grid
+from lazypert.store.shard_encoding import encode_shard
+from lazypert.store.sharded_array import ShardedArray
+from tests.support.stores import flip
+
+pytestmark = pytest.mark.skipif(native.FUNCTIONS is None, reason="this build hides the codecs' functions")
+
+GRID = Grid(5_000, 512, 2_048)
+KINDS = {"u2": COUNTS_CODEC, "i4": CODEC, "i8": CODEC, "f4": CODEC, "bool": CODEC}
+
+
+def in_memory(root):
+    """Files whose bytes are read before they are decoded, as those of objects are."""
+    return LocalReader(root, has_files=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("arrays")
+    for dtype, codec in KINDS.items():
+        (root / dtype / "c").mkdir(parents=True)
+        values = values_of(dtype)
+        for shard in range(GRID.n_shards):
+            start, stop = GRID.span(shard)
+            write_whole(root / dtype / f"c/{shard}", encode_shard(values[start:stop], GRID, codec))
+    return root
+
+
+def values_of(dtype):
+    return np.random.default_rng(3).poisson(2.0, GRID.length).astype(dtype)
+
+
+def array(root, dtype, reader=LocalReader):
+    return ShardedArray(reader(Path(root)), dtype, np.dtype(dtype), GRID)
+
+
+bounds = st.lists(st.integers(0, GRID.length), min_size=2, max_size=24).map(sorted)
+
+
+@pytest.mark.parametrize("way", ["files", "memory", "without the functions"])
+@pytest.mark.parametrize("dtype", KINDS)
+@given(bounds=bounds, apart=st.integers(0, 9), back=st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_ranges_are_put_where_they_belong(folder, dtype, way, bounds, apart, back):
+    """Any ranges, also empty and neighbouring ones, at places in any order, with gaps that stay as they are."""
+    starts, stops = (np.array(bounds[at : len(bounds) // 2 * 2 : 2], dtype=np.int64) for at in (0, 1))
+    lengths = stops - starts
+    order = np.arange(len(starts))[:: -1 if back else 1]
+    places = np.empty(len(starts), dtype=np.int64)
+    places[order] = np.cumsum(lengths[order] + apart) - lengths[order] - apart
+    values, out = values_of(dtype), np.full(int((lengths + apart).sum()), 7).astype(dtype)
+    expected = out.copy()
+    for start, stop, place in zip(starts, stops, places, strict=True):
+        expected[place : place + stop - start] = values[start:stop]
+    with pytest.MonkeyPatch.context() as patch:
+        if way == "without the functions":
+            patch.setattr(native, "FUNCTIONS", None)
+        array(folder, dtype, in_memory if way == "memory" else LocalReader).gather(starts, stops, places, out)
+    np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("functions", [True, False], ids=["kernel", "Python"])
+def test_integers_can_be_given_narrower(folder, functions, monkeypatch):
+    if not functions:
+        monkeypatch.setattr(native, "FUNCTIONS", None)
+    out = np.zeros(1_000, np.uint16)
+    array(folder, "i4").gather(*(np.array([n]) for n in (300, 1_300, 0)), out)
+    np.testing.assert_array_equal(out, values_of("i4")[300:1_300])
+
+
+@pytest.mark.parametrize("chunks", [1, 3])
+@pytest.mark.parametrize("files", [1, 2])
+def test_what_is_read_at_once_changes_nothing(folder, chunks, files, monkeypatch):
+    monkeypatch.setattr(ShardedArray, "CHUNKS_AT_ONCE", chunks)
+    monkeypatch.setattr(ShardedArray, "FILES_AT_ONCE", files)
+    for reader in (LocalReader, in_memory):
+        np.testing.assert_array_equal(array(folder, "u2", reader).read(17, 4_900), values_of("u2")[17:4_900])
+
+
+def test_where_no_more_files_can_be_opened_each_is_read_by_itself(folder, monkeypatch):
+    def full(self, keys):
+        raise OSError(errno.EMFILE, "Too many open files", keys[0])
+
+    monkeypatch.setattr(LocalReader, "open", full)
+    np.testing.assert_array_equal(array(folder, "u2").read(17, 4_900), values_of("u2")[17:4_900])
+
+
+def damage(folder, tmp_path, how):
+    path = tmp_path / "u2/c/0"
+    path.parent.mkdir(parents=True)
+    good = (folder / "u2/c/0").read_bytes()
+    path.write_bytes(good)
+    ours = array(tmp_path, "u2")
+    ours.read(0, 10)  # the index is known before the damage
+    if how == "flipped":
+        flip(path, 8 * 40)
+    elif how == "cut":
+        path.write_bytes(good[:100])
+    elif how == "gone":
+        path.unlink()
+    elif how == "another array":
+        (body,) = encode_shard(np.zeros(64, "u4"), Grid(64, 64, 64))[:1]
+        index = np.array([[0, len(body)]] + 3 * [[2**64 - 1] * 2], "<u8").tobytes()
+        path.write_bytes(body + index + shards.checksum(index))
+        ours = array(tmp_path, "u2")
+    return ours
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("flipped", "c/0: the checksum of chunk 0 does not match"),
+        ("cut", "c/0: the file is cut short"),
+        ("gone", "c/0: the file is missing"),
+        ("another array", "c/0: chunk 0 holds 256 bytes, which are those of another array"),
+    ],
+)
+@pytest.mark.parametrize("functions", [True, False], ids=["kernel", "Python"])
+def test_damage_is_told_alike(folder, tmp_path, how, message, functions, monkeypatch):
+    ours = damage(folder, tmp_path, how)
+    if not functions:
+        monkeypatch.setattr(native, "FUNCTIONS", None)
+    if how == "gone" and not functions:
+        message = "c/0: the file is cut short"  # by all of its bytes
+    with pytest.raises(StoreDamagedError, match=message):
+        ours.read(0, 400)
+
+
+def test_files_are_closed_whatever_happens(folder, tmp_path):
+    opened = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 0
+    ours = damage(folder, tmp_path, "flipped")
+    for _ in range(5):
+        with pytest.raises(StoreDamagedError):
+            ours.read(0, 400)
+    array(folder, "u2").read(0, GRID.length)
+    with pytest.raises(StoreDamagedError):
+        array(tmp_path, "u2").read(0, GRID.length)  # shards 1 and 2 are not there
+    if opened:
+        assert len(list(Path("/proc/self/fd").iterdir())) == opened

@@ -1,0 +1,120 @@
+"""A golden store of every format version: old stores stay readable, and conversion stays the same.
+
+Run as a script to make that of the present version, which only a new version should need.
+"""
+
+import zipfile
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+import lazypert as lp
+from lazypert.store.format import FORMAT_VERSION
+from lazypert.store.store import Store
+from tests.support.stores import ROLES, dense, files, read_store, source_row
+
+GOLDEN = Path(__file__).parents[1] / "data"
+NEWEST = GOLDEN / f"golden_v{FORMAT_VERSION}.zip"
+N_OBS, GENES = 60, [f"gene{j}" for j in range(12)]
+
+
+def source():
+    """Values by arithmetic, so that no generator's version matters."""
+    cell, gene = np.arange(N_OBS)[:, None], np.arange(12)[None, :]
+    counts = (cell * 7 + gene * 13) % 11 * ((cell + gene) % 3 == 0)
+    counts[59, 11] = 70_000
+    i = np.arange(N_OBS)
+    obs = pd.DataFrame(
+        {
+            "perturbation": pd.Categorical(np.array(["BRCA1", "non-targeting", "TP53"])[i % 3]),
+            "cell_type": pd.Categorical(np.array(["Astrocyte", "Neuron"])[i // 3 % 2]),
+            "batch": pd.Categorical(np.array(["b1", "b2"])[i // 6 % 2]),
+            "n": i.astype("i4"),
+            "score": i / 8,
+            "maybe": pd.array([None if k % 4 == 0 else k for k in range(N_OBS)], dtype="Int64"),
+            "guide": pd.Categorical([f"sg{k % 5}" for k in range(N_OBS)]),
+        },
+        index=[f"cell{k}" for k in range(N_OBS)],
+    )
+    made = anndata.AnnData(
+        sparse.csr_matrix(counts.astype("f4")), obs, pd.DataFrame({"chrom": pd.Categorical(list("XY12") * 3)}, GENES)
+    )
+    made.layers["half"] = sparse.csr_matrix(counts / 2)
+    made.obsm["X_pca"] = (cell * [[1.0, 0.5]]).astype("f4")
+    return made
+
+
+def convert(folder):
+    source().write_h5ad(folder / "golden.h5ad")
+    return lp.convert(folder / "golden.h5ad", folder / "golden.zarr", seed=5, **ROLES)
+
+
+def unpacked(archive, folder):
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(folder)
+    return folder / "golden.zarr"
+
+
+@pytest.fixture(scope="module", params=range(1, FORMAT_VERSION + 1), ids="v{}".format)
+def golden(request, tmp_path_factory):
+    return unpacked(GOLDEN / f"golden_v{request.param}.zip", tmp_path_factory.mktemp("golden"))
+
+
+def test_it_verifies(golden):
+    assert lp.verify(golden) > 50
+    assert f"v{Store(golden).attrs['format_version']}" in {f"v{n}" for n in range(1, FORMAT_VERSION + 1)}
+
+
+def test_knockdown_is_the_same_whether_it_was_noted_or_not(golden):
+    assert Store(golden).has_facts == (Store(golden).attrs["format_version"] >= 2)
+    options = {"residual_expression": 0.9, "cell_residual_expression": 0.9, "min_cells": 1}
+    table = lp.open(golden).pert.knockdown(**options).table
+    assert table["reason"].tolist() == ["target gene not measured"] * 2
+
+
+def test_it_holds_its_source(golden):
+    found, expected, rows = read_store(golden), source(), source_row(golden)
+    assert found.obs_names.tolist() == [f"cell{row}" for row in rows]
+    np.testing.assert_array_equal(dense(found.X), expected.X.toarray()[rows])
+    np.testing.assert_array_equal(dense(found.layers["half"]), expected.layers["half"].toarray()[rows])
+    np.testing.assert_array_equal(found.obsm["X_pca"], expected.obsm["X_pca"][rows])
+    pd.testing.assert_frame_equal(found.obs, expected.obs.iloc[rows], check_index_type=False, check_dtype=False)
+    assert found.X.dtype == np.uint32
+
+
+def test_literal_values(golden):
+    ds = lp.open(golden)
+    at = {name: row for row, name in enumerate(ds.cell_name.values.tolist())}
+    assert ds.X.values[at["cell0"]].tolist() == [0, 0, 0, 6, 0, 0, 1, 0, 0, 7, 0, 0]
+    assert ds.X.values[at["cell59"], 11] == 70_000
+    table = ds.pert.table()
+    assert table["cell_type"].tolist() == ["Astrocyte"] * 3 + ["Neuron"] * 3
+    assert table["perturbation"].tolist() == ["BRCA1", "TP53", "non-targeting"] * 2
+    assert table["n_cells"].tolist() == [10] * 6
+    assert table["n_batches"].tolist() == [2] * 6
+    assert table["is_control"].tolist() == [False, False, True] * 2
+
+
+def test_conversion_still_gives_the_same_bytes(tmp_path):
+    old, new = files(unpacked(NEWEST, tmp_path / "old")), files(convert(tmp_path))
+    assert new.keys() == old.keys()
+    assert [key for key in old if "__lazypert__/manifest" not in key and old[key] != new[key]] == []
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    NEWEST.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        made = convert(Path(name))
+        with zipfile.ZipFile(NEWEST, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in sorted(made.rglob("*")):
+                if path.is_file():
+                    info = zipfile.ZipInfo(path.relative_to(name).as_posix())
+                    info.compress_type = zipfile.ZIP_DEFLATED
+                    archive.writestr(info, path.read_bytes())
+    print(NEWEST, NEWEST.stat().st_size)

@@ -1,0 +1,1 @@
+"""What several test files need: screens, stores, files, readers to compare with."""

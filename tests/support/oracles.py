@@ -1,0 +1,91 @@
+"""What other libraries read in a file, and the comparison of a store with it, value by value."""
+
+from __future__ import annotations
+
+import warnings
+
+import anndata
+import numpy as np
+import pandas as pd
+from anndata.io import read_elem
+
+from lazypert.store.store import Store
+from tests.support.stores import dense, layers_of
+
+
+def read_with_anndata(path):
+    """Read a file with AnnData, which warns of old encodings and of names that repeat."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if str(path).endswith(".h5ad"):
+            return anndata.read_h5ad(path)
+        return _read_zarr(path)
+
+
+def _read_zarr(path):
+    """Read all of a Zarr store but uns, which no store holds and not every zarr can read."""
+    import zarr
+
+    store = zarr.storage.ZipStore(path, mode="r") if path.is_file() else path
+    root = zarr.open_group(store, mode="r", use_consolidated=False)
+    parts = {name: read_elem(root[name]) for name in ("X", "obs", "var", "layers", "obsm", "raw") if name in root}
+    return anndata.AnnData(**parts)
+
+
+def assert_equal(path, source, *, rows=None):
+    """The store at a path holds exactly what `source`, an AnnData, holds, or says what it lacks."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(Observation|Variable) names are not unique")
+        found = anndata.read_zarr(path)
+    rows = np.arange(source.n_obs) if rows is None else rows
+    said = Store(path).attrs["warnings"]
+    assert found.shape == source.shape
+    same_frame(found.obs, source.obs.iloc[rows])
+    same_frame(found.var, source.var)
+    same_values(found.X, source.X, rows)
+    assert layers_of(found) == layers_of(source)
+    for name in layers_of(source):
+        same_values(found.layers[name], source.layers[name], rows)
+    for name in source.obsm:
+        if name in found.obsm:
+            same_values(found.obsm[name], source.obsm[name], rows)
+        else:
+            assert any(f" obsm/{name}: " in line for line in said), (name, said)
+    assert set(found.obsm) <= set(source.obsm)
+    assert (found.raw is None) == (source.raw is None)
+    if source.raw is not None:
+        same_values(found.raw.X, source.raw.X, rows)
+        same_frame(found.raw.var, source.raw.var)
+
+
+def same_values(found, expected, rows):
+    """Two matrices are equal; a block of the rows at a time, as some have many columns."""
+    assert found.shape == expected.shape
+    for start in range(0, len(rows), 2_000):
+        here = slice(start, start + 2_000)
+        np.testing.assert_array_equal(dense(found[here]), dense(expected[rows[here]]))
+
+
+def same_frame(found, expected):
+    """Two tables have the same names, columns and values. Text is text, whichever dtype pandas has for it."""
+    assert list(found.index) == [str(name) for name in expected.index]
+    assert list(found.columns) == list(expected.columns)
+    for name in expected:
+        one, other = found[name], expected[name]
+        if isinstance(other.dtype, pd.CategoricalDtype):
+            assert list(one.cat.categories) == list(other.cat.categories), name
+            assert one.cat.ordered == other.cat.ordered, name
+            np.testing.assert_array_equal(one.cat.codes, other.cat.codes, err_msg=name)
+        elif is_text(other.dtype):
+            assert is_text(one.dtype), name
+            assert as_text(one) == as_text(other), name
+        else:
+            pd.testing.assert_series_equal(one, other, check_names=False, check_index=False)
+
+
+def is_text(dtype):
+    return dtype.kind == "O" or isinstance(dtype, pd.StringDtype)
+
+
+def as_text(column):
+    return [None if pd.isna(value) else value for value in column]

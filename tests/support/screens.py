@@ -1,0 +1,147 @@
+"""Small screens and naive views of them, for tests of the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+import lazypert as lp
+from lazypert.screen.groups import Groups
+from lazypert.screen.labels import factorise
+from lazypert.screen.roles import AXES, Roles
+from tests.support.data import require_data
+
+CONTROL = "non-targeting"
+MISSING = None
+
+
+def real_screen(name):
+    """A published screen, or a skip that says what is missing."""
+    return require_data("screens", name)
+
+
+def make_screen(obs, counts=None, *, genes=None, var=None, layers=None, obsm=None):
+    """A tiny AnnData with the given obs columns (a dict of lists; None is missing)."""
+    frame = pd.DataFrame({name: pd.Categorical(column) for name, column in obs.items()})
+    frame.index = [f"cell{i}" for i in range(len(frame))]
+    if counts is None:
+        counts = np.random.default_rng(0).poisson(2.0, (len(frame), 5 if genes is None else len(genes)))
+    counts = np.asarray(counts, dtype="f4")
+    genes = [f"g{i}" for i in range(counts.shape[1])] if genes is None else genes
+    return anndata.AnnData(
+        sparse.csr_matrix(counts),
+        obs=frame,
+        var=pd.DataFrame(var or {}, index=pd.Index(genes)),
+        layers={name: sparse.csr_matrix(np.asarray(layer, dtype="f4")) for name, layer in (layers or {}).items()},
+        obsm=obsm,
+    )
+
+
+def holey_screen(n=40, seed=0, *, genes=None, missing=0.1):
+    """A screen with holes in its labels, an embedding, a layer, and columns to carry along."""
+    rng = np.random.default_rng(seed)
+
+    def pick(*names):
+        drawn = np.array(names, dtype=object)[rng.integers(0, len(names), n)]
+        drawn[rng.random(n) < missing] = None
+        return drawn.tolist()
+
+    obs = {
+        "perturbation": [CONTROL, *pick("A", "B", CONTROL)[1:]],
+        "cell_type": pick("T", "U"),
+        "batch": pick("b2", "b1", "b3"),
+    }
+    genes = genes or [f"g{i}" for i in range(6)]
+    counts = rng.poisson(1.0, (n, len(genes)))
+    adata = make_screen(
+        obs,
+        counts,
+        genes=genes,
+        var={"hvg": np.arange(len(genes)) % 2 == 1},
+        layers={"twice": counts * 2},
+        obsm={"X_pca": rng.normal(size=(n, 3)).astype("f4")},
+    )
+    adata.obs["depth"] = rng.random(n)
+    adata.obs["donor"] = pd.Categorical(pick("x", "y"))
+    return adata
+
+
+def write_screen(adata, path):
+    """Write an .h5ad, repeated gene names and all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    adata.write_h5ad(path)
+    return path
+
+
+def source_of(adata, folder, *, name="screen", order=None, **config):
+    """A source of a screen: through the cache, or with `order` through a store in that order."""
+    path = write_screen(adata, Path(folder) / f"{name}.h5ad")
+    config = {"pert_col": "perturbation", "cell_type_col": "cell_type", "batch_col": "batch"} | config
+    if order is not None:
+        roles = {key: config[key] for key in ("pert_col", "cell_type_col", "batch_col")}
+        path = lp.convert(path, path.with_suffix(".zarr"), **roles, order=order)
+    return lp.PerturbationAnnDataSource(lp.PerturbationSourceConfig(file_path=path, **config))
+
+
+def in_store_order(source, adata):
+    """The AnnData with its cells in the order of the source's rows, found by cell name."""
+    return adata[list(source.obs_names(np.arange(source.n_rows)))]
+
+
+@dataclass(eq=False)
+class Cells:
+    """What splitters and mappings need of a source, and the labels of every row to compare with."""
+
+    groups: Groups
+    frame: pd.DataFrame
+
+    def labels(self, axis, rows):
+        return self.frame[axis].to_numpy(dtype=object)[np.asarray(rows)]
+
+
+def make_cells(control=CONTROL, shuffle=None, **columns):
+    """Cells with labels (None is missing) by axis: ``cell_type=[...], perturbation=[...]``."""
+    n = len(next(iter(columns.values())))
+    codes, labels = [], []
+    for axis in AXES:
+        code, names = factorise(np.array(columns[axis], dtype=object)) if axis in columns else (None, [])
+        codes.append(code)
+        labels.append(names)
+    roles = Roles(pert_col="perturbation", cell_type_col="cell_type", batch_col="batch", control_pert=control)
+    groups = Groups.from_codes(codes, labels, roles, n)
+    frame = pd.DataFrame({axis: columns.get(axis, ["all"] * n) for axis in AXES}, dtype=object)
+    return Cells(groups if shuffle is None else groups.shuffled(shuffle), frame)
+
+
+def random_cells(n, seed, *, n_perts=4, n_types=2, n_batches=3, n_datasets=1, missing=0.0, control=CONTROL):
+    """Cells with labels drawn at random; the control is one of the perturbations."""
+    rng = np.random.default_rng(seed)
+
+    def pick(names):
+        drawn = np.array(names, dtype=object)[rng.integers(0, len(names), n)]
+        drawn[rng.random(n) < missing] = None
+        return drawn
+
+    return make_cells(
+        control=control,
+        perturbation=pick([control, *(f"P{i}" for i in range(n_perts - 1))]),
+        cell_type=pick([f"T{i}" for i in range(n_types)]),
+        batch=pick([f"b{i}" for i in range(n_batches)]),
+        dataset=np.array([f"d{i}" for i in range(n_datasets)], dtype=object)[rng.integers(0, n_datasets, n)],
+    )
+
+
+def design_cells():
+    """The design's example: 3 cell types x 6 perturbations (one the control) x 50 cells in 2 batches."""
+    types, perts, cells = (axis.ravel() for axis in np.indices((3, 6, 50)))
+    order = np.random.default_rng(0).permutation(cells.size)
+    return make_cells(
+        cell_type=np.array(["Astrocyte", "Microglia", "Neuron"], dtype=object)[types[order]],
+        perturbation=np.array(["BRCA1", "EGFR", "KRAS", "MYC", "TP53", CONTROL], dtype=object)[perts[order]],
+        batch=np.array(["batch1", "batch2"], dtype=object)[order % 2],
+    )

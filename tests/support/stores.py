@@ -1,0 +1,184 @@
+"""Small screens with every kind of column, and naive readers that stores are compared with."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+import lazypert as lp
+from lazypert._internal import memory
+from lazypert.conversion import plan
+from lazypert.store import format as schema
+from lazypert.store.format import TABLES
+from lazypert.store.store import Store
+
+ROLES = {
+    "pert_col": "perturbation",
+    "control_pert": "non-targeting",
+    "cell_type_col": "cell_type",
+    "batch_col": "batch",
+}
+
+
+@pytest.fixture(autouse=True)
+def no_sync(monkeypatch):
+    """Leave out fsync, a quarter of the time of a small conversion. Import it to use it in a module."""
+    monkeypatch.setattr("lazypert.conversion.store_writer.sync", lambda _: None)
+
+
+def counts(n_obs, n_vars, seed=0, dtype="f4", density=0.3):
+    """Sparse counts from 1 to 9; every seventh cell is empty."""
+    rng = np.random.default_rng(seed)
+    dense = rng.integers(1, 10, (n_obs, n_vars)) * (rng.random((n_obs, n_vars)) < density)
+    dense[::7] = 0
+    return sparse.csr_matrix(dense.astype(dtype))
+
+
+def every_column(n, seed=0):
+    """One obs column of each kind that AnnData writes; the first three are the roles."""
+    rng = np.random.default_rng(seed)
+
+    def pick(*values):
+        return np.array(values, dtype=object)[rng.integers(0, len(values), n)]
+
+    missing = rng.random(n) < 0.2
+    return pd.DataFrame(
+        {
+            "perturbation": pd.Categorical(pick("TP53", "non-targeting", "BRCA1", "KRAS")),
+            "cell_type": pd.Categorical(pick("Neuron", "Astrocyte")),
+            "batch": pd.Categorical(pick("b1", "b2", "b3")),
+            "ordered": pd.Categorical(pick("low", "high"), categories=["low", "mid", "high"], ordered=True),
+            "int_category": pd.Categorical(rng.integers(3, 6, n)),
+            "float_category": pd.Categorical(rng.choice([0.1, 2.5], n)),
+            "holey_category": pd.Categorical(np.where(missing, None, pick("x", "y"))),
+            "all_missing": pd.Categorical([None] * n, categories=["never"]),
+            "u1": rng.integers(0, 255, n).astype("u1"),
+            "i8": rng.integers(-(2**62), 2**62, n),
+            "f4": rng.random(n).astype("f4"),
+            "f8": np.where(missing, np.nan, rng.random(n)),
+            "flag": missing,
+            "maybe_int": pd.array(np.where(missing, None, rng.integers(0, 9, n)), dtype="Int32"),
+            "maybe_flag": pd.array(np.where(missing, None, rng.random(n) < 0.5), dtype="boolean"),
+            "text": pick("sgA", "sgB", "", "é漢"),
+            "maybe_text": pd.array(np.where(missing, None, pick("t1", "t2")), dtype="string"),
+        },
+        index=[f"cell{seed}_{i}" for i in range(n)],
+    )
+
+
+def screen(n_obs=90, n_vars=17, seed=0, dtype="f4", genes=None, *, lean=False):
+    """AnnData with every kind of column, layers, and dense and sparse obsm; lean, with X and the roles only."""
+    rng = np.random.default_rng(seed + 1)
+    names = [f"gene{j}" for j in range(n_vars)] if genes is None else list(genes)
+    n_vars = len(names)
+    var = pd.DataFrame({"gene_name": [f"{n}-name" for n in names], "length": np.arange(n_vars)}, index=names)
+    obs = every_column(n_obs, seed)
+    made = anndata.AnnData(
+        counts(n_obs, n_vars, seed, dtype), obs[["perturbation", "cell_type", "batch"]] if lean else obs, var
+    )
+    if lean:
+        return made
+    made.layers["lognorm"] = sparse.csr_matrix(np.log1p(made.X.toarray().astype("f8")))
+    made.obsm["X_pca"] = rng.normal(size=(n_obs, 3)).astype("f4")
+    made.obsm["guides"] = counts(n_obs, 5, seed + 2)
+    return made
+
+
+def write(adata, path):
+    """Write an AnnData with its strings as they are."""
+    with anndata.settings.override(allow_write_nullable_strings=True), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adata.write_h5ad(path, convert_strings_to_categoricals=False)
+    return Path(path)
+
+
+def read_store(path):
+    """Read a store as anybody would, with AnnData, and let no warning pass."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        return anndata.read_zarr(path)
+
+
+def source_row(path):
+    return Store(path).table(f"{TABLES}/source_row")
+
+
+def layers_of(adata):
+    """Names of the layers; AnnData 0.13 lists X among them, as None."""
+    return {name for name in adata.layers if name is not None}
+
+
+def dense(matrix):
+    return matrix.toarray() if sparse.issparse(matrix) else np.asarray(matrix)
+
+
+def assert_same(store, source):
+    """The store at a path holds exactly `source`, an AnnData, whatever the order of its rows."""
+    found = read_store(store)
+    rows = source_row(store)
+    np.testing.assert_array_equal(np.sort(rows), np.arange(source.n_obs))
+    assert list(found.obs_names) == list(source.obs_names[rows])
+    assert list(found.var_names) == list(source.var_names)
+    pd.testing.assert_frame_equal(found.obs, source.obs.iloc[rows], check_index_type=False, check_names=False)
+    pd.testing.assert_frame_equal(found.var, source.var, check_index_type=False, check_names=False)
+    np.testing.assert_array_equal(dense(found.X), dense(source.X)[rows])
+    assert found.X.has_canonical_format
+    assert layers_of(found) == layers_of(source)
+    assert set(found.obsm) == set(source.obsm)
+    for name in layers_of(source):
+        np.testing.assert_array_equal(dense(found.layers[name]), dense(source.layers[name])[rows])
+    for name in source.obsm:
+        np.testing.assert_array_equal(dense(found.obsm[name]), dense(source.obsm[name])[rows])
+
+
+def small_grids(monkeypatch, chunk=32, shard=128):
+    """Make arrays of a few hundred elements have several shards of several chunks."""
+    monkeypatch.setattr(schema, "MATRIX_CHUNK", chunk)
+    monkeypatch.setattr(schema, "MATRIX_SHARD", shard)
+    monkeypatch.setattr(schema, "COLUMN_CHUNK", chunk)
+    monkeypatch.setattr(schema, "COLUMN_SHARD", shard)
+
+
+def small_blocks(monkeypatch, size, workers=2):
+    """Make conversion read blocks of at most `size` bytes."""
+    monkeypatch.setattr(plan, "_BLOCK_BYTES", size)
+    monkeypatch.setattr(plan, "_LEAST_BLOCK", 1)
+    monkeypatch.setattr(memory, "cpu_count", lambda: workers)
+
+
+def files(store):
+    """Bytes of every array file of a store, by key."""
+    root = Path(store)
+    paths = (path for path in root.rglob("*") if path.is_file() and path.name != "zarr.json")
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
+
+
+def leftovers(folder, *expected):
+    """Names in a folder beside the expected ones: partial stores that should be gone."""
+    return sorted({path.name for path in Path(folder).iterdir()} - set(expected))
+
+
+def converted(folder, adata=None, **options):
+    """A source file and its store."""
+    path = write(screen() if adata is None else adata, Path(folder) / "screen.h5ad")
+    return path, lp.convert(path, Path(folder) / "screen.zarr", **(ROLES | options))
+
+
+def copied(store, target):
+    shutil.copytree(store, target)
+    return Path(target)
+
+
+def flip(path, bit):
+    """Flip one bit of a file."""
+    data = bytearray(Path(path).read_bytes())
+    data[bit // 8] ^= 1 << (bit % 8)
+    Path(path).write_bytes(data)

@@ -1,0 +1,352 @@
+"""Knockdown QC equals three stages written out over a dense matrix."""
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from lazypert import (
+    BatchControlMapping,
+    KnockdownFilterConfig,
+    OnTargetKnockdownFilter,
+    PerturbationAnnDataSource,
+    PerturbationConcatSource,
+    PerturbationSourceConfig,
+    is_on_target_knockdown,
+)
+from lazypert.errors import ColumnNotFoundError, ConfigError
+from tests.support.screens import CONTROL, in_store_order, make_screen, real_screen, source_of
+
+GENES = ["A", "B", "C", "B", "D", "E"]  # B twice
+LABELS = [CONTROL, "A", "B", "C", "D", "E", "unmeasured", "unassigned", "A+B"]
+
+
+def brute(dense, frame, genes, config, control=CONTROL):
+    """Mask and table: dense (cell, gene), NaN where a cell's dataset lacks the gene; frame of labels."""
+    dense = np.asarray(dense, dtype=np.float64)
+    labelled = (frame["perturbation"].notna() & frame["cell_type"].notna()).to_numpy()
+    perturbation = frame["perturbation"].to_numpy(dtype=object)
+    # A control without a cell type passes nothing and is in no split, but it shows what controls express.
+    controls = perturbation == control
+    axes = {"all": [], "cell_type": ["cell_type", "dataset"], "batch": ["cell_type", "dataset", "batch"]}
+    kind = ["/".join(str(frame[axis].iloc[i]) for axis in axes[config.control_match]) for i in range(len(frame))]
+    kind = np.array(kind, dtype=object)
+    mask = controls & labelled
+    lines = []
+    for label in sorted({p for p, ok in zip(perturbation, labelled, strict=True) if ok and p != control}):
+        cells = np.flatnonzero((perturbation == label) & labelled)
+        line = {"perturbation": label, "n_cells": len(cells), "control_mean": np.nan, "perturbed_mean": np.nan}
+        line |= {"residual_expression": np.nan, "n_kept": 0, "passed": False}
+        lines.append(line)
+        if label not in genes:
+            line["reason"] = "target gene not measured"
+            continue
+        own = dense[:, genes.index(label)]  # the first of that name
+        cells = cells[~np.isnan(own[cells])]
+        mean_of = {k: own[controls & (kind == k) & ~np.isnan(own)].mean() for k in set(kind[cells])}
+        expected = np.array([mean_of[k] for k in kind[cells]])
+        line["control_mean"] = expected[0] if len(mean_of) == 1 else expected.mean()
+        line["perturbed_mean"] = own[cells].mean()
+        if line["control_mean"] == 0:
+            line["reason"] = "target not expressed in controls"
+            continue
+        line["residual_expression"] = line["perturbed_mean"] / line["control_mean"]
+        if line["residual_expression"] >= config.residual_expression:
+            line["reason"] = "residual expression too high"
+            continue
+        with np.errstate(divide="ignore", invalid="ignore"):
+            kept = cells[own[cells] / expected < config.cell_residual_expression]
+        if len(kept) < config.min_cells:
+            line["reason"] = "too few cells left"
+            continue
+        line |= {"n_kept": len(kept), "passed": True, "reason": "passed"}
+        mask[kept] = True
+    return mask, pd.DataFrame(lines)
+
+
+def check(source, dense, frame, genes, *, exact=True, control=CONTROL, **options):
+    """Compare a source's QC with `brute` on the same cells; returns the result."""
+    config = KnockdownFilterConfig(**options)
+    result = OnTargetKnockdownFilter(config).run(source)
+    mask, table = brute(dense, frame, genes, config, control)
+    found = result.table.assign(reason=result.table["reason"].str.partition(" (")[0])
+    pd.testing.assert_frame_equal(
+        found, table, check_dtype=False, check_exact=exact, **({} if exact else {"rtol": 1e-12})
+    )
+    assert (result.mask == mask).all()
+    assert result.n_unlabelled == int((frame["perturbation"].isna() | frame["cell_type"].isna()).sum())
+    return result
+
+
+def frame_of(adata, dataset="all"):
+    frame = adata.obs[["perturbation", "cell_type", "batch"]].astype(object)
+    return frame.where(frame.notna(), None).assign(dataset=dataset).reset_index(drop=True)
+
+
+def random_screen(seed, n=400, labels=LABELS, missing=0.05):
+    """Counts whose targets are knocked down in about half of the perturbations; E is never expressed."""
+    rng = np.random.default_rng(seed)
+
+    def pick(names):
+        drawn = np.array(names, dtype=object)[rng.integers(0, len(names), n)]
+        drawn[rng.random(n) < missing] = None
+        return drawn.tolist()
+
+    obs = {"perturbation": pick(labels), "cell_type": pick(["T", "U"]), "batch": pick(["b1", "b2"])}
+    counts = rng.poisson(4, (n, len(GENES)))
+    counts[:, GENES.index("E")] = 0
+    for gene in "ABD":
+        hit = np.array([p == gene for p in obs["perturbation"]])
+        counts[hit, GENES.index(gene)] = rng.poisson(rng.choice([0.2, 0.8, 4]), hit.sum())
+    lognorm = np.round(rng.random((n, len(GENES))) * 8) / 8 * (counts > 0)
+    return make_screen(
+        obs,
+        counts,
+        genes=[f"id{i}" for i in range(len(GENES))],
+        var={"gene_name": GENES},
+        layers={"eighths": lognorm},
+    )
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """Source of a random screen, and its cells in the order of the rows; each is converted once."""
+    kept = {}
+
+    def get(seed, *, order="grouped", **options):
+        key = (seed, order, *options.items())
+        if key not in kept:
+            screen = random_screen(seed, **options)
+            source = source_of(screen, tmp_path_factory.mktemp("qc"), order=order)
+            kept[key] = source, in_store_order(source, screen)
+        return kept[key]
+
+    return get
+
+
+class TestRandomScreens:
+    @pytest.mark.parametrize("seed", range(2))
+    @pytest.mark.parametrize("order", ["grouped", "source"])
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"min_cells": 5},
+            {"min_cells": 20, "cell_residual_expression": 0.1},
+            {"residual_expression": 1.0, "min_cells": 1},
+        ],
+        ids=["defaults", "strict cells", "lax means"],
+    )
+    def test_equal_brute_force(self, converted, seed, order, options):
+        source, adata = converted(seed, order=order)
+        result = check(source, adata.X.toarray(), frame_of(adata), GENES, var_gene_col="gene_name", **options)
+        assert len(result.table) == len(LABELS) - 1
+
+    @pytest.mark.parametrize("match", ["cell_type", "batch"])
+    @pytest.mark.parametrize("seed", range(2))
+    def test_matched_controls(self, converted, seed, match):
+        source, adata = converted(seed, n=800, missing=0)
+        options = {"control_match": match, "min_cells": 3, "residual_expression": 0.5}
+        check(source, adata.X.toarray(), frame_of(adata), GENES, exact=False, var_gene_col="gene_name", **options)
+
+    def test_a_layer(self, converted):
+        source, adata = converted(0)
+        options = {"var_gene_col": "gene_name", "residual_expression": 1.0, "min_cells": 1}
+        result = check(source, adata.layers["eighths"].toarray(), frame_of(adata), GENES, layer="eighths", **options)
+        assert not result.table.equals(check(source, adata.X.toarray(), frame_of(adata), GENES, **options).table)
+
+    @pytest.mark.parametrize("values", [7, 60, 1000])
+    def test_the_block_size_does_not_matter(self, values, converted, monkeypatch):
+        source, _ = converted(1)
+        config = KnockdownFilterConfig(var_gene_col="gene_name", min_cells=3, control_match="batch")
+        whole = OnTargetKnockdownFilter(config).run(source)
+        monkeypatch.setattr(qc, "_BLOCK_VALUES", values)
+        pieces = OnTargetKnockdownFilter(config).run(source)
+        pd.testing.assert_frame_equal(pieces.table, whole.table, check_exact=True)
+        assert (pieces.mask == whole.mask).all()
+
+    def test_names_from_the_var_index(self, tmp_path):
+        screen = random_screen(2)
+        screen.var_names = ["A", "B", "C", "x", "D", "E"]
+        source = source_of(screen, tmp_path)
+        adata = in_store_order(source, screen)
+        check(source, adata.X.toarray(), frame_of(adata), list(adata.var_names), min_cells=3)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """Two screens; the second lacks gene D and has the others in another order."""
+    folder, parts = tmp_path_factory.mktemp("several"), []
+    for seed, columns, genes in ((5, [0, 1, 2, 4], ["A", "B", "C", "D"]), (6, [2, 0, 4, 1], ["C", "A", "x", "B"])):
+        screen = random_screen(seed, n=300)[:, columns].copy()
+        screen.var_names = genes
+        source = source_of(screen, folder, name=f"screen{len(parts)}")
+        parts.append((source, in_store_order(source, screen)))
+    return parts
+
+
+class TestSeveralSources:
+    @pytest.mark.parametrize("join", ["inner", "outer"])
+    @pytest.mark.parametrize("match", ["all", "cell_type"])
+    def test_equal_brute_force(self, parts, join, match):
+        source = PerturbationConcatSource([part for part, _ in parts], join=join)
+        genes = sorted({"A", "B", "C"} | ({"D", "x"} if join == "outer" else set()))
+        assert sorted(source.get_gene_names()) == genes
+        dense = [adata.to_df().reindex(columns=genes).to_numpy() for _, adata in parts]  # NaN where not measured
+        frame = pd.concat([frame_of(adata, f"screen{i}") for i, (_, adata) in enumerate(parts)], ignore_index=True)
+        options = {"min_cells": 3, "control_match": match, "residual_expression": 0.6}
+        check(source, np.concatenate(dense), frame, genes, exact=False, **options)
+
+
+class TestRules:
+    def source(self, folder, own, controls, **options):
+        """One perturbation, A, with the given counts of gene A."""
+        obs = {"perturbation": ["A"] * len(own) + [CONTROL] * len(controls)}
+        obs |= {"cell_type": ["T"] * len(obs["perturbation"]), "batch": ["b"] * len(obs["perturbation"])}
+        screen = make_screen(obs, np.array([*own, *controls])[:, None], genes=["A"])
+        source = source_of(screen, folder)
+        result = OnTargetKnockdownFilter(KnockdownFilterConfig(**options)).run(source)
+        kept = {name for name, ok in zip(source.obs_names(np.arange(source.n_rows)), result.mask, strict=True) if ok}
+        return result.table.iloc[0], {int(name.removeprefix("cell")) for name in kept}
+
+    @pytest.mark.parametrize(("limit", "passed"), [(0.25, False), (0.26, True)])
+    def test_the_mean_must_be_strictly_below(self, tmp_path, limit, passed):
+        line, _ = self.source(tmp_path, [1, 1, 1], [4, 4], residual_expression=limit, min_cells=1)
+        assert line["residual_expression"] == 0.25
+        assert bool(line["passed"]) is passed
+
+    def test_the_cell_must_be_strictly_below(self, tmp_path):
+        line, kept = self.source(
+            tmp_path, [0, 1, 2, 3], [4, 4], residual_expression=1, cell_residual_expression=0.5, min_cells=1
+        )
+        assert kept == {0, 1, 4, 5}  # 2 / 4 is not below 0.5; controls stay
+        assert (line["n_kept"], line["n_cells"]) == (2, 4)
+
+    def test_a_batch_without_controls_is_compared_with_its_cell_type(self, tmp_path):
+        obs = {"perturbation": ["A", "A", CONTROL, CONTROL], "cell_type": ["T"] * 4, "batch": ["b1", "b2", "b1", "b1"]}
+        screen = make_screen(obs, np.array([1, 1, 4, 12])[:, None], genes=["A"])
+        options = KnockdownFilterConfig(control_match="batch", min_cells=1)
+        line = OnTargetKnockdownFilter(options).run(source_of(screen, tmp_path)).table.iloc[0]
+        assert (line["control_mean"], line["residual_expression"], line["n_kept"]) == (8, 0.125, 2)
+
+    @pytest.mark.parametrize(("least", "kept"), [(2, {0, 1, 2, 3}), (3, {2, 3})])
+    def test_as_many_cells_as_asked_are_enough(self, tmp_path, least, kept):
+        line, found = self.source(tmp_path, [0, 0], [4, 4], min_cells=least)
+        assert found == kept
+        assert line["reason"] == ("passed" if least == 2 else "too few cells left (2, must be at least 3)")
+
+    def test_a_control_mean_of_zero_drops_the_perturbation(self, tmp_path):
+        line, kept = self.source(tmp_path, [0, 0], [0, 0], min_cells=1)
+        assert line["reason"] == "target not expressed in controls"
+        assert kept == {2, 3}
+
+    def test_process_gives_the_mask(self, reference):
+        filtering = OnTargetKnockdownFilter(KnockdownFilterConfig(var_gene_col="gene_name"))
+        assert (filtering.process(reference.source) == filtering.run(reference.source).mask).all()
+
+    def test_finds_the_knockdown_of_the_reference_screen(self, reference):
+        config = KnockdownFilterConfig(var_gene_col="gene_name")
+        result = OnTargetKnockdownFilter(config).run(reference.source)
+        assert result.table["passed"].all()
+        assert "5 of 5 perturbations pass" in repr(result)
+        by_id = OnTargetKnockdownFilter().run(reference.source)  # Ensembl ids are no perturbation's name
+        assert (by_id.table["reason"] == "target gene not measured").all()
+        assert (by_id.mask == reference.source.get_control_mask()).all()
+
+
+@pytest.fixture(scope="module")
+def schraivogel(tmp_path_factory):
+    path = real_screen("schraivogel2020_tapseq_k562_counts.h5ad")
+    config = PerturbationSourceConfig(file_path=path, cache_dir=tmp_path_factory.mktemp("schraivogel"))
+    source = PerturbationAnnDataSource(config)
+    return source, in_store_order(source, anndata.read_h5ad(path))
+
+
+class TestPublishedScreens:
+    def test_schraivogel(self, schraivogel):
+        source, adata = schraivogel
+        frame, genes = frame_of(adata), list(adata.var_names)
+        counted = adata.obs.groupby(["cell_type", "perturbation"], observed=True).size()
+        table = source.groups.table().set_index(["cell_type", "perturbation"])["n_cells"]
+        assert table.to_dict() == counted.to_dict()
+        dense = adata.X.toarray()
+        result = check(source, dense, frame, genes)
+        assert (result.table["reason"].str.len() > 0).all()
+        assert set(result.table["perturbation"]) == set(adata.obs["perturbation"]) - {CONTROL}
+        unassigned = result.table.set_index("perturbation").loc["unassigned"]
+        assert unassigned["reason"] == "target gene not measured"
+        assert unassigned["n_cells"] == (adata.obs["perturbation"] == "unassigned").sum()
+        controls = (adata.obs["perturbation"] == CONTROL).to_numpy()
+        assert (source.get_control_mask() == controls).all()
+        check(source, dense, frame, genes, exact=False, control_match="batch")
+
+    def test_batch_controls_are_of_the_same_batch(self, schraivogel):
+        source, adata = schraivogel
+        obs = adata.obs
+        mapping = BatchControlMapping()
+        rows, controls = mapping.mapped_rows(source), mapping.build_mapping(source)[:, 0]
+        batch, cell_type, perturbation = (obs[c].to_numpy(dtype=object) for c in ("batch", "cell_type", "perturbation"))
+        assert len(rows) == (perturbation != CONTROL).sum()
+        assert (batch[rows] == batch[controls]).all()
+        assert (cell_type[rows] == cell_type[controls]).all()
+        assert set(perturbation[controls]) == {CONTROL}
+
+    def test_doubles_are_reported_as_not_measured(self, tmp_path):
+        path = real_screen("perturbench_devel_asis.h5ad")
+        source = PerturbationAnnDataSource(
+            PerturbationSourceConfig(
+                file_path=path, cache_dir=tmp_path, pert_col="condition", batch_col=None, control_pert="control"
+            )
+        )
+        adata = in_store_order(source, anndata.read_h5ad(path))
+        result = OnTargetKnockdownFilter(KnockdownFilterConfig()).run(source)
+        table = result.table.set_index("perturbation")
+        counted = adata.obs["condition"].value_counts()
+        assert table["n_cells"].to_dict() == {k: v for k, v in counted.items() if k != "control" and v > 0}
+        doubles = table[table.index.str.contains("+", regex=False)]
+        assert len(doubles) > 0
+        assert (doubles["reason"] == "target gene not measured").all()
+        dense = adata.X.toarray() if sparse.issparse(adata.X) else adata.X
+        frame = adata.obs[["condition", "cell_type"]].astype(object).rename(columns={"condition": "perturbation"})
+        frame = frame.assign(batch="all", dataset="all").reset_index(drop=True)
+        check(source, dense, frame, list(adata.var_names), exact=False, control="control")
+
+
+class TestIsOnTarget:
+    @pytest.mark.parametrize(
+        ("expression", "perturbed", "residual", "expected"),
+        [
+            ([1, 1, 4, 4], [1, 1, 0, 0], 0.25, False),
+            ([1, 1, 4, 4], [1, 1, 0, 0], 0.26, True),
+            ([0, 0, 0, 0], [1, 1, 0, 0], 0.5, False),
+            ([1, 1, 4, 4], [0, 0, 0, 0], 0.5, False),
+            ([1, 1, 4, 4], [1, 1, 1, 1], 0.5, False),
+        ],
+        ids=["equal", "below", "control mean zero", "nothing perturbed", "no control"],
+    )
+    def test_compares_means(self, expression, perturbed, residual, expected):
+        perturbed = np.array(perturbed, bool)
+        assert is_on_target_knockdown(np.array(expression), perturbed, ~perturbed, residual) is expected
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("residual_expression", 0),
+            ("residual_expression", 1.1),
+            ("cell_residual_expression", -1),
+            ("cell_residual_expression", float("nan")),
+            ("min_cells", 0),
+            ("control_match", "donor"),
+        ],
+    )
+    def test_options_are_checked_when_made(self, name, value):
+        with pytest.raises(ConfigError, match=f"{name}: got {value!r}"):
+            KnockdownFilterConfig(**{name: value})
+
+    def test_unknown_var_column_and_layer(self, reference):
+        with pytest.raises(ColumnNotFoundError, match=r"var_gene_col='gene_names'.*Did you mean 'gene_name'"):
+            OnTargetKnockdownFilter(KnockdownFilterConfig(var_gene_col="gene_names")).run(reference.source)
+        with pytest.raises(ColumnNotFoundError, match="layer='counts'"):
+            OnTargetKnockdownFilter(KnockdownFilterConfig(layer="counts")).run(reference.source)
