@@ -224,7 +224,7 @@ def _describe_matrix(store: Store, name: str) -> str:
 
 
 def _print_groups(store: Store) -> None:
-    if not any(store.roles.columns()):
+    if not store.roles.has_columns:
         return
     table = store.groups.table()
     sizes = table["n_cells"]

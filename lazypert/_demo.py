@@ -542,7 +542,7 @@ class _Demo:
             start, shapes, n_cells = time.perf_counter(), Counter[Any](), 0
             for _, batch in zip(range(_MAX_BATCHES), loader, strict=False):
                 shapes[batch.counts.shape, getattr(batch.controls, "shape", ())] += 1
-                n_cells += int((~np.asarray(batch.is_filler)).sum())
+                n_cells += int((~np.asarray(batch.is_padding)).sum())
                 shift(batch).block_until_ready()
             took = time.perf_counter() - start
             for (counts, controls), n in shapes.items():

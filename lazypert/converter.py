@@ -12,14 +12,30 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from lazypert.errors import SourceFormatError
+from lazypert._internal.kernels import kernel
+from lazypert.errors import SourceFormatError, SourceMissingError
+from lazypert.sparse.csr import CSRBlock, first_bad_index
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from lazypert.sparse.csr import CSRBlock
-from lazypert.errors import SourceMissingError
+
+__all__ = [
+    # what a converter implements
+    "BlockSpec",
+    "Converter",
+    "RowBlock",
+    "ScreenReader",
+    # what it may use
+    "CSRBlock",
+    "first_bad_index",
+    "kernel",
+    # what the engine calls
+    "converters",
+    "open_source",
+    "SourceMissingError",
+]  # fmt: skip
 
 ENTRY_POINTS = "lazypert.converters"
 

@@ -86,3 +86,27 @@ def near_matches(name: str, known: Iterable[str], *, limit: int = 5) -> str:
         return "There are none."
     shown = ", ".join(repr(item) for item in names[:limit])
     return f"There are {len(names):,}: {shown}{', ...' if len(names) > limit else ''}."
+
+
+def no_such_column(
+    name: str, column: str, kind: str, known: Iterable[str], *, of: object = None, hint: str = ""
+) -> ColumnNotFoundError:
+    """Make the error for a column, layer, embedding or gene that does not exist.
+
+    Parameters
+    ----------
+    name
+        The option that named it, such as ``"pert_col"``.
+    kind
+        What it should have been, such as ``"an obs column"``.
+    known
+        Those that exist.
+    of
+        The file or store, if one is to be named.
+    hint
+        What else to do about it.
+    """
+    where = "" if of is None else f" of {str(of)!r}"
+    return ColumnNotFoundError(
+        f"{name}: got {column!r}, expected {kind}{where}. {near_matches(column, known)} {hint}".rstrip()
+    )

@@ -8,8 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lazypert._internal.names import unique_names
 from lazypert._internal.validation import require, require_choice, require_flag, require_number
-from lazypert.design.controls import STRATEGIES, ControlMappingConfig, control_mapping, pools_of
+from lazypert.design.controls import STRATEGIES, ControlMappingConfig, control_mapping, control_pools
 from lazypert.design.experiment import ExperimentConfig, assign_split, load_experiment_config
 from lazypert.design.sentences import PerturbationBatchSampler, PerturbationSamplerConfig, SentencePlan
 from lazypert.design.splits import (
@@ -20,7 +21,7 @@ from lazypert.design.splits import (
     SplitResult,
     ZeroShotSplitter,
     ZeroShotSplitterConfig,
-    split_runs,
+    split_by_run,
 )
 from lazypert.errors import ConfigError
 from lazypert.quality import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter
@@ -194,7 +195,7 @@ class PerturbationPipeline:
         source = self._source([file for _, file in files], [name for name, _ in files])
         groups = source.groups
         # A dataset may be several files; their names carry a number that its rules know nothing of.
-        owner = dict(zip(_numbered([name for name, _ in files]), (name for name, _ in files), strict=True))
+        owner = dict(zip(unique_names([name for name, _ in files]), (name for name, _ in files), strict=True))
         names: list[str | None] = []
         for run in range(len(groups.start)):
             label = {axis: str(groups.labels[axis][code[run]]) for axis, code in groups.codes.items()}
@@ -214,7 +215,7 @@ class PerturbationPipeline:
                 )
             )
         _check_held_out(experiment, groups)
-        return self._finish(source, split_runs(groups, names))
+        return self._finish(source, split_by_run(groups, names))
 
     def _source(self, paths: list[str | Path] | list[Path], names: list[str] | None) -> PerturbationSource:
         if not paths:
@@ -224,7 +225,7 @@ class PerturbationPipeline:
         sources = [PerturbationAnnDataSource(self.config.source_config(path)) for path in paths]
         if len(sources) == 1:
             return sources[0]
-        return PerturbationConcatSource(sources, join=self.config.join, names=names and _numbered(names))
+        return PerturbationConcatSource(sources, join=self.config.join, names=names and unique_names(names))
 
     def _finish(self, source: PerturbationSource, splits: SplitResult) -> PerturbationPipelineResult:
         knockdown = None
@@ -243,10 +244,6 @@ def _check_held_out(experiment: ExperimentConfig, groups: Groups) -> None:
         groups.code_of("cell_type", few.cell_type)
         for label in (*few.val_perturbations, *few.test_perturbations):
             groups.code_of("perturbation", label)
-
-
-def _numbered(names: list[str]) -> list[str]:
-    return [f"{name}#{names[:i].count(name) + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
 class PerturbationPipelineResult:
@@ -385,7 +382,9 @@ class PerturbationPipelineResult:
             shuffle=shuffle,
             weights=None if weights is None else self._weights(weights),
         )
-        pools = pools_of(groups, by_batch=self._by_batch, splits=self.splits, name="valid" if split == "val" else split)
+        pools = control_pools(
+            groups, by_batch=self._by_batch, splits=self.splits, name="valid" if split == "val" else split
+        )
         n_basal = config.n_basal_samples if n_basal_samples is None else n_basal_samples
         if n_basal:
             pools.check(groups.run_of(rows.starts))

@@ -277,7 +277,7 @@ def sample_cell_residuals(
         code = groups.code_of("perturbation", line.perturbation)
         rows = groups.rows((groups.codes["perturbation"] == code) & (groups.ids >= 0))
         chosen = np.sort(rng.choice(len(rows), min(len(rows), cells), replace=False))
-        block = source.read_counts(np.sort(rows[chosen]))
+        block = source.matrix.read_rows(np.sort(rows[chosen]))
         column = np.full(block.n_cols, -1, dtype=np.int32)
         column[genes[code]] = 0
         out[line.perturbation] = block.select_cols(column, 1).to_dense(np.float64)[:, 0] / line.control_mean

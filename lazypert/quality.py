@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import dask
 import numpy as np
 import pandas as pd
 
 from lazypert._internal.validation import require_choice, require_integer, require_number
-from lazypert.screen.targets import own_and_sums, target_genes
+from lazypert.screen.targets import target_genes, target_sums
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from lazypert.screen.groups import Groups
-    from lazypert.sources.matrix_part import MatrixPart
+    from lazypert.sources.base import PerturbationSource
+    from lazypert.sources.matrix_segment import MatrixSegment
     from lazypert.store.matrix import Matrix
 
 
@@ -112,28 +111,6 @@ class KnockdownFilterConfig:
         require_choice("control_match", self.control_match, MATCHING)
 
 
-class Screen(Protocol):
-    """A source of cells and of their matrices."""
-
-    @property
-    def groups(self) -> Groups:
-        """Its cells, grouped."""
-        ...
-
-    @property
-    def n_rows(self) -> int:
-        """Rows of its store, or stores."""
-        ...
-
-    def gene_labels(self, var_gene_col: str | None) -> NDArray[np.str_]:
-        """(n_genes,) gene names, from a var column or the index."""
-        ...
-
-    def parts(self, layer: str | None) -> Sequence[MatrixPart]:
-        """Its matrices."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class KnockdownResult:
     """What knockdown QC found.
@@ -181,11 +158,11 @@ class OnTargetKnockdownFilter:
     def __init__(self, config: KnockdownFilterConfig | None = None) -> None:
         self.config = config or KnockdownFilterConfig()
 
-    def process(self, source: Screen) -> NDArray[np.bool_]:
+    def process(self, source: PerturbationSource) -> NDArray[np.bool_]:
         """(n_obs,) mask of the cells that pass, by store row."""
         return self.run(source).mask
 
-    def run(self, source: Screen) -> KnockdownResult:
+    def run(self, source: PerturbationSource) -> KnockdownResult:
         """Filter, and say why for every perturbation.
 
         Takes what conversion noted, where it noted what is asked; else streams the matrix once,
@@ -218,7 +195,7 @@ class OwnTarget:
 
 
 def own_target_expression(
-    source: Screen,
+    source: PerturbationSource,
     groups: Groups,
     genes: NDArray[np.int64],
     stratum: NDArray[np.int64],
@@ -229,7 +206,7 @@ def own_target_expression(
     run_of_row = groups.expand(np.arange(len(groups.start), dtype=np.int32), source.n_rows)
     run_stratum = np.where(groups.is_control, stratum, -1)
     task = dask.delayed(_span_expression, pure=False)
-    tasks, spans, parts = [], [], list(source.parts(layer))
+    tasks, spans, parts = [], [], list(source.segments(layer))
     for part in parts:
         n_rows = part.matrix.shape[0]
         targets = np.append(part.column_of, -1)[genes].astype(np.int64)  # the last is what -1 picks
@@ -256,7 +233,7 @@ def own_target_expression(
     return OwnTarget(own_values, sums, cells)
 
 
-def _known_targets(part: MatrixPart, groups: Groups, targets: NDArray[np.int64]) -> NDArray[np.int64] | None:
+def _known_targets(part: MatrixSegment, groups: Groups, targets: NDArray[np.int64]) -> NDArray[np.int64] | None:
     """(n_perturbations,) number of each asked target among those noted, -1 for none; None if any differs."""
     if part.facts is None or part.labels is None:
         return None
@@ -269,7 +246,7 @@ def _known_targets(part: MatrixPart, groups: Groups, targets: NDArray[np.int64])
 
 
 def _noted(
-    part: MatrixPart,
+    part: MatrixSegment,
     known: NDArray[np.int64],
     run_of_row: NDArray[np.int32],
     run_target: NDArray[np.int64],
@@ -313,7 +290,7 @@ def _span_expression(
         rows = slice(start, min(len(runs), start + step))
         if (own[rows] >= 0).any() or (stratum[rows] >= 0).any():
             block = matrix.read(first + rows.start, first + rows.stop)
-            own_and_sums(block.indptr, block.indices, block.data, own[rows], stratum[rows], slot, values[rows], sums)
+            target_sums(block.indptr, block.indices, block.data, own[rows], stratum[rows], slot, values[rows], sums)
     cells = np.bincount(stratum[stratum >= 0], minlength=n_strata)[:, None] * (targets >= 0)
     return values, sums, cells
 

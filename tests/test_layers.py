@@ -16,7 +16,7 @@ import lazypert_converters
 LAYERS = {
     "errors": "every exception, in one tree",
     "progress": "progress events, and the bar that shows them",
-    "_internal": "helpers that know nothing of screens: validation, memory sizes, files, random numbers, kernels, tasks",
+    "_internal": "helpers that know nothing of screens: validation, memory, files, randomness, kernels, tasks",
     "sparse": "sparse matrices in memory: CSR blocks, row views, column selections, value statistics",
     "screen": "which cells there are: roles, groups, row ranges, labels, genes, targets (pure: no I/O)",
     "design": "choosing among cells: splits, control pools, sentences, experiment files (pure: no matrix is read)",
@@ -125,10 +125,10 @@ def test_a_cycle_is_found(tmp_path):
 def test_private_names_stay_in_their_package(name):
     for path in sorted((PACKAGE / name).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lazypert."):
-                if node.module.split(".")[1] != name:
-                    private = [alias.name for alias in node.names if alias.name.startswith("_")]
-                    assert private == [], f"{path.name} imports {private} from {node.module}"
+            module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            if module.startswith("lazypert.") and module.split(".")[1] != name:
+                private = [alias.name for alias in node.names if alias.name.startswith("_")]
+                assert private == [], f"{path.name} imports {private} from {module}"
 
 
 @pytest.mark.parametrize("name", PACKAGES)

@@ -150,7 +150,7 @@ class TestResult:
         for batch in result.loader("train"):
             rows, controls = np.asarray(batch.row), np.asarray(batch.control_row)
             assert ((rows < 60)[:, None] == (controls < 60)).all()
-            seen += rows[~np.asarray(batch.is_filler)].tolist()
+            seen += rows[~np.asarray(batch.is_padding)].tolist()
         assert sorted(seen) == sorted(result.train_indices)
 
     def test_a_split_without_controls(self, tmp_path):
@@ -207,7 +207,7 @@ class TestExperiment:
                     expected = held.get(pert, "train")
                 assert split == expected
         assert sum(len(result.splits[s]) for s in SPLITS) == 900
-        seen = [int(r) for b in result.loader("valid") for r, f in zip(b.row, b.is_filler, strict=True) if not f]
+        seen = [int(r) for b in result.loader("valid") for r, f in zip(b.row, b.is_padding, strict=True) if not f]
         assert sorted(seen) == sorted(result.valid_indices)
         again = pipeline.setup_experiment(lp.load_experiment_config(path))
         assert np.asarray(again.train_indices).tolist() == np.asarray(result.train_indices).tolist()

@@ -154,7 +154,7 @@ def test_sampled_cells_are_those_of_the_matrix(source):
     result = lp.OnTargetKnockdownFilter(lp.KnockdownFilterConfig(var_gene_col="gene_name")).run(source)
     ratios = sample_cell_residuals(source, result, var_gene_col="gene_name", cells=10_000)
     names = source.gene_labels("gene_name").tolist()
-    dense = source.read_counts(np.arange(source.n_rows)).to_dense(np.float64)
+    dense = source.matrix.read_rows(np.arange(source.n_rows)).to_dense(np.float64)
     labels = source.get_pert_categories()[source.get_pert_codes()]
     assert sorted(ratios) == ["BRCA1", "EGFR", "KRAS", "MYC", "TP53"]
     for target, ratio in ratios.items():

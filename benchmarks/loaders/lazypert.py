@@ -57,7 +57,7 @@ def open_lazypert(job: Job, genes: Genes) -> Opened:
         loader.set_epoch(number)
         for batch in loader:
             _wait(batch)
-            fillers = np.asarray(batch.is_filler)
+            fillers = np.asarray(batch.is_padding)
             yield Delivery(len(fillers), batch.counts, batch.controls, int(fillers.sum()))
 
     return Opened(epoch)

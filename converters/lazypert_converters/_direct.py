@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 from isal import isal_zlib
 
-from lazypert._internal.kernels import kernel
+from lazypert.converter import kernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lazypert.converter import BlockSpec, RowBlock
-from lazypert.sparse.csr import CSRBlock, first_bad_index
+from lazypert.converter import BlockSpec, CSRBlock, RowBlock, first_bad_index
 from lazypert_converters._sparse import blocks_by_nnz, indptr_fault
 from lazypert_converters._tree import Array, Group, join
 

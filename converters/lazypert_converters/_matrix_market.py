@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lazypert._internal.kernels import kernel
+from lazypert.converter import kernel
 from lazypert.errors import SourceFormatError
 
 if TYPE_CHECKING:

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lazypert.converter import BlockSpec, RowBlock
+from lazypert.converter import BlockSpec, CSRBlock, RowBlock
 from lazypert.errors import ColumnNotFoundError, SourceFormatError
-from lazypert.sparse.csr import CSRBlock
 from lazypert_converters._matrix_market import BANNER, SHORTEST_ENTRY, Header, parse, read_header, scan
 from lazypert_converters._sparse import blocks_by_nnz
 from lazypert_converters._text import BLOCK, MARKS_BYTES, TextFile

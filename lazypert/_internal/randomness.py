@@ -1,6 +1,6 @@
 """Randomness that depends on what is asked, never on when, where or by how many it is asked.
 
-Two kinds: `generator` seeds an ordinary NumPy generator from a tuple of words, and `hashed`
+Two kinds: `generator` seeds an ordinary NumPy generator from a tuple of words, and `counter_hash`
 gives every (seed, cell, draw) its own number, so that draws for one cell need no others.
 """
 
@@ -15,9 +15,8 @@ from lazypert._internal.kernels import kernel
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""Increment of SplitMix64: 2^64 divided by the golden ratio."""
 
 
 def generator(*words: int) -> np.random.Generator:
@@ -25,7 +24,7 @@ def generator(*words: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(words))
 
 
-def hashed(words: tuple[int, ...], counter: NDArray[np.integer]) -> NDArray[np.uint64]:
+def counter_hash(words: tuple[int, ...], counter: NDArray[np.integer]) -> NDArray[np.uint64]:
     """Return one uniform 64-bit number for each counter: SplitMix64 keyed by `words`.
 
     Parameters
@@ -40,13 +39,12 @@ def hashed(words: tuple[int, ...], counter: NDArray[np.integer]) -> NDArray[np.u
     Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
     """
     key = np.random.SeedSequence(words).generate_state(1, np.uint64)
-    z = np.asarray(counter).astype(np.uint64) * _GOLDEN + key
-    z = (z ^ (z >> np.uint64(30))) * _MIX_1
-    z = (z ^ (z >> np.uint64(27))) * _MIX_2
-    return (z ^ (z >> np.uint64(31))).reshape(np.shape(counter))
+    out = np.asarray(counter).astype(np.uint64).ravel()
+    _mix_all(out, key[0])
+    return out.reshape(np.shape(counter))
 
 
-def permuted(
+def permute_index(
     words: tuple[int, ...], which: NDArray[np.integer], index: NDArray[np.integer], size: NDArray[np.integer]
 ) -> NDArray[np.int64]:
     """Where random permutations put numbers.
@@ -69,7 +67,7 @@ def permuted(
     Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002.
     """
     shape = np.broadcast_shapes(np.shape(which), np.shape(index), np.shape(size))
-    keys = np.broadcast_to(hashed(words, np.asarray(which)), shape).ravel()
+    keys = np.broadcast_to(counter_hash(words, np.asarray(which)), shape).ravel()
     numbers, sizes = (np.broadcast_to(np.asarray(a, dtype=np.int64), shape).ravel() for a in (index, size))
     out = np.empty(len(keys), dtype=np.int64)
     _permute(keys, numbers, sizes, out)
@@ -104,9 +102,15 @@ def mix(z: Any) -> Any:
 
 
 @kernel
+def _mix_all(out: Any, key: Any) -> None:
+    for i in range(len(out)):
+        out[i] = mix(out[i] * GOLDEN + key)
+
+
+@kernel
 def _shuffle(key: Any, out: Any) -> None:
     for i in range(len(out)):  # Fisher and Yates, from within
-        key += np.uint64(0x9E3779B97F4A7C15)
+        key += GOLDEN
         j = np.int64(mix(key) % np.uint64(i + 1))
         out[i] = out[j]
         out[j] = i
@@ -127,7 +131,7 @@ def _feistel(key: Any, number: Any, size: Any) -> Any:
             return np.int64(value)
 
 
-def distinct_draws(
+def draw_distinct(
     words: tuple[int, ...], counter: NDArray[np.integer], sizes: NDArray[np.integer], n_draws: int
 ) -> NDArray[np.int64]:
     """Draw `n_draws` numbers below ``sizes[i]`` for each counter, without repeats where there are enough.
@@ -147,7 +151,7 @@ def distinct_draws(
         # Floyd draws the j-th from the first (size - n_draws + j + 1) numbers, and takes the last
         # of these instead when the drawn one is taken already.
         last = np.where(enough, sizes - n_draws + j, sizes - 1)
-        drawn = (hashed((*words, j), counter) % (last + 1).astype(np.uint64)).astype(np.int64)
+        drawn = (counter_hash((*words, j), counter) % (last + 1).astype(np.uint64)).astype(np.int64)
         taken = enough & (out[:, :j] == drawn[:, None]).any(axis=1)
         out[:, j] = np.where(taken, last, drawn)
     return out

@@ -13,7 +13,7 @@ import numpy as np
 
 from lazypert._internal.files import write_whole
 from lazypert._internal.kernels import kernel
-from lazypert.screen.targets import own_and_sums, target_genes
+from lazypert.screen.targets import target_genes, target_sums
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class CellStatsPlan:
     """What to note of each run of cells; small, and the same for every task.
 
     Attributes
@@ -47,7 +47,7 @@ class Asked:
     control: NDArray[np.int64]
 
     @classmethod
-    def of(cls, groups: Groups, var: pd.DataFrame) -> Asked:
+    def of(cls, groups: Groups, var: pd.DataFrame) -> CellStatsPlan:
         """Look for the perturbations in the var index and in every column of text: the best match counts."""
         candidates: dict[str | None, Any] = {None: var.index}
         candidates |= {str(name): var[name] for name in var.columns if var[name].dtype.kind not in "fiubcmM"}
@@ -72,7 +72,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class RowFacts:
+class CellStats:
     """Notes about the rows ``first`` to ``first + n``.
 
     Attributes
@@ -97,7 +97,7 @@ class RowFacts:
     sums: NDArray[np.float64]
 
     @classmethod
-    def of(cls, asked: Asked, runs: NDArray[np.integer], first: int, block: CSRBlock) -> RowFacts:
+    def of(cls, asked: CellStatsPlan, runs: NDArray[np.integer], first: int, block: CSRBlock) -> CellStats:
         """Note the rows of a block.
 
         Parameters
@@ -120,7 +120,7 @@ class RowFacts:
         slot[asked.target[targets]] = targets
         sums = np.zeros((len(here), len(asked.target)))
         args = (block.indptr, block.indices, block.data, asked.own[runs], stratum[asked.control[runs]], slot)
-        own_and_sums(*args, own, sums)
+        target_sums(*args, own, sums)
         return cls(first, total, n_genes, own, here, sums)
 
     def save(self, path: Path) -> tuple[int, int]:
@@ -131,7 +131,7 @@ class RowFacts:
         return write_whole(path, [held.getbuffer()])
 
     @classmethod
-    def load(cls, path: Path) -> RowFacts:
+    def load(cls, path: Path) -> CellStats:
         """Inverse of `save`."""
         with np.load(path, allow_pickle=False) as found:
             arrays: dict[str, Any] = {name: found[name] for name in found.files}

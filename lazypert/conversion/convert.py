@@ -14,7 +14,7 @@ import numpy as np
 
 from lazypert._internal.memory import Budget, format_bytes, give_back
 from lazypert._internal.permutation import inverse
-from lazypert.conversion.cell_stats import Asked
+from lazypert.conversion.cell_stats import CellStatsPlan
 from lazypert.conversion.plan import DATASET, Options, Plan, make_plan, stamp
 from lazypert.conversion.store_writer import StoreWriter
 from lazypert.converter import open_source
@@ -210,7 +210,7 @@ def _write(writer: StoreWriter, plan: Plan, report: Report | None) -> dict[str, 
     _write_obs(writer, plan, destination)
     _write_var(writer, plan)
     give_back()
-    asked: Asked | None = Asked.of(plan.groups, plan.genes)
+    asked: CellStatsPlan | None = CellStatsPlan.of(plan.groups, plan.genes)
     assert asked is not None
     if asked.sums_bytes > plan.budget.limit // 8:
         asked = None

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lazypert.conversion.cell_stats import Asked, RowFacts
-from lazypert.conversion.checkpoints import recall, record
+from lazypert.conversion.cell_stats import CellStats, CellStatsPlan
+from lazypert.conversion.checkpoints import load_checkpoint, save_checkpoint
 from lazypert.conversion.spill import PackedRows, Spill
 from lazypert.sparse.csr import CSRBlock, canonical
-from lazypert.sparse.value_stats import ValueFacts, value_facts
-from lazypert.store.manifest import Entry, are_as_noted
+from lazypert.sparse.value_stats import ValueStats, value_stats
+from lazypert.store.manifest import Entry, match_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +56,7 @@ def map_block(
     n_cols
         Columns of the result.
     """
-    if (done := Spill.recall(path)) is not None:
+    if (done := Spill.load_checkpoint(path)) is not None:
         return done
     block = reader.read_block(spec)
     csr, start = block.csr, first_row + block.first_row
@@ -66,7 +66,7 @@ def map_block(
     rows = _by_target(csr, target)
     packed = PackedRows.of(csr, rows) if new_col is None else None
     if packed is not None:
-        facts = ValueFacts(maximum=float(packed.largest))
+        facts = ValueStats(maximum=float(packed.largest))
         return Spill.write(path, target[rows], packed, len(destinations), facts, total)
     csr = canonical(csr) if new_col is None else csr.select_cols(new_col, n_cols)
     rows = _by_target(csr, target)
@@ -80,23 +80,23 @@ def _by_target(csr: CSRBlock, target: NDArray[np.int64]) -> NDArray[np.int64]:
     return filled[np.argsort(target[filled], kind="stable")]
 
 
-def _narrow(csr: CSRBlock, n_cols: int) -> tuple[CSRBlock, ValueFacts]:
+def _narrow(csr: CSRBlock, n_cols: int) -> tuple[CSRBlock, ValueStats]:
     """Any values, in the smallest types that hold them exactly."""
-    facts = value_facts(csr.data)
+    facts = value_stats(csr.data)
     indices = csr.indices.astype("u2" if n_cols <= 2**16 else "i4", copy=False)
     return CSRBlock(csr.indptr, indices, csr.data.astype(facts.dtype(), copy=False), n_cols), facts
 
 
 def note_spills(work: Path, spills: Sequence[Spill]) -> None:
     """Leave the list of all spills where reduce tasks find it."""
-    record(work / "spills.json", {"spills": [asdict(spill) for spill in spills]})
+    save_checkpoint(work / "spills.json", {"spills": [asdict(spill) for spill in spills]})
 
 
 @lru_cache(maxsize=2)
 def _spills(path: Path, stamp: int) -> list[Spill]:  # noqa: ARG001 - the stamp tells lists of one path apart
-    found = recall(path)
+    found = load_checkpoint(path)
     assert found is not None, path
-    return [Spill(**(one | {"facts": ValueFacts(**one["facts"])})) for one in found["spills"]]
+    return [Spill(**(one | {"facts": ValueStats(**one["facts"])})) for one in found["spills"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +131,13 @@ class Reduction:
     indices: Template
     n_cols: int
     work: Path
-    asked: Asked | None = None
+    asked: CellStatsPlan | None = None
     run_of_row: Path | None = None
 
     def write_shard(self, shard: int) -> Reduced:
         """Gather one shard's rows from all spills and write the shard of ``data`` and of ``indices``."""
         note = self.work / f"shard-{shard:06d}.json"
-        if (done := self._recall(note)) is not None:
+        if (done := self._load_checkpoint(note)) is not None:
             return done
         begin, end = self.data.grid.span(shard)
         indptr = np.load(self.work / "indptr.npy", mmap_mode="r")
@@ -156,18 +156,18 @@ class Reduction:
             begun = CSRBlock(rows.indptr[skip:], rows.indices, rows.data, self.n_cols)
             notes = self._note_rows(shard, first + skip, begun)
         reduced = Reduced(entries, notes)
-        record(note, asdict(reduced))
+        save_checkpoint(note, asdict(reduced))
         return reduced
 
-    def _recall(self, note: Path) -> Reduced | None:
-        found = recall(note)
+    def _load_checkpoint(self, note: Path) -> Reduced | None:
+        found = load_checkpoint(note)
         if found is None:
             return None
         try:
             entries, notes = ([Entry(**entry) for entry in found[kind]] for kind in ("entries", "notes"))
         except (KeyError, TypeError):  # it is no note of ours
             return None
-        if are_as_noted(self.data.root, entries) and are_as_noted(self.work, notes):
+        if match_files(self.data.root, entries) and match_files(self.work, notes):
             return Reduced(entries, notes)
         return None
 
@@ -190,4 +190,4 @@ class Reduction:
             return []
         name = f"rows-{shard:06d}.npz"
         runs = np.asarray(np.load(self.run_of_row, mmap_mode="r")[first : first + rows.shape[0]])
-        return [Entry(name, *RowFacts.of(self.asked, runs, first, rows).save(self.work / name))]
+        return [Entry(name, *CellStats.of(self.asked, runs, first, rows).save(self.work / name))]

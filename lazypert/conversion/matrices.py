@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lazypert._internal.tasks import run
-from lazypert.conversion.checkpoints import recall, record
+from lazypert.conversion.checkpoints import load_checkpoint, save_checkpoint
 from lazypert.conversion.external_sort import Reduction, map_block, note_spills
-from lazypert.sparse.value_stats import ValueFacts
+from lazypert.sparse.value_stats import ValueStats
 from lazypert.store.format import Grid, values_codec
-from lazypert.store.manifest import Entry, are_as_noted
+from lazypert.store.manifest import Entry, match_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lazypert.conversion.cell_stats import Asked
+    from lazypert.conversion.cell_stats import CellStatsPlan
     from lazypert.conversion.plan import Plan
     from lazypert.conversion.spill import Spill
     from lazypert.conversion.store_writer import StoreWriter
@@ -38,7 +38,7 @@ def _write_matrix(
     name: str,
     origin: str,
     work: Path,
-    asked: Asked | None,
+    asked: CellStatsPlan | None,
     report: Report | None,
 ) -> dict[str, Any]:
     has_genes = name == "X" or name.startswith("layers/")
@@ -48,7 +48,7 @@ def _write_matrix(
         return done
     work.mkdir(exist_ok=True)
     spills = _map(plan, name, origin, n_cols, has_genes, work, report)
-    facts = ValueFacts()
+    facts = ValueStats()
     for spill in spills:
         facts = facts.merge(spill.facts)
     indptr = _row_offsets(spills, plan.n_obs)
@@ -91,7 +91,7 @@ def _write_matrix(
     others += [f"{name}/{part}/zarr.json" for part in ("data", "indices", "indptr")]
     files = [[e.key, e.size, e.crc32] for e in (*entries, *(writer.entry(key) for key in others))]
     notes = [[e.key, e.size, e.crc32] for reduced in shards for e in reduced.notes]
-    record(work / "done.json", {"summary": summary, "files": files, "notes": notes})
+    save_checkpoint(work / "done.json", {"summary": summary, "files": files, "notes": notes})
     for spill in spills:
         spill.remove()
     return summary
@@ -99,13 +99,13 @@ def _write_matrix(
 
 def _finished(writer: StoreWriter, work: Path) -> dict[str, Any] | None:
     """Summary of a matrix that an earlier run wrote, when every byte is as it was; else its work is removed."""
-    found = recall(work / "done.json")
+    found = load_checkpoint(work / "done.json")
     if found is None:
         return None
     with contextlib.suppress(KeyError, TypeError):  # it is no note of ours
         entries, notes = ([Entry(*entry) for entry in found[kind]] for kind in ("files", "notes"))
         summary: dict[str, Any] = found["summary"]
-        if are_as_noted(writer.root, entries) and are_as_noted(work, notes):
+        if match_files(writer.root, entries) and match_files(work, notes):
             writer.add(entries)
             return summary
     shutil.rmtree(work)

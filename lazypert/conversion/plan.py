@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lazypert._internal.memory import format_bytes
+from lazypert._internal.names import unique_names
 from lazypert._internal.validation import require, require_choice, require_integer
 from lazypert.conversion.reorder import READ_STEP
-from lazypert.errors import ColumnNotFoundError, ConfigError, DiskFullError, SourceFormatError, near_matches
+from lazypert.errors import ConfigError, DiskFullError, SourceFormatError, near_matches, no_such_column
 from lazypert.screen.genes import JOINS, GeneAlignment, align_genes
 from lazypert.screen.groups import Groups
 from lazypert.screen.labels import factorise, unite
+from lazypert.screen.roles import ROLE_OF_AXIS
 from lazypert.store.format import COLUMN_SHARD, FORMAT_VERSION, MATRIX_SHARD
 
 if TYPE_CHECKING:
@@ -117,7 +119,7 @@ class Plan:
     @property
     def is_grouped(self) -> bool:
         """Whether cells are sorted at all: without any role there is nothing to sort by."""
-        return self.options.order == "grouped" and any(self.options.roles.columns())
+        return self.options.order == "grouped" and self.options.roles.has_columns
 
     @property
     def first_rows(self) -> list[int]:
@@ -221,7 +223,7 @@ def make_plan(readers: list[ScreenReader], options: Options, budget: Budget) -> 
     _ = groups.control_code  # an unknown control label stops here
     small = np.dtype("i4" if groups.n_obs < 2**31 else "i8")
     source_row: NDArray[np.integer] = np.arange(groups.n_obs, dtype=small)
-    if options.order == "grouped" and any(options.roles.columns()):
+    if options.order == "grouped" and options.roles.has_columns:
         order = groups.shuffled(options.seed).order
         assert order is not None
         source_row = order.astype(small, copy=False)
@@ -244,14 +246,8 @@ def make_plan(readers: list[ScreenReader], options: Options, budget: Budget) -> 
 
 
 def dataset_names(readers: list[ScreenReader]) -> list[str]:
-    """One name a file, from its stem; repeated ones are numbered."""
-    names: list[str] = []
-    for reader in readers:
-        name, n = reader.path.name.split(".")[0], 2
-        while name in names:
-            name, n = f"{reader.path.name.split('.')[0]}_{n}", n + 1
-        names.append(name)
-    return names
+    """One name per file, from its stem; repeated ones are numbered."""
+    return list(unique_names(reader.path.name.split(".")[0] for reader in readers))
 
 
 def _role_codes(
@@ -259,10 +255,10 @@ def _role_codes(
 ) -> tuple[list[NDArray[np.int32] | None], list[NDArray[np.str_]]]:
     codes: list[NDArray[np.int32] | None] = []
     labels: list[NDArray[np.str_]] = []
-    for column, role in zip(roles.columns(), ("cell_type_col", "pert_col", "", "batch_col"), strict=True):
+    for axis, column in roles.columns().items():
         code, found = None, np.empty(0, dtype=np.str_)
-        if column is not None and role:
-            code, found = _role_column(readers, column, role)
+        if column is not None and axis != "dataset":
+            code, found = _role_column(readers, column, ROLE_OF_AXIS[axis])
         elif column is not None:
             found = np.array(sorted(names), dtype=np.str_)
             number = np.searchsorted(found, names)
@@ -276,9 +272,8 @@ def _role_column(readers: list[ScreenReader], column: str, role: str) -> tuple[N
     for reader in readers:
         if column not in reader.obs_columns:
             why = next((f"{line}. " for line in reader.not_carried if line.startswith(f"obs/{column}: ")), "")
-            raise ColumnNotFoundError(
-                f"{role}={column!r} is not an obs column of {str(reader.path)!r}. {why}"
-                f"{near_matches(column, reader.obs_columns)} No store was made."
+            raise no_such_column(
+                role, column, "an obs column", reader.obs_columns, of=reader.path, hint=f"{why}No store was made."
             )
     pieces = [
         factorise(reader.obs_column(column, start, min(reader.n_obs, start + READ_STEP)))
@@ -365,7 +360,7 @@ def _var_notes(frames: list[pd.DataFrame], readers: list[ScreenReader]) -> list[
 def _no_matrix(reader: ScreenReader, layer: str | None) -> Exception:
     known = [name.removeprefix("layers/") for name in reader.matrices if name.startswith("layers/")]
     if layer is not None:
-        return ColumnNotFoundError(f"layer={layer!r} is not in {str(reader.path)!r}. {near_matches(layer, known)}")
+        return no_such_column("layer", layer, "a layer", known, of=reader.path, hint="No store was made.")
     if RAW in reader.matrices and not known:
         return SourceFormatError(
             f"{str(reader.path)!r} has no X, only raw. Write that as X and convert it: "

@@ -11,15 +11,15 @@ import numpy as np
 
 from lazypert._internal.files import crc32_of, read_exact, write_whole
 from lazypert._internal.kernels import kernel
-from lazypert.conversion.checkpoints import recall, record
-from lazypert.sparse.value_stats import ValueFacts
+from lazypert.conversion.checkpoints import load_checkpoint, save_checkpoint
+from lazypert.sparse.value_stats import ValueStats
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lazypert.sparse.csr import CSRBlock
 
-MARK = 4096
+ROWS_PER_MARK = 4096
 """Destination rows between two entries of a spill's index."""
 
 _ESCAPE = 255
@@ -57,7 +57,7 @@ class PackedRows:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class SpillSlice:
     """Rows that were read from a spill: their destinations and offsets, and the values, packed or plain."""
 
     rows: NDArray[np.int64]
@@ -120,7 +120,7 @@ class Spill:
     data_dtype: str
     size: int
     crc32: int
-    facts: ValueFacts
+    facts: ValueStats
     total: float
 
     @classmethod
@@ -130,7 +130,7 @@ class Spill:
         target: NDArray[np.int64],
         values: CSRBlock | PackedRows,
         n_dest: int,
-        facts: ValueFacts,
+        facts: ValueStats,
         total: float,
     ) -> Spill:
         """Write rows, and note that they are written.
@@ -142,7 +142,7 @@ class Spill:
         n_dest
             Number of destinations.
         """
-        marks = np.searchsorted(target, np.arange(0, n_dest + MARK, MARK)).astype("i8")
+        marks = np.searchsorted(target, np.arange(0, n_dest + ROWS_PER_MARK, ROWS_PER_MARK)).astype("i8")
         parts = [marks, target, values.indptr]
         dtypes = "", ""
         if isinstance(values, PackedRows):
@@ -152,17 +152,17 @@ class Spill:
             dtypes = values.indices.dtype.str, values.data.dtype.str
         size, crc = write_whole(path, (np.ascontiguousarray(part).view(np.uint8).data for part in parts))
         spill = cls(str(path), len(marks), len(target), int(values.indptr[-1]), *dtypes, size, crc, facts, total)
-        record(_note(path), asdict(spill))
+        save_checkpoint(_note(path), asdict(spill))
         return spill
 
     @classmethod
-    def recall(cls, path: Path) -> Spill | None:
+    def load_checkpoint(cls, path: Path) -> Spill | None:
         """Return the spill that an earlier run wrote, once all its bytes are as they were."""
-        noted = recall(_note(path))
+        noted = load_checkpoint(_note(path))
         if noted is None:
             return None
         try:
-            spill = cls(**(noted | {"path": str(path), "facts": ValueFacts(**noted["facts"])}))
+            spill = cls(**(noted | {"path": str(path), "facts": ValueStats(**noted["facts"])}))
         except (KeyError, TypeError):  # it is no note of ours
             return None
         return spill if crc32_of(path) == (spill.size, spill.crc32) else None
@@ -177,7 +177,7 @@ class Spill:
         table = np.fromfile(self.path, "i8", 2 * self.n_rows + 1, offset=8 * self.n_marks)
         return table[: self.n_rows], np.diff(table[self.n_rows :])
 
-    def read(self, first: int, last: int) -> Piece:
+    def read(self, first: int, last: int) -> SpillSlice:
         """Rows of destinations ``first`` to ``last``."""
         fd = os.open(self.path, os.O_RDONLY)
         try:
@@ -185,8 +185,8 @@ class Spill:
         finally:
             os.close(fd)
 
-    def _read(self, fd: int, first: int, last: int) -> Piece:
-        lo, hi = first // MARK, -(-last // MARK)
+    def _read(self, fd: int, first: int, last: int) -> SpillSlice:
+        lo, hi = first // ROWS_PER_MARK, -(-last // ROWS_PER_MARK)
         near = read_exact(fd, "i8", hi - lo + 1, 8 * lo)
         begin, count = int(near[0]), int(near[-1] - near[0])
         rows = read_exact(fd, "i8", count, 8 * (self.n_marks + begin))
@@ -199,12 +199,12 @@ class Spill:
             bytes_at = read_exact(fd, "i8", hi - lo + 1, at + 8 * (begin + lo))
             at += 8 * (self.n_rows + 1) + int(bytes_at[0])
             payload = read_exact(fd, "u1", int(bytes_at[-1] - bytes_at[0]), at)
-            return Piece(rows, offsets - start, bytes_at - bytes_at[0], payload, payload, payload)
+            return SpillSlice(rows, offsets - start, bytes_at - bytes_at[0], payload, payload, payload)
         indices_width, data_width = (np.dtype(dtype).itemsize for dtype in (self.index_dtype, self.data_dtype))
         indices = read_exact(fd, self.index_dtype, nnz, at + start * indices_width)
         at += self.nnz * indices_width
         data = read_exact(fd, self.data_dtype, nnz, at + start * data_width)
-        return Piece(rows, offsets - start, None, None, indices, data)
+        return SpillSlice(rows, offsets - start, None, None, indices, data)
 
 
 def _note(spill: Path) -> Path:

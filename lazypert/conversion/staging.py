@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Partial:
+class StagingDirectory:
     """The one folder in which a target is being made.
 
     Parameters

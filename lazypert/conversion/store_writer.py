@@ -19,7 +19,7 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from lazypert._internal.files import crc32_of, exchange, sync, write_whole
-from lazypert.conversion.staging import Partial
+from lazypert.conversion.staging import StagingDirectory
 from lazypert.errors import DiskFullError, LazypertError, StoreExistsError
 from lazypert.store.format import CODEC, FORMAT_VERSION, MARKER, Codec, Grid
 from lazypert.store.manifest import MANIFEST, MANIFEST_FILES, Entry, manifest_digest, root_digest
@@ -79,7 +79,7 @@ class StoreWriter:
     overwrite
         Replace a store at the target, once the new one is complete.
     fingerprint
-        See `lazypert.partial.Partial`.
+        See `lazypert.partial.StagingDirectory`.
 
     Raises
     ------
@@ -93,7 +93,7 @@ class StoreWriter:
         self._overwrite = overwrite
         self.check(self.target, overwrite=overwrite)
         self._can_resume = fingerprint is not None
-        self.partial = Partial(self.target, fingerprint)
+        self.partial = StagingDirectory(self.target, fingerprint)
         self.root = self.partial.store
         self._entries: dict[str, Entry] = {}
         if self.partial.is_resumed:

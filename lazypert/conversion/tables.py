@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lazypert.conversion.cell_stats import Asked, RowFacts
+from lazypert.conversion.cell_stats import CellStats, CellStatsPlan
 from lazypert.conversion.dataframe_writer import Whole, write_column, write_frame
 from lazypert.conversion.plan import DATASET, RAW, Plan
 from lazypert.conversion.reorder import Reordered, joined
@@ -89,13 +89,13 @@ def _write_tables(writer: StoreWriter, plan: Plan) -> None:
         writer.strings(f"{TABLES}/labels/{axis}", groups.labels[axis].astype(object))
 
 
-def _write_facts(writer: StoreWriter, plan: Plan, asked: Asked, work: Path) -> None:
+def _write_facts(writer: StoreWriter, plan: Plan, asked: CellStatsPlan, work: Path) -> None:
     """Put together what the reduce tasks noted of the rows of X."""
     total, n_genes = np.zeros(plan.n_obs), np.zeros(plan.n_obs, dtype=np.int32)
     own = np.where(plan.groups.expand(asked.own, plan.n_obs) >= 0, 0.0, np.nan)  # rows without values are in no note
     sums = np.zeros((asked.n_control_runs, len(asked.target)))
     for path in sorted(work.glob("rows-*.npz")):
-        found = RowFacts.load(path)
+        found = CellStats.load(path)
         rows = slice(found.first, found.first + len(found.total))
         total[rows], n_genes[rows], own[rows] = found.total, found.n_genes, found.own
         sums[found.control] += found.sums

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from lazypert._internal.permutation import inverse
 from lazypert.dataset.variables import CELL, STORAGE_OPTIONS, STORE, STORE_ROW
 from lazypert.design.controls import ControlMappingConfig, control_mapping
 from lazypert.design.splits import (
@@ -25,8 +26,7 @@ from lazypert.screen.groups import Groups
 from lazypert.screen.roles import AXES
 from lazypert.sources.anndata_source import PerturbationAnnDataSource
 from lazypert.sources.config import PerturbationSourceConfig
-from lazypert.sources.matrix_part import store_part
-from lazypert.store.grouping import groups_of
+from lazypert.store.grouping import group_cells
 from lazypert.store.store import Store
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from numpy.typing import NDArray
-
-    from lazypert.sources.matrix_part import MatrixPart
 
 
 @xr.register_dataset_accessor("pert")  # type: ignore[no-untyped-call]  # xarray leaves it untyped
@@ -71,9 +69,8 @@ class PertAccessor:
             return store.groups
         # A cell's run in the store's table says its labels: no column is read.
         whole, rows = store.groups, self._ds[STORE_ROW].to_numpy()
-        run = whole.run_of(rows if whole.order is None else _inverse(whole.order)[rows])
-        columns = dict(zip(AXES, store.roles.columns(), strict=True))
-        codes = [None if columns[axis] is None else whole.codes[axis][run] for axis in AXES]
+        run = whole.run_of(rows if whole.order is None else inverse(whole.order)[rows])
+        codes = [None if column is None else whole.codes[axis][run] for axis, column in store.roles.columns().items()]
         return Groups.from_codes(codes, [whole.labels[axis] for axis in AXES], store.roles, len(rows), rows=rows)
 
     @property
@@ -83,25 +80,6 @@ class PertAccessor:
         rows = self._ds[STORE_ROW].to_numpy()
         return bool((rows == np.arange(len(rows))).all())
 
-    @property
-    def n_rows(self) -> int:
-        """Rows of the store."""
-        return self.store.n_obs
-
-    def gene_labels(self, var_gene_col: str | None) -> NDArray[np.str_]:
-        """(n_genes,) gene names, from a var column or the var index."""
-        return self.source().gene_labels(var_gene_col)
-
-    def parts(self, layer: str | None) -> list[MatrixPart]:
-        """Return the store's matrix."""
-        rows = self._ds[STORE_ROW].to_numpy()
-        if len(np.unique(rows)) != len(rows):
-            raise ConfigError(
-                "Some cells occur more than once in this selection, and a mean over cells counts each once. "
-                "Select cells without repeats, or draw them from the result."
-            )
-        return [store_part(self.store, layer, self.groups)]
-
     def table(self) -> pd.DataFrame:
         """One line a group: cell type, perturbation, number of cells and batches, whether it is control."""
         return self.groups.table()
@@ -110,7 +88,7 @@ class PertAccessor:
         """Group the store's cells by other columns: ``regroup(pert_col="guide", control_pert="NT-1")``."""
         from lazypert.screen.roles import Roles
 
-        return groups_of(self.store, Roles.from_json({**self.store.roles.to_json(), **columns}))
+        return group_cells(self.store, Roles.from_json({**self.store.roles.to_json(), **columns}))
 
     def select(
         self,
@@ -171,8 +149,21 @@ class PertAccessor:
         raise ConfigError(f"mode: got {mode!r}, expected 'random', 'zeroshot' or 'fewshot'.")
 
     def knockdown(self, **options: Any) -> KnockdownResult:
-        """On-target knockdown QC; options are those of `KnockdownFilterConfig`."""
-        return OnTargetKnockdownFilter(KnockdownFilterConfig(**options)).run(self)
+        """On-target knockdown QC; options are those of `KnockdownFilterConfig`.
+
+        Raises
+        ------
+        ConfigError
+            When a cell occurs more than once in the selection.
+        """
+        rows = self._ds[STORE_ROW].to_numpy()
+        if len(np.unique(rows)) != len(rows):
+            raise ConfigError(
+                "Some cells occur more than once in this selection, and a mean over cells counts each once. "
+                "Select cells without repeats, or draw them from the result."
+            )
+        source = PerturbationAnnDataSource(self._source_config(), store=self.store, groups=self.groups)
+        return OnTargetKnockdownFilter(KnockdownFilterConfig(**options)).run(source)
 
     def match_controls(self, splits: SplitResult | None = None, **options: Any) -> NDArray[np.int64]:
         """Control rows of every perturbed cell; options are those of `ControlMappingConfig`."""
@@ -180,6 +171,9 @@ class PertAccessor:
 
     def source(self, **options: Any) -> PerturbationAnnDataSource:
         """Return the store as a source, with the store's own roles; options are those of its config."""
+        return PerturbationAnnDataSource(self._source_config(**options), store=self.store)
+
+    def _source_config(self, **options: Any) -> PerturbationSourceConfig:
         roles = self.store.roles
         if roles.pert_col is None or roles.control_pert is None:
             raise ConfigError(
@@ -193,11 +187,4 @@ class PertAccessor:
             "control_pert": roles.control_pert,
             "storage_options": self.store.storage_options,
         }
-        return PerturbationAnnDataSource(PerturbationSourceConfig(file_path=self.store.path, **(given | options)))
-
-
-def _inverse(order: NDArray[np.integer]) -> NDArray[np.integer]:
-    """Position of each row."""
-    positions = np.empty_like(order)
-    positions[order] = np.arange(len(order))
-    return positions
+        return PerturbationSourceConfig(file_path=self.store.path, **(given | options))

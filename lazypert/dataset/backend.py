@@ -10,8 +10,8 @@ import xarray as xr
 from xarray.backends import BackendArray, BackendEntrypoint
 from xarray.core import indexing
 
-from lazypert.dataset.variables import CELL, ROW_ATTRS, STORAGE_OPTIONS, STORE_ROW, attributes, parts_of
-from lazypert.store.columns import Column
+from lazypert.dataset.variables import CELL, ROW_ATTRS, STORAGE_OPTIONS, STORE_ROW, attributes, variables_of
+from lazypert.store.columns import LazyColumn
 from lazypert.store.format import MARKER
 from lazypert.store.store import Store
 
@@ -53,11 +53,11 @@ class LazypertBackendEntrypoint(BackendEntrypoint):
         store = Store(filename_or_obj, storage_options)
         dropped = {drop_variables} if isinstance(drop_variables, str) else set(drop_variables or ())
         variables: dict[str, xr.Variable] = {}
-        rows = Column(store.n_obs, np.dtype(np.int64), np.arange)
+        rows = LazyColumn(store.n_obs, np.dtype(np.int64), np.arange)
         coords: dict[str, xr.Variable] = {
             STORE_ROW: xr.Variable((CELL,), indexing.LazilyIndexedArray(_Lazy(rows)), ROW_ATTRS),
         }
-        for part in parts_of(store):
+        for part in variables_of(store):
             if part.name in dropped:
                 continue
             array, encoding = part.array, {}

@@ -13,7 +13,7 @@ from lazypert.store.store import Store
 if TYPE_CHECKING:
     from pathlib import Path
 
-from lazypert.dataset.variables import CELL, ROW_ATTRS, STORAGE_OPTIONS, STORE_ROW, attributes, parts_of
+from lazypert.dataset.variables import CELL, ROW_ATTRS, STORAGE_OPTIONS, STORE_ROW, attributes, variables_of
 
 
 def open(store: str | Path, *, storage_options: dict[str, Any] | None = None) -> xr.Dataset:  # noqa: A001
@@ -55,7 +55,7 @@ def open(store: str | Path, *, storage_options: dict[str, Any] | None = None) ->
     opened = Store(store, storage_options)
     variables: dict[str, Any] = {}
     coords: dict[str, Any] = {}
-    for part in parts_of(opened):
+    for part in variables_of(opened):
         array = part.array.to_dask() if hasattr(part.array, "to_dask") else part.array
         (coords if part.is_coord else variables)[part.name] = xr.Variable(part.dims, array, part.attrs)
     rows = da.arange(opened.n_obs, chunks=1_048_576, dtype=np.int64)

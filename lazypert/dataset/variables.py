@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dask.array as da
 import numpy as np
 
-from lazypert.store.columns import Column, column_of, numbers
+from lazypert.store.columns import LazyColumn, numeric_column, open_column
 from lazypert.store.format import TABLES
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class MatrixArray:
 
 
 @dataclass(frozen=True)
-class Rows2D:
+class EmbeddingArray:
     """A dense embedding of a store."""
 
     array: Any
@@ -120,17 +120,17 @@ class Rows2D:
 
 
 @dataclass(frozen=True)
-class Part:
+class VariableSpec:
     """One variable of the Dataset: where it belongs, and its array, eager (small) or readable by pieces."""
 
     name: str
     dims: tuple[str, ...]
-    array: Column | MatrixArray | Rows2D | NDArray[Any] | Any
+    array: LazyColumn | MatrixArray | EmbeddingArray | NDArray[Any] | Any
     is_coord: bool
     attrs: dict[str, Any]
 
 
-def parts_of(store: Store) -> list[Part]:
+def variables_of(store: Store) -> list[VariableSpec]:
     """Every variable of a store, under a name that no other has.
 
     obs and var columns keep their names where they can; an obs column that is named like a
@@ -146,34 +146,38 @@ def parts_of(store: Store) -> list[Part]:
         return name
 
     parts = [
-        Part("X", (CELL, GENE), MatrixArray(store.matrix()), False, {}),
-        Part(GENE, (GENE,), np.asarray(store.var.index, dtype=object), True, {}),
-        Part(CELL_NAME, (CELL,), column_of(store, "obs/_index"), True, {}),
+        VariableSpec("X", (CELL, GENE), MatrixArray(store.matrix()), False, {}),
+        VariableSpec(GENE, (GENE,), np.asarray(store.var.index, dtype=object), True, {}),
+        VariableSpec(CELL_NAME, (CELL,), open_column(store, "obs/_index"), True, {}),
     ]
     for column in store.obs_columns:
         path = f"obs/{column}"
         name = free(column, "obs")
-        parts.append(Part(name, (CELL,), column_of(store, path), True, {"obs_column": column}))
+        parts.append(VariableSpec(name, (CELL,), open_column(store, path), True, {"obs_column": column}))
         if store.encoding(path) == "categorical":
-            codes = numbers(store.sharded(f"{path}/codes"))
+            codes = numeric_column(store.sharded(f"{path}/codes"))
             labels = [str(label) for label in store.categories(path)]
-            parts.append(Part(free(f"{name}{CODES}", "obs"), (CELL,), codes, True, {"categories": labels}))
-    for name, noted in (("total_counts", "total"), ("n_genes_by_counts", "n_genes")) if store.has_facts else ():
-        parts.append(Part(free(name, "noted"), (CELL,), numbers(store.sharded(f"{TABLES}/facts/{noted}")), True, {}))
+            parts.append(VariableSpec(free(f"{name}{CODES}", "obs"), (CELL,), codes, True, {"categories": labels}))
+    for name, noted in (("total_counts", "total"), ("n_genes_by_counts", "n_genes")) if store.has_cell_stats else ():
+        parts.append(
+            VariableSpec(
+                free(name, "noted"), (CELL,), numeric_column(store.sharded(f"{TABLES}/facts/{noted}")), True, {}
+            )
+        )
     for column in store.var.columns:
         values = np.asarray(store.var[column])
-        parts.append(Part(free(str(column), "var"), (GENE,), values, True, {"var_column": str(column)}))
+        parts.append(VariableSpec(free(str(column), "var"), (GENE,), values, True, {"var_column": str(column)}))
     for path in store.matrices:
         kind, _, name = path.partition("/")
         if kind == "layers":
             array = MatrixArray(store.sparse(path))
-            parts.append(Part(free(name, "layer"), (CELL, GENE), array, False, {}))
+            parts.append(VariableSpec(free(name, "layer"), (CELL, GENE), array, False, {}))
         elif kind == "obsm":
             unique = free(name, "obsm")
-            parts.append(Part(unique, (CELL, f"{unique}_dim"), MatrixArray(store.sparse(path)), False, {}))
+            parts.append(VariableSpec(unique, (CELL, f"{unique}_dim"), MatrixArray(store.sparse(path)), False, {}))
     for name, embedding in store.obsm.items():
         unique = free(name, "obsm")
-        parts.append(Part(unique, (CELL, f"{unique}_dim"), Rows2D(embedding), False, {}))
+        parts.append(VariableSpec(unique, (CELL, f"{unique}_dim"), EmbeddingArray(embedding), False, {}))
     return parts
 
 

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lazypert._internal.randomness import distinct_draws, hashed, permuted
+from lazypert._internal.randomness import counter_hash, draw_distinct, permute_index
 from lazypert._internal.validation import require_choice, require_flag, require_integer
-from lazypert.design.splits import SPLITS, HasGroups, SplitResult
+from lazypert.design.splits import SPLITS, SplitResult
 from lazypert.errors import ConfigError, EmptyPoolError
 from lazypert.screen.rows import Rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from lazypert.screen.groups import Groups
+    from lazypert.screen.groups import Groups, HasGroups
 
 STRATEGIES = ("random", "batch")
 
@@ -195,11 +195,11 @@ class ControlPools:
         first, size = self._first[runs], self._size[runs]
         arc = max(ARC, 4 * n)  # so that draws of one cell are distinct, and those of its neighbours mostly
         large = size > ARCS_AT_FIRST * arc if reach is not None else np.zeros(len(runs), dtype=bool)
-        drawn = distinct_draws(words, rows, np.maximum(np.where(large, arc, size), 1), n)
+        drawn = draw_distinct(words, rows, np.maximum(np.where(large, arc, size), 1), n)
         if reach is not None and large.any():
             latest = turn // max(1, self.n_pools // 2)  # so that a turn costs about as little for many pools
             n_arcs = max(1, min(reach // arc, ARCS_AT_FIRST + latest))
-            moved = latest - (hashed((*words, _WHICH_ARC), rows) % np.uint64(n_arcs)).astype(np.int64)
+            moved = latest - (counter_hash((*words, _WHICH_ARC), rows) % np.uint64(n_arcs)).astype(np.int64)
             drawn = np.where(large[:, None], drawn + self._arcs(first, size, moved, words[0])[:, None], drawn)
             drawn %= np.maximum(size, 1)[:, None]
         return np.where(size[:, None] > 0, first[:, None] + drawn, 0)
@@ -210,12 +210,14 @@ class ControlPools:
         """Where in its pool each arc begins: somewhere else in each of as many strata as arcs go into the pool."""
         strata = np.maximum(size // ARC, 1)
         cycle, nth = np.divmod(moved, strata)
-        stratum = permuted((seed, _STRATUM), first * 1_000_003 + cycle, nth, strata)
-        within = (hashed((seed, _WITHIN), first * 1_000_003 + moved) >> np.uint64(11)).astype(np.float64) / 2**53
+        stratum = permute_index((seed, _STRATUM), first * 1_000_003 + cycle, nth, strata)
+        within = (counter_hash((seed, _WITHIN), first * 1_000_003 + moved) >> np.uint64(11)).astype(np.float64) / 2**53
         return ((stratum + within) / strata * size).astype(np.int64)
 
 
-def pools_of(groups: Groups, *, by_batch: bool, splits: SplitResult | None = None, name: str = "train") -> ControlPools:
+def control_pools(
+    groups: Groups, *, by_batch: bool, splits: SplitResult | None = None, name: str = "train"
+) -> ControlPools:
     """Make the pools that cells of a split draw from.
 
     A split's cells are matched with its own controls. Where it has none of a cell type (few-shot
@@ -292,7 +294,7 @@ class _Mapping:
         """
         groups, by_batch = source.groups, self.strategy == "batch"
         rows = self.mapped_rows(source)
-        everyone = pools_of(groups, by_batch=by_batch)
+        everyone = control_pools(groups, by_batch=by_batch)
         run_of_row = groups.expand(np.arange(len(groups.start)), _n_rows(groups))
         runs = run_of_row[rows]
         n, words = self.config.n_basal_samples, (self.config.seed,)
@@ -301,7 +303,7 @@ class _Mapping:
         for name in SPLITS if splits is not None else ():
             inside = np.isin(rows, np.asarray(splits[name])) if splits is not None else np.zeros(0, bool)
             outside &= ~inside
-            pools = pools_of(groups, by_batch=by_batch, splits=splits, name=name)
+            pools = control_pools(groups, by_batch=by_batch, splits=splits, name=name)
             if self.config.on_empty == "error":
                 pools.check(runs[inside])
             out[inside] = pools.draw(rows[inside], runs[inside], n, words)

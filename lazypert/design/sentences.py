@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lazypert._internal.randomness import generator, hashed, permuted
+from lazypert._internal.randomness import counter_hash, generator, permute_index
 from lazypert._internal.validation import require_choice, require_flag, require_integer
 from lazypert.errors import ConfigError
 
@@ -241,7 +241,7 @@ class SentencePlan:
         share = np.cumsum(self.weights / self.weights.sum()) * self.n_sentences
         share[-1] = self.n_sentences
         # Systematic sampling: each group gets its share rounded down or up, and on average exactly.
-        start = int(hashed((self.config.seed, epoch, _SHARE), np.zeros(1, np.int64))[0] >> np.uint64(11)) / 2**53
+        start = int(counter_hash((self.config.seed, epoch, _SHARE), np.zeros(1, np.int64))[0] >> np.uint64(11)) / 2**53
         upto = np.floor(share + start).astype(np.int64)
         return upto - np.concatenate([[0], upto[:-1]])
 
@@ -263,7 +263,7 @@ class SentencePlan:
         -------
         cells
             (n, sentence_size) int64 places in the split.
-        is_filler
+        is_padding
             (n, sentence_size) bool: the cell only fills up a short sentence.
         """
         seed, length = self.config.seed, self.config.sentence_size
@@ -273,25 +273,25 @@ class SentencePlan:
         cell = sentence[:, None] * length + np.arange(length)
         start = cell // window * window
         count = np.minimum(window, used - start)
-        is_filler = cell >= used
-        drawn = hashed((seed, epoch, _FILL), turn_id * window * 4 + cell) % count.astype(np.uint64)
-        cell = np.where(is_filler, drawn.astype(np.int64), cell - start)
+        is_padding = cell >= used
+        drawn = counter_hash((seed, epoch, _FILL), turn_id * window * 4 + cell) % count.astype(np.uint64)
+        cell = np.where(is_padding, drawn.astype(np.int64), cell - start)
         if self.shuffle:
-            cell = permuted((seed, epoch, _CELLS), turn_id * len(self.size) + start, cell, count)
+            cell = permute_index((seed, epoch, _CELLS), turn_id * len(self.size) + start, cell, count)
             stretch, within = np.divmod(start + cell, STRETCH)
             # The last stretch, when it is a short one, stays the last: where that is, the turn decides.
             whole = used // STRETCH
-            moved = permuted((seed, epoch, _STRETCHES), turn_id, np.minimum(stretch, whole - 1), whole)
+            moved = permute_index((seed, epoch, _STRETCHES), turn_id, np.minimum(stretch, whole - 1), whole)
             cell = np.where(stretch < whole, moved, stretch) * STRETCH + within
-            turn = hashed((seed, epoch, _TURN), turn_id) % used.astype(np.uint64)
+            turn = counter_hash((seed, epoch, _TURN), turn_id) % used.astype(np.uint64)
             cell = (cell + turn.astype(np.int64)) % used
         else:
             cell = start + cell
         # The part of a group that is used when not all is: the same every epoch.
-        subset = (hashed((seed, _SUBSET), group[:, None]) % size.astype(np.uint64)).astype(np.int64)
+        subset = (counter_hash((seed, _SUBSET), group[:, None]) % size.astype(np.uint64)).astype(np.int64)
         cell = (cell + np.where(used < size, subset, 0)) % size
         cells = self.first[group][:, None] + cell
-        return cells if self.place is None else self.place[cells], is_filler
+        return cells if self.place is None else self.place[cells], is_padding
 
 
 @dataclass(frozen=True, eq=False)
@@ -343,7 +343,7 @@ class Epoch:
         -------
         cells
             (n_sentences, sentence_size) int64 places in the split.
-        is_filler
+        is_padding
             (n_sentences, sentence_size) bool.
         """
         config = self.plan.config
@@ -355,16 +355,16 @@ class Epoch:
             window = np.searchsorted(self.upto, at, side="right")
             nth = at - np.concatenate([[0], self.upto])[window]
             nth -= np.where(window == window[0], nth[0], 0)  # that window begins in the block before
-            at = at[np.lexsort([hashed((config.seed, self.number, _SENTENCES), at), nth])]
+            at = at[np.lexsort([counter_hash((config.seed, self.number, _SENTENCES), at), nth])]
         lacking = max(0, end - begin - len(at)) if fill else 0
         if lacking:
             whole = at if len(at) else np.arange(int(self.upto[-1]))
             at = np.concatenate([at, whole[np.arange(lacking) % len(whole)]])
         window = np.searchsorted(self.upto, at, side="right")
         sentence = self.first[window] + at - np.concatenate([[0], self.upto])[window]
-        cells, is_filler = self.plan.cells(self.group[window], self.lap[window], sentence, self.number)
-        is_filler[len(at) - lacking :] = True
-        return cells, is_filler
+        cells, is_padding = self.plan.cells(self.group[window], self.lap[window], sentence, self.number)
+        is_padding[len(at) - lacking :] = True
+        return cells, is_padding
 
 
 def _deal(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,18 +23,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lazypert.screen.groups import Groups
+    from lazypert.screen.groups import Groups, HasGroups
 
 SPLITS = ("train", "valid", "test")
-
-
-class HasGroups(Protocol):
-    """A source of cells: anything with groups."""
-
-    @property
-    def groups(self) -> Groups:
-        """Its cells, grouped."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +200,7 @@ class FewShotSplitter:
         return SplitResult(result.train_indices, _thin(result.valid_indices, fraction), result.test_indices)
 
 
-def split_runs(groups: Groups, names: Sequence[str | None]) -> SplitResult:
+def split_by_run(groups: Groups, names: Sequence[str | None]) -> SplitResult:
     """Give every run, whole, to the split it is named for (None: to none)."""
     which = np.array([name or "" for name in names])
     return SplitResult(*(groups.rows(which == name) for name in SPLITS))

@@ -86,7 +86,7 @@ def _scatter(indptr: jax.Array, indices: jax.Array, data: jax.Array, n_columns: 
         "cell_type_code",
         "batch_code",
         "is_control",
-        "is_filler",
+        "is_padding",
         "row",
         "control_row",
         "pert_emb",
@@ -114,7 +114,7 @@ class PerturbationBatch:
         (B,) int32 label numbers, as in the source's categories; -1 for a missing label.
     is_control
         (B,) bool: the cell is itself a control.
-    is_filler
+    is_padding
         (B,) bool: the cell only fills up a short sentence or batch; leave it out of averages that
         must count each cell once.
     row
@@ -140,7 +140,7 @@ class PerturbationBatch:
     cell_type_code: jax.Array
     batch_code: jax.Array
     is_control: jax.Array
-    is_filler: jax.Array
+    is_padding: jax.Array
     row: jax.Array
     control_row: jax.Array | None = None
     pert_emb: jax.Array | None = None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lazypert._internal.randomness import hashed
-from lazypert.loading.row_pointers import ScatteredRows
+from lazypert._internal.randomness import counter_hash
+from lazypert.loading.row_pointers import RowPointers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,52 +17,13 @@ if TYPE_CHECKING:
 
     from lazypert.design.controls import ControlPools
     from lazypert.design.sentences import Epoch
-    from lazypert.screen.groups import Groups
     from lazypert.screen.rows import Rows
-    from lazypert.sparse.columns import ColumnTable
-    from lazypert.sparse.csr import CSRBlock
-    from lazypert.sparse.row_view import Place, PlacedRows
-from lazypert.loading.control_cache import PIECE, ControlMemory
+    from lazypert.sources.base import PerturbationSource
+    from lazypert.sparse.columns import ColumnSelection
+    from lazypert.sparse.row_view import RowLayout
+from lazypert.loading.control_cache import PIECE, ControlCache
 
 _CELLS, _CONTROLS = 201, 202  # whose reads random numbers are for
-
-
-class Features(Protocol):
-    """Where features of cells come from. Called from several threads at once."""
-
-    @property
-    def groups(self) -> Groups:
-        """Its cells, grouped."""
-        ...
-
-    def read_counts(self, rows: NDArray[np.integer]) -> CSRBlock:
-        """Rows of the matrix, in the order asked."""
-        ...
-
-    def read_placed(
-        self, rows: NDArray[np.integer], *, place: Place = ..., empty: Callable[[int, Any], NDArray[Any]] = ...
-    ) -> PlacedRows:
-        """Rows of the matrix, in little memory; at the places asked for if that costs nothing."""
-        ...
-
-    def read_selected(self, rows: NDArray[np.integer], columns: ColumnTable, *, totals: bool = ...) -> PlacedRows:
-        """Wanted columns of rows, and with `totals` the rows' sums over all."""
-        ...
-
-    def read_dense(
-        self,
-        rows: NDArray[np.integer],
-        columns: ColumnTable,
-        *,
-        target_sum: float | None = ...,
-        empty: Callable[[tuple[int, int], Any], NDArray[Any]] = ...,
-    ) -> NDArray[np.float32]:
-        """(n, n_columns) wanted columns of rows."""
-        ...
-
-    def read_embedding(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """(n, width) rows of the embedding."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,8 +47,8 @@ class Block:
 
     run: NDArray[np.int64]
     columns: dict[str, NDArray[Any]]
-    cells: ScatteredRows | NDArray[np.float32]
-    controls: ScatteredRows | NDArray[np.float32] | None
+    cells: RowPointers | NDArray[np.float32]
+    controls: RowPointers | NDArray[np.float32] | None
     cell_keys: NDArray[np.uint64]
     control_keys: NDArray[np.uint64]
     annotations: dict[str, NDArray[Any]]
@@ -119,12 +80,12 @@ class BlockReader:
     dense
         Read cells dense, and scaled.
     place, empty
-        Where the cells' rows should lie in memory, and whose memory it is; see `Matrix.read_placed`.
+        Where the cells' rows should lie in memory, and whose memory it is; see `Matrix.read_view`.
     """
 
     def __init__(
         self,
-        source: Features,
+        source: PerturbationSource,
         rows: Rows,
         pools: ControlPools,
         *,
@@ -135,10 +96,10 @@ class BlockReader:
         control_bytes: int,
         fixed_pairs: bool,
         row_dtype: Any,
-        columns: ColumnTable | None,
+        columns: ColumnSelection | None,
         target_sum: float | None,
         dense: bool,
-        place: Place,
+        place: RowLayout,
         empty: Callable[[Any, Any], NDArray[Any]],
     ) -> None:
         self.source, self.rows, self.pools, self.annotate = source, rows, pools, annotate
@@ -148,13 +109,13 @@ class BlockReader:
         self.reach = pools.reach(pool_bytes // max(1, control_bytes), PIECE)
         # Pairs for life are all over the pools: where not all controls stay in memory, each is read by itself.
         in_pieces = not fixed_pairs or self.reach >= len(pools.controls)
-        self._kept = ControlMemory(
-            source, pools.controls, pool_bytes if in_pieces else 0, columns, totals=target_sum is not None
+        self._kept = ControlCache(
+            source.matrix, pools.controls, pool_bytes if in_pieces else 0, columns, totals=target_sum is not None
         )
 
     def read(self, epoch: Epoch, number: int) -> Block:
         """Read block `number` of an epoch."""
-        places, is_filler = epoch.block(number)
+        places, is_padding = epoch.block(number)
         positions = self.rows.positions(places.ravel())
         run = self.source.groups.run_of(positions)
         row = self.rows.to_rows(positions)
@@ -168,10 +129,10 @@ class BlockReader:
             chosen = self.pools.places(row, run, n, (seed, epoch.number), reach=self.reach, turn=turn)
         control_row = self.pools.controls[chosen] if n else chosen
         cells, controls = self._features(row, chosen.ravel(), control_row.ravel())
-        keys = hashed((seed, epoch.number, _CELLS), row)
+        keys = counter_hash((seed, epoch.number, _CELLS), row)
         of_control = (row[:, None] * np.int64(n) + np.arange(n)).ravel()
-        control_keys = hashed((seed, epoch.number, _CONTROLS), of_control)
-        columns = self._columns(run) | {"is_filler": is_filler.ravel(), "row": row.astype(self.row_dtype)}
+        control_keys = counter_hash((seed, epoch.number, _CONTROLS), of_control)
+        columns = self._columns(run) | {"is_padding": is_padding.ravel(), "row": row.astype(self.row_dtype)}
         if n:
             columns["control_row"] = control_row.astype(self.row_dtype)
         return Block(run, columns, cells, controls, keys, control_keys, self.annotate(row))
@@ -192,9 +153,11 @@ class BlockReader:
             return self.source.read_embedding(row), self.source.read_embedding(control_row)
         controls = self._kept.rows(chosen) if len(chosen) else None
         if self.columns is None:
-            placed = self.source.read_placed(row, place=self.place, empty=self.empty)
+            placed = self.source.matrix.read_view(row, layout=self.place, allocate=self.empty)
         elif self.dense:
-            return self.source.read_dense(row, self.columns, target_sum=self.target_sum, empty=self.empty), controls
+            return self.source.matrix.read_dense(
+                row, self.columns, target_sum=self.target_sum, allocate=self.empty
+            ), controls
         else:
-            placed = self.source.read_selected(row, self.columns, totals=self.target_sum is not None)
-        return ScatteredRows.whole(placed), controls
+            placed = self.source.matrix.read_columns(row, self.columns, totals=self.target_sum is not None)
+        return RowPointers.whole(placed), controls

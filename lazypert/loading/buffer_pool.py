@@ -14,7 +14,7 @@ ALIGNMENT = 64
 """JAX shows host memory that begins at such a multiple as it is, without a copy."""
 
 
-class Buffers:
+class BufferPool:
     """Lends arrays and takes their memory back by itself.
 
     Fresh memory costs a page fault for every 4 KiB, which is more than filling it. Arrays handed to JAX
@@ -65,7 +65,7 @@ class _Loan:
 
     __slots__ = ("__array_interface__", "_memory", "_owner")
 
-    def __init__(self, owner: Buffers, memory: NDArray[np.uint8]) -> None:
+    def __init__(self, owner: BufferPool, memory: NDArray[np.uint8]) -> None:
         self._owner, self._memory = owner, memory
         self.__array_interface__ = memory.__array_interface__
 

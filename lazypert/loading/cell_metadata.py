@@ -21,7 +21,7 @@ EXTRAS = ("pert_emb", "cell_type_onehot", "batch_onehot", "barcode")
 """Fields of a batch that are there when asked for."""
 
 
-class Annotations:
+class CellMetadata:
     """Reads what was asked for, in dtypes and shapes that JAX takes.
 
     Parameters

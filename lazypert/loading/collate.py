@@ -9,14 +9,14 @@ import numpy as np
 
 from lazypert.errors import ConfigError
 from lazypert.loading.batch import PerturbationBatch, SparseRows
-from lazypert.loading.row_pointers import ScatteredRows, Treatment
+from lazypert.loading.row_pointers import RowPointers, RowTransform
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lazypert.loading.block_reader import Block
-    from lazypert.loading.buffer_pool import Buffers
-    from lazypert.loading.cell_metadata import Annotations
+    from lazypert.loading.buffer_pool import BufferPool
+    from lazypert.loading.cell_metadata import CellMetadata
 
 
 class Collator:
@@ -47,8 +47,8 @@ class Collator:
 
     def __init__(
         self,
-        annotations: Annotations,
-        treatment: Treatment,
+        annotations: CellMetadata,
+        treatment: RowTransform,
         *,
         sparse: bool,
         nnz_per_cell: float,
@@ -57,7 +57,7 @@ class Collator:
         n_basal_samples: int,
         on_device: bool,
         sharding: jax.sharding.Sharding | None,
-        buffers: Buffers,
+        buffers: BufferPool,
         is_ready_made: bool,
     ) -> None:
         self._annotations, self._treatment = annotations, treatment
@@ -91,7 +91,7 @@ class Collator:
         return PerturbationBatch(**fields, sentence_size=self._sentence_size)
 
     def _features(self, rows: Any, keys: NDArray[np.uint64], which: slice) -> Any:
-        if not isinstance(rows, ScatteredRows):
+        if not isinstance(rows, RowPointers):
             return np.ascontiguousarray(rows[which])
         if self._sparse:
             padded = self._padded(rows, which)
@@ -108,7 +108,7 @@ class Collator:
         part = np.arange(len(ends))[:, None] * room
         return (ends - lengths.reshape(ends.shape) + part).ravel(), len(ends) * room
 
-    def _padded(self, rows: ScatteredRows, which: slice) -> SparseRows | None:
+    def _padded(self, rows: RowPointers, which: slice) -> SparseRows | None:
         """A batch of a block that was placed by `place_padded`, where it lies; None for other blocks."""
         placed, per_part = rows.blocks[0], self._batch_size // self._parts
         n_parts = len(rows) // per_part
@@ -126,7 +126,7 @@ class Collator:
             data[part, end:] = 0
         return _sparse_rows(indptr, indices, data, self._treatment.n_columns)
 
-    def _pack(self, rows: ScatteredRows, keys: NDArray[np.uint64]) -> SparseRows:
+    def _pack(self, rows: RowPointers, keys: NDArray[np.uint64]) -> SparseRows:
         parts, treatment = self._parts, self._treatment
         per_part = len(rows) // parts
         counts = rows.count(treatment).reshape(parts, per_part)

@@ -23,13 +23,13 @@ from lazypert._internal.validation import (
 from lazypert.downsampling.downsampler import DownsamplingConfig
 from lazypert.errors import ColumnNotFoundError, ConfigError, NotCountsError, near_matches
 from lazypert.loading.block_reader import BlockReader
-from lazypert.loading.buffer_pool import Buffers
-from lazypert.loading.cell_metadata import Annotations
+from lazypert.loading.buffer_pool import BufferPool
+from lazypert.loading.cell_metadata import CellMetadata
 from lazypert.loading.collate import Collator
-from lazypert.loading.prefetch import read_ahead
-from lazypert.loading.row_pointers import Treatment
-from lazypert.sparse.columns import ColumnTable
-from lazypert.sparse.row_view import one_after_another
+from lazypert.loading.prefetch import prefetch
+from lazypert.loading.row_pointers import RowTransform
+from lazypert.sparse.columns import ColumnSelection
+from lazypert.sparse.row_view import contiguous_layout
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -144,7 +144,7 @@ class Loader:
         self._check(fixed_pairs)
         self._embedding = source.config.output_space == "embedding"
         self._treatment = self._treat(genes, target_sum, downsampling)
-        self._annotations = Annotations(source, extras, obs, text_width=text_width)
+        self._annotations = CellMetadata(source, extras, obs, text_width=text_width)
         self._share_out(parse_bytes(memory_limit), fixed_pairs=fixed_pairs)
         self.epoch = 0
         self._start = 0
@@ -168,7 +168,7 @@ class Loader:
 
     def _treat(
         self, genes: Sequence[str] | None, target_sum: float | None, downsampling: DownsamplingConfig | None
-    ) -> Treatment:
+    ) -> RowTransform:
         if self._embedding:
             given = {"genes": genes, "target_sum": target_sum, "downsampling": downsampling}
             wrong = [name for name, value in given.items() if value is not None]
@@ -195,7 +195,7 @@ class Loader:
         columns = self._columns(genes)
         # Reads are lost before genes are chosen, and all else goes as well with the chosen ones only.
         self._read_only = columns if downsampling is None else None
-        return Treatment(
+        return RowTransform(
             columns=columns if self._read_only is None else None,
             n_columns=self.source.get_n_genes() if columns is None else columns.n_columns,
             fraction=1.0 if downsampling is None else downsampling.fraction,
@@ -203,7 +203,7 @@ class Loader:
             target_sum=target_sum,
         )
 
-    def _columns(self, genes: Sequence[str] | None) -> ColumnTable | None:
+    def _columns(self, genes: Sequence[str] | None) -> ColumnSelection | None:
         names, wanted = self.source.var.index, self.source.hvg_indices
         if genes is not None:
             asked = pd.Index(require_names("genes", genes), dtype=object)
@@ -219,7 +219,7 @@ class Loader:
         elif self.source.config.output_space != "gene":
             return None
         assert wanted is not None
-        return ColumnTable.of(wanted, len(names))
+        return ColumnSelection.of(wanted, len(names))
 
     def _share_out(self, limit: int, *, fixed_pairs: bool) -> None:
         """Divide the memory: controls, blocks, batches."""
@@ -231,7 +231,7 @@ class Loader:
         else:
             n_genes = self.source.get_n_genes()
             n_values = self.source.nnz_per_cell
-            of_value = max(2, self.source.value_dtype.itemsize) + (2 if n_genes <= 2**16 else 4)
+            of_value = max(2, self.source.matrix.dtype.itemsize) + (2 if n_genes <= 2**16 else 4)
             if self._read_only is not None:  # genes that are asked for are seen more often than most
                 n_values = min(n_values * min(1, 3 * width / max(1, n_genes)), width)
                 of_value += 8  # while they are chosen
@@ -247,13 +247,13 @@ class Loader:
         # One for each thread to read, and one that batches are made of.
         self._n_blocks = max(2, min(self.threads + 1, int(limit * 0.6 / max(1.0, per_block))))
         self._ahead = max(1, min(self.prefetch, int(limit * 0.4 / max(1.0, per_batch))))
-        buffers = Buffers(limit)
+        buffers = BufferPool(limit)
         ready_made = (
             self.layout == "csr"
             and self._read_only is None
             and self._treatment.columns is None
             and not self._treatment.changes_values
-            and self.source.value_dtype.itemsize <= 4
+            and self.source.matrix.dtype.itemsize <= 4
         )
         self._collator = Collator(
             self._annotations,
@@ -282,7 +282,7 @@ class Loader:
             columns=self._read_only,
             target_sum=self._treatment.target_sum,
             dense=few,
-            place=self._collator.place_padded if ready_made else one_after_another,
+            place=self._collator.place_padded if ready_made else contiguous_layout,
             empty=buffers.take,
         )
 
@@ -428,7 +428,7 @@ class LoaderIterator:
     def _open(self) -> Generator[PerturbationBatch]:
         loader = self._loader
         epoch = loader._epoch(self._at.epoch)
-        return read_ahead(
+        return prefetch(
             lambda number: loader._blocks.read(epoch, number),
             loader._make,
             range(min(self._at.step, epoch.n_batches), epoch.n_batches),

@@ -16,7 +16,7 @@ _PATIENCE = 1
 feed while its thread is about to wait would else not be heard."""
 
 
-def read_ahead(
+def prefetch(
     read_block: Callable[[int], Any],
     make_batch: Callable[[Any, int], Any],
     steps: range,

@@ -10,7 +10,7 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 from lazypert._internal.kernels import kernel
-from lazypert._internal.randomness import mix
+from lazypert._internal.randomness import GOLDEN, mix
 from lazypert.sparse.transforms import scale_log1p
 from lazypert.sparse.transforms import total as sum_of
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lazypert.sparse.columns import ColumnTable
-    from lazypert.sparse.row_view import PlacedRows
+    from lazypert.sparse.columns import ColumnSelection
+    from lazypert.sparse.row_view import RowView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Treatment:
+class RowTransform:
     """What is done to the values of a row, in this order.
 
     Attributes
@@ -39,7 +39,7 @@ class Treatment:
         Scale each row to this sum over *all* columns, then take ``log1p``; None leaves values alone.
     """
 
-    columns: ColumnTable | None
+    columns: ColumnSelection | None
     n_columns: int
     fraction: float = 1.0
     target_depth: float | None = None
@@ -52,7 +52,7 @@ class Treatment:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ScatteredRows:
+class RowPointers:
     """Rows that lie in several blocks of one matrix, by their addresses.
 
     Attributes
@@ -71,10 +71,10 @@ class ScatteredRows:
     value_at: NDArray[np.uint64]
     length: NDArray[np.int64]
     total: NDArray[np.float64]
-    blocks: Sequence[PlacedRows]
+    blocks: Sequence[RowView]
 
     @classmethod
-    def whole(cls, block: PlacedRows) -> ScatteredRows:
+    def whole(cls, block: RowView) -> RowPointers:
         """All rows of one block."""
         start = block.starts.astype(np.uint64)
         return cls(
@@ -86,9 +86,7 @@ class ScatteredRows:
         )
 
     @classmethod
-    def pick(
-        cls, parts: Sequence[ScatteredRows], which: NDArray[np.integer], row: NDArray[np.integer]
-    ) -> ScatteredRows:
+    def pick(cls, parts: Sequence[RowPointers], which: NDArray[np.integer], row: NDArray[np.integer]) -> RowPointers:
         """Rows by the number of the part they are in, and their number in it."""
         blocks = [block for part in parts for block in part.blocks]
         if len({(block.indices.dtype, block.data.dtype) for block in blocks}) > 1:
@@ -103,10 +101,10 @@ class ScatteredRows:
     def __len__(self) -> int:
         return len(self.length)
 
-    def __getitem__(self, rows: slice | NDArray[np.integer]) -> ScatteredRows:
-        return ScatteredRows(self.index_at[rows], self.value_at[rows], self.length[rows], self.total[rows], self.blocks)
+    def __getitem__(self, rows: slice | NDArray[np.integer]) -> RowPointers:
+        return RowPointers(self.index_at[rows], self.value_at[rows], self.length[rows], self.total[rows], self.blocks)
 
-    def to_dense(self, treatment: Treatment, keys: NDArray[np.uint64], out: NDArray[np.float32]) -> None:
+    def to_dense(self, treatment: RowTransform, keys: NDArray[np.uint64], out: NDArray[np.float32]) -> None:
         """Fill `out`, (n, n_columns) float32, with the rows.
 
         Parameters
@@ -117,7 +115,7 @@ class ScatteredRows:
         treated = _arguments(treatment)
         _dense(*self._arguments(), keys, *treated, out)
 
-    def count(self, treatment: Treatment) -> NDArray[np.int64]:
+    def count(self, treatment: RowTransform) -> NDArray[np.int64]:
         """(n,) values of each row that `pack` will write."""
         if treatment.columns is None:
             return self.length
@@ -128,7 +126,7 @@ class ScatteredRows:
 
     def pack(
         self,
-        treatment: Treatment,
+        treatment: RowTransform,
         keys: NDArray[np.uint64],
         indptr: NDArray[np.int32],
         indices: NDArray[Any],
@@ -148,13 +146,13 @@ class ScatteredRows:
         return self.index_at, self.value_at, self.length, self.total, like.indices[:0], like.data[:0]
 
 
-def _totals(block: PlacedRows) -> NDArray[np.float64]:
+def _totals(block: RowView) -> NDArray[np.float64]:
     if block.totals is None:
         return np.full(len(block.starts), np.nan)
     return np.where(np.isnan(block.totals), 0.0, block.totals)  # of rows with a NaN: they have no total
 
 
-def _arguments(treatment: Treatment) -> tuple[Any, ...]:
+def _arguments(treatment: RowTransform) -> tuple[Any, ...]:
     return (
         np.empty(0, np.uint16) if treatment.columns is None else treatment.columns.lookup,
         treatment.n_columns,
@@ -193,7 +191,7 @@ def _treat(values: Any, total: Any, key: Any, fraction: Any, target_depth: Any, 
         for k in range(len(values)):
             kept = 0
             for _ in range(np.int64(values[k])):  # every read by itself: exactly binomial
-                key += np.uint64(0x9E3779B97F4A7C15)
+                key += GOLDEN
                 kept += (mix(key) >> np.uint64(11)) < below
             out[k] = kept
             total += kept

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lazypert._internal.validation import require_choice
-from lazypert.errors import SourceFormatError
+from lazypert.errors import SourceFormatError, no_such_column
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +17,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 JOINS = ("inner", "outer")
+
+
+def gene_labels(var: pd.DataFrame, var_gene_col: str | None) -> NDArray[np.str_]:
+    """(n_genes,) gene names, from a column of the var table or, with None, its index.
+
+    Raises
+    ------
+    ColumnNotFoundError
+        When there is no such column.
+    """
+    if var_gene_col is None:
+        return np.asarray(var.index, dtype=np.str_)
+    if var_gene_col not in var.columns:
+        raise no_such_column("var_gene_col", var_gene_col, "a var column", var.columns)
+    return np.asarray(var[var_gene_col], dtype=np.str_)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

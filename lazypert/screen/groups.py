@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from lazypert._internal.kernels import kernel
+from lazypert._internal.randomness import GOLDEN, mix
 from lazypert.errors import LabelNotFoundError, near_matches
 from lazypert.screen.rows import Rows
 
@@ -197,7 +198,7 @@ class Groups:
         """
         found = np.flatnonzero(self.labels[axis] == label)
         if not len(found):
-            column = getattr(self.roles, {"perturbation": "pert_col"}.get(axis, f"{axis}_col"))
+            column = self.roles.columns()[axis]
             raise LabelNotFoundError(
                 f"{label!r} is not a {axis} of this screen (obs column {column!r}). "
                 f"{near_matches(label, self.labels[axis])}"
@@ -262,6 +263,15 @@ class Groups:
         return replace(self, order=order, is_shuffled=True)
 
 
+class HasGroups(Protocol):
+    """Anything with groups: a source, or the accessor of a Dataset."""
+
+    @property
+    def groups(self) -> Groups:
+        """Its cells, grouped."""
+        ...
+
+
 def _renumber(codes: NDArray[np.int32], old: NDArray[np.str_], new: NDArray[np.str_]) -> NDArray[np.int32]:
     # The appended -1 is what code -1 (missing) picks.
     return np.append(np.searchsorted(new, old), -1).astype(np.int32)[codes]
@@ -319,9 +329,6 @@ def _shuffle_runs(start: Any, stop: Any, order: Any, seed: Any) -> None:
     """Fisher-Yates inside each run; the numbers come from SplitMix64, keyed by position."""
     for run in range(len(start)):
         for i in range(stop[run] - 1, start[run], -1):
-            z = np.uint64(i) * np.uint64(0x9E3779B97F4A7C15) + seed
-            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            z = z ^ (z >> np.uint64(31))
+            z = mix(np.uint64(i) * GOLDEN + seed)
             j = start[run] + np.int64(z % np.uint64(i - start[run] + 1))
             order[i], order[j] = order[j], order[i]

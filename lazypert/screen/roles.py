@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-AXES = ("cell_type", "perturbation", "dataset", "batch")
-"""What a cell is, in sort order. A column that a screen lacks counts as one label for all cells."""
+ROLE_OF_AXIS = {
+    "cell_type": "cell_type_col",
+    "perturbation": "pert_col",
+    "dataset": "dataset_col",
+    "batch": "batch_col",
+}
+"""What cells are grouped by, in sort order, and the role of the obs column that says it."""
+
+AXES = tuple(ROLE_OF_AXIS)
+
+OPTIONAL_ROLES = ("cell_type_col", "batch_col")
+"""Roles that callers may set to None for a screen that has no such column."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,9 +28,14 @@ class Roles:
     dataset_col: str | None = None
     control_pert: str | None = None
 
-    def columns(self) -> tuple[str | None, str | None, str | None, str | None]:
-        """Key columns in sort order: cell type, perturbation, dataset, batch."""
-        return self.cell_type_col, self.pert_col, self.dataset_col, self.batch_col
+    def columns(self) -> dict[str, str | None]:
+        """obs column of each of `AXES`; cells of a screen without one count as having the same label."""
+        return {axis: getattr(self, role) for axis, role in ROLE_OF_AXIS.items()}
+
+    @property
+    def has_columns(self) -> bool:
+        """Whether any axis has a column."""
+        return any(self.columns().values())
 
     def to_json(self) -> dict[str, str | None]:
         """Plain dictionary for the store's attributes."""

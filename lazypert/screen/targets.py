@@ -28,7 +28,7 @@ def target_genes(groups: Groups, gene_names: NDArray[np.str_]) -> NDArray[np.int
 
 
 @kernel
-def own_and_sums(
+def target_sums(
     indptr: Any, indices: Any, data: Any, own: Any, stratum: Any, slot: Any, values: Any, sums: Any
 ) -> None:
     """Each perturbed row's own target, and each stratum's control sums of every target.

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lazypert.errors import ColumnNotFoundError, near_matches
-from lazypert.sources.matrix_part import store_part
-from lazypert.sparse.row_view import PlacedRows, one_after_another
-from lazypert.store.columns import column_of
-from lazypert.store.grouping import groups_of
+from lazypert.errors import no_such_column
+from lazypert.sources.matrix_segment import store_segment
+from lazypert.store.columns import open_column
+from lazypert.store.grouping import group_cells
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import pandas as pd
     from numpy.typing import NDArray
 
     from lazypert.screen.groups import Groups
     from lazypert.sources.config import PerturbationSourceConfig
-    from lazypert.sources.matrix_part import MatrixPart
-    from lazypert.sparse.columns import ColumnTable
-    from lazypert.sparse.csr import CSRBlock
-    from lazypert.sparse.row_view import Place
+    from lazypert.sources.matrix_segment import MatrixSegment
     from lazypert.store.matrix import Matrix
     from lazypert.store.store import Store
 from lazypert.sources.base import PerturbationSource
@@ -32,9 +25,18 @@ from lazypert.sources.cache import open_or_convert
 
 
 class PerturbationAnnDataSource(PerturbationSource):
-    """A screen: an ``.h5ad``, converted on first use, or a store.
+    """A screen: an ``.h5ad`` file, converted on first use, or a store.
 
     Opening reads tables only; matrices are read when cells are asked for.
+
+    Parameters
+    ----------
+    config
+        The screen and how to look at it.
+    store
+        A store that is open already, in place of ``config.file_path``.
+    groups
+        Groups to use in place of those of the config's roles, such as those of a selection of the cells.
 
     Raises
     ------
@@ -42,25 +44,26 @@ class PerturbationAnnDataSource(PerturbationSource):
         When a column or the control label does not occur.
     """
 
-    def __init__(self, config: PerturbationSourceConfig) -> None:
+    def __init__(
+        self, config: PerturbationSourceConfig, *, store: Store | None = None, groups: Groups | None = None
+    ) -> None:
         self.config = config
-        self.store = open_or_convert(config)
-        self.matrix = self.store.matrix(config.layer)
+        self.store = open_or_convert(config) if store is None else store
+        self._matrix = self.store.matrix(config.layer)
         for column in config.additional_obs:
             self.store.require_obs(column, "additional_obs")
         if config.embedding_key is not None:
             _ = self.read_embedding(np.empty(0, dtype=np.int64))
-        _ = self.groups, self.hvg_indices
+        self._groups = group_cells(self.store, config.roles) if groups is None else groups
+        _ = self._groups.control_code, self.hvg_indices  # an unknown control label or gene column stops here
 
     def __repr__(self) -> str:
         return f"PerturbationAnnDataSource({self.store.path!r}: {self.n_rows:,} cells x {self.store.n_vars:,} genes)"
 
-    @cached_property
+    @property
     def groups(self) -> Groups:
         """Cells, grouped; from the store's own table when it was made for the same columns."""
-        groups = groups_of(self.store, self.config.roles)
-        _ = groups.control_code  # an unknown control label stops here
-        return groups
+        return self._groups
 
     @property
     def n_rows(self) -> int:
@@ -72,38 +75,14 @@ class PerturbationAnnDataSource(PerturbationSource):
         """The var table."""
         return self.store.var
 
-    def parts(self, layer: str | None) -> list[MatrixPart]:
+    @property
+    def matrix(self) -> Matrix:
+        """The store's matrix."""
+        return self._matrix
+
+    def segments(self, layer: str | None) -> list[MatrixSegment]:
         """Return the store's matrix."""
-        return [store_part(self.store, layer, self.groups)]
-
-    def read_counts(self, rows: NDArray[np.integer]) -> CSRBlock:
-        """Rows of the matrix, in the order asked."""
-        return self.matrix.read_rows(rows)
-
-    def read_placed(
-        self,
-        rows: NDArray[np.integer],
-        *,
-        place: Place = one_after_another,
-        empty: Callable[[int, Any], NDArray[Any]] = np.empty,
-    ) -> PlacedRows:
-        """Rows of the matrix at the places asked for; see `Matrix.read_placed`."""
-        return self.matrix.read_placed(rows, place=place, empty=empty, narrow=True)
-
-    def read_selected(self, rows: NDArray[np.integer], columns: ColumnTable, *, totals: bool = False) -> PlacedRows:
-        """Wanted columns of rows, and the rows' totals over all; see `Matrix.read_selected`."""
-        return self.matrix.read_selected(rows, columns, totals=totals)
-
-    def read_dense(
-        self,
-        rows: NDArray[np.integer],
-        columns: ColumnTable,
-        *,
-        target_sum: float | None = None,
-        empty: Callable[[tuple[int, int], Any], NDArray[Any]] = np.empty,
-    ) -> NDArray[np.float32]:
-        """(n, n_columns) float32 wanted columns of rows; see `Matrix.read_dense`."""
-        return self.matrix.read_dense(rows, columns, target_sum=target_sum, empty=empty)
+        return [store_segment(self.store, layer, self.groups)]
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:
@@ -124,12 +103,12 @@ class PerturbationAnnDataSource(PerturbationSource):
         if f"obsm/{key}" in self.store.matrices:
             return self.store.sparse(f"obsm/{key}").read_rows(rows).to_dense(np.float32)
         known = [*self.store.obsm, *(n.removeprefix("obsm/") for n in self.store.matrices if n.startswith("obsm/"))]
-        raise ColumnNotFoundError(f"embedding_key={key!r} is not in obsm. {near_matches(str(key), known)}")
+        raise no_such_column("embedding_key", str(key), "an obsm entry", known)
 
     def read_obs(self, column: str, rows: NDArray[np.integer]) -> NDArray[Any]:
         """(n,) values of an obs column."""
-        return column_of(self.store, f"obs/{self.store.require_obs(column)}")[np.asarray(rows)]
+        return open_column(self.store, f"obs/{self.store.require_obs(column)}")[np.asarray(rows)]
 
     def obs_names(self, rows: NDArray[np.integer]) -> NDArray[Any]:
         """(n,) cell names."""
-        return column_of(self.store, "obs/_index")[np.asarray(rows)]
+        return open_column(self.store, "obs/_index")[np.asarray(rows)]

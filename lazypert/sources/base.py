@@ -10,12 +10,12 @@ import numpy as np
 
 from lazypert._internal.randomness import generator
 from lazypert._internal.validation import require, require_choice, require_integer
-from lazypert.errors import ColumnNotFoundError, ConfigError, near_matches
+from lazypert.errors import ConfigError, no_such_column
+from lazypert.screen.genes import gene_labels
 from lazypert.sources.perturbation_features import read_feature_table
-from lazypert.sparse.row_view import PlacedRows, one_after_another
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     import jax
     import pandas as pd
@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 
     from lazypert.screen.groups import Groups
     from lazypert.sources.config import PerturbationSourceConfig
-    from lazypert.sources.matrix_part import MatrixPart
-    from lazypert.sparse.columns import ColumnTable
-    from lazypert.sparse.csr import CSRBlock
-    from lazypert.sparse.row_view import Place
+    from lazypert.sources.matrix_segment import MatrixSegment
+    from lazypert.sparse.row_reader import RowReader
     from lazypert.store.matrix import Matrix
     from lazypert.store.store import Store
 
@@ -52,12 +50,13 @@ class PerturbationSource(ABC):
         """The var table of the shared genes."""
 
     @abstractmethod
-    def parts(self, layer: str | None) -> Sequence[MatrixPart]:
+    def segments(self, layer: str | None) -> Sequence[MatrixSegment]:
         """Matrices that the rows lie in."""
 
+    @property
     @abstractmethod
-    def read_counts(self, rows: NDArray[np.integer]) -> CSRBlock:
-        """Rows of the matrix, in the order asked, over the shared genes."""
+    def matrix(self) -> RowReader:
+        """The matrix, over the shared genes."""
 
     @property
     @abstractmethod
@@ -81,45 +80,12 @@ class PerturbationSource(ABC):
     def obs_names(self, rows: NDArray[np.integer]) -> NDArray[Any]:
         """(n,) cell names."""
 
-    @abstractmethod
-    def read_placed(
-        self,
-        rows: NDArray[np.integer],
-        *,
-        place: Place = one_after_another,
-        empty: Callable[[int, Any], NDArray[Any]] = np.empty,
-    ) -> PlacedRows:
-        """Rows of the matrix at the places asked for, over the shared genes; see `Matrix.read_placed`.
-
-        Column numbers are uint16 where that holds them all.
-        """
-
-    @abstractmethod
-    def read_selected(self, rows: NDArray[np.integer], columns: ColumnTable, *, totals: bool = False) -> PlacedRows:
-        """Wanted columns of rows, with `totals` also sums over the shared genes; see `Matrix.read_selected`."""
-
-    @abstractmethod
-    def read_dense(
-        self,
-        rows: NDArray[np.integer],
-        columns: ColumnTable,
-        *,
-        target_sum: float | None = None,
-        empty: Callable[[tuple[int, int], Any], NDArray[Any]] = np.empty,
-    ) -> NDArray[np.float32]:
-        """(n, n_columns) float32 wanted columns of rows; see `Matrix.read_dense`."""
-
     # What follows is derived from the above.
 
     @property
     def nnz_per_cell(self) -> float:
         """Mean number of stored values of a cell."""
         return float(sum(matrix.facts["nnz"] for matrix in self.matrices)) / max(1, self.n_rows)
-
-    @cached_property
-    def value_dtype(self) -> np.dtype[Any]:
-        """Dtype of the values that `read_counts` gives."""
-        return np.result_type(*(matrix.dtype for matrix in self.matrices))
 
     def obs_labels(self, column: str) -> list[str] | None:
         """Sorted labels of a categorical obs column of texts; None for a column of another kind."""
@@ -133,20 +99,8 @@ class PerturbationSource(ABC):
         return sorted(labels)
 
     def gene_labels(self, var_gene_col: str | None) -> NDArray[np.str_]:
-        """(n_genes,) gene names, from a var column or the var index.
-
-        Raises
-        ------
-        ColumnNotFoundError
-            When there is no such column.
-        """
-        if var_gene_col is None:
-            return np.asarray(self.var.index, dtype=np.str_)
-        if var_gene_col not in self.var.columns:
-            raise ColumnNotFoundError(
-                f"var_gene_col={var_gene_col!r} is not a var column. {near_matches(var_gene_col, self.var.columns)}"
-            )
-        return np.asarray(self.var[var_gene_col], dtype=np.str_)
+        """(n_genes,) gene names, from a var column or the var index."""
+        return gene_labels(self.var, var_gene_col)
 
     @cached_property
     def hvg_indices(self) -> NDArray[np.int64] | None:
@@ -155,7 +109,7 @@ class PerturbationSource(ABC):
         if name is None:
             return None
         if name not in self.var.columns:
-            raise ColumnNotFoundError(f"hvg_col={name!r} is not a var column. {near_matches(name, self.var.columns)}")
+            raise no_such_column("hvg_col", name, "a var column", self.var.columns)
         column = self.var[name]
         if column.dtype.kind not in "biuf":
             raise ConfigError(f"hvg_col={name!r} holds {column.dtype}, expected booleans: True for a variable gene.")
@@ -172,7 +126,7 @@ class PerturbationSource(ABC):
         """(n, n_features) float32 features of cells, in the configured output space."""
         if self.config.output_space == "embedding":
             return self.read_embedding(rows)
-        block = self.read_counts(rows)
+        block = self.matrix.read_rows(rows)
         if self.config.output_space == "gene":
             columns = self.hvg_indices
             assert columns is not None

@@ -6,7 +6,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lazypert.errors import ColumnNotFoundError, near_matches
+from lazypert.errors import no_such_column
+from lazypert.screen.roles import OPTIONAL_ROLES
 from lazypert.store.store import Store
 
 if TYPE_CHECKING:
@@ -36,11 +37,8 @@ def open_or_convert(config: PerturbationSourceConfig) -> Store:
     given = {"pert_col": config.pert_col, "cell_type_col": config.cell_type_col, "batch_col": config.batch_col}
     for role, column in given.items():
         if column is not None and column not in reader.obs_columns:
-            absent_ok = "" if role == "pert_col" else f" If the screen has no such column, pass {role}=None."
-            raise ColumnNotFoundError(
-                f"{role}={column!r} is not an obs column of {str(path)!r}. "
-                f"{near_matches(column, reader.obs_columns)}{absent_ok}"
-            )
+            hint = f"If the screen has no such column, pass {role}=None." if role in OPTIONAL_ROLES else ""
+            raise no_such_column(role, column, "an obs column", reader.obs_columns, of=path, hint=hint)
     convert(
         path,
         target,

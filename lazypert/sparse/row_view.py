@@ -14,11 +14,11 @@ from lazypert.sparse.csr import CSRBlock, _take_rows
 from lazypert.sparse.transforms import scale_log1p, total
 
 if TYPE_CHECKING:
-    from lazypert.sparse.columns import ColumnTable
+    from lazypert.sparse.columns import ColumnSelection
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PlacedRows:
+class RowView:
     """Some rows of a sparse matrix, each at a place of its own in shared arrays.
 
     Attributes
@@ -41,7 +41,7 @@ class PlacedRows:
     totals: NDArray[np.float64] | None = None
 
     @classmethod
-    def of(cls, block: CSRBlock) -> PlacedRows:
+    def of(cls, block: CSRBlock) -> RowView:
         """Rows of a block, where they are."""
         return cls(block.indptr[:-1], np.diff(block.indptr), block.indices, block.data, block.n_cols)
 
@@ -51,23 +51,23 @@ class PlacedRows:
         of_totals = 0 if self.totals is None else self.totals.nbytes
         return self.starts.nbytes + self.lengths.nbytes + self.indices.nbytes + self.data.nbytes + of_totals
 
-    def rows(self, start: int, stop: int) -> PlacedRows:
+    def rows(self, start: int, stop: int) -> RowView:
         """Copy of rows ``start`` to ``stop``, one after another, which the whole need not outlive."""
         lengths = self.lengths[start:stop].copy()
         bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         indices, data = np.empty(int(bounds[-1]), self.indices.dtype), np.empty(int(bounds[-1]), self.data.dtype)
         _take_rows(self.starts, lengths, self.indices, self.data, np.arange(start, stop), bounds, indices, data)
         totals = None if self.totals is None else self.totals[start:stop].copy()
-        return PlacedRows(bounds[:-1], lengths, indices, data, self.n_cols, totals)
+        return RowView(bounds[:-1], lengths, indices, data, self.n_cols, totals)
 
     @classmethod
     def joined(
         cls,
-        parts: Sequence[tuple[NDArray[np.integer], PlacedRows]],
+        parts: Sequence[tuple[NDArray[np.integer], RowView]],
         dtype: Any,
-        place: Place,
+        place: RowLayout,
         empty: Callable[[int, Any], NDArray[Any]],
-    ) -> PlacedRows:
+    ) -> RowView:
         """One of several: of each its rows, and which rows of the whole they are.
 
         Parameters
@@ -92,7 +92,7 @@ class PlacedRows:
             _take_rows(part.starts, part.lengths, part.indices, part.data, every, starts[at], indices, data)
         return cls(starts, lengths, indices, data, like.n_cols, totals)
 
-    def select(self, columns: ColumnTable, *, totals: bool) -> PlacedRows:
+    def select(self, columns: ColumnSelection, *, totals: bool) -> RowView:
         """The wanted columns of the rows, and with `totals` their sums over all."""
         ends = np.empty(len(self.lengths), np.int64)
         sums = np.empty(len(self.lengths), np.float64)
@@ -105,19 +105,19 @@ class PlacedRows:
         n = int(ends[-1]) if len(ends) else 0
         starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)[: len(ends)]
         found = indices[:n].copy(), data[:n].copy()
-        return PlacedRows(starts, ends - starts, *found, columns.n_columns, sums if totals else None)
+        return RowView(starts, ends - starts, *found, columns.n_columns, sums if totals else None)
 
-    def fill(self, out: NDArray[np.float32], places: NDArray[np.int64], target_sum: float | None) -> None:
+    def write_dense(self, out: NDArray[np.float32], places: NDArray[np.int64], target_sum: float | None) -> None:
         """Write the rows dense into the rows `places` of `out`, scaled to `target_sum` and ``log1p`` if given."""
         assert self.totals is not None
         _fill(self.starts, self.lengths, self.indices, self.data, self.totals, places, target_sum or 0.0, out)
 
 
-Place = Callable[[NDArray[np.int64]], tuple[NDArray[np.int64], int]]
+RowLayout = Callable[[NDArray[np.int64]], tuple[NDArray[np.int64], int]]
 """From the (n,) lengths of rows to the (n,) places where they begin, and the length of the whole."""
 
 
-def one_after_another(lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+def contiguous_layout(lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
     """Place rows as a `CSRBlock` has them."""
     ends = np.cumsum(lengths)
     return ends - lengths, int(ends[-1]) if len(ends) else 0

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def value_facts(data: NDArray[Any]) -> ValueFacts:
+def value_stats(data: NDArray[Any]) -> ValueStats:
     """Look at every value and say which dtype holds them all exactly."""
     if data.size == 0:
-        return ValueFacts()
+        return ValueStats()
     if data.dtype.kind in "bui":
         least, most = min(0, int(data.min())), max(0, int(data.max()))
         largest = max(-least, most)
-        return ValueFacts(float32_exact=largest <= 2**24, float64_exact=largest <= 2**53, minimum=least, maximum=most)
-    integral, float32_exact, low, high, n_nonfinite = _float_facts(data)
-    return ValueFacts(
+        return ValueStats(float32_exact=largest <= 2**24, float64_exact=largest <= 2**53, minimum=least, maximum=most)
+    integral, float32_exact, low, high, n_nonfinite = _float_stats(data)
+    return ValueStats(
         integral=bool(integral),
         float32_exact=bool(float32_exact),
         minimum=float(low),
@@ -33,7 +33,7 @@ def value_facts(data: NDArray[Any]) -> ValueFacts:
 
 
 @kernel
-def _float_facts(data: Any) -> tuple[bool, bool, float, float, int]:
+def _float_stats(data: Any) -> tuple[bool, bool, float, float, int]:
     integral, float32_exact = True, True
     low, high = 0.0, 0.0
     n_nonfinite = 0
@@ -53,7 +53,7 @@ def _float_facts(data: Any) -> tuple[bool, bool, float, float, int]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ValueFacts:
+class ValueStats:
     """What every value of a matrix says about the dtype it needs."""
 
     integral: bool = True
@@ -63,9 +63,9 @@ class ValueFacts:
     maximum: float = 0.0
     n_nonfinite: int = 0
 
-    def merge(self, other: ValueFacts) -> ValueFacts:
+    def merge(self, other: ValueStats) -> ValueStats:
         """Facts of two blocks together."""
-        return ValueFacts(
+        return ValueStats(
             integral=self.integral and other.integral,
             float32_exact=self.float32_exact and other.float32_exact,
             float64_exact=self.float64_exact and other.float64_exact,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-Piece = tuple[str, int, int]
+ByteRange = tuple[str, int, int]
 """Key, offset and length of a part of an object."""
 
 
@@ -46,7 +46,7 @@ class ByteReader(Protocol):
         """
         ...
 
-    def read_pieces(self, pieces: Sequence[Piece], out: memoryview) -> list[int]:
+    def read_ranges(self, pieces: Sequence[ByteRange], out: memoryview) -> list[int]:
         """Read pieces into `out`, each to where it belongs if all are whole.
 
         Returns
@@ -74,7 +74,7 @@ class LocalReader:
     def read(self, key: str, offset: int, length: int) -> bytes:
         """Read part of a file without moving anyone's file position."""
         out = bytearray(length)
-        (found,) = self.read_pieces([(key, offset, length)], memoryview(out))
+        (found,) = self.read_ranges([(key, offset, length)], memoryview(out))
         return bytes(out[:found])
 
     def open(self, keys: Sequence[str]) -> list[int]:
@@ -88,7 +88,7 @@ class LocalReader:
             raise type(error)(error.errno, error.strerror, keys[len(opened)]) from None
         return opened
 
-    def read_pieces(self, pieces: Sequence[Piece], out: memoryview) -> list[int]:
+    def read_ranges(self, pieces: Sequence[ByteRange], out: memoryview) -> list[int]:
         """Read parts of files; a file is opened once for pieces that follow each other."""
         counts: list[int] = []
         at = 0
@@ -137,14 +137,14 @@ class RemoteReader:
     def read(self, key: str, offset: int, length: int) -> bytes:
         """Read part of an object with one ranged request."""
         out = bytearray(length)
-        (found,) = self.read_pieces([(key, offset, length)], memoryview(out))
+        (found,) = self.read_ranges([(key, offset, length)], memoryview(out))
         return bytes(out[:found])
 
     def open(self, keys: Sequence[str]) -> list[int]:
         """Objects are no files."""
         raise NotImplementedError(f"{keys[:1]} cannot be opened: objects are no files")
 
-    def read_pieces(self, pieces: Sequence[Piece], out: memoryview) -> list[int]:
+    def read_ranges(self, pieces: Sequence[ByteRange], out: memoryview) -> list[int]:
         """Read parts of objects with one ranged request each, all under way at once."""
         import asyncio
 

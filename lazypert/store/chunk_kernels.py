@@ -19,7 +19,7 @@ from lazypert.store import native
 from lazypert.store.native import call_blosc_decompress, call_blosc_getitem, call_crc32c, call_pread
 
 if TYPE_CHECKING:
-    from lazypert.sparse.columns import ColumnTable
+    from lazypert.sparse.columns import ColumnSelection
 
 CHECKSUM = 4
 """Bytes of the CRC-32C at the end of a chunk."""
@@ -97,7 +97,7 @@ def decode(
 def select(
     chunks: Chunks,
     ranges: Ranges,
-    columns: ColumnTable,
+    columns: ColumnSelection,
     kept: int,
     upto: tuple[NDArray[np.int64], NDArray[np.int64]],
     out: tuple[NDArray[Any], NDArray[np.uint32]],
@@ -153,7 +153,7 @@ def scatter(
     chunks: tuple[Chunks, Chunks],
     ranges: Ranges,
     places: NDArray[np.int64],
-    columns: ColumnTable,
+    columns: ColumnSelection,
     target_sum: float,
     sums: NDArray[np.float64],
     row: NDArray[np.float32],

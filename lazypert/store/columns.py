@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Column:
+class LazyColumn:
     """A column of a store that is read by pieces: what Dask and xarray take for an array.
 
     Attributes
@@ -68,43 +68,43 @@ class Column:
         )
 
 
-def numbers(array: ShardedArray) -> Column:
+def numeric_column(array: ShardedArray) -> LazyColumn:
     """Numbers as they are stored."""
-    return Column(len(array), array.dtype, array.read)
+    return LazyColumn(len(array), array.dtype, array.read)
 
 
-def column_of(store: Store, path: str) -> Column:
+def open_column(store: Store, path: str) -> LazyColumn:
     """Values of a column: of a categorical its labels.
 
     A missing value shows as None among texts and labels, as NaN among numbers.
     """
     kind = store.encoding(path)
     if kind == "categorical":
-        return decoded(numbers(store.sharded(f"{path}/codes")), store.categories(path))
+        return decode_categories(numeric_column(store.sharded(f"{path}/codes")), store.categories(path))
     if kind == "string-array":
         text = store.text(path)
-        return Column(len(text), text.dtype, text.read)
+        return LazyColumn(len(text), text.dtype, text.read)
     if kind.startswith("nullable-"):
         below = f"{path}/values"
-        values = column_of(store, below) if "string" in kind else numbers(store.sharded(below))
+        values = open_column(store, below) if "string" in kind else numeric_column(store.sharded(below))
         dtype = np.dtype("f8" if kind == "nullable-integer" else object)
-        read = partial(_read_nullable, values, numbers(store.sharded(f"{path}/mask")), dtype)
-        return Column(values.length, dtype, read)
-    return numbers(store.sharded(path))
+        read = partial(_read_nullable, values, numeric_column(store.sharded(f"{path}/mask")), dtype)
+        return LazyColumn(values.length, dtype, read)
+    return numeric_column(store.sharded(path))
 
 
-def decoded(codes: Column, categories: NDArray[Any]) -> Column:
+def decode_categories(codes: LazyColumn, categories: NDArray[Any]) -> LazyColumn:
     """Labels in place of codes."""
     missing = np.nan if categories.dtype.kind in "iuf" else None
     table = np.array([*categories, missing], dtype="f8" if missing is not None else object)
-    return Column(codes.length, table.dtype, partial(_read_decoded, codes, table))
+    return LazyColumn(codes.length, table.dtype, partial(_read_decoded, codes, table))
 
 
-def _read_decoded(codes: Column, table: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
+def _read_decoded(codes: LazyColumn, table: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
     return table[codes.read(start, stop)]  # the last entry is what code -1 picks
 
 
-def _read_nullable(values: Column, mask: Column, dtype: np.dtype[Any], start: int, stop: int) -> NDArray[Any]:
+def _read_nullable(values: LazyColumn, mask: LazyColumn, dtype: np.dtype[Any], start: int, stop: int) -> NDArray[Any]:
     out = values.read(start, stop).astype(dtype)
     out[mask.read(start, stop)] = np.nan if dtype.kind == "f" else None
     return out

@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Any
 import dask.array as da
 import numpy as np
 
-from lazypert.errors import ColumnNotFoundError
 from lazypert.screen.groups import Groups
 from lazypert.screen.labels import factorise
-from lazypert.screen.roles import Roles
+from lazypert.screen.roles import ROLE_OF_AXIS, Roles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lazypert.store.store import Store
-from lazypert.store.columns import numbers
+from lazypert.store.columns import numeric_column
 
 
-def groups_of(store: Store, roles: Roles) -> Groups:
+def group_cells(store: Store, roles: Roles) -> Groups:
     """Group a store's cells by any columns.
 
     Takes the table that conversion left when the columns are the ones it was made for; else reads
@@ -42,25 +41,19 @@ def groups_of(store: Store, roles: Roles) -> Groups:
     if wanted.columns() == own.columns():
         return replace(store.groups, roles=wanted)
     codes, labels = [], []
-    for column, role in zip(wanted.columns(), ("cell_type_col", "pert_col", "dataset_col", "batch_col"), strict=True):
-        code, names = _coded(store, column, role) if column is not None else (None, np.empty(0, np.str_))
+    for axis, column in wanted.columns().items():
+        code, names = _coded(store, column, ROLE_OF_AXIS[axis]) if column is not None else (None, np.empty(0, np.str_))
         codes.append(code)
         labels.append(names)
     return Groups.from_codes(codes, labels, wanted, store.n_obs)
 
 
 def _coded(store: Store, column: str, role: str) -> tuple[Any, NDArray[np.str_]]:
-    if column not in store.obs_columns:
-        try:
-            store.require_obs(column, role)
-        except ColumnNotFoundError as error:
-            absent_ok = "" if role == "pert_col" else f" If the screen has no such column, pass {role}=None."
-            raise ColumnNotFoundError(f"{error}{absent_ok}") from None
-    path = f"obs/{column}"
+    path = f"obs/{store.require_obs(column, role)}"
     if store.encoding(path) != "categorical":
         return factorise(store.column(path))
     categories = store.categories(path).astype(np.str_)
-    codes = numbers(store.sharded(f"{path}/codes")).to_dask()
+    codes = numeric_column(store.sharded(f"{path}/codes")).to_dask()
     # Labels no cell has are no labels of the screen.
     counted = da.bincount(da.where(codes < 0, len(categories), codes), minlength=len(categories) + 1).compute()
     used = np.flatnonzero(counted[: len(categories)])

@@ -32,7 +32,7 @@ class Entry:
     crc32: int
 
 
-def are_as_noted(folder: Path, entries: Iterable[Entry]) -> bool:
+def match_files(folder: Path, entries: Iterable[Entry]) -> bool:
     """Whether files of a folder are there with the bytes they had when they were written."""
     return all(crc32_of(folder / entry.key) == (entry.size, entry.crc32) for entry in entries)
 

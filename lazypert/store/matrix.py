@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lazypert.sparse.csr import CSRBlock
-from lazypert.sparse.row_view import Place, PlacedRows, copy_rows, one_after_another
+from lazypert.sparse.row_view import RowLayout, RowView, contiguous_layout, copy_rows
 from lazypert.store import native
 from lazypert.store.format import dense_dtype
-from lazypert.store.sharded_array import ShardedArray, spread
+from lazypert.store.sharded_array import ShardedArray, scatter_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from lazypert.sparse.columns import ColumnTable
+    from lazypert.sparse.columns import ColumnSelection
 from lazypert.store.arrays import _damaged
 
 
@@ -74,41 +74,38 @@ class Matrix:
         return bool(self.facts["integral"] and self.facts["minimum"] >= 0)
 
     def read(self, start: int, stop: int) -> CSRBlock:
-        """Rows ``start`` to ``stop``: one contiguous read of each array."""
+        """Read rows ``start`` to ``stop``: one contiguous read of each array."""
         return self.read_rows(np.arange(start, stop))
 
     def read_rows(self, rows: NDArray[np.integer]) -> CSRBlock:
-        """Rows in any order, repeats allowed; a chunk that rows share is read and decoded once."""
-        placed = self.read_placed(rows)
-        indptr = np.concatenate([[0], np.cumsum(placed.lengths)]).astype(np.int64)
-        return CSRBlock(indptr, placed.indices, placed.data, self.shape[1])
+        """Read rows in any order, repeats allowed; a chunk that rows share is read and decoded once."""
+        view = self._read_view(rows, contiguous_layout, np.empty, self.indices.dtype)
+        indptr = np.concatenate([[0], np.cumsum(view.lengths)]).astype(np.int64)
+        return CSRBlock(indptr, view.indices, view.data, self.shape[1])
 
-    def read_placed(
+    def read_view(
         self,
         rows: NDArray[np.integer],
         *,
-        place: Place = one_after_another,
-        empty: Callable[[int, Any], NDArray[Any]] = np.empty,
-        narrow: bool = False,
-    ) -> PlacedRows:
-        """Rows in any order, repeats allowed, each decoded to a place of its own.
+        layout: RowLayout = contiguous_layout,
+        allocate: Callable[[int, Any], NDArray[Any]] = np.empty,
+    ) -> RowView:
+        """Read rows, each decoded to an offset of its own; see `RowReader.read_view`."""
+        narrow = np.dtype(np.uint16) if self.shape[1] <= 2**16 else self.indices.dtype
+        return self._read_view(rows, layout, allocate, narrow)
 
-        Parameters
-        ----------
-        place
-            Says where each row goes, from the lengths of all.
-        empty
-            Makes arrays to decode into.
-        narrow
-            Give column numbers as uint16 where that holds them all: half the memory.
-        """
+    def _read_view(
+        self,
+        rows: NDArray[np.integer],
+        layout: RowLayout,
+        allocate: Callable[[int, Any], NDArray[Any]],
+        index_dtype: np.dtype[Any],
+    ) -> RowView:
         located = self.locate(rows)
-        starts, size = place(located.lengths)
-        small = narrow and self.shape[1] <= 2**16
-        indices = empty(size, np.dtype(np.uint16) if small else self.indices.dtype)
-        data = empty(size, self.dtype)
+        starts, size = layout(located.lengths)
+        indices, data = allocate(size, index_dtype), allocate(size, self.dtype)
         self.gather(located, starts, indices, data)
-        return PlacedRows(starts, located.lengths, indices, data, self.shape[1])
+        return RowView(starts, located.lengths, indices, data, self.shape[1])
 
     def locate(self, rows: NDArray[np.integer]) -> Located:
         """Look up where rows in any order are, repeats allowed."""
@@ -133,14 +130,11 @@ class Matrix:
         self.indices.gather(*ranges, indices)
         self.data.gather(*ranges, data)
 
-    def read_selected(self, rows: NDArray[np.integer], columns: ColumnTable, *, totals: bool = False) -> PlacedRows:
-        """Wanted columns of rows in any order, repeats allowed; with `totals`, their sums over all columns too.
-
-        Of the others nothing is kept, so it is faster and takes less memory than `read_placed`.
-        """
+    def read_columns(self, rows: NDArray[np.integer], columns: ColumnSelection, *, totals: bool = False) -> RowView:
+        """Read selected columns of rows; see `RowReader.read_columns`."""
         wanted, back = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
-        if native.FUNCTIONS is None or self.indices.grid.chunk != self.data.grid.chunk:
-            return self.read_placed(rows, narrow=True).select(columns, totals=totals)
+        if not self._decodes_in_kernels:
+            return self.read_view(rows).select(columns, totals=totals)
         first, last = self._bounds(wanted)
         filled = last > first
         ranges = first[filled], last[filled]
@@ -149,61 +143,54 @@ class Matrix:
         data, sums = self.data.pick(*ranges, kept, totals=totals)
         starts[filled] = np.concatenate([[0], kept.upto_range])[:-1]
         lengths[filled] = kept.upto_range - starts[filled]
-        found = PlacedRows(starts[back], lengths[back], kept.columns, data, columns.n_columns)
+        found = RowView(starts[back], lengths[back], kept.columns, data, columns.n_columns)
         if not totals:
             return found
-        of_rows = np.zeros(len(wanted))
-        of_rows[filled] = sums
-        return replace(found, totals=of_rows[back])
+        row_sums = np.zeros(len(wanted))
+        row_sums[filled] = sums
+        return replace(found, totals=row_sums[back])
 
     def read_dense(
         self,
         rows: NDArray[np.integer],
-        columns: ColumnTable,
+        columns: ColumnSelection,
         *,
         target_sum: float | None = None,
-        empty: Callable[[tuple[int, int], Any], NDArray[Any]] = np.empty,
+        allocate: Callable[[tuple[int, int], Any], NDArray[Any]] = np.empty,
     ) -> NDArray[np.float32]:
-        """(n, n_columns) float32 wanted columns of rows in any order, repeats allowed.
-
-        Values go from where they are decoded to where they are wanted: the fastest way to few columns.
-
-        Parameters
-        ----------
-        columns
-            Which to take.
-        target_sum
-            Scale each row to this sum over all columns, then take ``log1p``.
-        empty
-            Makes the array.
-        """
-        out = empty((len(rows), columns.n_columns), np.float32)
-        self.fill_dense(rows, columns, target_sum, out, np.arange(len(rows)))
+        """Read selected columns of rows as a dense array; see `RowReader.read_dense`."""
+        out = allocate((len(rows), columns.n_columns), np.float32)
+        self.write_dense(rows, columns, target_sum, out, np.arange(len(rows)))
         return out
 
-    def fill_dense(
+    def write_dense(
         self,
         rows: NDArray[np.integer],
-        columns: ColumnTable,
+        columns: ColumnSelection,
         target_sum: float | None,
         out: NDArray[np.float32],
-        places: NDArray[np.int64],
+        out_rows: NDArray[np.int64],
     ) -> None:
-        """Write what `read_dense` gives into the rows `places` of `out`."""
+        """Write what `read_dense` returns into the rows `out_rows` of `out`."""
         rows = np.asarray(rows, dtype=np.int64)
         order = np.argsort(rows, kind="stable")
         is_new = np.diff(rows[order], prepend=-1) != 0
         heads = order[is_new]
         first, last = self._bounds(rows[heads])
         filled = last > first
-        ranges = first[filled], last[filled], places[heads[filled]]
-        if native.FUNCTIONS is None or self.indices.grid.chunk != self.data.grid.chunk:
-            placed = self.read_placed(rows[heads[filled]], narrow=True).select(columns, totals=True)
-            placed.fill(out, places[heads[filled]], target_sum)
+        if self._decodes_in_kernels:
+            ranges = first[filled], last[filled], out_rows[heads[filled]]
+            scatter_rows(self.indices, self.data, *ranges, columns, target_sum or 0.0, out)
         else:
-            spread(self.indices, self.data, *ranges, columns, target_sum or 0.0, out)
-        out[places[heads[~filled]]] = 0
-        copy_rows(out, places[heads[np.cumsum(is_new) - 1][~is_new]], places[order[~is_new]])
+            view = self.read_view(rows[heads[filled]]).select(columns, totals=True)
+            view.write_dense(out, out_rows[heads[filled]], target_sum)
+        out[out_rows[heads[~filled]]] = 0
+        copy_rows(out, out_rows[heads[np.cumsum(is_new) - 1][~is_new]], out_rows[order[~is_new]])
+
+    @property
+    def _decodes_in_kernels(self) -> bool:
+        """Whether chunks of both arrays can be decoded side by side, by functions that kernels may call."""
+        return native.FUNCTIONS is not None and self.indices.grid.chunk == self.data.grid.chunk
 
     def _bounds(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """First element of each of some rows, and one past its last; the rows ascend."""

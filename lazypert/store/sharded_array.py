@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lazypert.sparse.columns import ColumnTable
-    from lazypert.store.byte_reader import ByteReader, Piece
+    from lazypert.sparse.columns import ColumnSelection
+    from lazypert.store.byte_reader import ByteRange, ByteReader
     from lazypert.store.format import Grid
 from lazypert.store.shard_encoding import _ABSENT, _ENTRY
 
@@ -151,7 +151,7 @@ class ShardedArray:
                 damage = decode(chunks, (starts[some], stops[some]), places[some], out, scratch)
             self._check(damage, numbers)
 
-    def select(self, starts: NDArray[np.int64], stops: NDArray[np.int64], columns: ColumnTable) -> Kept:
+    def select(self, starts: NDArray[np.int64], stops: NDArray[np.int64], columns: ColumnSelection) -> Kept:
         """Which elements of ranges, that are column numbers, are wanted. Needs `native.FUNCTIONS`.
 
         Parameters
@@ -280,11 +280,11 @@ class ShardedArray:
         last = np.append(first[1:], len(shard)) - 1
         size = offset[last] + length[last] - offset[first]
         packed = _scratch.take(f"packed {self._name}", int(size.sum()))
-        pieces: list[Piece] = [
+        pieces: list[ByteRange] = [
             (self._key(s), o, n)
             for s, o, n in zip(shard[first].tolist(), offset[first].tolist(), size.tolist(), strict=True)
         ]
-        lacking = size - np.array(self.reader.read_pieces(pieces, memoryview(packed)), dtype=np.int64)  # type: ignore[arg-type]
+        lacking = size - np.array(self.reader.read_ranges(pieces, memoryview(packed)), dtype=np.int64)  # type: ignore[arg-type]
         if lacking.any():
             worst = int(lacking.argmax())
             raise self._damaged(int(shard[first[worst]]), f"the file is cut short by {int(lacking[worst])} bytes")
@@ -327,13 +327,13 @@ class ShardedArray:
         )
 
 
-def spread(
+def scatter_rows(
     indices: ShardedArray,
     data: ShardedArray,
     starts: NDArray[np.int64],
     stops: NDArray[np.int64],
     places: NDArray[np.int64],
-    columns: ColumnTable,
+    columns: ColumnSelection,
     target_sum: float,
     out: NDArray[np.float32],
 ) -> None:

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 import zarr
 
-from lazypert.errors import ColumnNotFoundError, StoreDamagedError, StoreNotFoundError, near_matches
+from lazypert.errors import StoreDamagedError, StoreNotFoundError, no_such_column
 from lazypert.screen.groups import Groups
-from lazypert.screen.roles import AXES, Roles
+from lazypert.screen.roles import AXES, OPTIONAL_ROLES, Roles
 from lazypert.store.byte_reader import ByteReader, LocalReader, RemoteReader
 from lazypert.store.format import FORMAT_VERSION, MARKER, TABLES, Grid
 from lazypert.store.sharded_array import ShardedArray
@@ -113,7 +113,7 @@ class Store:
         name = "X" if layer is None else f"layers/{layer}"
         if name not in self.matrices:
             known = [other.removeprefix("layers/") for other in self.matrices if other.startswith("layers/")]
-            raise ColumnNotFoundError(f"layer={layer!r} is not in {self.path!r}. {near_matches(str(layer), known)}")
+            raise no_such_column("layer", str(layer), "a layer", known, of=self.path)
         return self.sparse(name)
 
     def sparse(self, name: str) -> Matrix:
@@ -182,20 +182,20 @@ class Store:
         )
 
     @property
-    def has_facts(self) -> bool:
+    def has_cell_stats(self) -> bool:
         """Whether conversion noted what `facts` holds."""
         return TABLES in self._root and "facts" in self._root[TABLES]  # type: ignore[operator]
 
     @cached_property
-    def facts(self) -> StoredFacts | None:
+    def facts(self) -> StoredCellStats | None:
         """What conversion noted of the cells, or None in a store without such notes."""
         base = f"{TABLES}/facts"
-        if not self.has_facts:
+        if not self.has_cell_stats:
             return None
         group: Any = self._root[base]
         groups = self.groups
         control = np.flatnonzero(groups.is_control)
-        return StoredFacts(
+        return StoredCellStats(
             gene_col=group.attrs["gene_col"],
             total=self.sharded(f"{base}/total"),
             n_genes=self.sharded(f"{base}/n_genes"),
@@ -205,7 +205,7 @@ class Store:
             control_row=groups.rows(control).firsts(),
         )
 
-    def require_obs(self, column: str, role: str = "obs column") -> str:
+    def require_obs(self, column: str, role: str = "obs") -> str:
         """Return the column's name.
 
         Raises
@@ -214,9 +214,8 @@ class Store:
             When it does not exist; near matches are listed.
         """
         if column not in self.obs_columns:
-            raise ColumnNotFoundError(
-                f"{role} {column!r} is not in {self.path!r}. {near_matches(column, self.obs_columns)}"
-            )
+            hint = f"If the screen has no such column, pass {role}=None." if role in OPTIONAL_ROLES else ""
+            raise no_such_column(role, column, "an obs column", self.obs_columns, of=self.path, hint=hint)
         return column
 
     @cached_property
@@ -237,7 +236,7 @@ class Store:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class StoredFacts:
+class StoredCellStats:
     """What conversion noted of the cells of X (see `lazypert.facts`).
 
     Attributes

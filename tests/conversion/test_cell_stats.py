@@ -95,7 +95,7 @@ def test_knockdown_of_a_fresh_store_reads_no_matrix(stored, monkeypatch, match):
     noted = lp.open(stored).pert.knockdown(var_gene_col="symbol", **options)
     assert seen
     assert not [path for path in seen if path.startswith("X/")]
-    monkeypatch.setattr(Store, "has_facts", False)
+    monkeypatch.setattr(Store, "has_cell_stats", False)
     streamed = lp.open(stored).pert.knockdown(var_gene_col="symbol", **options)
     assert [path for path in seen if path.startswith("X/")]
     np.testing.assert_array_equal(noted.mask, streamed.mask)

@@ -28,7 +28,7 @@ result = lp.PerturbationPipeline(lp.PerturbationPipelineConfig(
     enable_knockdown_filter=True, var_gene_col="gene_name", sentence_size=64, sentences_per_batch=8,
 )).setup([store])
 peaks["pipeline"] = peak_mib()
-cells = sum(int((~batch.is_filler).sum()) for batch in result.loader("train"))
+cells = sum(int((~batch.is_padding).sum()) for batch in result.loader("train"))
 peaks["epoch"] = peak_mib()
 print(json.dumps({"peaks": peaks, "cells": cells, "train": len(result.train_indices)}))
 """

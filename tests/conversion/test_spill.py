@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from lazypert.conversion.spill import MARK, PackedRows, Spill
+from lazypert.conversion.spill import ROWS_PER_MARK, PackedRows, Spill
 from lazypert.sparse.csr import CSRBlock
-from lazypert.sparse.value_stats import ValueFacts
+from lazypert.sparse.value_stats import ValueStats
 
-N_DEST = 3 * MARK + 5
+N_DEST = 3 * ROWS_PER_MARK + 5
 
 
 def make(path, seed=0, n_rows=400, packed=False):
@@ -23,11 +23,19 @@ def make(path, seed=0, n_rows=400, packed=False):
     csr = CSRBlock(matrix.indptr.astype("i8"), matrix.indices.astype("u2"), matrix.data, 30)
     if packed:
         csr = PackedRows.of(csr, np.arange(csr.shape[0]))
-    return Spill.write(path, target, csr, N_DEST, ValueFacts(integral=False), float(matrix.data.sum())), target, matrix
+    return Spill.write(path, target, csr, N_DEST, ValueStats(integral=False), float(matrix.data.sum())), target, matrix
 
 
 @pytest.mark.parametrize(
-    "span", [(0, N_DEST), (0, 1), (MARK - 3, MARK + 3), (MARK, 2 * MARK), (5000, 5000), (12000, N_DEST)]
+    "span",
+    [
+        (0, N_DEST),
+        (0, 1),
+        (ROWS_PER_MARK - 3, ROWS_PER_MARK + 3),
+        (ROWS_PER_MARK, 2 * ROWS_PER_MARK),
+        (5000, 5000),
+        (12000, N_DEST),
+    ],
 )
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
 def test_any_range_of_destinations(tmp_path, span, packed):
@@ -66,8 +74,8 @@ def test_nothing_to_spill(tmp_path):
 
 def test_it_is_recalled_as_it_was(tmp_path):
     spill, _, _ = make(tmp_path / "a.spill")
-    assert Spill.recall(tmp_path / "a.spill") == spill
-    assert Spill.recall(tmp_path / "b.spill") is None
+    assert Spill.load_checkpoint(tmp_path / "a.spill") == spill
+    assert Spill.load_checkpoint(tmp_path / "b.spill") is None
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone", "no note", "torn note"])
@@ -84,7 +92,7 @@ def test_damage_is_not_recalled(tmp_path, damage):
         note.unlink()
     else:
         note.write_text(note.read_text()[:30])
-    assert Spill.recall(path) is None
+    assert Spill.load_checkpoint(path) is None
 
 
 def test_removal_takes_the_note_along(tmp_path):

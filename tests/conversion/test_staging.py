@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from lazypert.conversion.checkpoints import recall, record
-from lazypert.conversion.staging import Partial
+from lazypert.conversion.checkpoints import load_checkpoint, save_checkpoint
+from lazypert.conversion.staging import StagingDirectory
 from lazypert.errors import StoreExistsError
 
 ONE, OTHER = "a" * 12, "b" * 12
@@ -17,12 +17,12 @@ def names(folder):
 
 
 def test_one_owner_at_a_time(tmp_path):
-    first = Partial(tmp_path / "s.zarr", ONE)
+    first = StagingDirectory(tmp_path / "s.zarr", ONE)
     with pytest.raises(StoreExistsError, match=r"Another process.*s\.zarr\.partial\.lock"):
-        Partial(tmp_path / "s.zarr", OTHER)
-    Partial(tmp_path / "t.zarr", ONE).release(keep=False)
+        StagingDirectory(tmp_path / "s.zarr", OTHER)
+    StagingDirectory(tmp_path / "t.zarr", ONE).release(keep=False)
     first.release(keep=False)
-    Partial(tmp_path / "s.zarr", OTHER).release(keep=False)
+    StagingDirectory(tmp_path / "s.zarr", OTHER).release(keep=False)
     assert names(tmp_path) == []
 
 
@@ -32,7 +32,7 @@ def test_a_dead_owner_locks_nobody_out(tmp_path):
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "s.zarr")], check=False)
     assert done.returncode == -9
     assert names(tmp_path) == [f"s.zarr.partial-{ONE}", "s.zarr.partial.lock"]
-    again = Partial(tmp_path / "s.zarr", ONE)
+    again = StagingDirectory(tmp_path / "s.zarr", ONE)
     assert again.is_resumed
     assert not again.is_restarted
     again.release(keep=False)
@@ -40,14 +40,14 @@ def test_a_dead_owner_locks_nobody_out(tmp_path):
 
 
 def test_work_of_the_same_fingerprint_is_found_and_other_work_removed(tmp_path):
-    first = Partial(tmp_path / "s.zarr", ONE)
+    first = StagingDirectory(tmp_path / "s.zarr", ONE)
     (first.work / "note").write_text("x")
     first.release(keep=True)
-    same = Partial(tmp_path / "s.zarr", ONE)
+    same = StagingDirectory(tmp_path / "s.zarr", ONE)
     assert (same.work / "note").read_text() == "x"
     assert same.is_resumed
     same.release(keep=True)
-    other = Partial(tmp_path / "s.zarr", OTHER)
+    other = StagingDirectory(tmp_path / "s.zarr", OTHER)
     assert not other.is_resumed
     assert other.is_restarted
     assert names(tmp_path) == [f"s.zarr.partial-{OTHER}", "s.zarr.partial.lock"]
@@ -55,7 +55,7 @@ def test_work_of_the_same_fingerprint_is_found_and_other_work_removed(tmp_path):
 
 
 def test_work_without_a_fingerprint_is_its_own(tmp_path):
-    first = Partial(tmp_path / "s.zarr")
+    first = StagingDirectory(tmp_path / "s.zarr")
     assert not first.is_resumed
     first.release(keep=False)
     assert names(tmp_path) == []
@@ -76,19 +76,19 @@ def test_nobody_elses_folder_is_touched(tmp_path):
     replaced = tmp_path / f"s.zarr.partial-old-{ONE}"
     replaced.mkdir()
     (replaced / "zarr.json").write_text("{}")
-    Partial(tmp_path / "s.zarr", ONE).release(keep=False)
+    StagingDirectory(tmp_path / "s.zarr", ONE).release(keep=False)
     assert names(tmp_path) == sorted(mine)
 
 
 def test_a_record_is_whole_or_absent(tmp_path):
     path = tmp_path / "a.json"
-    assert recall(path) is None
-    record(path, {"n": 1})
-    record(path, {"n": 2})
-    assert recall(path) == {"n": 2}
+    assert load_checkpoint(path) is None
+    save_checkpoint(path, {"n": 1})
+    save_checkpoint(path, {"n": 2})
+    assert load_checkpoint(path) == {"n": 2}
     for torn in ("", '{"n": ', "[1]", "\x00" * 8):
         path.write_text(torn)
-        assert recall(path) is None
+        assert load_checkpoint(path) is None
     assert names(tmp_path) == ["a.json"]
 
 
@@ -106,7 +106,7 @@ def test_a_lock_that_was_unlinked_meanwhile_is_not_taken_for_one(tmp_path, monke
         seen.append(fd)
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    partial = Partial(tmp_path / "s.zarr", ONE)
+    partial = StagingDirectory(tmp_path / "s.zarr", ONE)
     assert len(seen) == 2
     assert lock.exists()
     partial.release(keep=False)

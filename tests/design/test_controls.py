@@ -19,7 +19,7 @@ from lazypert import (
     ZeroShotSplitter,
     ZeroShotSplitterConfig,
 )
-from lazypert.design.controls import control_mapping, pools_of
+from lazypert.design.controls import control_mapping, control_pools
 from lazypert.design.splits import SPLITS
 from lazypert.errors import ConfigError, EmptyPoolError
 from tests.support.screens import CONTROL, design_cells, make_cells, random_cells
@@ -128,7 +128,7 @@ class TestBatchStrategy:
 class TestDraws:
     @pytest.mark.parametrize("strategy", STRATEGIES)
     def test_are_uniform_over_the_pool(self, design, strategy):
-        pools = pools_of(design.groups, by_batch=strategy == "batch")
+        pools = control_pools(design.groups, by_batch=strategy == "batch")
         row = 17
         run = design.groups.expand(np.arange(len(design.groups.start)))[row]
         drawn = [pools.draw(np.array([row]), np.array([run]), 2, (0, epoch)) for epoch in range(2000)]
@@ -163,7 +163,7 @@ class TestDraws:
 
     def test_do_not_depend_on_who_asks(self, design):
         groups = design.groups
-        pools = pools_of(groups, by_batch=True)
+        pools = control_pools(groups, by_batch=True)
         rows = np.arange(900)
         runs = groups.expand(np.arange(len(groups.start)))
         whole = pools.draw(rows, runs, 3, (1, 2))
@@ -295,7 +295,7 @@ class TestArcs:
             cell_type=["T"] * n + ["U"] * 40,
             perturbation=[CONTROL] * n + ["A"] * 20 + [CONTROL] * 20,
         )
-        return SimpleNamespace(cells=cells, pools=pools_of(cells.groups, by_batch=False))
+        return SimpleNamespace(cells=cells, pools=control_pools(cells.groups, by_batch=False))
 
     def drawn(self, made, turn, *, reach, rows=None, n=1, epoch=0):
         rows = np.arange(1000) if rows is None else rows
@@ -310,7 +310,7 @@ class TestArcs:
 
     def test_what_serves_fits_where_it_is_kept(self):
         cells = make_cells(cell_type=["T"] * 3000 + ["U"] * 3000, perturbation=[CONTROL] * 6000)
-        made = SimpleNamespace(cells=cells, pools=pools_of(cells.groups, by_batch=False))
+        made = SimpleNamespace(cells=cells, pools=control_pools(cells.groups, by_batch=False))
         reach = made.pools.reach(1600, 16)
         most = max(
             len(np.unique(self.drawn(made, turn, reach=reach, rows=np.arange(6000)) // 16)) for turn in range(60)

@@ -37,15 +37,15 @@ def epoch_of(plan, epoch=0):
 @settings(max_examples=40, deadline=None)
 def test_an_epoch_is_every_labelled_cell_once_in_pure_sentences(codes, size, per_batch, epoch, shuffle):
     plan = plan_of(codes, size, sentences_per_batch=per_batch, shuffle=shuffle)
-    cells, is_filler = epoch_of(plan, epoch)
+    cells, is_padding = epoch_of(plan, epoch)
     codes = np.array(codes)
     assert all(len(set(codes[sentence])) == 1 for sentence in cells)
-    assert sorted(cells[~is_filler]) == np.flatnonzero(codes >= 0).tolist()
+    assert sorted(cells[~is_padding]) == np.flatnonzero(codes >= 0).tolist()
     # No more sentences than the groups need, and fillers only where a group's last one is short.
     needed = sum(-(-n // size) for code, n in Counter(codes.tolist()).items() if code >= 0)
     assert cells.shape == (needed, size) == (plan.n_sentences, size)
     assert len(plan) == -(-needed // per_batch)
-    assert all((~flags).any() for flags in is_filler)
+    assert all((~flags).any() for flags in is_padding)
 
 
 @given(code_lists, lengths, st.integers(1, 4))
@@ -73,9 +73,9 @@ def test_downsampling_takes_the_same_cells_every_epoch(codes, size, limit):
 
 
 def test_evaluation_goes_through_the_groups_in_order():
-    cells, is_filler = epoch_of(plan_of([2, 0, 0, 1, 2, 0], 2, shuffle=False))
-    assert cells[~is_filler].tolist() == [1, 2, 5, 3, 0, 4]
-    assert is_filler.tolist() == [[False, False], [False, True], [False, True], [False, False]]
+    cells, is_padding = epoch_of(plan_of([2, 0, 0, 1, 2, 0], 2, shuffle=False))
+    assert cells[~is_padding].tolist() == [1, 2, 5, 3, 0, 4]
+    assert is_padding.tolist() == [[False, False], [False, True], [False, True], [False, False]]
 
 
 class TestEpochs:
@@ -115,8 +115,8 @@ class TestEpochs:
         plan = plan_of([0] * 9, 8)
         drawn = Counter()
         for epoch in range(300):
-            cells, is_filler = epoch_of(plan, epoch)
-            drawn.update(cells[is_filler].tolist())
+            cells, is_padding = epoch_of(plan, epoch)
+            drawn.update(cells[is_padding].tolist())
         assert sum(drawn.values()) == 2100
         assert all(abs(drawn[cell] - 2100 / 9) < 90 for cell in range(9))
 
@@ -142,9 +142,9 @@ class TestFromRows:
             expected = SentencePlan.from_codes(config, codes)
             assert plan.place is None
             assert (plan.first.tolist(), plan.size.tolist()) == (expected.first.tolist(), expected.size.tolist())
-            found, is_filler = epoch_of(plan)
+            found, is_padding = epoch_of(plan)
             assert all(len({labels[cell] for cell in sentence}) == 1 for sentence in found)
-            assert sorted(found[~is_filler]) == list(range(len(rows)))
+            assert sorted(found[~is_padding]) == list(range(len(rows)))
 
     def test_cells_without_a_batch_are_a_group_of_their_own(self):
         cells = make_cells(
@@ -211,7 +211,7 @@ def test_epochs_are_not_negative():
         PerturbationBatchSampler(PerturbationSamplerConfig(), [0]).set_epoch(-1)
 
 
-def parts_of(plan, epoch, n_hosts):
+def variables_of(plan, epoch, n_hosts):
     """Each host's sentences as (cells, fillers), and the numbers of batches."""
     arranged = [plan.epoch(epoch, host=host, n_hosts=n_hosts) for host in range(n_hosts)]
     parts = []
@@ -233,7 +233,7 @@ class TestHosts:
     @settings(max_examples=25, deadline=None)
     def test_share_an_epoch_without_overlap(self, n_hosts, codes, size, per_batch, epoch, shuffle):
         plan = plan_of(codes, size, sentences_per_batch=per_batch, shuffle=shuffle)
-        parts, n_batches = parts_of(plan, epoch, n_hosts)
+        parts, n_batches = variables_of(plan, epoch, n_hosts)
         assert len(set(n_batches)) == 1  # or hosts would wait for one another for ever
         seen = np.concatenate([cells[~fillers] for cells, fillers in parts])
         assert sorted(seen) == np.flatnonzero(np.array(codes) >= 0).tolist()  # union exact, overlap 0
@@ -258,7 +258,7 @@ class TestHosts:
 
     def test_dropping_the_last_batch_makes_them_equal_too(self):
         plan = plan_of(np.repeat(np.arange(9), 13), 4, sentences_per_batch=3, drop_last=True)
-        parts, n_batches = parts_of(plan, 0, 4)
+        parts, n_batches = variables_of(plan, 0, 4)
         assert len(set(n_batches)) == 1
         assert all(len(cells) == n_batches[0] * 3 for cells, _ in parts)
 
@@ -275,8 +275,8 @@ class TestBalance:
         assert all(abs(total[group] - 5 * plan.n_sentences) <= 20 for group in range(4))
 
     def test_each_lap_through_a_group_visits_every_cell_once(self):
-        cells, is_filler = epoch_of(plan_of(self.codes, 8, balance="group"))
-        seen = Counter(cells[~is_filler].tolist())
+        cells, is_padding = epoch_of(plan_of(self.codes, 8, balance="group"))
+        seen = Counter(cells[~is_padding].tolist())
         for group, size in enumerate((1000, 100, 10, 1)):
             visits = [seen[cell] for cell in np.flatnonzero(self.codes == group)]
             assert len(visits) == size
@@ -334,9 +334,9 @@ class TestMixing:
         plan = plan_of(self.codes, 32)
         epochs = []
         for epoch in range(6):
-            cells, is_filler = epoch_of(plan, epoch)
+            cells, is_padding = epoch_of(plan, epoch)
             sentence = np.full(len(self.codes), -1)
-            sentence[cells[~is_filler]] = np.repeat(np.arange(len(cells)), 32)[~is_filler.ravel()]
+            sentence[cells[~is_padding]] = np.repeat(np.arange(len(cells)), 32)[~is_padding.ravel()]
             epochs.append(sentence)
         rng = np.random.default_rng(0)
         again, chance = [], []
@@ -376,7 +376,7 @@ class TestMixing:
 
     @staticmethod
     def _when(plan, epoch):
-        cells, is_filler = epoch_of(plan, epoch)
+        cells, is_padding = epoch_of(plan, epoch)
         position = np.empty(250 * 100)
-        position[cells[~is_filler]] = np.arange(cells.size).reshape(cells.shape)[~is_filler] / cells.size
+        position[cells[~is_padding]] = np.arange(cells.size).reshape(cells.shape)[~is_padding] / cells.size
         return position

@@ -18,7 +18,7 @@ from lazypert import (
     ZeroShotSplitter,
     ZeroShotSplitterConfig,
 )
-from lazypert.design.splits import SPLITS, split_runs
+from lazypert.design.splits import SPLITS, split_by_run
 from lazypert.errors import ConfigError, LabelNotFoundError
 from lazypert.screen.groups import Groups
 from lazypert.screen.roles import AXES
@@ -251,7 +251,7 @@ class TestResult:
 
     def test_whole_runs_by_name(self, design):
         names = ["train", None, "test"] * (len(design.groups.start) // 3)
-        split = split_runs(design.groups, names)
+        split = split_by_run(design.groups, names)
         assert sizes(split) == (300, 0, 300)
 
 

@@ -5,41 +5,41 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from lazypert.design.controls import pools_of
-from lazypert.loading.control_cache import PIECE, ControlMemory
-from lazypert.loading.row_pointers import Treatment
+from lazypert.design.controls import control_pools
+from lazypert.loading.control_cache import PIECE, ControlCache
+from lazypert.loading.row_pointers import RowTransform
 
 
 class Counting:
-    """A source that notes which rows it was asked for."""
+    """A row reader that notes which rows it was asked for."""
 
-    def __init__(self, source):
-        self._source, self.asked = source, []
+    def __init__(self, matrix):
+        self._matrix, self.asked = matrix, []
 
-    def read_placed(self, rows, **options):
+    def read_view(self, rows, **options):
         self.asked.append(np.asarray(rows))
-        return self._source.read_placed(rows, **options)
+        return self._matrix.read_view(rows, **options)
 
 
 @pytest.fixture
 def source(reference):
-    return Counting(reference.source)
+    return Counting(reference.source.matrix)
 
 
 @pytest.fixture
 def controls(reference):
-    return pools_of(reference.source.groups, by_batch=True).controls
+    return control_pools(reference.source.groups, by_batch=True).controls
 
 
 def dense(rows):
     out = np.empty((len(rows), 200), np.float32)
-    rows.to_dense(Treatment(columns=None, n_columns=200), np.zeros(len(rows), np.uint64), out)
+    rows.to_dense(RowTransform(columns=None, n_columns=200), np.zeros(len(rows), np.uint64), out)
     return out
 
 
 @pytest.mark.parametrize("n_bytes", [0, 1, 50_000, 10**9])
 def test_are_the_stores(reference, source, controls, n_bytes):
-    kept = ControlMemory(source, controls, n_bytes)
+    kept = ControlCache(source, controls, n_bytes)
     rng = np.random.default_rng(0)
     for _ in range(8):
         places = rng.integers(0, len(controls), 50)
@@ -50,7 +50,7 @@ def test_are_the_stores(reference, source, controls, n_bytes):
 
 
 def test_are_read_once_while_there_is_room(source, controls):
-    kept = ControlMemory(source, controls, 10**9)
+    kept = ControlCache(source, controls, 10**9)
     for places in ([0, 1, PIECE - 1], [PIECE, 3], [2, PIECE + 1], [PIECE, PIECE, 0]):
         kept.rows(np.array(places))
     rows = np.concatenate(source.asked)
@@ -58,7 +58,7 @@ def test_are_read_once_while_there_is_room(source, controls):
 
 
 def test_the_ones_used_last_stay(source, controls):
-    kept = ControlMemory(source, controls, 10**9)
+    kept = ControlCache(source, controls, 10**9)
     kept.rows(np.array([0]))
     kept._most = 2 * kept._bytes
     last = (len(controls) - 1) // PIECE
@@ -74,7 +74,7 @@ def test_the_ones_used_last_stay(source, controls):
 
 
 def test_rows_outlive_the_memory_they_came_from(source, controls):
-    kept = ControlMemory(source, controls, 1)
+    kept = ControlCache(source, controls, 1)
     rows = kept.rows(np.arange(5))
     before = dense(rows)
     for start in range(0, len(controls), PIECE):
@@ -83,7 +83,7 @@ def test_rows_outlive_the_memory_they_came_from(source, controls):
 
 
 def test_threads_share_it(reference, source, controls):
-    kept = ControlMemory(source, controls, 60_000)
+    kept = ControlCache(source, controls, 60_000)
     expected = reference.source.batch(controls[np.arange(len(controls))])["counts"]
 
     def work(seed):

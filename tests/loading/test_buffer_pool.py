@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from lazypert.loading.buffer_pool import ALIGNMENT, Buffers
+from lazypert.loading.buffer_pool import ALIGNMENT, BufferPool
 
 
 def address(array):
@@ -17,7 +17,7 @@ def address(array):
 @pytest.mark.parametrize("shape", [5, (3, 4), (0,), (2, 0), (1000, 1000)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.int64])
 def test_arrays_are_as_asked_and_aligned(shape, dtype):
-    made = Buffers(10**6).take(shape, dtype)
+    made = BufferPool(10**6).take(shape, dtype)
     assert made.shape == (shape if isinstance(shape, tuple) else (shape,))
     assert made.dtype == dtype
     assert made.flags.writeable
@@ -26,7 +26,7 @@ def test_arrays_are_as_asked_and_aligned(shape, dtype):
 
 
 def test_memory_is_used_again_once_nothing_shows_it():
-    buffers = Buffers(10**6)
+    buffers = BufferPool(10**6)
     one = buffers.take((10, 10), np.float32)
     view, first = one[2:5], address(one)
     del one
@@ -37,7 +37,7 @@ def test_memory_is_used_again_once_nothing_shows_it():
 
 
 def test_memory_is_lent_once():
-    buffers = Buffers(10**7)
+    buffers = BufferPool(10**7)
     for _ in range(3):
         lent = [buffers.take(1_000, np.int64) for _ in range(20)]
         for number, array in enumerate(lent):
@@ -47,18 +47,18 @@ def test_memory_is_lent_once():
 
 
 def test_no_more_is_kept_than_allowed():
-    buffers = Buffers(3 * 2**20)
+    buffers = BufferPool(3 * 2**20)
     lent = [buffers.take(2**20, np.uint8) for _ in range(8)]
     del lent
     assert 2 * 2**20 <= buffers.idle_bytes <= 3 * 2**20
     assert sum(len(one) for idle in buffers._idle.values() for one in idle) == buffers.idle_bytes
-    nothing = Buffers(0)
+    nothing = BufferPool(0)
     nothing.take(2**20, np.uint8)
     assert nothing.idle_bytes == 0
 
 
 def test_jax_shows_lent_memory_without_a_copy_and_keeps_it():
-    buffers = Buffers(10**7)
+    buffers = BufferPool(10**7)
     lent = buffers.take((100, 100), np.float32)
     lent[:] = 3
     where = address(lent)
@@ -76,7 +76,7 @@ def test_jax_shows_lent_memory_without_a_copy_and_keeps_it():
 
 
 def test_threads_share_it():
-    buffers = Buffers(10**7)
+    buffers = BufferPool(10**7)
     wrong = []
 
     def work(number):

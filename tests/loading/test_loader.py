@@ -24,7 +24,7 @@ from lazypert import (
     PerturbationSourceConfig,
     SparseRows,
 )
-from lazypert.design.controls import pools_of
+from lazypert.design.controls import control_pools
 from lazypert.design.sentences import PerturbationSamplerConfig, SentencePlan
 from lazypert.downsampling.downsampler import DownsamplingConfig
 from lazypert.errors import ConfigError, LazypertError, StoreDamagedError
@@ -32,7 +32,7 @@ from lazypert.loading.loader import Loader
 from tests.support.loaders import loader_of, whole_loader
 
 FIELDS = ["counts", "controls", "pert_code", "cell_type_code", "batch_code"]
-FIELDS += ["is_control", "is_filler", "row", "control_row"]
+FIELDS += ["is_control", "is_padding", "row", "control_row"]
 
 
 def alive():
@@ -62,7 +62,7 @@ class TestBatches:
     def test_visit_each_cell_of_the_split_once(self, source, split, shuffle):
         loader = loader_of(source, split, shuffle=shuffle, sentences_per_batch=11)
         assert loader.plan.n_sentences % 11  # so the last batch is filled up too
-        rows = [int(r) for b in loader for r, f in zip(b.row, b.is_filler, strict=True) if not f]
+        rows = [int(r) for b in loader for r, f in zip(b.row, b.is_padding, strict=True) if not f]
         assert sorted(rows) == sorted(loader.rows)
 
     def test_have_static_shapes(self, source):
@@ -77,7 +77,7 @@ class TestBatches:
         assert shapes["controls"] == ((45, 2, 200), "float32")
         assert shapes["control_row"] == ((45, 2), "int32")
         assert shapes["row"] == shapes["pert_code"] == ((45,), "int32")
-        assert shapes["is_filler"] == ((45,), "bool")
+        assert shapes["is_padding"] == ((45,), "bool")
 
     def test_are_sentences_of_one_group(self, source):
         for batch in loader_of(source):
@@ -267,7 +267,7 @@ class TestThroughThePipeline:
         for batch in result.loader(split):
             assert batch.counts.shape == (32, 200)
             assert batch.controls.shape == (32, 3, 200)
-            seen += np.asarray(batch.row)[~np.asarray(batch.is_filler)].tolist()
+            seen += np.asarray(batch.row)[~np.asarray(batch.is_padding)].tolist()
         rows = result.splits[split]
         assert sorted(seen) == sorted(rows)
         assert result.filter_mask[seen].all()
@@ -403,7 +403,7 @@ class TestHosts:
         seen = Counter()
         for loader in loaders:
             for batch in loader:
-                seen.update(np.asarray(batch.row)[~np.asarray(batch.is_filler)].tolist())
+                seen.update(np.asarray(batch.row)[~np.asarray(batch.is_padding)].tolist())
         assert seen == Counter(int(row) for row in loaders[0].rows)
         assert f"host {n_hosts - 1} of {n_hosts}" in repr(loaders[-1]) or n_hosts == 1
 
@@ -501,7 +501,7 @@ class TestEndpoints:
         )
         rows = source.groups.rows(source.groups.ids >= 0)
         plan = SentencePlan.from_rows(PerturbationSamplerConfig(sentence_size=4), source.groups, rows)
-        loader = Loader(source, rows, plan, pools_of(source.groups, by_batch=False), n_basal_samples=2)
+        loader = Loader(source, rows, plan, control_pools(source.groups, by_batch=False), n_basal_samples=2)
         for batch in loader:
             names = list(source.obs_names(np.asarray(batch.row)))
             np.testing.assert_array_equal(batch.counts, adata[names].obsm["X_pca"])
@@ -554,7 +554,7 @@ class TestEndpoints:
         rows = source.groups.rows(source.groups.ids >= 0)
         plan = SentencePlan.from_rows(PerturbationSamplerConfig(sentence_size=4), source.groups, rows)
         with pytest.raises(LazypertError, match="layers/lognorm holds values that are no counts"):
-            Loader(source, rows, plan, pools_of(source.groups, by_batch=False), downsampling=DownsamplingConfig())
+            Loader(source, rows, plan, control_pools(source.groups, by_batch=False), downsampling=DownsamplingConfig())
 
 
 class TestControls:
@@ -610,7 +610,7 @@ for layout in ("dense", "csr"):
     plain = result.loader("train", layout=layout, to="numpy", extras=("pert_emb", "barcode"))
     spread = result.loader("train", layout=layout, sharding=sharding, extras=("pert_emb", "barcode"))
     for one, other in zip(plain, spread, strict=True):
-        for name in ("row", "control_row", "pert_code", "is_filler", "pert_emb", "barcode"):
+        for name in ("row", "control_row", "pert_code", "is_padding", "pert_emb", "barcode"):
             whole, parts = getattr(one, name), getattr(other, name)
             np.testing.assert_array_equal(parts, whole)
             assert parts.sharding.is_equivalent_to(sharding, parts.ndim)
@@ -660,10 +660,10 @@ else:
     raise AssertionError("shapes would differ")
 for batch, own in zip(loader, alone, strict=True):
     assert batch.row.shape == (24,)
-    for name in ("row", "is_filler", "counts", "controls"):
+    for name in ("row", "is_padding", "counts", "controls"):
         parts = sorted(getattr(batch, name).addressable_shards, key=lambda shard: shard.index[0].start or 0)
         np.testing.assert_array_equal(np.concatenate([shard.data for shard in parts]), getattr(own, name))
-    seen += own.row[~own.is_filler].tolist()
+    seen += own.row[~own.is_padding].tolist()
 print(json.dumps({"rows": seen, "n_batches": len(loader), "n_cells": len(result.train_indices)}))
 """
 

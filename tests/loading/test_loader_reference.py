@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lazypert as lp
-from lazypert.design.controls import pools_of
+from lazypert.design.controls import control_pools
 from lazypert.design.sentences import PerturbationSamplerConfig, SentencePlan
 from lazypert.loading.loader import Loader
 from tests.support.screens import make_screen, write_screen
@@ -100,7 +100,7 @@ def test_batches_are_those_of_plain_numpy(
         sentence_size=sentence_size, sentences_per_batch=sentences_per_batch, seed=seed, shuffle_size=shuffle_size
     )
     plan = SentencePlan.from_rows(config, groups, rows, by_batch=by_batch, shuffle=shuffle)
-    pools = pools_of(groups, by_batch=by_batch)
+    pools = control_pools(groups, by_batch=by_batch)
     loader = Loader(
         source, rows, plan, pools, n_basal_samples=n_basal_samples, target_sum=target_sum,
         genes=None if genes is None else source.var.index[wanted],
@@ -111,7 +111,7 @@ def test_batches_are_those_of_plain_numpy(
     seen = Counter()
     size = sentence_size * sentences_per_batch
     for batch in loader:
-        row, fillers = np.asarray(batch.row), np.asarray(batch.is_filler)
+        row, fillers = np.asarray(batch.row), np.asarray(batch.is_padding)
         assert row.shape == (size,)
         np.testing.assert_allclose(
             as_dense(batch.counts, size), naive(matrix, row, wanted, target_sum), rtol=2e-6, atol=1e-7

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from lazypert.loading.prefetch import read_ahead
+from lazypert.loading.prefetch import prefetch
 
 ENDS = 5  # seconds; what should end at once has ended by then
 
@@ -52,7 +52,7 @@ class Work:
         return step
 
     def __call__(self, steps, *, threads=2, ahead=2, n_blocks=2):
-        return read_ahead(
+        return prefetch(
             self.block,
             self.batch,
             steps,
@@ -146,7 +146,7 @@ def test_a_batch_does_not_wait_for_a_long_read():
             assert release.wait(ENDS)
         return number
 
-    batches = read_ahead(block, lambda _, step: step, range(20), per_block=10, threads=1, ahead=2, n_blocks=2)
+    batches = prefetch(block, lambda _, step: step, range(20), per_block=10, threads=1, ahead=2, n_blocks=2)
     assert next(batches) == 0
     assert reading.wait(ENDS)
     assert [next(batches) for _ in range(9)] == list(range(1, 10))
@@ -160,7 +160,7 @@ def test_a_batch_is_not_kept_once_it_is_taken():
     class Batch:
         pass
 
-    batches = read_ahead(lambda n: n, lambda *_: Batch(), range(9), per_block=3, threads=2, ahead=2, n_blocks=2)
+    batches = prefetch(lambda n: n, lambda *_: Batch(), range(9), per_block=3, threads=2, ahead=2, n_blocks=2)
     taken = [weakref.ref(batch) for batch in batches]
     gc.collect()
     assert [ref() for ref in taken if ref() is not None] == []

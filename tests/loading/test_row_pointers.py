@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lazypert.loading.row_pointers import ScatteredRows, Treatment
-from lazypert.sparse.columns import ColumnTable
-from lazypert.sparse.row_view import PlacedRows
+from lazypert.loading.row_pointers import RowPointers, RowTransform
+from lazypert.sparse.columns import ColumnSelection
+from lazypert.sparse.row_view import RowView
 from tests.support.stores import counts
 
 N_COLS = 40
@@ -24,7 +24,7 @@ def placed(matrix, gaps=0, index=np.uint16, value=np.uint16):
         of_row = slice(matrix.indptr[row], matrix.indptr[row + 1])
         indices[start : start + lengths[row]] = matrix.indices[of_row]
         data[start : start + lengths[row]] = matrix.data[of_row]
-    return PlacedRows(starts, lengths, indices, data, N_COLS)
+    return RowView(starts, lengths, indices, data, N_COLS)
 
 
 def scattered(seed=0, n=30, **options):
@@ -33,7 +33,7 @@ def scattered(seed=0, n=30, **options):
     rng = np.random.default_rng(seed)
     which = rng.integers(0, 3, n)
     row = np.array([rng.integers(0, matrices[part].shape[0]) for part in which], dtype=np.int64)
-    rows = ScatteredRows.pick([ScatteredRows.whole(placed(m, gaps=2, **options)) for m in matrices], which, row)
+    rows = RowPointers.pick([RowPointers.whole(placed(m, gaps=2, **options)) for m in matrices], which, row)
     return rows, np.concatenate(
         [np.zeros((0, N_COLS)), *(matrices[w][r].toarray() for w, r in zip(which, row, strict=True))]
     )
@@ -41,9 +41,9 @@ def scattered(seed=0, n=30, **options):
 
 def treatment(wanted=None, **options):
     if wanted is None:
-        return Treatment(columns=None, n_columns=N_COLS, **options)
-    columns = ColumnTable.of(np.array(wanted, dtype=int), N_COLS)
-    return Treatment(columns=columns, n_columns=len(wanted), **options)
+        return RowTransform(columns=None, n_columns=N_COLS, **options)
+    columns = ColumnSelection.of(np.array(wanted, dtype=int), N_COLS)
+    return RowTransform(columns=columns, n_columns=len(wanted), **options)
 
 
 def made_dense(rows, how, keys=None):
@@ -97,14 +97,14 @@ def test_rows_that_hold_only_what_is_wanted_give_the_same(make, seed, n, wanted,
     rows, _ = scattered(seed, n)
     wanted = list(range(N_COLS))[::2] if wanted is None else wanted
     expected = make(rows, treatment(wanted, target_sum=target_sum))
-    table = ColumnTable.of(np.array(wanted, dtype=int), N_COLS)
+    table = ColumnSelection.of(np.array(wanted, dtype=int), N_COLS)
     rng = np.random.default_rng(seed)
     which = rng.integers(0, 3, n)
     matrices = [counts(10 * (part + 1), N_COLS, seed + part) for part in range(3)]
     row = np.array([rng.integers(0, matrices[part].shape[0]) for part in which], dtype=np.int64)
-    parts = [ScatteredRows.whole(placed(m, gaps=2).select(table, totals=True)) for m in matrices]
-    selected = ScatteredRows.pick(parts, which, row)
-    found = make(selected, Treatment(columns=None, n_columns=len(wanted), target_sum=target_sum))
+    parts = [RowPointers.whole(placed(m, gaps=2).select(table, totals=True)) for m in matrices]
+    selected = RowPointers.pick(parts, which, row)
+    found = make(selected, RowTransform(columns=None, n_columns=len(wanted), target_sum=target_sum))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
@@ -169,12 +169,12 @@ class TestLosingReads:
 @MAKERS
 @pytest.mark.parametrize("wanted", [None, [1, 2, 3]])
 def test_columns_that_a_damaged_store_makes_up_write_nowhere_else(make, wanted):
-    bad = PlacedRows(
+    bad = RowView(
         np.zeros(1, np.int64), np.array([3]), np.array([2, 60_000, 45], np.uint16), np.array([4, 5, 6], "u2"), N_COLS
     )
     if make is made_sparse and wanted is None:
         pytest.skip("rows as they are stored are handed on as they are")
-    rows = ScatteredRows.whole(bad)
+    rows = RowPointers.whole(bad)
     guard = np.full((3, treatment(wanted).n_columns), -1, np.float32)
     rows.to_dense(treatment(wanted), np.zeros(1, np.uint64), guard[1:2])
     assert (guard[[0, 2]] == -1).all()
@@ -182,6 +182,6 @@ def test_columns_that_a_damaged_store_makes_up_write_nowhere_else(make, wanted):
 
 
 def test_blocks_of_several_dtypes_are_refused():
-    one, other = (ScatteredRows.whole(placed(counts(3, N_COLS), value=value)) for value in (np.uint16, np.float32))
+    one, other = (RowPointers.whole(placed(counts(3, N_COLS), value=value)) for value in (np.uint16, np.float32))
     with pytest.raises(TypeError, match="differ in dtype"):
-        ScatteredRows.pick([one, other], np.array([0, 1]), np.array([0, 0]))
+        RowPointers.pick([one, other], np.array([0, 1]), np.array([0, 0]))

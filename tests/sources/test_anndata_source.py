@@ -225,7 +225,8 @@ class TestCache:
         write_screen(holey_screen(seed=1), path)
         source = PerturbationAnnDataSource(self.config(path))
         assert (
-            source.read_counts(np.arange(40)).to_dense() == in_store_order(source, holey_screen(seed=1)).X.toarray()
+            source.matrix.read_rows(np.arange(40)).to_dense()
+            == in_store_order(source, holey_screen(seed=1)).X.toarray()
         ).all()
 
     def test_is_remade_when_only_the_time_changes(self, tmp_path):
@@ -254,7 +255,7 @@ class TestCache:
             sources.append(PerturbationAnnDataSource(self.config(path, cache_dir=tmp_path / "cache")))
         for seed, source in enumerate(sources):
             adata = in_store_order(source, holey_screen(seed=seed))
-            assert (source.read_counts(np.arange(40)).to_dense() == adata.X.toarray()).all()
+            assert (source.matrix.read_rows(np.arange(40)).to_dense() == adata.X.toarray()).all()
 
     def test_a_store_is_used_as_it_is(self, tmp_path):
         path = write_screen(holey_screen(), tmp_path / "s.h5ad")

@@ -9,7 +9,7 @@ import lazypert as lp
 from lazypert import PerturbationAnnDataSource, PerturbationConcatSource, PerturbationSourceConfig
 from lazypert.errors import ConfigError, SourceFormatError
 from lazypert.screen.roles import AXES
-from lazypert.sparse.columns import ColumnTable
+from lazypert.sparse.columns import ColumnSelection
 from lazypert.store import native
 from tests.support.screens import CONTROL, holey_screen, in_store_order, make_screen, source_of
 
@@ -123,7 +123,7 @@ def test_several_files_converted_into_one_store_are_the_same(make, tmp_path):
 def test_rows_that_do_not_exist(make, row):
     source, *_ = make()
     with pytest.raises(IndexError):
-        source.read_counts(np.array([row, 0]))
+        source.matrix.read_rows(np.array([row, 0]))
     with pytest.raises(IndexError):
         source.element(row)
 
@@ -203,32 +203,32 @@ def test_rows_are_read_in_every_way(mixed, genes, join, compiled, monkeypatch):
     source, expected = mixed(genes, join)
     n = expected.shape[1]
     wanted = np.array([7, 0, 5])
-    table = ColumnTable.of(wanted, n)
+    table = ColumnSelection.of(wanted, n)
     for rows in ([3, 99, 3, 50, 0, 49], list(range(100)), [99], [10, 11], [], [60, 60]):
         at, dense = np.array(rows, int), expected[np.array(rows, int)]
-        block = source.read_counts(at)
-        assert block.data.dtype == source.value_dtype
+        block = source.matrix.read_rows(at)
+        assert block.data.dtype == source.matrix.dtype
         np.testing.assert_array_equal(block.to_dense(np.float64), dense)
         assert all(
             (np.diff(block.indices[a:b]) > 0).all() for a, b in zip(block.indptr, block.indptr[1:], strict=False)
         )
 
-        placed = source.read_placed(at, place=backwards)
-        assert placed.data.dtype == source.value_dtype
+        placed = source.matrix.read_view(at, layout=backwards)
+        assert placed.data.dtype == source.matrix.dtype
         np.testing.assert_array_equal(shown(placed), dense)
         assert placed.starts.tolist() == backwards(placed.lengths)[0].tolist()
 
         for totals in (False, True):
-            chosen = source.read_selected(at, table, totals=totals)
+            chosen = source.matrix.read_columns(at, table, totals=totals)
             np.testing.assert_array_equal(shown(chosen), dense[:, wanted])
             if totals:
                 np.testing.assert_allclose(chosen.totals, dense.sum(axis=1))
-        np.testing.assert_array_equal(source.read_dense(at, table), dense[:, wanted])
+        np.testing.assert_array_equal(source.matrix.read_dense(at, table), dense[:, wanted])
         total = dense.sum(axis=1, keepdims=True)
         scaled = np.where(total > 0, dense * 100 / np.where(total > 0, total, 1), 0)
         with np.errstate(invalid="ignore"):
             np.testing.assert_allclose(
-                source.read_dense(at, table, target_sum=100.0), np.log1p(scaled[:, wanted]), rtol=3e-6, atol=1e-7
+                source.matrix.read_dense(at, table, target_sum=100.0), np.log1p(scaled[:, wanted]), rtol=3e-6, atol=1e-7
             )
 
 

@@ -9,7 +9,7 @@ from scipy import sparse
 
 from lazypert.errors import SourceFormatError
 from lazypert.sparse.csr import CSRBlock, canonical, first_bad_index
-from lazypert.sparse.value_stats import value_facts
+from lazypert.sparse.value_stats import value_stats
 
 few = settings(max_examples=60, deadline=None)
 
@@ -133,7 +133,7 @@ def naive_dtype(values):
 def test_value_facts_choose_the_smallest_exact_dtype(values):
     with np.errstate(over="ignore"):
         expected = naive_dtype(values)
-    facts = value_facts(values)
+    facts = value_stats(values)
     assert facts.dtype() == expected
     np.testing.assert_array_equal(values.astype(expected), values)  # -0.0 equals 0.0, NaN is NaN
     assert facts.n_nonfinite == (~np.isfinite(values)).sum()
@@ -168,14 +168,14 @@ BIG = 2**63 - 1
     ],
 )
 def test_dtype_of_edge_values(values, dtype):
-    chosen = value_facts(values).dtype()
+    chosen = value_stats(values).dtype()
     assert chosen == dtype
     np.testing.assert_array_equal(values.astype(chosen), values)
 
 
 def test_beyond_int64_is_refused():
     with pytest.raises(SourceFormatError, match="9223372036854775807"):
-        value_facts(np.array([2**63], "u8")).dtype()
+        value_stats(np.array([2**63], "u8")).dtype()
 
 
 @given(st.lists(st.integers(-3, 12), max_size=20), st.integers(1, 9))

@@ -38,10 +38,10 @@ def test_parts(reader):
 
 def test_pieces_lie_one_after_another_and_are_counted(reader):
     out = bytearray(20)
-    assert reader.read_pieces([("a", 1, 4), ("deep/b", 2, 6), ("a", 250, 10)], memoryview(out)) == [4, 6, 6]
+    assert reader.read_ranges([("a", 1, 4), ("deep/b", 2, 6), ("a", 250, 10)], memoryview(out)) == [4, 6, 6]
     assert out == bytes([1, 2, 3, 4]) + b"234567" + bytes(range(250, 256)) + bytes(4)
-    assert reader.read_pieces([("c", 0, 3), ("a", 0, 2)], memoryview(out)) == [0, 2]
-    assert reader.read_pieces([], memoryview(out)) == []
+    assert reader.read_ranges([("c", 0, 3), ("a", 0, 2)], memoryview(out)) == [0, 2]
+    assert reader.read_ranges([], memoryview(out)) == []
 
 
 def test_readers_go_to_other_processes(tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazypert.screen.roles import Roles
-from lazypert.sparse.value_stats import ValueFacts, value_facts
+from lazypert.sparse.value_stats import ValueStats, value_stats
 from lazypert.store.format import MATRIX_CHUNK, MATRIX_SHARD, Grid, dense_dtype
 
 
@@ -37,14 +37,14 @@ values = st.lists(
 @given(values, values)
 @settings(max_examples=80, deadline=None)
 def test_merged_facts_are_the_facts_of_all_values(left, right):
-    together = value_facts(np.array(left + right, dtype="f8"))
-    merged = value_facts(np.array(left, dtype="f8")).merge(value_facts(np.array(right, dtype="f8")))
+    together = value_stats(np.array(left + right, dtype="f8"))
+    merged = value_stats(np.array(left, dtype="f8")).merge(value_stats(np.array(right, dtype="f8")))
     assert merged == together
 
 
 def test_facts_of_nothing_are_neutral():
-    facts = value_facts(np.array([-2.5]))
-    assert facts.merge(ValueFacts()) == ValueFacts().merge(facts) == facts
+    facts = value_stats(np.array([-2.5]))
+    assert facts.merge(ValueStats()) == ValueStats().merge(facts) == facts
 
 
 @pytest.mark.parametrize(
@@ -68,4 +68,4 @@ def test_matrices_are_shown_in_an_exact_float(stored, extreme, shown):
 def test_roles_survive_json_and_keep_their_sort_order():
     roles = Roles(pert_col="p", cell_type_col="c", batch_col="b", dataset_col="d", control_pert="x")
     assert Roles.from_json(roles.to_json()) == roles
-    assert roles.columns() == ("c", "p", "d", "b")
+    assert roles.columns() == {"cell_type": "c", "perturbation": "p", "dataset": "d", "batch": "b"}

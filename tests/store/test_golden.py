@@ -70,7 +70,7 @@ def test_it_verifies(golden):
 
 
 def test_knockdown_is_the_same_whether_it_was_noted_or_not(golden):
-    assert Store(golden).has_facts == (Store(golden).attrs["format_version"] >= 2)
+    assert Store(golden).has_cell_stats == (Store(golden).attrs["format_version"] >= 2)
     options = {"residual_expression": 0.9, "cell_residual_expression": 0.9, "min_cells": 1}
     table = lp.open(golden).pert.knockdown(**options).table
     assert table["reason"].tolist() == ["target gene not measured"] * 2

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import lazypert as lp
 from lazypert.errors import ColumnNotFoundError, LazypertError, StoreDamagedError, StoreNotFoundError
-from lazypert.sparse.columns import ColumnTable
+from lazypert.sparse.columns import ColumnSelection
 from lazypert.store import native
 from lazypert.store.sharded_array import ShardedArray
 from lazypert.store.store import Store
@@ -82,7 +82,7 @@ WAYS = ["together", "a chunk and a shard at a time", "from memory", "without the
 @settings(max_examples=40, deadline=None)
 def test_wanted_columns_of_any_rows_equal_anndata(opened, expected, way, rows, wanted):
     """Each row with its total over all columns, whichever are wanted."""
-    table = ColumnTable.of(np.array(wanted, dtype=int), 17)
+    table = ColumnSelection.of(np.array(wanted, dtype=int), 17)
     with pytest.MonkeyPatch.context() as patch:
         if way == "a chunk and a shard at a time":
             patch.setattr(ShardedArray, "CHUNKS_AT_ONCE", 1)
@@ -92,7 +92,7 @@ def test_wanted_columns_of_any_rows_equal_anndata(opened, expected, way, rows, w
         elif way == "without the functions":
             patch.setattr(native, "FUNCTIONS", None)
         for name, matrix in (("X", expected.X), ("layers/lognorm", expected.layers["lognorm"])):
-            placed = opened.sparse(name).read_selected(np.array(rows, dtype=int), table, totals=True)
+            placed = opened.sparse(name).read_columns(np.array(rows, dtype=int), table, totals=True)
             assert placed.n_cols == len(wanted)
             found = np.zeros((len(rows), len(wanted)))
             for line, start, length in zip(found, placed.starts, placed.lengths, strict=True):
@@ -100,7 +100,7 @@ def test_wanted_columns_of_any_rows_equal_anndata(opened, expected, way, rows, w
             np.testing.assert_array_equal(found, matrix[rows].toarray()[:, wanted])
             totals = matrix[rows].toarray().sum(axis=1, dtype=float)
             np.testing.assert_allclose(placed.totals, totals, rtol=1e-12)
-            assert opened.sparse(name).read_selected(np.array(rows, dtype=int), table).totals is None
+            assert opened.sparse(name).read_columns(np.array(rows, dtype=int), table).totals is None
             for target_sum in (None, 1e4):
                 shown = opened.sparse(name).read_dense(np.array(rows, dtype=int), table, target_sum=target_sum)
                 assert (shown.dtype, shown.shape) == (np.float32, (len(rows), len(wanted)))
@@ -113,8 +113,8 @@ def test_wanted_columns_of_any_rows_equal_anndata(opened, expected, way, rows, w
 def test_damage_is_found_where_only_some_columns_are_wanted(tmp_path, made, part):
     broken = copied(made, tmp_path / "broken.zarr")
     flip(broken / f"X/{part}/c/0", 8 * 30)
-    matrix, table = Store(broken).matrix(), ColumnTable.of(np.arange(3), 17)
-    for read in (matrix.read_selected, matrix.read_dense):
+    matrix, table = Store(broken).matrix(), ColumnSelection.of(np.arange(3), 17)
+    for read in (matrix.read_columns, matrix.read_dense):
         with pytest.raises(StoreDamagedError, match=f"X/{part}/c/0: the checksum of chunk 0"):
             read(np.arange(90), table)
 
@@ -136,8 +136,8 @@ def test_bounds_that_make_no_sense_are_damage(tmp_path, made, change, message):
     array[:] = change(array[:].astype("i8"))
     matrix = Store(broken).matrix()
     rows = np.array([1, 2, 10, 38, 39, 41, 45, 61, 80, 89])
-    table = ColumnTable.of(np.arange(17), 17)
-    reads = [matrix.read_rows, lambda r: matrix.read_selected(r, table), lambda r: matrix.read_dense(r, table)]
+    table = ColumnSelection.of(np.arange(17), 17)
+    reads = [matrix.read_rows, lambda r: matrix.read_columns(r, table), lambda r: matrix.read_dense(r, table)]
     for read in reads:
         with pytest.raises(StoreDamagedError, match=message):
             read(rows)

@@ -3,7 +3,7 @@
 from functools import partial
 
 from lazypert import FewShotSplitter, FewShotSplitterConfig, PerturbationAnnDataSource, PerturbationSourceConfig
-from lazypert.design.controls import pools_of
+from lazypert.design.controls import control_pools
 from lazypert.design.sentences import PerturbationSamplerConfig, SentencePlan
 from lazypert.loading.loader import Loader
 
@@ -25,7 +25,7 @@ def loader_of(
         sentence_size=sentence_size, sentences_per_batch=sentences_per_batch, shuffle_size=shuffle_size
     )
     plan = SentencePlan.from_rows(config, source.groups, splits[split], by_batch=by_batch, shuffle=shuffle)
-    pools = pools_of(source.groups, by_batch=by_batch, splits=splits, name=split)
+    pools = control_pools(source.groups, by_batch=by_batch, splits=splits, name=split)
     return Loader(source, splits[split], plan, pools, n_basal_samples=n_basal_samples, **options)
 
 
@@ -36,7 +36,7 @@ def whole_loader(path):
     plan = SentencePlan.from_rows(
         PerturbationSamplerConfig(sentence_size=4, sentences_per_batch=2), source.groups, rows
     )
-    pools = pools_of(source.groups, by_batch=False)
+    pools = control_pools(source.groups, by_batch=False)
     make = partial(Loader, source, rows, plan, pools, n_basal_samples=2)
     make.source = source
     return make

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
     from lazypert.screen.groups import Groups
     from lazypert.store.matrix import Matrix
-    from lazypert.store.store import Store, StoredFacts
+    from lazypert.store.store import Store, StoredCellStats
 
 
 @dataclass(frozen=True, slots=True)
-class MatrixPart:
+class MatrixSegment:
     """Some rows of a screen: a store's matrix, and which of its columns each gene of the screen is.
 
     Attributes
@@ -36,12 +36,12 @@ class MatrixPart:
     matrix: Matrix
     column_of: NDArray[np.int32]
     labels: NDArray[np.str_] | None = None
-    facts: StoredFacts | None = None
+    facts: StoredCellStats | None = None
 
 
-def store_part(store: Store, layer: str | None, groups: Groups) -> MatrixPart:
+def store_segment(store: Store, layer: str | None, groups: Groups) -> MatrixSegment:
     """Return a whole store as one part, with what conversion noted if its cells are grouped as they were then."""
-    part = MatrixPart(0, store.matrix(layer), np.arange(store.n_vars, dtype=np.int32))
+    part = MatrixSegment(0, store.matrix(layer), np.arange(store.n_vars, dtype=np.int32))
     # The very table that conversion left: a selection of as many cells may repeat some and lack others.
     as_stored = groups.start is store.groups.start and groups.order is store.groups.order
     if layer is not None or not as_stored or groups.roles.control_pert != store.roles.control_pert:
