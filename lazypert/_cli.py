@@ -176,7 +176,7 @@ def _print_conversion(store: Store, seconds: float) -> None:
     _field("store", store.path)
     _field("cells", f"{store.n_obs:,}")
     _field("genes", f"{store.n_vars:,}")
-    _field("nonzeros", f"{store.matrix().facts['nnz']:,}")
+    _field("nonzeros", f"{store.matrix().stats['nnz']:,}")
     _field("groups", f"{store.attrs['summary']['n_groups']:,}")
     _field("size", f"{format_bytes(before)} before, {format_bytes(after)} after")
     _field("time", f"{seconds:.1f} s")
@@ -215,7 +215,7 @@ def _info(options: argparse.Namespace) -> int:
 
 def _describe_matrix(store: Store, name: str) -> str:
     matrix = store.sparse(name)
-    facts, n_values = matrix.facts, max(1, matrix.shape[0] * matrix.shape[1])
+    facts, n_values = matrix.stats, max(1, matrix.shape[0] * matrix.shape[1])
     kind = "counts" if matrix.is_counts else "whole numbers" if facts["integral"] else "real numbers"
     return (
         f"{name}  {matrix.dtype}  {facts['nnz']:,} nonzeros ({facts['nnz'] / n_values:.1%})  "

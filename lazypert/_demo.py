@@ -255,7 +255,7 @@ class _Demo:
                 "X",
                 f"{type(x.data).__module__.partition('.')[0]} {type(x.data).__name__} {x.shape} {x.dtype}: "
                 f"{format_bytes(x.nbytes)} dense, in {x.data.npartitions} block{'s' * (x.data.npartitions > 1)}; "
-                f"{matrix.facts['nnz']:,} nonzeros as {matrix.dtype}",
+                f"{matrix.stats['nnz']:,} nonzeros as {matrix.dtype}",
             )
             self._describe_groups()
 
@@ -454,7 +454,7 @@ class _Demo:
         with self.report.section("Downsampling"):
             matrix, layer = self._counts()
             if matrix is None:
-                facts = self.source.matrix.facts
+                facts = self.source.matrix.stats
                 self.report.skip(
                     "downsampling",
                     f"only raw counts can be thinned, and X holds other values (minimum {facts['minimum']:g}, "

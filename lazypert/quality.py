@@ -235,12 +235,12 @@ def own_target_expression(
 
 def _known_targets(part: MatrixSegment, groups: Groups, targets: NDArray[np.int64]) -> NDArray[np.int64] | None:
     """(n_perturbations,) number of each asked target among those noted, -1 for none; None if any differs."""
-    if part.facts is None or part.labels is None:
+    if part.cell_stats is None or part.labels is None:
         return None
     labels = groups.labels["perturbation"]
     at = np.minimum(np.searchsorted(part.labels, labels), max(len(part.labels) - 1, 0))
     known = part.labels[at] == labels if len(part.labels) else np.zeros(len(labels), dtype=bool)
-    noted = np.where(known, part.facts.target[at] if len(part.labels) else -1, -1)
+    noted = np.where(known, part.cell_stats.target[at] if len(part.labels) else -1, -1)
     asked = targets >= 0
     return np.where(asked, at, -1) if (noted[asked] == targets[asked]).all() else None
 
@@ -254,7 +254,7 @@ def _noted(
     n_strata: int,
 ) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.int64]]:
     """What `_span_expression` finds in all rows of a matrix, from what conversion noted of them."""
-    facts = part.facts
+    facts = part.cell_stats
     assert facts is not None
     asked = known >= 0
     sums = np.zeros((n_strata, len(known)))
@@ -284,7 +284,7 @@ def _span_expression(
     slot[targets[targets >= 0]] = np.flatnonzero(targets >= 0)
     # Controls are asked for all targets, other cells for their own; run -1 is in no group.
     own, stratum = np.append(run_target, -1)[runs], np.append(run_stratum, -1)[runs]
-    density = max(1.0, matrix.facts["nnz"] / max(1, matrix.shape[0]))
+    density = max(1.0, matrix.stats["nnz"] / max(1, matrix.shape[0]))
     step = max(1, int(_BLOCK_VALUES / density))
     for start in range(0, len(runs), step):
         rows = slice(start, min(len(runs), start + step))

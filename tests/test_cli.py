@@ -82,7 +82,7 @@ def test_convert_several_files_with_every_option(screen, tmp_path, capsys):
     [
         (("--pert-col", "pertubation", "--control-pert", "non-targeting"), "Did you mean 'perturbation'?"),
         (("--pert-col", "perturbation", "--control-pert", "nontargeting"), "Did you mean 'non-targeting'?"),
-        ((*ROLES, "--layer", "counts"), "layer='counts' is not in"),
+        ((*ROLES, "--layer", "counts"), "layer: got 'counts', expected a layer of"),
         ((*ROLES, "--memory-limit", "lots"), "Not a size in bytes"),
         ((*ROLES, "--memory-limit", "1KB"), "memory_limit is too small"),
     ],
@@ -131,7 +131,7 @@ def test_what_is_cut_off_leaves_no_store_and_is_gone_on_from(
 
     command = ["convert", str(screen), str(tmp_path / "s.zarr"), *ALL_ROLES]
     with monkeypatch.context() as patch:
-        patch.setattr("lazypert.conversion.tables._write_tables", fail)  # late: the matrix is written already
+        patch.setattr("lazypert.conversion.convert._write_tables", fail)  # late: the matrix is written already
         assert main(command) == status
     err = capsys.readouterr().err
     assert message in err

@@ -18,6 +18,8 @@ KINDS = {
     errors.StoreDamagedError: OSError,
     errors.EmptyPoolError: ValueError,
     errors.NotCountsError: ValueError,
+    errors.SourceMissingError: FileNotFoundError,
+    errors.ExperimentFileNotFoundError: FileNotFoundError,
 }
 
 

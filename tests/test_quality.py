@@ -346,7 +346,7 @@ class TestErrors:
             KnockdownFilterConfig(**{name: value})
 
     def test_unknown_var_column_and_layer(self, reference):
-        with pytest.raises(ColumnNotFoundError, match=r"var_gene_col='gene_names'.*Did you mean 'gene_name'"):
+        with pytest.raises(ColumnNotFoundError, match=r"var_gene_col: got 'gene_names'.*Did you mean 'gene_name'"):
             OnTargetKnockdownFilter(KnockdownFilterConfig(var_gene_col="gene_names")).run(reference.source)
-        with pytest.raises(ColumnNotFoundError, match="layer='counts'"):
+        with pytest.raises(ColumnNotFoundError, match="layer: got 'counts'"):
             OnTargetKnockdownFilter(KnockdownFilterConfig(layer="counts")).run(reference.source)

@@ -224,10 +224,10 @@ def make_plan(readers: list[ScreenReader], options: Options, budget: Budget) -> 
     small = np.dtype("i4" if groups.n_obs < 2**31 else "i8")
     source_row: NDArray[np.integer] = np.arange(groups.n_obs, dtype=small)
     if options.order == "grouped" and options.roles.has_columns:
-        order = groups.shuffled(options.seed).order
+        order = groups.shuffled(options.seed).row_order
         assert order is not None
         source_row = order.astype(small, copy=False)
-        groups = replace(groups, order=None)
+        groups = replace(groups, row_order=None)
     if groups.n_unlabelled:
         notes.append(f"{groups.n_unlabelled} cells have no cell type or no perturbation: they are in no group")
     return Plan(

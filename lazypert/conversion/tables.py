@@ -80,8 +80,8 @@ def _write_tables(writer: StoreWriter, plan: Plan) -> None:
     groups = plan.groups
     writer.group(TABLES, {})
     writer.array(f"{TABLES}/source_row", plan.source_row)
-    if groups.order is not None:
-        writer.array(f"{TABLES}/order", groups.order.astype(plan.source_row.dtype))
+    if groups.row_order is not None:
+        writer.array(f"{TABLES}/order", groups.row_order.astype(plan.source_row.dtype))
     writer.array(f"{TABLES}/runs/start", groups.start)
     writer.array(f"{TABLES}/runs/stop", groups.stop)
     for axis, codes in groups.codes.items():

@@ -69,7 +69,7 @@ class PertAccessor:
             return store.groups
         # A cell's run in the store's table says its labels: no column is read.
         whole, rows = store.groups, self._ds[STORE_ROW].to_numpy()
-        run = whole.run_of(rows if whole.order is None else inverse(whole.order)[rows])
+        run = whole.run_of(rows if whole.row_order is None else inverse(whole.row_order)[rows])
         codes = [None if column is None else whole.codes[axis][run] for axis, column in store.roles.columns().items()]
         return Groups.from_codes(codes, [whole.labels[axis] for axis in AXES], store.roles, len(rows), rows=rows)
 

@@ -86,7 +86,7 @@ class ControlPools:
         run = groups.run_of(controls.starts)
         keys, batch_keys = _keys(groups)
         by_key = np.argsort(batch_keys[run], kind="stable")
-        self.controls = Rows(controls.starts[by_key], controls.stops[by_key], controls.order)
+        self.controls = Rows(controls.starts[by_key], controls.stops[by_key], controls.row_order)
         run, sizes = run[by_key], (controls.stops - controls.starts)[by_key]
         ends = np.cumsum(sizes)
         # Sorted by (cell type, dataset, batch), both kinds of pool are slices of one list.
@@ -159,10 +159,10 @@ class ControlPools:
         size = self._size[runs]
         if not len(self.controls):
             return np.repeat(np.asarray(rows, dtype=np.int64)[:, None], n, axis=1)
-        found = self.controls[self.places(rows, runs, n, words)]
+        found = self.controls[self.control_index(rows, runs, n, words)]
         return np.where(size[:, None] > 0, found, np.asarray(rows)[:, None])
 
-    def places(
+    def control_index(
         self,
         rows: NDArray[np.integer],
         runs: NDArray[np.integer],
@@ -232,14 +232,14 @@ def control_pools(
     rows = Rows(
         np.concatenate([own.starts, train.starts[lacking]]),
         np.concatenate([own.stops, train.stops[lacking]]),
-        own.order,
+        own.row_order,
     )
     return ControlPools(groups, rows, by_batch=by_batch)
 
 
 def _only(groups: Groups, rows: Rows, runs: NDArray[np.bool_]) -> Rows:
     chosen = runs[groups.run_of(rows.starts)]
-    return Rows(rows.starts[chosen], rows.stops[chosen], rows.order)
+    return Rows(rows.starts[chosen], rows.stops[chosen], rows.row_order)
 
 
 def _keys(groups: Groups) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -317,7 +317,7 @@ class _Mapping:
 
 
 def _n_rows(groups: Groups) -> int:
-    return groups.n_obs if groups.order is None else int(groups.order.max(initial=-1)) + 1
+    return groups.n_obs if groups.row_order is None else int(groups.row_order.max(initial=-1)) + 1
 
 
 class RandomControlMapping(_Mapping):

@@ -278,13 +278,13 @@ def _cyclic(groups: Groups, begin: NDArray[np.int64], length: NDArray[np.int64])
     over = np.maximum(first + length - sizes, 0)
     starts = np.stack([groups.start, groups.start + first], axis=1).ravel()
     stops = np.stack([groups.start + over, groups.start + first + length - over], axis=1).ravel()
-    return Rows(starts, stops, groups.order)
+    return Rows(starts, stops, groups.row_order)
 
 
 def _thin(rows: Rows, fraction: float) -> Rows:
     """Keep the first cells of every interval so that ``ceil(n * fraction)`` are kept in all."""
     upto = -_share(-np.cumsum(rows.stops - rows.starts), _exact(fraction))
-    return Rows(rows.starts, rows.starts + np.diff(upto, prepend=0), rows.order)
+    return Rows(rows.starts, rows.starts + np.diff(upto, prepend=0), rows.row_order)
 
 
 def _require_labels(name: str, labels: object) -> None:

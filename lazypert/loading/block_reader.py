@@ -123,10 +123,10 @@ class BlockReader:
         if not n:
             chosen = np.empty((len(row), 0), np.int64)
         elif self.fixed_pairs:
-            chosen = self.pools.places(row, run, n, (seed,))
+            chosen = self.pools.control_index(row, run, n, (seed,))
         else:
             turn = epoch.number * epoch.n_blocks + number
-            chosen = self.pools.places(row, run, n, (seed, epoch.number), reach=self.reach, turn=turn)
+            chosen = self.pools.control_index(row, run, n, (seed, epoch.number), reach=self.reach, turn=turn)
         control_row = self.pools.controls[chosen] if n else chosen
         cells, controls = self._features(row, chosen.ravel(), control_row.ravel())
         keys = counter_hash((seed, epoch.number, _CELLS), row)

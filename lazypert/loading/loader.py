@@ -219,7 +219,7 @@ class Loader:
         elif self.source.config.output_space != "gene":
             return None
         assert wanted is not None
-        return ColumnSelection.of(wanted, len(names))
+        return ColumnSelection.from_indices(wanted, len(names))
 
     def _share_out(self, limit: int, *, fixed_pairs: bool) -> None:
         """Divide the memory: controls, blocks, batches."""

@@ -40,7 +40,7 @@ class Groups:
         runs tile the screen, sorted by their labels, cells with a missing label last.
     codes
         For each of `AXES`, (n_runs,) int32 label numbers, -1 for a missing label.
-    order
+    row_order
         (n_obs,) store row of each position, or None where position and row are the same.
     n_obs
         Number of cells.
@@ -54,7 +54,7 @@ class Groups:
     start: NDArray[np.int64]
     stop: NDArray[np.int64]
     codes: dict[str, NDArray[np.int32]]
-    order: NDArray[np.integer] | None
+    row_order: NDArray[np.integer] | None
     n_obs: int
     is_shuffled: bool = False
 
@@ -103,7 +103,7 @@ class Groups:
             start=start,
             stop=stop.astype(np.int64),
             codes=dict(zip(AXES, found, strict=True)),
-            order=order,
+            row_order=order,
             n_obs=n_obs,
         )
 
@@ -126,10 +126,10 @@ class Groups:
         starts = np.concatenate([p.start + o for p, o in zip(parts, before, strict=True)])
         stops = np.concatenate([p.stop + o for p, o in zip(parts, before, strict=True)])
         order = None
-        if any(part.order is not None for part in parts):
+        if any(part.row_order is not None for part in parts):
             order = np.concatenate(
                 [
-                    (np.arange(part.n_obs) if part.order is None else part.order) + offset
+                    (np.arange(part.n_obs) if part.row_order is None else part.row_order) + offset
                     for part, offset in zip(parts, rows_before, strict=True)
                 ]
             )
@@ -141,7 +141,7 @@ class Groups:
             start=starts[by_key],
             stop=stops[by_key],
             codes={axis: code[by_key] for axis, code in codes.items()},
-            order=order,
+            row_order=order,
             n_obs=int(sum(part.n_obs for part in parts)),
             is_shuffled=all(part.is_shuffled for part in parts),
         )
@@ -207,7 +207,7 @@ class Groups:
 
     def rows(self, runs: NDArray[np.bool_] | NDArray[np.integer]) -> Rows:
         """Rows of the chosen runs, in run order."""
-        return Rows(self.start[runs], self.stop[runs], self.order)
+        return Rows(self.start[runs], self.stop[runs], self.row_order)
 
     def run_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Run that holds each position."""
@@ -230,10 +230,10 @@ class Groups:
         """
         by_start = self._by_start
         flat = np.repeat(per_run[by_start], self.sizes[by_start])
-        if self.order is None and n_rows in (None, self.n_obs):
+        if self.row_order is None and n_rows in (None, self.n_obs):
             return flat
         out = np.full(n_rows or self.n_obs, False if flat.dtype == bool else -1, dtype=flat.dtype)
-        out[slice(len(flat)) if self.order is None else self.order] = flat
+        out[slice(len(flat)) if self.row_order is None else self.row_order] = flat
         return out
 
     def table(self) -> pd.DataFrame:
@@ -258,9 +258,9 @@ class Groups:
 
     def shuffled(self, seed: int) -> Groups:
         """Shuffle cells inside each run."""
-        order = np.arange(self.n_obs) if self.order is None else self.order.copy()
+        order = np.arange(self.n_obs) if self.row_order is None else self.row_order.copy()
         _shuffle_runs(self.start, self.stop, order, np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
-        return replace(self, order=order, is_shuffled=True)
+        return replace(self, row_order=order, is_shuffled=True)
 
 
 class HasGroups(Protocol):

@@ -17,24 +17,24 @@ class Rows:
 
     Reads like an integer array: ``len(rows)``, ``rows[3]``, ``rows[[1, 2]]``, ``np.asarray(rows)``.
     Intervals are of *positions*; in a store in grouped order position and row are the same, else
-    `order` gives each position's row.
+    `row_order` gives each position's row.
 
     Parameters
     ----------
     starts, stops
         (n_intervals,) int64: the intervals, disjoint, in the order of the list.
-    order
+    row_order
         (n_cells,) integer row of each position, or None where they are the same.
     """
 
-    __slots__ = ("_ends", "order", "starts", "stops")
+    __slots__ = ("_ends", "row_order", "starts", "stops")
 
-    def __init__(self, starts: ArrayLike, stops: ArrayLike, order: NDArray[np.integer] | None = None) -> None:
+    def __init__(self, starts: ArrayLike, stops: ArrayLike, row_order: NDArray[np.integer] | None = None) -> None:
         starts, stops = np.asarray(starts, dtype=np.int64), np.asarray(stops, dtype=np.int64)
         filled = stops > starts
         self.starts: NDArray[np.int64] = starts[filled]
         self.stops: NDArray[np.int64] = stops[filled]
-        self.order = order
+        self.row_order = row_order
         self._ends = np.cumsum(self.stops - self.starts)
 
     def __len__(self) -> int:
@@ -48,7 +48,7 @@ class Rows:
 
     def to_rows(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Store rows of positions."""
-        return positions if self.order is None else self.order[positions].astype(np.int64)
+        return positions if self.row_order is None else self.row_order[positions].astype(np.int64)
 
     def firsts(self) -> NDArray[np.int64]:
         """(n_intervals,) first row of each interval."""
@@ -103,7 +103,7 @@ class Rows:
             edges = np.concatenate([[0], breaks, [len(positions)]]) if len(positions) else np.zeros(1, np.int64)
             starts.append(positions[edges[:-1]])
             stops.append(positions[edges[1:] - 1] + 1)
-        return Rows(np.concatenate(starts), np.concatenate(stops), self.order)
+        return Rows(np.concatenate(starts), np.concatenate(stops), self.row_order)
 
     def __repr__(self) -> str:
         return f"Rows({len(self):,} rows in {len(self.starts):,} intervals)"

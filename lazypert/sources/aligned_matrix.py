@@ -103,7 +103,7 @@ class AlignedMatrix:
             (which, self.matrices[number].read_columns(local, self._selection(number, self._all_genes)))
             for number, which, local in self.segments.scatter(rows)
         ]
-        return RowView.joined(parts, self.dtype, layout, allocate)
+        return RowView.concat(parts, self.dtype, layout, allocate)
 
     def read_columns(self, rows: NDArray[np.integer], columns: ColumnSelection, *, totals: bool = False) -> RowView:
         """Read selected columns, with `totals` also sums over the shared genes; see `RowReader.read_columns`."""
@@ -111,7 +111,7 @@ class AlignedMatrix:
             (which, self._read_columns(number, local, columns, totals=totals))
             for number, which, local in self.segments.scatter(rows)
         ]
-        return RowView.joined(parts, self.dtype, contiguous_layout, np.empty)
+        return RowView.concat(parts, self.dtype, contiguous_layout, np.empty)
 
     def read_dense(
         self,
@@ -132,11 +132,11 @@ class AlignedMatrix:
 
     @cached_property
     def _all_genes(self) -> ColumnSelection:
-        return ColumnSelection.of(np.arange(self.shape[1]), self.shape[1])
+        return ColumnSelection.from_indices(np.arange(self.shape[1]), self.shape[1])
 
     def _selection(self, number: int, columns: ColumnSelection) -> ColumnSelection:
         """Express columns of the shared genes as columns of one store."""
-        return columns if self._genes.is_same else columns.through(self._genes.new_col[number])
+        return columns if self._genes.is_same else columns.for_matrix(self._genes.new_col[number])
 
     def _has_other_genes(self, number: int) -> bool:
         """Whether a store has genes that are not shared, which totals must leave out."""

@@ -85,7 +85,7 @@ class PerturbationSource(ABC):
     @property
     def nnz_per_cell(self) -> float:
         """Mean number of stored values of a cell."""
-        return float(sum(matrix.facts["nnz"] for matrix in self.matrices)) / max(1, self.n_rows)
+        return float(sum(matrix.stats["nnz"] for matrix in self.matrices)) / max(1, self.n_rows)
 
     def obs_labels(self, column: str) -> list[str] | None:
         """Sorted labels of a categorical obs column of texts; None for a column of another kind."""

@@ -32,14 +32,14 @@ class ColumnSelection:
     n_columns: int
 
     @classmethod
-    def of(cls, wanted: NDArray[np.integer], n_cols: int) -> ColumnSelection:
+    def from_indices(cls, wanted: NDArray[np.integer], n_cols: int) -> ColumnSelection:
         """Table of ``wanted[0]`` becoming column 0, and so on, of `n_cols` columns."""
         kind = np.uint16 if len(wanted) < 2**16 else np.uint32
         lookup: NDArray[Any] = np.full(1 << max(0, n_cols - 1).bit_length(), len(wanted), kind)
         lookup[wanted] = np.arange(len(wanted))
         return cls(lookup, (lookup < len(wanted)).astype(np.uint8), len(wanted))
 
-    def through(self, column: NDArray[np.integer]) -> ColumnSelection:
+    def for_matrix(self, column: NDArray[np.integer]) -> ColumnSelection:
         """Table of another matrix whose columns are these: its column ``j`` is `column[j]`, or none for -1."""
         lookup = np.full(1 << max(0, len(column) - 1).bit_length(), self.n_columns, self.lookup.dtype)
         lookup[: len(column)] = np.where(column >= 0, self.lookup[column], self.n_columns)

@@ -61,7 +61,7 @@ class RowView:
         return RowView(bounds[:-1], lengths, indices, data, self.n_cols, totals)
 
     @classmethod
-    def joined(
+    def concat(
         cls,
         parts: Sequence[tuple[NDArray[np.integer], RowView]],
         dtype: Any,

@@ -52,26 +52,26 @@ class Matrix:
         Cells, genes.
     dtype
         Dtype of the stored values.
-    facts
+    stats
         ``nnz``, ``sum``, ``integral``, ``minimum``, ``maximum``, ``n_nonfinite``, found at conversion.
     """
 
     def __init__(
-        self, name: str, shape: tuple[int, int], parts: dict[str, ShardedArray], facts: dict[str, Any]
+        self, name: str, shape: tuple[int, int], parts: dict[str, ShardedArray], stats: dict[str, Any]
     ) -> None:
-        self.name, self.shape, self.facts = name, shape, facts
+        self.name, self.shape, self.stats = name, shape, stats
         self.indptr, self.indices, self.data = parts["indptr"], parts["indices"], parts["data"]
         self.dtype = self.data.dtype
 
     @property
     def dense_dtype(self) -> np.dtype[Any]:
         """Float dtype that shows every value exactly."""
-        return dense_dtype(self.dtype, self.facts["maximum"], self.facts["minimum"])
+        return dense_dtype(self.dtype, self.stats["maximum"], self.stats["minimum"])
 
     @property
     def is_counts(self) -> bool:
         """Whether every value is a non-negative integer."""
-        return bool(self.facts["integral"] and self.facts["minimum"] >= 0)
+        return bool(self.stats["integral"] and self.stats["minimum"] >= 0)
 
     def read(self, start: int, stop: int) -> CSRBlock:
         """Read rows ``start`` to ``stop``: one contiguous read of each array."""

@@ -119,8 +119,8 @@ class Store:
     def sparse(self, name: str) -> Matrix:
         """One of `matrices`, by its name."""
         parts = {part: self.sharded(f"{name}/{part}") for part in ("indptr", "indices", "data")}
-        facts = self.attrs["matrices"][name]
-        return Matrix(name, (self.n_obs, facts["n_cols"]), parts, facts)
+        stats = self.attrs["matrices"][name]
+        return Matrix(name, (self.n_obs, stats["n_cols"]), parts, stats)
 
     def sharded(self, path: str) -> ShardedArray:
         """Open a numeric one-dimensional array by its path."""
@@ -183,11 +183,11 @@ class Store:
 
     @property
     def has_cell_stats(self) -> bool:
-        """Whether conversion noted what `facts` holds."""
+        """Whether conversion noted what `cell_stats` holds."""
         return TABLES in self._root and "facts" in self._root[TABLES]  # type: ignore[operator]
 
     @cached_property
-    def facts(self) -> StoredCellStats | None:
+    def cell_stats(self) -> StoredCellStats | None:
         """What conversion noted of the cells, or None in a store without such notes."""
         base = f"{TABLES}/facts"
         if not self.has_cell_stats:
@@ -229,7 +229,7 @@ class Store:
             start=self.table(f"{base}/start"),
             stop=self.table(f"{base}/stop"),
             codes={axis: self.table(f"{base}/{axis}") for axis in AXES},
-            order=self.table(f"{TABLES}/order") if has_order else None,
+            row_order=self.table(f"{TABLES}/order") if has_order else None,
             n_obs=self.n_obs,
             is_shuffled=self.attrs["order"] == "grouped",
         )
@@ -237,7 +237,7 @@ class Store:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredCellStats:
-    """What conversion noted of the cells of X (see `lazypert.facts`).
+    """What conversion noted of the cells of X (see `lazypert.conversion.cell_stats`).
 
     Attributes
     ----------

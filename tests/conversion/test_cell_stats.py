@@ -51,7 +51,7 @@ def stored(request, tmp_path, monkeypatch):
 
 
 def test_totals_and_genes_detected(stored):
-    dense, facts = read_store(stored).X.toarray().astype("f8"), Store(stored).facts
+    dense, facts = read_store(stored).X.toarray().astype("f8"), Store(stored).cell_stats
     np.testing.assert_allclose(facts.total.read(0, 200), dense.sum(axis=1), rtol=1e-12)
     np.testing.assert_array_equal(facts.n_genes.read(0, 200), (dense > 0).sum(axis=1))
     ds = lp.open(stored)
@@ -60,7 +60,7 @@ def test_totals_and_genes_detected(stored):
 
 
 def test_own_targets(stored):
-    found, facts = read_store(stored), Store(stored).facts
+    found, facts = read_store(stored), Store(stored).cell_stats
     assert facts.gene_col == "symbol", "perturbations are named as in this column, not as in the index"
     dense = found.X.toarray()
     expected = [
@@ -76,7 +76,7 @@ def test_own_targets(stored):
 
 def test_control_sums(stored):
     found, store = read_store(stored), Store(stored)
-    dense, facts = found.X.toarray().astype("f8"), store.facts
+    dense, facts = found.X.toarray().astype("f8"), store.cell_stats
     keys = found.obs[["cell_type", "batch"]].astype(object).where(found.obs.notna(), None).apply(tuple, axis=1)
     is_control = (found.obs["perturbation"] == CONTROL).to_numpy()
     assert len(facts.control_row) == keys[is_control].nunique()

@@ -449,8 +449,8 @@ def test_the_tables_say_where_the_groups_are(tmp_path):
 def test_a_killed_conversion_leaves_no_store(tmp_path):
     write(screen(lean=True), tmp_path / "a.h5ad")
     script = (
-        "import os, lazypert as lp, lazypert.ingest as ingest\n"
-        "ingest._write_tables = lambda *_: os.kill(os.getpid(), 9)\n"
+        "import os, lazypert as lp, lazypert.conversion.convert as conversion\n"
+        "conversion._write_tables = lambda *_: os.kill(os.getpid(), 9)\n"
         "lp.convert('a.h5ad', 's.zarr')\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=False, env=os.environ)
@@ -546,7 +546,7 @@ class TestOddCalls:
     def test_a_screen_without_genes_or_controls_has_notes_too(self, tmp_path):
         path = write(screen(lean=True)[:, :0].copy(), tmp_path / "a.h5ad")
         store = lp.convert(path, tmp_path / "s.zarr", pert_col="perturbation")
-        assert Store(store).facts.control_sum.shape == (0, 4)
+        assert Store(store).cell_stats.control_sum.shape == (0, 4)
         store = lp.convert(path, tmp_path / "s.zarr", overwrite=True, **ROLES)
         assert set(lp.open(store).pert.knockdown().table["reason"]) == {"target gene not measured"}
 
@@ -589,7 +589,7 @@ class TestOddCalls:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr("lazypert.conversion.tables._write_tables", fail)
+            patch.setattr("lazypert.conversion.convert._write_tables", fail)
             with pytest.raises(KeyboardInterrupt):
                 lp.convert(path, tmp_path / "s.zarr", **ROLES)
         (kept,) = tmp_path.glob("s.zarr.partial-*")

@@ -142,7 +142,7 @@ def read_everything(path):
         matrix.indptr.read(0, len(matrix.indptr))
     for name in ("_index", *store.obs_columns):
         store.column(f"obs/{name}")
-    facts = store.facts
+    facts = store.cell_stats
     for array in (facts.total, facts.n_genes, facts.own_target, store.sharded(f"{TABLES}/source_row")):
         array.read(0, len(array))
     return store.groups, store.var
@@ -228,7 +228,7 @@ def interrupted(path, target, monkeypatch, error=KeyboardInterrupt, **options):
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("lazypert.conversion.tables._write_tables", fail)
+        patch.setattr("lazypert.conversion.convert._write_tables", fail)
         with pytest.raises(error):
             lp.convert(path, target, **(ROLES | options))
     (kept,) = target.parent.glob(f"{target.name}.partial-*")

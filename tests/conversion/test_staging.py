@@ -27,8 +27,8 @@ def test_one_owner_at_a_time(tmp_path):
 
 
 def test_a_dead_owner_locks_nobody_out(tmp_path):
-    script = "import os, sys; from pathlib import Path; from lazypert.partial import Partial; "
-    script += "Partial(Path(sys.argv[1]), 'a' * 12); os.kill(os.getpid(), 9)"
+    script = "import os, sys; from pathlib import Path; from lazypert.conversion.staging import StagingDirectory; "
+    script += "StagingDirectory(Path(sys.argv[1]), 'a' * 12); os.kill(os.getpid(), 9)"
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "s.zarr")], check=False)
     assert done.returncode == -9
     assert names(tmp_path) == [f"s.zarr.partial-{ONE}", "s.zarr.partial.lock"]

@@ -633,7 +633,7 @@ def test_a_screen_of_hardly_any_cells(tmp_path, n_obs):
 
 def command(path, *, first="pass"):
     """Run the command in a process of its own."""
-    code = f"import sys; {first}; from lazypert.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = f"import sys; {first}; from lazypert._cli import main; sys.exit(main(sys.argv[1:]))"
     return subprocess.run(
         [sys.executable, "-c", code, "convert", path, path.parent / "a.zarr"],
         capture_output=True,

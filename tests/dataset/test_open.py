@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 
 import lazypert as lp
-from lazypert.dataset import open as dataset
 from lazypert.errors import StoreDamagedError
 from lazypert.store.byte_reader import LocalReader
 from lazypert.store.store import Store
@@ -176,7 +175,7 @@ def test_a_column_slice_of_a_selection_reads_no_other_rows(made, monkeypatch):
     from lazypert.store import store as store_module
 
     monkeypatch.setattr(store_module, "LocalReader", CountingReader)
-    monkeypatch.setattr(dataset, "_BLOCK_BYTES", 17 * 4 * 9)  # nine rows a block
+    monkeypatch.setattr("lazypert.dataset.variables._BLOCK_BYTES", 17 * 4 * 9)  # nine rows a block
     CountingReader.seen = []
     ds = lp.open(made)
     picked = ds.isel(cell=slice(0, 9)).sel(gene=["gene3"])

@@ -300,7 +300,7 @@ class TestArcs:
     def drawn(self, made, turn, *, reach, rows=None, n=1, epoch=0):
         rows = np.arange(1000) if rows is None else rows
         runs = made.cells.groups.expand(np.arange(len(made.cells.groups.start)), len(made.cells.frame))[rows]
-        return made.pools.places(rows, runs, n, (5, epoch), reach=reach, turn=turn)
+        return made.pools.control_index(rows, runs, n, (5, epoch), reach=reach, turn=turn)
 
     def test_few_controls_are_in_reach_at_a_time(self, pools):
         reach = 640
@@ -347,5 +347,5 @@ class TestArcs:
     def test_without_a_reach_it_is_the_mapping(self, pools):
         rows = np.arange(1000)
         runs = pools.cells.groups.expand(np.arange(len(pools.cells.groups.start)), 3040)[rows]
-        places = pools.pools.places(rows, runs, 2, (9,))
+        places = pools.pools.control_index(rows, runs, 2, (9,))
         np.testing.assert_array_equal(pools.pools.controls[places], pools.pools.draw(rows, runs, 2, (9,)))

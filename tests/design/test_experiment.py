@@ -321,8 +321,8 @@ def test_importing_experiment_loads_nothing_heavy():
     # The package's own __init__ re-exports all of lazypert; this is about the module alone.
     code = (
         "import sys, types; package = types.ModuleType('lazypert'); "
-        f"package.__path__ = [{str(Path(experiment.__file__).parent)!r}]; sys.modules['lazypert'] = package; "
-        "before = set(sys.modules); import lazypert.experiment; "
+        f"package.__path__ = [{str(Path(experiment.__file__).parents[1])!r}]; sys.modules['lazypert'] = package; "
+        "before = set(sys.modules); import lazypert.design.experiment; "
         "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

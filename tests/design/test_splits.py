@@ -77,7 +77,7 @@ class TestDesign:
     @pytest.mark.parametrize("make", [lambda: zeroshot("Neuron"), lambda: fewshot("MYC"), random], ids=SPLITS)
     def test_from_a_file_in_either_order(self, reference, tmp_path, make):
         by_file = source_of(reference.adata.copy(), tmp_path, order="source")
-        assert by_file.groups.order is not None
+        assert by_file.groups.row_order is not None
         assert sizes(make().split(by_file)) == sizes(make().split(reference.source))
         for source in (by_file, reference.source):
             assert sorted(all_rows(make().split(source)).tolist()) == list(range(900))

@@ -232,7 +232,7 @@ def test_options_are_checked_when_made(source, name, value):
     [
         ({"genes": ["nonesuch"]}, "genes: 'nonesuch' is not a gene"),
         ({"genes": ["ENSG00000000000"] * 2}, "genes"),
-        ({"obs": ("nonesuch",)}, "obs column 'nonesuch'"),
+        ({"obs": ("nonesuch",)}, "obs: got 'nonesuch', expected an obs column"),
         ({"fixed_pairs": True, "n_basal_samples": 0}, "fixed_pairs"),
         ({"downsampling": DownsamplingConfig(is_log1p_input=True)}, "downsampling"),
         ({"downsampling": DownsamplingConfig(fraction=0.5, estimator="rounding")}, "downsampling"),

@@ -42,7 +42,7 @@ def scattered(seed=0, n=30, **options):
 def treatment(wanted=None, **options):
     if wanted is None:
         return RowTransform(columns=None, n_columns=N_COLS, **options)
-    columns = ColumnSelection.of(np.array(wanted, dtype=int), N_COLS)
+    columns = ColumnSelection.from_indices(np.array(wanted, dtype=int), N_COLS)
     return RowTransform(columns=columns, n_columns=len(wanted), **options)
 
 
@@ -97,7 +97,7 @@ def test_rows_that_hold_only_what_is_wanted_give_the_same(make, seed, n, wanted,
     rows, _ = scattered(seed, n)
     wanted = list(range(N_COLS))[::2] if wanted is None else wanted
     expected = make(rows, treatment(wanted, target_sum=target_sum))
-    table = ColumnSelection.of(np.array(wanted, dtype=int), N_COLS)
+    table = ColumnSelection.from_indices(np.array(wanted, dtype=int), N_COLS)
     rng = np.random.default_rng(seed)
     which = rng.integers(0, 3, n)
     matrices = [counts(10 * (part + 1), N_COLS, seed + part) for part in range(3)]

@@ -60,7 +60,7 @@ def test_from_codes_is_a_groupby(case, subset):
     assert groups.n_obs == n
     flat = [row for _, members in expected for row in members]
     if rows is None:
-        assert (groups.order is None) == (flat == list(range(n)))
+        assert (groups.row_order is None) == (flat == list(range(n)))
     # Runs tile the positions.
     assert groups.start.tolist() == [0, *groups.stop.tolist()][: len(groups.start)]
     assert [len(members) for _, members in expected] == groups.sizes.tolist()
@@ -78,7 +78,7 @@ def test_dask_codes_of_any_chunks_give_the_same(case, data):
     groups = Groups.from_codes(lazy, labels, ROLES, n)
     expected = Groups.from_codes(codes, labels, ROLES, n)
     assert listed(groups) == listed(expected)
-    assert (groups.order is None) == (expected.order is None)
+    assert (groups.row_order is None) == (expected.row_order is None)
 
 
 def test_differently_chunked_columns_are_aligned():
@@ -95,7 +95,7 @@ def test_narrow_codes_of_many_labels(dtype):
     codes = np.arange(128, dtype=dtype)
     groups = Groups.from_codes([None, codes, None, None], [[], codes.astype(str), [], []], ROLES, 128)
     assert groups.codes["perturbation"].tolist() == list(range(128))
-    assert groups.order is None
+    assert groups.row_order is None
 
 
 @given(coded())
@@ -207,7 +207,7 @@ class TestShuffled:
 
     def test_a_cell_may_go_anywhere_in_its_run(self):
         groups = make_cells(perturbation=["A"] * 5, control="A").groups
-        places = np.array([np.argsort(groups.shuffled(seed).order) for seed in range(2000)])
+        places = np.array([np.argsort(groups.shuffled(seed).row_order) for seed in range(2000)])
         counts = np.array([np.bincount(column, minlength=5) for column in places.T])
         assert (np.abs(counts - 400) < 5 * np.sqrt(400 * 0.8)).all()
 

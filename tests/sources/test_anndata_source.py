@@ -284,8 +284,12 @@ class TestErrors:
             ({"control_pert": "non_targeting"}, LabelNotFoundError, f"Did you mean '{CONTROL}'"),
             ({"additional_obs": ("dept",)}, ColumnNotFoundError, "Did you mean 'depth'"),
             ({"output_space": "gene", "hvg_col": "hvgs"}, ColumnNotFoundError, "Did you mean 'hvg'"),
-            ({"output_space": "embedding", "embedding_key": "X_umap"}, ColumnNotFoundError, "embedding_key='X_umap'"),
-            ({"layer": "thrice"}, ColumnNotFoundError, "layer='thrice'"),
+            (
+                {"output_space": "embedding", "embedding_key": "X_umap"},
+                ColumnNotFoundError,
+                "embedding_key: got 'X_umap'",
+            ),
+            ({"layer": "thrice"}, ColumnNotFoundError, "layer: got 'thrice'"),
         ],
         ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
     )

@@ -203,7 +203,7 @@ def test_rows_are_read_in_every_way(mixed, genes, join, compiled, monkeypatch):
     source, expected = mixed(genes, join)
     n = expected.shape[1]
     wanted = np.array([7, 0, 5])
-    table = ColumnSelection.of(wanted, n)
+    table = ColumnSelection.from_indices(wanted, n)
     for rows in ([3, 99, 3, 50, 0, 49], list(range(100)), [99], [10, 11], [], [60, 60]):
         at, dense = np.array(rows, int), expected[np.array(rows, int)]
         block = source.matrix.read_rows(at)

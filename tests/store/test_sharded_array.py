@@ -229,4 +229,4 @@ def test_damage_raises_a_lazypert_error_that_is_an_os_error(written):
     with pytest.raises(LazypertError) as caught:
         ours.read(256, 300)
     assert isinstance(caught.value, OSError)
-    assert "lazypert.store.verify" in str(caught.value)
+    assert "lazypert.verify" in str(caught.value)

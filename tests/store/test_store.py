@@ -82,7 +82,7 @@ WAYS = ["together", "a chunk and a shard at a time", "from memory", "without the
 @settings(max_examples=40, deadline=None)
 def test_wanted_columns_of_any_rows_equal_anndata(opened, expected, way, rows, wanted):
     """Each row with its total over all columns, whichever are wanted."""
-    table = ColumnSelection.of(np.array(wanted, dtype=int), 17)
+    table = ColumnSelection.from_indices(np.array(wanted, dtype=int), 17)
     with pytest.MonkeyPatch.context() as patch:
         if way == "a chunk and a shard at a time":
             patch.setattr(ShardedArray, "CHUNKS_AT_ONCE", 1)
@@ -113,7 +113,7 @@ def test_wanted_columns_of_any_rows_equal_anndata(opened, expected, way, rows, w
 def test_damage_is_found_where_only_some_columns_are_wanted(tmp_path, made, part):
     broken = copied(made, tmp_path / "broken.zarr")
     flip(broken / f"X/{part}/c/0", 8 * 30)
-    matrix, table = Store(broken).matrix(), ColumnSelection.of(np.arange(3), 17)
+    matrix, table = Store(broken).matrix(), ColumnSelection.from_indices(np.arange(3), 17)
     for read in (matrix.read_columns, matrix.read_dense):
         with pytest.raises(StoreDamagedError, match=f"X/{part}/c/0: the checksum of chunk 0"):
             read(np.arange(90), table)
@@ -136,7 +136,7 @@ def test_bounds_that_make_no_sense_are_damage(tmp_path, made, change, message):
     array[:] = change(array[:].astype("i8"))
     matrix = Store(broken).matrix()
     rows = np.array([1, 2, 10, 38, 39, 41, 45, 61, 80, 89])
-    table = ColumnSelection.of(np.arange(17), 17)
+    table = ColumnSelection.from_indices(np.arange(17), 17)
     reads = [matrix.read_rows, lambda r: matrix.read_columns(r, table), lambda r: matrix.read_dense(r, table)]
     for read in reads:
         with pytest.raises(StoreDamagedError, match=message):
