@@ -1,0 +1,301 @@
+"""docs/store-format.md: an implementation written only from that page reads and writes lazypert's stores."""
+
+import json
+import math
+import re
+import zipfile
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+
+import lazypert as lp
+from tests.support.spec_store import (
+    COLUMN,
+    MATRIX,
+    TABLES,
+    SpecStore,
+    SpecWriter,
+    codecs,
+    data_dtype,
+    entry,
+    grid,
+    manifest_digest,
+    root_digest,
+    run_table,
+    shuffled,
+)
+from tests.support.stores import (
+    ROLES,
+    dense,
+    no_sync,  # noqa: F401
+    screen,
+    small_grids,
+    write,
+)
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "store-format.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def every_kind(tmp_path_factory):
+    """A screen with every kind of column and matrix, in many small shards; and what the file holds."""
+    folder = tmp_path_factory.mktemp("every_kind")
+    with pytest.MonkeyPatch.context() as patch:
+        small_grids(patch)
+        path = write(screen(), folder / "screen.h5ad")
+        return SpecStore(lp.convert(path, folder / "screen.zarr", seed=3, **ROLES)), screen()
+
+
+@pytest.fixture(scope="module")
+def stored(reference):
+    return SpecStore(reference.store)
+
+
+def plain(values):
+    return [None if pd.isna(value) else value for value in values]
+
+
+def test_the_reader_finds_the_matrices_of_the_source(every_kind):
+    store, source = every_kind
+    rows = store.array(f"{TABLES}/source_row")
+    assert sorted(rows.tolist()) == list(range(source.n_obs))
+    np.testing.assert_array_equal(store.matrix("X"), dense(source.X)[rows])
+    np.testing.assert_array_equal(store.matrix("layers/lognorm"), dense(source.layers["lognorm"])[rows])
+    np.testing.assert_array_equal(store.matrix("obsm/guides"), dense(source.obsm["guides"])[rows])
+    np.testing.assert_array_equal(store.dense("obsm/X_pca"), source.obsm["X_pca"][rows])
+    assert list(store.ours["matrices"]) == ["X", "layers/lognorm", "obsm/guides"]
+
+
+def test_the_reader_finds_the_tables_of_the_source(every_kind):
+    store, source = every_kind
+    rows = store.array(f"{TABLES}/source_row")
+    assert store.array("obs/_index").tolist() == source.obs_names[rows].tolist()
+    assert store.array("var/_index").tolist() == source.var_names.tolist()
+    assert store.attrs("obs")["column-order"] == list(source.obs)
+    for name in source.obs:
+        assert plain(store.column(f"obs/{name}")) == plain(source.obs[name].iloc[rows]), name
+    for name in source.var:
+        assert store.column(f"var/{name}") == source.var[name].tolist(), name
+
+
+def test_the_run_table_is_that_of_the_labels(every_kind):
+    store, _ = every_kind
+    columns = [store.column("obs/cell_type"), store.column("obs/perturbation"), None, store.column("obs/batch")]
+    n_obs = store.ours["n_obs"]
+    keys = list(zip(*(["all"] * n_obs if c is None else c for c in columns), strict=True))
+    ordered, runs = run_table(keys)
+    assert ordered == list(range(n_obs))
+    assert store.runs() == [tuple(run) for run in runs]
+
+
+def test_cells_without_a_label_come_last(tmp_path):
+    made = screen(60, 7, lean=True)
+    labels = made.obs["perturbation"].astype(object)
+    labels.iloc[::5] = None
+    made.obs["perturbation"] = pd.Categorical(labels)
+    store = SpecStore(lp.convert(write(made, tmp_path / "s.h5ad"), tmp_path / "s.zarr", **ROLES))
+    runs = store.runs()
+    of_type = [labels[1] for _, _, labels in runs if labels[0] == "Neuron"]
+    assert None in of_type
+    assert of_type == sorted([label for label in of_type if label is not None]) + [None] * of_type.count(None)
+    unlabelled = sum(stop - start for start, stop, labels in runs if None in labels[:2])
+    assert unlabelled == store.ours["summary"]["n_unlabelled"] == 12
+
+
+@pytest.mark.parametrize("is_sorted", [False, True], ids=["scattered", "sorted"])
+def test_source_order_keeps_rows_and_says_where_positions_are(tmp_path, is_sorted):
+    made = screen(60, 7, lean=True)
+    if is_sorted:
+        made = made[made.obs.sort_values(["cell_type", "perturbation", "batch"]).index].copy()
+    store = SpecStore(lp.convert(write(made, tmp_path / "s.h5ad"), tmp_path / "s.zarr", order="source", **ROLES))
+    assert store.array(f"{TABLES}/source_row").tolist() == list(range(60))
+    assert store.exists(f"{TABLES}/order") == (not is_sorted)
+    order = np.arange(60) if is_sorted else store.array(f"{TABLES}/order")
+    for start, stop, (cell_type, perturbation, _, batch) in store.runs():
+        assert (np.diff(order[start:stop]) > 0).all()
+        found = made.obs.iloc[order[start:stop]]
+        assert (found[["cell_type", "perturbation", "batch"]] == [cell_type, perturbation, batch]).all().all()
+
+
+def test_the_shuffle_follows_from_labels_and_seed(every_kind):
+    store, source = every_kind
+    rows = source.obs[["cell_type", "perturbation", "batch"]].astype(str).agg(tuple, axis=1).tolist()
+    ordered, runs = run_table(rows)
+    expected = shuffled(ordered, [run[:2] for run in runs], store.ours["seed"])
+    assert store.array(f"{TABLES}/source_row").tolist() == expected
+
+
+def test_cell_statistics_follow_from_x(stored, reference):
+    base, x, genes = f"{TABLES}/facts", stored.matrix("X").astype("f8"), stored.column("var/gene_name")
+    assert stored.attrs(base) == {"gene_col": "gene_name"}
+    labels = stored.array(f"{TABLES}/labels/perturbation").tolist()
+    target = [genes.index(name) if name in genes else -1 for name in labels]
+    assert stored.array(f"{base}/target").tolist() == target
+    np.testing.assert_array_equal(stored.array(f"{base}/total"), x.sum(axis=1))
+    np.testing.assert_array_equal(stored.array(f"{base}/n_genes"), (x != 0).sum(axis=1))
+    own = [labels.index(name) for name in stored.column("obs/perturbation")]
+    expected = [np.nan if target[code] < 0 else x[row, target[code]] for row, code in enumerate(own)]
+    np.testing.assert_array_equal(stored.array(f"{base}/own_target"), expected)
+    controls = [slice(start, stop) for start, stop, run in stored.runs() if run[1] == "non-targeting"]
+    sums = [[0 if t < 0 else x[rows, t].sum() for t in target] for rows in controls]
+    np.testing.assert_array_equal(stored.array(f"{base}/control_sum").reshape(len(controls), -1), sums)
+
+
+def test_digests_follow_from_the_files(every_kind):
+    store, _ = every_kind
+    assert root_digest(store.metadata) == store.ours["root_digest"]
+    found = sorted(entry(store.root, path) for path in store.root.rglob("*") if path.is_file())
+    listed, own = store.manifest(), store.ours["manifest_files"]
+    assert sorted([*listed, *own]) == [line for line in found if line[0] != "zarr.json"]
+    assert listed == sorted(listed)
+    assert {key.rsplit("/manifest/")[1].split("/")[0] for key, _, _ in own} == {"key", "size", "crc32"}
+    assert manifest_digest(listed) == store.ours["manifest_digest"]
+
+
+def test_every_array_has_the_codecs_and_the_grid_of_the_page(stored):
+    n_arrays = 0
+    for path in stored.root.rglob("zarr.json"):
+        node, name = json.loads(path.read_text()), path.parent.relative_to(stored.root).as_posix()
+        if node["node_type"] != "array":
+            continue
+        n_arrays += 1
+        dtype = np.dtype("O" if node["data_type"] == "string" else node["data_type"])
+        chain = codecs(dtype, is_matrix_data=name.endswith("X/data"))
+        chunks = node["chunk_grid"]["configuration"]["chunk_shape"]
+        if name == "obsm/X_pca":
+            assert chunks == [900, 20]
+            assert node["codecs"] == chain
+            continue
+        chunk, shard = grid(node["shape"][0], MATRIX if name in ("X/data", "X/indices") else COLUMN)
+        (sharding,) = node["codecs"]
+        inner = sharding["configuration"]["codecs"]
+        assert (chunks, sharding["configuration"]["chunk_shape"]) == ([shard], [chunk]), name
+        assert [{k: v for k, v in codec.items() if v} for codec in inner] == chain, name
+        assert sharding["configuration"]["index_location"] == "end"
+        assert node["fill_value"] in (0, "", False)
+    assert n_arrays > 25
+
+
+def first_cells(number):
+    """Names in the first column of the tables of a section."""
+    section = PAGE[PAGE.index(f"\n## {number}. ") : PAGE.index(f"\n## {number + 1}. ")]
+    cells = re.findall(r"^\| (`[^|]+`) \|", section, re.MULTILINE)
+    return [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+
+
+def test_every_node_is_in_the_tables_of_the_page(every_kind):
+    store, _ = every_kind
+    own = [f"{TABLES}/{path}" for path in first_cells(5)]
+    matrices = [path.replace("<matrix>", "(X|layers/<name>|obsm/<name>)") for path in first_cells(3) if "/" in path]
+    patterns = [re.sub(r"<\w+>", "[^/]+", path) for path in [*first_cells(1), *own, *matrices]]
+    columns = r"(obs|var)/\w+/(codes|categories|values|mask)"
+    groups = [f"{TABLES}/(labels|runs|manifest)", r"\."]
+    nodes = [path.parent.relative_to(store.root).as_posix() for path in store.root.rglob("zarr.json")]
+    assert [n for n in nodes if not any(re.fullmatch(p, n) for p in [*patterns, columns, *groups])] == []
+
+
+def test_every_table_of_the_page_is_there(every_kind):
+    store, _ = every_kind
+    paths = [path.replace("<axis>", "batch") for path in first_cells(5)]
+    assert len(paths) > 14
+    assert [path for path in paths if not store.exists(f"{TABLES}/{path}")] == ["order"]
+
+
+def test_root_attributes_are_those_of_the_page(stored):
+    section = PAGE[PAGE.index("## 7. ") : PAGE.index("## 8. ")]
+    assert set(first_cells(7)) == set(stored.ours)
+    for key in ("roles", "summary"):
+        (values,) = re.findall(rf"^\| `{key}` \| ([^|]+) \|", section, re.MULTILINE)
+        assert re.findall(r"`(\w+)`", values) == list(stored.ours[key])
+    assert set(re.findall(r"`(\w+)`", section)) >= set(stored.ours["matrices"]["X"]) | set(stored.ours["sources"][0])
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ([0.0, 65_535.0], "u2"),
+        ([65_536.0], "u4"),
+        ([-1.0, 70_000.0], "i4"),
+        ([2.0**32], "i8"),
+        ([-(2.0**31) - 1], "i8"),
+        ([0.5], "f4"),
+        ([0.1], "f8"),
+        ([2.0**54], "f4"),
+        ([np.nan, 1.0], "f4"),
+        ([np.inf, 0.1], "f8"),
+        ([], "u2"),
+    ],
+)
+def test_values_have_the_dtype_of_the_page(tmp_path, values, dtype):
+    x = np.zeros((2, 12))
+    x[0, : len(values)] = values
+    assert data_dtype(np.array(values)) == dtype
+    made = anndata.AnnData(x, pd.DataFrame(index=["a", "b"]), pd.DataFrame(index=[f"g{j}" for j in range(12)]))
+    store = SpecStore(lp.convert(write(made, tmp_path / "s.h5ad"), tmp_path / "s.zarr"))
+    assert store.array("X/data").dtype == dtype
+    np.testing.assert_array_equal(store.matrix("X"), x)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_reader_reads_every_version(tmp_path, version):
+    with zipfile.ZipFile(ROOT / "tests" / "data" / f"golden_v{version}.zip") as archive:
+        archive.extractall(tmp_path)
+    store = SpecStore(tmp_path / "golden.zarr")
+    assert store.ours["format_version"] == version
+    assert store.exists(f"{TABLES}/facts") == (version == 2)
+    cell = store.array(f"{TABLES}/source_row")[:, None]
+    gene = np.arange(12)[None, :]
+    counts = (cell * 7 + gene * 13) % 11 * ((cell + gene) % 3 == 0)
+    counts[cell[:, 0] == 59, 11] = 70_000
+    np.testing.assert_array_equal(store.matrix("X"), counts)
+    np.testing.assert_array_equal(store.matrix("layers/half"), counts / 2)
+    assert store.column("obs/n") == cell[:, 0].tolist()
+    assert [stop - start for start, stop, _ in store.runs()] == [5] * 12
+
+
+@pytest.fixture(scope="module")
+def rewritten(reference, stored, tmp_path_factory):
+    """The reference screen, written by the other implementation from the file."""
+    source, folder = reference.adata, tmp_path_factory.mktemp("rewritten")
+    SpecWriter(folder / "screen.zarr").write(
+        dense(source.X),
+        source.obs_names.tolist(),
+        {name: source.obs[name].astype(str).tolist() for name in source.obs},
+        source.var["gene_name"].astype(str).tolist(),
+        stored.ours["roles"],
+        stored.ours["seed"],
+        stored.ours["sources"],
+    )
+    return folder / "screen.zarr"
+
+
+def test_the_writer_writes_the_same_bytes(rewritten, reference, tmp_path):
+    """Of a file with this X, obs and var index, lazypert makes the same shards, bit for bit."""
+    source = anndata.AnnData(reference.adata.X, reference.adata.obs)
+    source.var_names = reference.adata.var["gene_name"].astype(str).tolist()
+    store = lp.convert(write(source, tmp_path / "screen.h5ad"), tmp_path / "screen.zarr", **ROLES)
+    ours, theirs = SpecStore(store), SpecStore(rewritten)
+    shards = {p.relative_to(store): p.read_bytes() for p in store.rglob("c/*") if p.is_file()}
+    other = {p.relative_to(rewritten): p.read_bytes() for p in rewritten.rglob("c/*") if p.is_file()}
+    assert shards.keys() == other.keys()
+    differ = [key.as_posix() for key in shards if shards[key] != other[key]]
+    assert [key for key in differ if "manifest" not in key] == []  # sizes of zarr.json differ by their spaces
+    for key in ("roles", "order", "seed", "layer", "n_obs", "n_vars", "matrices", "summary", "warnings"):
+        assert ours.ours[key] == theirs.ours[key], key
+
+
+def test_what_the_writer_wrote_is_a_store(rewritten, reference):
+    assert lp.verify(rewritten) > 40
+    ds, expected = lp.open(rewritten), lp.open(reference.store)
+    pd.testing.assert_frame_equal(ds.pert.table(), expected.pert.table())
+    np.testing.assert_array_equal(ds.X.values, expected.X.values)
+    found = ds.pert.knockdown().table
+    pd.testing.assert_frame_equal(found, expected.pert.knockdown(var_gene_col="gene_name").table)
+    read = anndata.read_zarr(rewritten)
+    np.testing.assert_array_equal(dense(read.X), ds.X.values)
+    assert math.isclose(float(ds.total_counts.sum()), float(ds.X.sum()))
+    assert set(read.obs) == {"perturbation", "cell_type", "batch"}
