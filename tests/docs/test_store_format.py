@@ -7,9 +7,11 @@ import zipfile
 from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 
 import lazypert as lp
 from tests.support.spec_store import (
@@ -238,6 +240,52 @@ def test_values_have_the_dtype_of_the_page(tmp_path, values, dtype):
     store = SpecStore(lp.convert(write(made, tmp_path / "s.h5ad"), tmp_path / "s.zarr"))
     assert store.array("X/data").dtype == dtype
     np.testing.assert_array_equal(store.matrix("X"), x)
+
+
+def test_duplicates_are_summed_and_explicit_zeros_are_kept(tmp_path):
+    values = sparse.csr_matrix(([1.0, 2.0, 0.0, 5.0], [2, 2, 0, 1], [0, 3, 4]), shape=(2, 3))
+    made = anndata.AnnData(values, pd.DataFrame(index=["a", "b"]), pd.DataFrame(index=list("xyz")))
+    path = write(made, tmp_path / "s.h5ad")
+    with h5py.File(path, "r+") as file:  # AnnData sums duplicates too
+        del file["X/data"], file["X/indices"], file["X/indptr"]
+        file["X/data"], file["X/indices"], file["X/indptr"] = [1.0, 2.0, 0.0, 5.0], [2, 2, 0, 1], [0, 3, 4]
+    store = SpecStore(lp.convert(path, tmp_path / "s.zarr"))
+    found = {name: store.array(f"X/{name}").tolist() for name in ("data", "indices", "indptr")}
+    assert found == {"data": [0, 3, 5], "indices": [0, 2, 1], "indptr": [0, 2, 3]}
+
+
+def test_several_files_share_labels_and_count_rows_through(tmp_path):
+    one, two = screen(40, 7, lean=True), screen(30, 7, seed=1, lean=True)
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder, made in zip(folders, (one, two), strict=True):
+        folder.mkdir()
+        write(made, folder / "a.h5ad")
+    store = SpecStore(lp.convert([folder / "a.h5ad" for folder in folders], tmp_path / "s.zarr", **ROLES))
+    assert [source["name"] for source in store.ours["sources"]] == ["a", "a_2"]
+    assert store.array(f"{TABLES}/labels/dataset").tolist() == ["a", "a_2"]
+    rows = store.array(f"{TABLES}/source_row")
+    assert store.column("obs/dataset") == ["a_2" if row >= 40 else "a" for row in rows]
+    np.testing.assert_array_equal(store.matrix("X"), np.concatenate([dense(one.X), dense(two.X)])[rows])
+
+
+def test_a_layer_that_becomes_x_leaves_x_among_the_layers(tmp_path):
+    made = screen(20, 7)
+    store = SpecStore(lp.convert(write(made, tmp_path / "s.h5ad"), tmp_path / "s.zarr", layer="lognorm", **ROLES))
+    rows = store.array(f"{TABLES}/source_row")
+    assert store.ours["layer"] == "lognorm"
+    np.testing.assert_array_equal(store.matrix("X"), dense(made.layers["lognorm"])[rows])
+    np.testing.assert_array_equal(store.matrix("layers/X"), dense(made.X)[rows])
+
+
+def test_raw_is_a_matrix_with_its_own_genes(tmp_path):
+    made = screen(20, 7, lean=True)
+    made.raw = made
+    made = made[:, :3].copy()
+    store = SpecStore(lp.convert(write(made, tmp_path / "s.h5ad"), tmp_path / "s.zarr", **ROLES))
+    rows = store.array(f"{TABLES}/source_row")
+    np.testing.assert_array_equal(store.matrix("raw/X"), dense(made.raw.X)[rows])
+    assert store.array("raw/var/_index").tolist() == made.raw.var_names.tolist()
+    assert store.attrs("raw")["encoding-type"] == "raw"
 
 
 @pytest.mark.parametrize("version", [1, 2])
