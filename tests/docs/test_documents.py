@@ -1,4 +1,4 @@
-"""The documents hold: code blocks run and print what is shown after them, links lead somewhere.
+"""Code blocks of the documents run and print the output shown after them; links and anchors resolve.
 
 Run as a script to write the output of every block into the documents.
 """
@@ -77,7 +77,7 @@ def outputs(path, text, folder):
 
 
 def as_shown(printed, shown):
-    """Shorten an output to as many lines as a document shows."""
+    """Shorten an output to the lines that a document shows."""
     printed, shown = tidy(printed), tidy(shown)
     if not shown.endswith("..."):
         return printed
@@ -85,7 +85,7 @@ def as_shown(printed, shown):
 
 
 def tidy(text):
-    """Leave out spaces at the ends of lines, which editors remove, and empty lines around all."""
+    """Remove trailing spaces, as editors do, and leading and trailing empty lines."""
     return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n")
 
 
@@ -109,7 +109,7 @@ def anchors(text):
 
 
 def broken_links(path, text):
-    """Return the relative links of a document that lead nowhere."""
+    """Return the relative links of a document that do not resolve."""
     broken = []
     for link in LINK.findall(FENCE.sub("", text)):
         target, _, anchor = link.partition("#")
@@ -122,11 +122,11 @@ def broken_links(path, text):
 
 
 @pytest.mark.parametrize("path", [*DOCUMENTS, *sorted((ROOT / "lazypert").glob("*/README.md"))], ids=name_of)
-def test_links_lead_somewhere(path):
+def test_links_resolve(path):
     assert broken_links(path, path.read_text()) == []
 
 
-def test_a_broken_link_is_found():
+def test_broken_links_are_found():
     text = "# One\n[a](README.md) [b](nowhere.md) [c](#one) [d](#two) [e](docs/glossary.md#Cells) [f](https://x.org)"
     assert broken_links(ROOT / "README.md", text) == ["nowhere.md", "#two", "docs/glossary.md#Cells"]
 
@@ -138,18 +138,18 @@ def test_every_page_is_in_the_index():
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
-def test_no_document_names_a_path_of_one_machine(path):
+def test_documents_name_no_machine_paths(path):
     assert re.findall(r"(?<![\w.])/(?:home|Users|root|tmp|work|mnt)\b[^\s)]*", path.read_text()) == []
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
-def test_modules_that_documents_name_exist(path):
+def test_modules_named_in_documents_exist(path):
     named = re.findall(r"`(?:lazypert/)?((?:\w+/)*\w+\.py)`", path.read_text())
     folders = [ROOT, ROOT / "lazypert", ROOT / "converters" / "lazypert_converters", ROOT / "tests"]
     assert [name for name in named if not any((folder / name).exists() for folder in folders)] == []
 
 
-def test_pictures_are_those_that_the_script_draws(tmp_path):
+def test_pictures_match_the_script(tmp_path):
     images = ROOT / "docs" / "images"
     subprocess.run([sys.executable, images / "draw.py", tmp_path], check=True)
     drawn = {path.name: path.read_text() for path in tmp_path.iterdir()}

@@ -1,4 +1,4 @@
-"""docs/store-format.md: an implementation written only from that page reads and writes lazypert's stores."""
+"""docs/store-format.md describes real stores: an implementation written only from that page reads and writes them."""
 
 import json
 import math
@@ -61,7 +61,7 @@ def plain(values):
     return [None if pd.isna(value) else value for value in values]
 
 
-def test_the_reader_finds_the_matrices_of_the_source(every_kind):
+def test_reader_gets_the_matrices_of_the_source_file(every_kind):
     store, source = every_kind
     rows = store.array(f"{TABLES}/source_row")
     assert sorted(rows.tolist()) == list(range(source.n_obs))
@@ -72,7 +72,7 @@ def test_the_reader_finds_the_matrices_of_the_source(every_kind):
     assert list(store.ours["matrices"]) == ["X", "layers/lognorm", "obsm/guides"]
 
 
-def test_the_reader_finds_the_tables_of_the_source(every_kind):
+def test_reader_gets_the_columns_of_the_source_file(every_kind):
     store, source = every_kind
     rows = store.array(f"{TABLES}/source_row")
     assert store.array("obs/_index").tolist() == source.obs_names[rows].tolist()
@@ -84,7 +84,7 @@ def test_the_reader_finds_the_tables_of_the_source(every_kind):
         assert store.column(f"var/{name}") == source.var[name].tolist(), name
 
 
-def test_the_run_table_is_that_of_the_labels(every_kind):
+def test_run_table_follows_from_the_labels(every_kind):
     store, _ = every_kind
     columns = [store.column("obs/cell_type"), store.column("obs/perturbation"), None, store.column("obs/batch")]
     n_obs = store.ours["n_obs"]
@@ -109,7 +109,7 @@ def test_cells_without_a_label_come_last(tmp_path):
 
 
 @pytest.mark.parametrize("is_sorted", [False, True], ids=["scattered", "sorted"])
-def test_source_order_keeps_rows_and_says_where_positions_are(tmp_path, is_sorted):
+def test_source_order_keeps_rows_and_maps_positions_to_them(tmp_path, is_sorted):
     made = screen(60, 7, lean=True)
     if is_sorted:
         made = made[made.obs.sort_values(["cell_type", "perturbation", "batch"]).index].copy()
@@ -123,7 +123,7 @@ def test_source_order_keeps_rows_and_says_where_positions_are(tmp_path, is_sorte
         assert (found[["cell_type", "perturbation", "batch"]] == [cell_type, perturbation, batch]).all().all()
 
 
-def test_the_shuffle_follows_from_labels_and_seed(every_kind):
+def test_shuffle_follows_from_labels_and_seed(every_kind):
     store, source = every_kind
     rows = source.obs[["cell_type", "perturbation", "batch"]].astype(str).agg(tuple, axis=1).tolist()
     ordered, runs = run_table(rows)
@@ -158,7 +158,7 @@ def test_digests_follow_from_the_files(every_kind):
     assert manifest_digest(listed) == store.ours["manifest_digest"]
 
 
-def test_every_array_has_the_codecs_and_the_grid_of_the_page(stored):
+def test_arrays_have_the_specified_codecs_and_grids(stored):
     n_arrays = 0
     for path in stored.root.rglob("zarr.json"):
         node, name = json.loads(path.read_text()), path.parent.relative_to(stored.root).as_posix()
@@ -189,7 +189,7 @@ def first_cells(number):
     return [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
 
 
-def test_every_node_is_in_the_tables_of_the_page(every_kind):
+def test_every_node_of_a_store_is_specified(every_kind):
     store, _ = every_kind
     own = [f"{TABLES}/{path}" for path in first_cells(5)]
     matrices = [path.replace("<matrix>", "(X|layers/<name>|obsm/<name>)") for path in first_cells(3) if "/" in path]
@@ -200,14 +200,14 @@ def test_every_node_is_in_the_tables_of_the_page(every_kind):
     assert [n for n in nodes if not any(re.fullmatch(p, n) for p in [*patterns, columns, *groups])] == []
 
 
-def test_every_table_of_the_page_is_there(every_kind):
+def test_every_specified_table_exists(every_kind):
     store, _ = every_kind
     paths = [path.replace("<axis>", "batch") for path in first_cells(5)]
     assert len(paths) > 14
     assert [path for path in paths if not store.exists(f"{TABLES}/{path}")] == ["order"]
 
 
-def test_root_attributes_are_those_of_the_page(stored):
+def test_root_attributes_are_specified(stored):
     section = PAGE[PAGE.index("## 7. ") : PAGE.index("## 8. ")]
     assert set(first_cells(7)) == set(stored.ours)
     for key in ("roles", "summary"):
@@ -232,7 +232,7 @@ def test_root_attributes_are_those_of_the_page(stored):
         ([], "u2"),
     ],
 )
-def test_values_have_the_dtype_of_the_page(tmp_path, values, dtype):
+def test_values_get_the_specified_dtype(tmp_path, values, dtype):
     x = np.zeros((2, 12))
     x[0, : len(values)] = values
     assert data_dtype(np.array(values)) == dtype
@@ -254,7 +254,7 @@ def test_duplicates_are_summed_and_explicit_zeros_are_kept(tmp_path):
     assert found == {"data": [0, 3, 5], "indices": [0, 2, 1], "indptr": [0, 2, 3]}
 
 
-def test_several_files_share_labels_and_count_rows_through(tmp_path):
+def test_several_files_share_labels_and_row_numbers(tmp_path):
     one, two = screen(40, 7, lean=True), screen(30, 7, seed=1, lean=True)
     folders = [tmp_path / name for name in ("first", "second")]
     for folder, made in zip(folders, (one, two), strict=True):
@@ -268,7 +268,7 @@ def test_several_files_share_labels_and_count_rows_through(tmp_path):
     np.testing.assert_array_equal(store.matrix("X"), np.concatenate([dense(one.X), dense(two.X)])[rows])
 
 
-def test_a_layer_that_becomes_x_leaves_x_among_the_layers(tmp_path):
+def test_x_moves_to_the_layers_if_a_layer_becomes_x(tmp_path):
     made = screen(20, 7)
     store = SpecStore(lp.convert(write(made, tmp_path / "s.h5ad"), tmp_path / "s.zarr", layer="lognorm", **ROLES))
     rows = store.array(f"{TABLES}/source_row")
@@ -289,7 +289,7 @@ def test_raw_is_a_matrix_with_its_own_genes(tmp_path):
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_the_reader_reads_every_version(tmp_path, version):
+def test_reader_reads_every_version(tmp_path, version):
     with zipfile.ZipFile(ROOT / "tests" / "data" / f"golden_v{version}.zip") as archive:
         archive.extractall(tmp_path)
     store = SpecStore(tmp_path / "golden.zarr")
@@ -321,8 +321,8 @@ def rewritten(reference, stored, tmp_path_factory):
     return folder / "screen.zarr"
 
 
-def test_the_writer_writes_the_same_bytes(rewritten, reference, tmp_path):
-    """Of a file with this X, obs and var index, lazypert makes the same shards, bit for bit."""
+def test_writer_writes_the_same_bytes(rewritten, reference, tmp_path):
+    """lazypert makes the same shards from a file with this X, obs and var index, bit for bit."""
     source = anndata.AnnData(reference.adata.X, reference.adata.obs)
     source.var_names = reference.adata.var["gene_name"].astype(str).tolist()
     store = lp.convert(write(source, tmp_path / "screen.h5ad"), tmp_path / "screen.zarr", **ROLES)
@@ -336,7 +336,7 @@ def test_the_writer_writes_the_same_bytes(rewritten, reference, tmp_path):
         assert ours.ours[key] == theirs.ours[key], key
 
 
-def test_what_the_writer_wrote_is_a_store(rewritten, reference):
+def test_lazypert_and_anndata_read_what_the_writer_wrote(rewritten, reference):
     assert lp.verify(rewritten) > 40
     ds, expected = lp.open(rewritten), lp.open(reference.store)
     pd.testing.assert_frame_equal(ds.pert.table(), expected.pert.table())
