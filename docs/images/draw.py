@@ -217,9 +217,9 @@ def loading() -> Picture:
         "Reader threads",
         "min(8, CPUs + 1)",
         "coalesce byte ranges, read,",
-        "verify, decode the rows of one",
-        "block: cells, matched",
-        "controls, obs columns",
+        "verify, decode wanted rows and",
+        "genes of one block: cells,",
+        "matched controls, obs columns",
     )
     picture.box(
         672,
@@ -229,9 +229,9 @@ def loading() -> Picture:
         "work",
         "Collate threads",
         "up to prefetch + 1",
-        "one batch: choose genes, lose",
-        "reads, normalise; dense or",
-        "padded sparse rows; put on",
+        "one batch: thin reads,",
+        "normalise; dense or padded",
+        "sparse rows; put on",
         "the device",
     )
     picture.box(
