@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-JOINS = ("inner", "outer")
+Join = Literal["inner", "outer"]
+
+JOINS: tuple[Join, ...] = get_args(Join)
 
 
 def gene_labels(var: pd.DataFrame, var_gene_col: str | None) -> NDArray[np.str_]:
