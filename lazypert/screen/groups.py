@@ -154,9 +154,15 @@ class Groups:
         return len(np.unique(self.ids[self.ids >= 0]))
 
     def __repr__(self) -> str:
-        labels = {"cell types": "cell_type", "perturbations": "perturbation", "datasets": "dataset", "batches": "batch"}
-        counts = ", ".join(f"{len(self.labels[axis]):,} {name}" for name, axis in labels.items())
-        return f"Groups({self.n_obs:,} cells in {len(self):,} groups and {len(self.start):,} runs: {counts})"
+        plurals = {
+            "cell_type": "cell types",
+            "perturbation": "perturbations",
+            "dataset": "datasets",
+            "batch": "batches",
+        }
+        counts = {axis: len(labels) for axis, labels in self.labels.items()}
+        listed = ", ".join(f"{n:,} {axis.replace('_', ' ') if n == 1 else plurals[axis]}" for axis, n in counts.items())
+        return f"Groups({self.n_obs:,} cells in {len(self):,} groups and {len(self.start):,} runs: {listed})"
 
     @cached_property
     def ids(self) -> NDArray[np.int64]:

@@ -145,3 +145,15 @@ def design_cells():
         perturbation=np.array(["BRCA1", "EGFR", "KRAS", "MYC", "TP53", CONTROL], dtype=object)[perts[order]],
         batch=np.array(["batch1", "batch2"], dtype=object)[order % 2],
     )
+
+
+def control_pool(cells, row, strategy, allowed=None):
+    """Controls that a row may be matched with, from the labels alone."""
+    frame = cells.frame
+    matches = (frame["perturbation"] == CONTROL) & (frame["dataset"] == frame["dataset"][row])
+    matches &= frame["cell_type"] == frame["cell_type"][row]
+    if allowed is not None:
+        matches &= np.isin(np.arange(len(frame)), allowed)
+    batch = frame["batch"].fillna("missing")
+    in_batch = matches & (batch == batch[row])
+    return set(np.flatnonzero(in_batch if strategy == "batch" and in_batch.any() else matches))
