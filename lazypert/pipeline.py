@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class PerturbationPipelineConfig(ScreenOptions, SplitOptions, ControlOptions, SentenceOptions, KnockdownOptions):
+class PerturbationPipelineConfig(KnockdownOptions, SentenceOptions, ControlOptions, SplitOptions, ScreenOptions):
     """Options of `PerturbationPipeline`: those of its components, and a few of its own.
 
     Options of components have the same names and defaults there: see `PerturbationSourceConfig`,

@@ -86,15 +86,15 @@ class TestHosts:
     def test_pad_the_batches_that_they_lack(self, n_hosts):
         plan = plan_of([0] * 50 + [1] * 7, 4, sentences_per_batch=2)
         for host in range(n_hosts):
-            one = plan.epoch(0, host=host, n_hosts=n_hosts)
-            blocks = [one.block(number) for number in range(one.n_blocks)]
+            share = plan.epoch(0, host=host, n_hosts=n_hosts)
+            blocks = [share.block(number) for number in range(share.n_blocks)]
             cells = np.concatenate([c for c, _ in blocks])
-            assert len(cells) == one.n_batches * 2
-            own = np.concatenate([one.block(number, fill=False)[0] for number in range(one.n_blocks)])
+            assert len(cells) == share.n_batches * 2
+            own = np.concatenate([share.block(number, fill=False)[0] for number in range(share.n_blocks)])
             if len(own):
                 assert set(cells.ravel()) <= set(own.ravel())
             else:
-                assert all(one.block(number)[1].all() for number in range(one.n_blocks))
+                assert all(share.block(number)[1].all() for number in range(share.n_blocks))
 
     def test_have_equally_many_batches_without_the_last_one(self):
         plan = plan_of(np.repeat(np.arange(9), 13), 4, sentences_per_batch=3, drop_last=True)
@@ -109,7 +109,7 @@ class TestMixing:
     codes = np.repeat(np.arange(100), 250)  # groups of about four stretches
 
     def test_sentences_are_composed_anew_in_every_epoch(self):
-        """Two cells of a sentence share one in another epoch, too, with a probability of 1 in 8 by chance."""
+        """By chance, two cells of a sentence share one in the next epoch with a probability of 1 in 8."""
         plan = plan_of(self.codes, 32)
         epochs = []
         for epoch in range(6):
@@ -140,9 +140,9 @@ class TestMixing:
     @pytest.mark.parametrize("lag", [1, 4, 16])
     def test_neighbouring_sentences_are_rarely_of_the_same_group(self, lag):
         groups = np.concatenate([self.codes[epoch_of(plan_of(self.codes, 32), epoch)[0][:, 0]] for epoch in range(10)])
-        alike = np.mean(groups[lag:] == groups[:-lag])
+        same_group = np.mean(groups[lag:] == groups[:-lag])
         # By chance 0.01. A block of 128 sentences holds 8 of each window, as far apart as possible.
-        assert alike < 0.07
+        assert same_group < 0.07
 
     def test_every_cell_is_visited_early_and_late(self):
         plan = plan_of(self.codes, 32)
@@ -150,7 +150,7 @@ class TestMixing:
         assert np.abs(when.mean(axis=0) - 0.5).max() < 0.26  # sd of a mean of 40: 0.046
         assert abs(when.std() - np.sqrt(1 / 12)) < 0.01
         lags = [np.corrcoef(one, other)[0, 1] for one, other in pairwise(when)]
-        assert np.abs(lags).max() < 0.25  # groups move together: 100 of them, so sd 0.1
+        assert np.abs(lags).max() < 0.25  # the 100 groups move as a whole, so sd 0.1
         assert abs(np.mean(lags)) < 0.06
 
     @staticmethod
