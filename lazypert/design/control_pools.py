@@ -104,8 +104,8 @@ class ControlPools:
         n_controls
             Controls that fit into memory.
         n_cached_together
-            Consecutive controls that are kept in memory together. More than a stretch itself is kept,
-            because its ends do not coincide with theirs, and because they outlast it.
+            Consecutive controls that are cached together. Around a stretch more than itself is cached, because
+            the boundaries differ, and controls remain in the cache after the stretch has left the sample.
         """
         if n_controls >= len(self.controls):
             return max(1, len(self.controls))
@@ -220,7 +220,7 @@ def control_pools(
 
 
 def _in_runs(groups: Groups, rows: Rows, runs: NDArray[np.bool_]) -> Rows:
-    """Those of some rows that are in the chosen runs."""
+    """The rows that are in the chosen runs."""
     chosen = runs[groups.run_of(rows.starts)]
     return Rows(rows.starts[chosen], rows.stops[chosen], rows.row_order)
 

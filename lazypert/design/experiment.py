@@ -272,7 +272,7 @@ def load_experiment_config(path: str | os.PathLike[str]) -> ExperimentConfig:
     file = Path(path)
     if not file.is_file():
         raise ExperimentFileNotFoundError(
-            f"No experiment file {str(file)!r} found (looked in {str(file.parent.absolute())!r}); "
+            f"No experiment file {str(file)!r} (looked in {str(file.parent.absolute())!r}); "
             f"expected a TOML file with the sections {SECTION_LIST}."
         )
     try:

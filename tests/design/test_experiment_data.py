@@ -40,7 +40,7 @@ def tree(tmp_path):
     ],
 )
 def test_paths_folders_and_patterns_give_files(tree, path, expected, absolute):
-    # tmp_path itself has square brackets when the test has parameters in some versions of pytest.
+    # Some versions of pytest put the parameters of a test, in square brackets, into tmp_path.
     assert not set("*?[]{}") & set(str(tree))
     config = config_of(tree / path if absolute else path, base_dir=tree)
     assert config.dataset_files("d0") == [tree / name for name in expected.split()]

@@ -49,8 +49,8 @@ def test_downsampling_uses_the_same_cells_in_every_epoch(codes, size, limit):
     plan = plan_of(codes, size, downsample_cells=limit)
     seen = [np.sort(c[~f]).tolist() for c, f in (epoch_of(plan, epoch) for epoch in range(3))]
     assert seen[0] == seen[1] == seen[2]
-    used = Counter(np.array(codes)[seen[0]].tolist())
-    assert used == {code: min(n, limit) for code, n in Counter(codes).items() if code >= 0}
+    n_used = Counter(np.array(codes)[seen[0]].tolist())
+    assert n_used == {code: min(n, limit) for code, n in Counter(codes).items() if code >= 0}
     for epoch in range(3):  # padding comes from these cells too
         assert set(epoch_of(plan, epoch)[0].ravel()) <= set(seen[0])
 
