@@ -7,9 +7,10 @@ Convert a screen once (`convert`), open it lazily (`open`), and train on it
 from lazypert.conversion.convert import convert
 from lazypert.dataset import accessor as _accessor  # noqa: F401 - registers ds.pert
 from lazypert.dataset.open import open  # noqa: A004 - lp.open is the door, as xr.open_dataset and zarr.open are
+from lazypert.design.batch_sampler import PerturbationBatchSampler
 from lazypert.design.controls import BatchControlMapping, ControlMappingConfig, RandomControlMapping
 from lazypert.design.experiment import ExperimentConfig, load_experiment_config
-from lazypert.design.sentences import PerturbationBatchSampler, PerturbationSamplerConfig
+from lazypert.design.sentences import PerturbationSamplerConfig
 from lazypert.design.splits import (
     FewShotSplitter,
     FewShotSplitterConfig,

@@ -20,8 +20,8 @@ from lazypert.converter import open_source
 from lazypert.dataset.open import open as open_dataset
 from lazypert.design.controls import BatchControlMapping, ControlMappingConfig, RandomControlMapping
 from lazypert.design.experiment import ExperimentConfig, load_experiment_config
+from lazypert.design.split_names import SPLITS
 from lazypert.design.splits import (
-    SPLITS,
     FewShotSplitter,
     FewShotSplitterConfig,
     RandomSplitter,

@@ -1,4 +1,4 @@
-"""The whole way in one call: sources, quality control, splits, control mapping, sampler, loader."""
+"""End-to-end pipeline: sources, quality control, splits, control mapping, sampler, loader."""
 
 from __future__ import annotations
 
@@ -6,29 +6,31 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from lazypert._internal.config import derive
 from lazypert._internal.names import unique_names
 from lazypert._internal.validation import require, require_choice, require_flag, require_number
-from lazypert.design.controls import STRATEGIES, ControlMappingConfig, control_mapping, control_pools
-from lazypert.design.experiment import ExperimentConfig, assign_split, load_experiment_config
-from lazypert.design.sentences import PerturbationBatchSampler, PerturbationSamplerConfig, SentencePlan
+from lazypert.design.batch_sampler import PerturbationBatchSampler
+from lazypert.design.control_pools import control_pools
+from lazypert.design.controls import ControlMappingConfig, ControlOptions, MappingStrategy, control_mapping
+from lazypert.design.experiment import ExperimentConfig, load_experiment_config
+from lazypert.design.experiment_split import split_experiment
+from lazypert.design.sentences import Balance, PerturbationSamplerConfig, SentenceOptions, SentencePlan
 from lazypert.design.splits import (
     FewShotSplitter,
-    FewShotSplitterConfig,
     RandomSplitter,
-    RandomSplitterConfig,
+    SplitOptions,
     SplitResult,
     ZeroShotSplitter,
-    ZeroShotSplitterConfig,
-    split_by_run,
+    make_splitter,
 )
 from lazypert.errors import ConfigError
-from lazypert.quality import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter
-from lazypert.screen.genes import JOINS
+from lazypert.quality import KnockdownFilterConfig, KnockdownOptions, KnockdownResult, OnTargetKnockdownFilter
+from lazypert.screen.genes import JOINS, Join
 from lazypert.sources.anndata_source import PerturbationAnnDataSource
 from lazypert.sources.concat_source import PerturbationConcatSource
-from lazypert.sources.config import PerturbationSourceConfig
+from lazypert.sources.config import PerturbationSourceConfig, ScreenOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,126 +39,67 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lazypert.loading.loader import Loader
-    from lazypert.screen.groups import Groups
     from lazypert.screen.rows import Rows
     from lazypert.sources.base import PerturbationSource
 
-SPLIT_MODES = ("random", "zeroshot", "fewshot")
 
+@dataclass(frozen=True, kw_only=True, repr=False)
+class PerturbationPipelineConfig(KnockdownOptions, SentenceOptions, ControlOptions, SplitOptions, ScreenOptions):
+    """Options of `PerturbationPipeline`: those of its components, and a few of its own.
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PerturbationPipelineConfig:
-    """Options of `PerturbationPipeline`; each goes to the component of the same vocabulary.
+    Options of components have the same names and defaults there: see `PerturbationSourceConfig`,
+    `KnockdownFilterConfig`, `SplitOptions`, `ControlMappingConfig` and `PerturbationSamplerConfig`.
 
-    See `PerturbationSourceConfig`, `KnockdownFilterConfig`, the splitters' configs,
-    `ControlMappingConfig` and `PerturbationSamplerConfig` for what they mean.
+    Parameters
+    ----------
+    join
+        Genes of several screens: ``"inner"`` keeps those that every screen has, ``"outer"`` all of them.
+    mapping_strategy
+        The ``strategy`` of the control mapping. With ``"batch"``, sentences are of one batch too.
+    enable_knockdown_filter
+        Remove cells that fail knockdown QC from the splits.
     """
 
-    pert_col: str = "perturbation"
-    cell_type_col: str | None = "cell_type"
-    batch_col: str | None = "batch"
-    control_pert: str = "non-targeting"
-    output_space: str = "all"
-    embedding_key: str | None = None
-    hvg_col: str | None = None
-    layer: str | None = None
-    additional_obs: tuple[str, ...] = ()
-    cache_dir: str | Path | None = None
-    memory_limit: int | str = "1GiB"
-    storage_options: dict[str, Any] | None = None
-    join: str = "inner"
-
-    mapping_strategy: str = "random"
-    n_basal_samples: int = 1
-    sentence_size: int = 512
-    sentences_per_batch: int = 1
-
-    split_mode: str = "random"
-    held_out_cell_types: tuple[str, ...] = ()
-    held_out_perturbations: tuple[str, ...] = ()
-    train_frac: float = 0.8
-    valid_frac: float = 0.1
-    seed: int = 42
-
+    join: Join = "inner"
+    mapping_strategy: MappingStrategy = ControlMappingConfig.strategy
     enable_knockdown_filter: bool = False
-    residual_expression: float = 0.30
-    cell_residual_expression: float = 0.50
-    min_cells: int = 30
-    var_gene_col: str | None = None
-    control_match: str = "all"
 
     def __post_init__(self) -> None:
-        require_choice("split_mode", self.split_mode, SPLIT_MODES)
-        require_choice("mapping_strategy", self.mapping_strategy, STRATEGIES)
+        require_choice("mapping_strategy", self.mapping_strategy, get_args(MappingStrategy))
         require_flag("enable_knockdown_filter", self.enable_knockdown_filter)
-        wanted = {"zeroshot": "held_out_cell_types", "fewshot": "held_out_perturbations"}
-        for mode, name in wanted.items():
-            if mode != self.split_mode and getattr(self, name):
-                raise ConfigError(
-                    f"{name}: got {getattr(self, name)!r} with split_mode={self.split_mode!r}, "
-                    f"expected it only with split_mode={mode!r}."
-                )
         if self.batch_col is None and self.mapping_strategy == "batch":
-            raise ConfigError("mapping_strategy: got 'batch' with batch_col=None, expected a batch column.")
+            raise ConfigError(
+                "mapping_strategy: got 'batch' with batch_col=None, expected a batch column. "
+                "Name one, or use mapping_strategy='random'."
+            )
         require_choice("join", self.join, JOINS)
-        # Every component says what is wrong with its own part, now and not after the conversion.
+        # Components check their own options: do it now, not after the conversion.
         _ = self.source_config("unknown"), self.filter_config(), self.mapping_config(), self.sampler_config()
         _ = self.splitter()
 
     def source_config(self, path: str | Path) -> PerturbationSourceConfig:
         """Config of one source."""
-        return PerturbationSourceConfig(
-            file_path=path,
-            pert_col=self.pert_col,
-            cell_type_col=self.cell_type_col,
-            batch_col=self.batch_col,
-            control_pert=self.control_pert,
-            output_space=self.output_space,
-            embedding_key=self.embedding_key,
-            hvg_col=self.hvg_col,
-            layer=self.layer,
-            additional_obs=self.additional_obs,
-            cache_dir=self.cache_dir,
-            memory_limit=self.memory_limit,
-            seed=self.seed,
-            storage_options=self.storage_options,
-        )
+        return derive(PerturbationSourceConfig, self, file_path=path)
 
     def filter_config(self) -> KnockdownFilterConfig:
         """Config of the knockdown filter."""
-        return KnockdownFilterConfig(
-            residual_expression=self.residual_expression,
-            cell_residual_expression=self.cell_residual_expression,
-            min_cells=self.min_cells,
-            var_gene_col=self.var_gene_col,
-            layer=self.layer,
-            control_match=self.control_match,
-        )
+        return derive(KnockdownFilterConfig, self)
 
     def mapping_config(self) -> ControlMappingConfig:
         """Config of the control mapping."""
-        return ControlMappingConfig(
-            strategy=self.mapping_strategy, n_basal_samples=self.n_basal_samples, seed=self.seed
-        )
+        return derive(ControlMappingConfig, self, strategy=self.mapping_strategy)
 
     def sampler_config(self) -> PerturbationSamplerConfig:
         """Config of the training sampler."""
-        return PerturbationSamplerConfig(
-            sentence_size=self.sentence_size, sentences_per_batch=self.sentences_per_batch, seed=self.seed
-        )
+        return derive(PerturbationSamplerConfig, self)
 
     def splitter(self) -> RandomSplitter | ZeroShotSplitter | FewShotSplitter:
         """Splitter of the chosen mode."""
-        shared: dict[str, Any] = {"train_frac": self.train_frac, "valid_frac": self.valid_frac, "seed": self.seed}
-        if self.split_mode == "zeroshot":
-            return ZeroShotSplitter(ZeroShotSplitterConfig(held_out_cell_types=self.held_out_cell_types, **shared))
-        if self.split_mode == "fewshot":
-            return FewShotSplitter(FewShotSplitterConfig(held_out_perturbations=self.held_out_perturbations, **shared))
-        return RandomSplitter(RandomSplitterConfig(**shared))
+        return make_splitter(self)
 
 
 class PerturbationPipeline:
-    """Sets up everything a training run needs, reading tables only (and, for QC, the matrix once).
+    """Set up everything that a training run needs; reads only tables, and the matrix once for QC.
 
     Examples
     --------
@@ -172,8 +115,11 @@ class PerturbationPipeline:
     def __init__(self, config: PerturbationPipelineConfig) -> None:
         self.config = config
 
+    def __repr__(self) -> str:
+        return f"PerturbationPipeline({self.config!r})"
+
     def setup(self, file_paths: Sequence[str | Path] | str | Path) -> PerturbationPipelineResult:
-        """Open (or convert) screens, filter, split, and prepare mapping and sampler.
+        """Open or convert screens, filter and split their cells, and prepare mapping and sampler.
 
         Parameters
         ----------
@@ -186,36 +132,17 @@ class PerturbationPipeline:
         return self._finish(source, self.config.splitter().split(source))
 
     def setup_experiment(self, experiment: ExperimentConfig | str | Path) -> PerturbationPipelineResult:
-        """Set up the datasets and splits of a cell-load TOML file; the config's own split is not used."""
+        """Set up the datasets and splits of a cell-load TOML file; ignores the config's own split."""
         if not isinstance(experiment, ExperimentConfig):
             experiment = load_experiment_config(experiment)
         files = [
             (name, file) for name in sorted(experiment.get_all_datasets()) for file in experiment.dataset_files(name)
         ]
-        source = self._source([file for _, file in files], [name for name, _ in files])
-        groups = source.groups
-        # A dataset may be several files; their names carry a number that its rules know nothing of.
-        owner = dict(zip(unique_names([name for name, _ in files]), (name for name, _ in files), strict=True))
-        names: list[str | None] = []
-        for run in range(len(groups.start)):
-            label = {axis: str(groups.labels[axis][code[run]]) for axis, code in groups.codes.items()}
-            if groups.ids[run] < 0:
-                names.append(None)
-                continue
-            # A store of several files shows up as name/file; a single source as its own labels.
-            inside = (name for name in owner if label["dataset"].startswith(f"{name}/"))
-            dataset = owner.get(label["dataset"]) or owner.get(max(inside, key=len, default=""), files[0][0])
-            names.append(
-                assign_split(
-                    experiment,
-                    dataset,
-                    label["cell_type"],
-                    label["perturbation"],
-                    is_control=bool(groups.is_control[run]),
-                )
-            )
-        _check_held_out(experiment, groups)
-        return self._finish(source, split_by_run(groups, names))
+        datasets = [name for name, _ in files]
+        source = self._source([file for _, file in files], datasets)
+        # A dataset may have several files, which then get numbered names.
+        owners = dict(zip(unique_names(datasets), datasets, strict=True))
+        return self._finish(source, split_experiment(experiment, source.groups, owners))
 
     def _source(self, paths: list[str | Path] | list[Path], names: list[str] | None) -> PerturbationSource:
         if not paths:
@@ -228,39 +155,27 @@ class PerturbationPipeline:
         return PerturbationConcatSource(sources, join=self.config.join, names=names and unique_names(names))
 
     def _finish(self, source: PerturbationSource, splits: SplitResult) -> PerturbationPipelineResult:
-        knockdown = None
-        kept = splits
-        if self.config.enable_knockdown_filter:
-            knockdown = OnTargetKnockdownFilter(self.config.filter_config()).run(source)
-            kept = splits.keep(knockdown.mask)
-        return PerturbationPipelineResult(self.config, source, splits, kept, knockdown)
-
-
-def _check_held_out(experiment: ExperimentConfig, groups: Groups) -> None:
-    """A label that is misspelt holds nothing out: what was meant for the test would be trained on."""
-    for zero in experiment.zeroshot:
-        groups.code_of("cell_type", zero.cell_type)
-    for few in experiment.fewshot:
-        groups.code_of("cell_type", few.cell_type)
-        for label in (*few.val_perturbations, *few.test_perturbations):
-            groups.code_of("perturbation", label)
+        if not self.config.enable_knockdown_filter:
+            return PerturbationPipelineResult(self.config, source, splits, splits, None)
+        knockdown = OnTargetKnockdownFilter(self.config.filter_config()).run(source)
+        return PerturbationPipelineResult(self.config, source, splits, splits.keep(knockdown.mask), knockdown)
 
 
 class PerturbationPipelineResult:
-    """What `PerturbationPipeline.setup` made. Row numbers are rows of the store.
+    """What `PerturbationPipeline.setup` returns. Row numbers are rows of the store.
 
     Attributes
     ----------
     source
         The cells.
     train_indices, valid_indices, test_indices
-        `Rows` of each split, without the cells that QC dropped.
+        `Rows` of each split, without the cells that QC removed.
     knockdown
-        What QC found, or None when it was not asked for.
+        Result of QC, or None without QC.
     filter_mask
-        (n_obs,) bool of QC, or None.
+        (n_obs,) bool mask of the cells that passed QC, or None without QC.
     train_sampler
-        Sentence batches of places in `train_indices`.
+        Batches of sentences, as split indices: positions in `train_indices`.
     """
 
     def __init__(
@@ -279,7 +194,7 @@ class PerturbationPipelineResult:
         self.train_sampler = PerturbationBatchSampler(config.sampler_config(), plan)
 
     def __repr__(self) -> str:
-        return f"PerturbationPipelineResult({self.splits!r} of {self.source!r})"
+        return f"PerturbationPipelineResult(\n    {self.splits!r}\n    of {self.source!r}\n)"
 
     @property
     def _by_batch(self) -> bool:
@@ -302,20 +217,20 @@ class PerturbationPipelineResult:
 
     @property
     def filter_mask(self) -> NDArray[np.bool_] | None:
-        """(n_obs,) cells that pass knockdown QC, by store row; None when it was not asked for."""
+        """(n_obs,) bool: the cell passes knockdown QC, by store row; None without QC."""
         return None if self.knockdown is None else self.knockdown.mask
 
     @cached_property
     def control_mapping(self) -> NDArray[np.int64]:
-        """(n_perturbed, n_basal_samples) control rows of each perturbed cell, matched within its split."""
+        """(n_perturbed, n_basal_samples) store rows of each perturbed cell's controls, matched within its split."""
         return control_mapping(self.config.mapping_config()).build_mapping(self.source, self._all_splits)
 
     def get_element(self, row: int) -> dict[str, Any]:
-        """One cell by store row: counts, codes, names and one-hot vectors."""
+        """Return one cell by store row: counts, codes, names and one-hot vectors."""
         return self.source.element(row)
 
     def get_var_dims(self) -> dict[str, int]:
-        """Return the sizes a model needs."""
+        """Return the dimensions that a model needs."""
         return self.source.get_var_dims()
 
     def loader(
@@ -329,7 +244,7 @@ class PerturbationPipelineResult:
         drop_last: bool = False,
         seed: int | None = None,
         shuffle_size: int | None = None,
-        balance: str | None = None,
+        balance: Balance | None = None,
         weights: Mapping[str, float] | None = None,
         **options: Any,
     ) -> Loader:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lazypert._internal.randomness import generator
-from lazypert.design.splits import SPLITS, SplitResult
+from lazypert.design.split_names import SPLITS
 from lazypert.errors import ConfigError, LazypertError
 from lazypert.quality import (
     FEW,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+    from lazypert.design.splits import SplitResult
     from lazypert.screen.groups import Groups
     from lazypert.sources.base import PerturbationSource
 

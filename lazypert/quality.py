@@ -9,6 +9,7 @@ import dask
 import numpy as np
 import pandas as pd
 
+from lazypert._internal.config import Config
 from lazypert._internal.validation import require_choice, require_integer, require_number
 from lazypert.screen.targets import target_genes, target_sums
 
@@ -76,8 +77,20 @@ def is_on_target_knockdown(
     return control > 0 and float(np.mean(gene_expression[pert_mask], dtype=np.float64)) / control < residual_expression
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnockdownFilterConfig:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class KnockdownOptions(Config):
+    """Options that the filter shares with the pipeline; `KnockdownFilterConfig` explains them."""
+
+    residual_expression: float = 0.30
+    cell_residual_expression: float = 0.50
+    min_cells: int = 30
+    var_gene_col: str | None = None
+    layer: str | None = None
+    control_match: str = "all"
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class KnockdownFilterConfig(KnockdownOptions):
     """Options of `OnTargetKnockdownFilter`; the defaults are those of cell-load.
 
     Parameters
@@ -96,13 +109,6 @@ class KnockdownFilterConfig:
         Controls to compare with: ``"all"``, or those of the same ``"cell_type"`` or ``"batch"``
         (and cell type and dataset), as control mapping does: of the cell type where a batch has none.
     """
-
-    residual_expression: float = 0.30
-    cell_residual_expression: float = 0.50
-    min_cells: int = 30
-    var_gene_col: str | None = None
-    layer: str | None = None
-    control_match: str = "all"
 
     def __post_init__(self) -> None:
         for name in ("residual_expression", "cell_residual_expression"):

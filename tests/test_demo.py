@@ -160,7 +160,7 @@ def test_a_log_screen_without_batches_is_done_as_far_as_it_can_be(log_screen, tm
     assert re.match(r"zero-shot RPE1 \d+ \d+ 300 899 900", line_of(report, "zero-shot"))
     assert line_of(report, "1 more") == "1 more target gene not measured"
     assert line_of(report, "AAA ").endswith("passed")
-    assert "1 groups have no control cell to be matched with: (RPE1, AAA)" in line_of(report, "loader")
+    assert "1 group has no controls: (RPE1, AAA)" in line_of(report, "loader")
     mapped, of_other_type, no_control, _, unmatched = line_of(report, "random      ").split()[1:]
     assert (of_other_type, no_control) == ("0", "0")
     assert int(mapped) + int(unmatched) == 899 - 150, "all that are labelled and no controls"

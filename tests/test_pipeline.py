@@ -1,11 +1,13 @@
-"""The whole way in one call: the design's program, experiments from TOML, and errors before any work."""
+"""The pipeline end to end: the program in the README, experiments from TOML, and errors before any work."""
+
+from dataclasses import fields
 
 import numpy as np
 import pytest
 
 import lazypert as lp
 from lazypert import PerturbationPipeline, PerturbationPipelineConfig
-from lazypert.design.splits import SPLITS
+from lazypert.design.split_names import SPLITS
 from lazypert.errors import ConfigError, EmptyPoolError, LabelNotFoundError
 from lazypert.simulate import reference_screen
 from tests.support.screens import CONTROL, in_store_order, make_screen, source_of, write_screen
@@ -15,8 +17,8 @@ def setup(reference, **options):
     return PerturbationPipeline(PerturbationPipelineConfig(**options)).setup(reference.store)
 
 
-class TestTheDesignsProgram:
-    def test_runs_as_it_stands(self, tmp_path, monkeypatch):
+class TestProgram:
+    def test_runs_end_to_end(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         reference_screen("screen.h5ad")
         from lazypert import PerturbationPipeline, PerturbationPipelineConfig
@@ -42,7 +44,7 @@ class TestTheDesignsProgram:
             assert batch.controls.shape == (512, 1, 200)
         assert sorted(p.name for p in tmp_path.iterdir()) == ["screen.h5ad", "screen.lazypert.zarr"]
 
-    def test_elements_are_the_files_cells(self, reference):
+    def test_elements_are_the_cells_of_the_file(self, reference):
         result = setup(reference)
         adata = in_store_order(result.source, reference.adata)
         rows = [0, 17, 899]
@@ -69,9 +71,9 @@ class TestResult:
         assert result.knockdown is None
         assert "train" in repr(result)
 
-    def test_qc_takes_cells_out_of_the_splits(self, reference):
+    def test_qc_removes_cells_from_the_splits(self, reference):
         options = {"split_mode": "fewshot", "held_out_perturbations": ("MYC",)}
-        whole = setup(reference, **options)
+        unfiltered = setup(reference, **options)
         result = setup(
             reference, enable_knockdown_filter=True, var_gene_col="gene_name", cell_residual_expression=0.2, **options
         )
@@ -81,7 +83,7 @@ class TestResult:
         assert (result.filter_mask == mask).all()
         assert 150 < mask.sum() < 900
         for name in SPLITS:
-            rows = np.asarray(whole.splits[name])
+            rows = np.asarray(unfiltered.splits[name])
             assert np.asarray(result.splits[name]).tolist() == rows[mask[rows]].tolist()
 
     @pytest.mark.parametrize("strategy", ["random", "batch"])
@@ -103,14 +105,14 @@ class TestResult:
         assert source.get_control_mask()[mapping].all()
         same = axes[:1] + axes[2:]
         for axis in same:
-            of = getattr(source, f"get_{axis}_codes")()
-            assert (of[mapping] == of[perturbed][:, None]).all()
-        where = np.empty(900, dtype=object)
+            codes = getattr(source, f"get_{axis}_codes")()
+            assert (codes[mapping] == codes[perturbed][:, None]).all()
+        split_of = np.empty(900, dtype=object)
         for name in SPLITS:
-            where[np.asarray(result.splits[name])] = name
-        assert (where[mapping] == where[perturbed][:, None]).all()
+            split_of[np.asarray(result.splits[name])] = name
+        assert (split_of[mapping] == split_of[perturbed][:, None]).all()
 
-    def test_dimensions(self, reference):
+    def test_dimensions_count_genes_features_and_labels(self, reference):
         result = setup(reference, output_space="gene", hvg_col="highly_variable")
         assert result.get_var_dims() == {
             "n_genes": 200,
@@ -124,13 +126,13 @@ class TestResult:
         assert batch.counts.shape == (5, 50)
         assert (np.asarray(batch.counts) == result.source.read_features(np.asarray(batch.row))).all()
 
-    def test_embeddings(self, reference):
+    def test_embeddings_replace_counts(self, reference):
         result = setup(reference, output_space="embedding", embedding_key="X_pca")
         batch = next(iter(result.loader("train", sentence_size=5)))
         pca = in_store_order(result.source, reference.adata).obsm["X_pca"]
         assert (np.asarray(batch.counts) == pca[np.asarray(batch.row)]).all()
 
-    def test_several_screens(self, tmp_path):
+    def test_several_screens_share_labels_but_not_controls(self, tmp_path):
         screens = [
             make_screen(
                 {
@@ -153,8 +155,8 @@ class TestResult:
             seen += rows[~np.asarray(batch.is_padding)].tolist()
         assert sorted(seen) == sorted(result.train_indices)
 
-    def test_a_split_without_controls(self, tmp_path):
-        """Every control of T is in another split than some perturbed cells."""
+    def test_a_split_without_controls_raises_an_error(self, tmp_path):
+        """The only control is in test, so that other splits have none."""
         screen = make_screen({"perturbation": ["A"] * 30 + [CONTROL], "cell_type": ["T"] * 31, "batch": ["b"] * 31})
         source = source_of(screen, tmp_path)
         for seed in range(50):
@@ -193,7 +195,7 @@ class TestExperiment:
             )
         )
 
-    def test_holds_out_what_it_says(self, reference):
+    def test_holds_out_what_the_file_says(self, reference):
         path = reference.store.with_name("experiment.toml")
         path.write_text(self.TOML)
         pipeline = PerturbationPipeline(PerturbationPipelineConfig(sentence_size=16))
@@ -209,11 +211,11 @@ class TestExperiment:
         assert sum(len(result.splits[s]) for s in SPLITS) == 900
         seen = [int(r) for b in result.loader("valid") for r, f in zip(b.row, b.is_padding, strict=True) if not f]
         assert sorted(seen) == sorted(result.valid_indices)
-        again = pipeline.setup_experiment(lp.load_experiment_config(path))
-        assert np.asarray(again.train_indices).tolist() == np.asarray(result.train_indices).tolist()
+        from_config = pipeline.setup_experiment(lp.load_experiment_config(path))
+        assert np.asarray(from_config.train_indices).tolist() == np.asarray(result.train_indices).tolist()
 
-    def test_several_files_and_stores_of_several_files(self, tmp_path):
-        """Dataset `b` is two files, `c` a store made of two files; `a` comes first and holds T out."""
+    def test_datasets_may_be_several_files_or_stores_of_several_files(self, tmp_path):
+        """Dataset `b` is two files, `c` a store made of two files; `a` comes first and holds out T."""
         columns = {"pert_col": "perturbation", "cell_type_col": "cell_type", "batch_col": "batch"}
         obs = {"perturbation": ["A", CONTROL] * 3, "cell_type": ["T"] * 4 + ["U"] * 2, "batch": ["b"] * 6}
         files = {}
@@ -232,9 +234,59 @@ class TestExperiment:
 
         dataset = np.repeat(["a", "b", "b", "c", "c"], 6)
         cell_type = result.source.get_cell_type_categories()[result.source.get_cell_type_codes()]
-        found = {split: set(zip(dataset[rows(split)], cell_type[rows(split)], strict=True)) for split in SPLITS}
-        assert found == {"train": {("b", "T"), ("c", "T"), ("c", "U")}, "valid": {("b", "U")}, "test": {("a", "T")}}
+        contents = {split: set(zip(dataset[rows(split)], cell_type[rows(split)], strict=True)) for split in SPLITS}
+        assert contents == {"train": {("b", "T"), ("c", "T"), ("c", "U")}, "valid": {("b", "U")}, "test": {("a", "T")}}
         assert [len(rows(split)) for split in SPLITS] == [8 + 12, 4, 4]
+
+
+class TestConfig:
+    @pytest.mark.parametrize(
+        ("config", "renamed"),
+        [
+            (PerturbationPipelineConfig().source_config("x"), {}),
+            (PerturbationPipelineConfig().filter_config(), {}),
+            (PerturbationPipelineConfig().mapping_config(), {"strategy": "mapping_strategy"}),
+            (PerturbationPipelineConfig().sampler_config(), {}),
+            (PerturbationPipelineConfig().splitter().config, {}),
+        ],
+        ids=lambda value: type(value).__name__,
+    )
+    def test_defaults_equal_those_of_the_components(self, config, renamed):
+        pipeline = {field.name: field for field in fields(PerturbationPipelineConfig)}
+        shared = [field for field in fields(config) if renamed.get(field.name, field.name) in pipeline]
+        assert len(shared) >= 3
+        for field in shared:
+            own = pipeline[renamed.get(field.name, field.name)]
+            assert own.default == field.default == getattr(config, field.name)
+            assert own.type == field.type
+
+    def test_options_reach_their_components(self):
+        config = PerturbationPipelineConfig(
+            pert_col="guide",
+            layer="counts",
+            seed=7,
+            mapping_strategy="batch",
+            n_basal_samples=3,
+            sentence_size=8,
+            split_mode="zeroshot",
+            held_out_cell_types=("T",),
+            train_frac=0.5,
+            min_cells=4,
+        )
+        source, knockdown = config.source_config("x"), config.filter_config()
+        mapping, sampler, splits = config.mapping_config(), config.sampler_config(), config.splitter().config
+        assert (source.file_path, source.pert_col, source.layer, source.seed) == ("x", "guide", "counts", 7)
+        assert (knockdown.layer, knockdown.min_cells) == ("counts", 4)
+        assert (mapping.strategy, mapping.n_basal_samples, mapping.seed) == ("batch", 3, 7)
+        assert (sampler.sentence_size, sampler.seed) == (8, 7)
+        assert splits == lp.ZeroShotSplitterConfig(held_out_cell_types=("T",), train_frac=0.5, seed=7)
+
+    def test_repr_shows_what_differs_from_the_defaults(self):
+        config = PerturbationPipelineConfig(split_mode="fewshot", held_out_perturbations=("A",), layer="counts")
+        assert repr(PerturbationPipeline(config)) == (
+            "PerturbationPipeline(PerturbationPipelineConfig("
+            "layer='counts', split_mode='fewshot', held_out_perturbations=('A',)))"
+        )
 
 
 class TestErrors:
@@ -245,7 +297,7 @@ class TestErrors:
             ({"split_mode": "fewshot"}, "held_out_perturbations: got"),
             ({"split_mode": "zeroshot"}, "held_out_cell_types: got"),
             ({"split_mode": "zeroshot", "held_out_cell_types": "Neuron"}, "held_out_cell_types: got 'Neuron'"),
-            ({"held_out_perturbations": ("A",)}, "split_mode='random'"),
+            ({"held_out_perturbations": ("A",)}, "held_out_perturbations: got \\('A',\\) with mode 'random'"),
             (
                 {"split_mode": "fewshot", "held_out_perturbations": ("A",), "held_out_cell_types": ("T",)},
                 "held_out_cell_types",
@@ -271,22 +323,22 @@ class TestErrors:
         ],
         ids=lambda value: "" if isinstance(value, str) else "+".join(f"{k}={v}" for k, v in value.items()),
     )
-    def test_are_raised_when_the_config_is_made(self, options, message):
+    def test_are_raised_on_construction_of_the_config(self, options, message):
         with pytest.raises(ConfigError, match=message):
             PerturbationPipelineConfig(**options)
 
-    def test_options_are_keywords_and_frozen(self):
+    def test_options_are_keyword_only_and_frozen(self):
         with pytest.raises(TypeError):
             PerturbationPipelineConfig("perturbation")
         with pytest.raises(AttributeError):
             PerturbationPipelineConfig().seed = 3
 
-    def test_no_files(self):
+    def test_an_empty_list_of_files(self):
         with pytest.raises(ConfigError, match="file_paths: got an empty list"):
             PerturbationPipeline(PerturbationPipelineConfig()).setup([])
 
     @pytest.mark.parametrize("paths", [None, 5, [5], [["a.h5ad"]]])
-    def test_no_paths(self, paths):
+    def test_values_that_are_not_paths(self, paths):
         with pytest.raises(ConfigError, match=r"file_paths: got .*, expected paths of \.h5ad files or stores"):
             PerturbationPipeline(PerturbationPipelineConfig()).setup(paths)
 
@@ -300,7 +352,7 @@ class TestErrors:
             ({"sentence_size": 8.0}, "sentence_size: got 8.0"),
         ],
     )
-    def test_options_of_loaders(self, reference, options, message):
+    def test_invalid_options_of_loaders(self, reference, options, message):
         with pytest.raises(ConfigError, match=message):
             setup(reference).loader("train", **options)
 

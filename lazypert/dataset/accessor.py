@@ -9,17 +9,10 @@ import numpy as np
 import xarray as xr
 
 from lazypert._internal.permutation import inverse
+from lazypert._internal.validation import require_choice
 from lazypert.dataset.variables import CELL, STORAGE_OPTIONS, STORE, STORE_ROW
 from lazypert.design.controls import ControlMappingConfig, control_mapping
-from lazypert.design.splits import (
-    FewShotSplitter,
-    FewShotSplitterConfig,
-    RandomSplitter,
-    RandomSplitterConfig,
-    SplitResult,
-    ZeroShotSplitter,
-    ZeroShotSplitterConfig,
-)
+from lazypert.design.splits import SPLIT_MODES, SplitMode, SplitOptions, SplitResult, make_splitter
 from lazypert.errors import ConfigError
 from lazypert.quality import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter
 from lazypert.screen.groups import Groups
@@ -128,25 +121,25 @@ class PertAccessor:
 
     def split(
         self,
-        mode: str = "random",
+        mode: SplitMode = "random",
         *,
         held_out_cell_types: tuple[str, ...] = (),
         held_out_perturbations: tuple[str, ...] = (),
-        train_frac: float = 0.8,
-        valid_frac: float = 0.1,
-        seed: int = 42,
+        train_frac: float = SplitOptions.train_frac,
+        valid_frac: float = SplitOptions.valid_frac,
+        seed: int = SplitOptions.seed,
     ) -> SplitResult:
         """Split the cells; see the splitters for the rules."""
-        shared: dict[str, Any] = {"train_frac": train_frac, "valid_frac": valid_frac, "seed": seed}
-        if mode == "random":
-            return RandomSplitter(RandomSplitterConfig(**shared)).split(self)
-        if mode == "zeroshot":
-            zero = ZeroShotSplitterConfig(held_out_cell_types=held_out_cell_types, **shared)
-            return ZeroShotSplitter(zero).split(self)
-        if mode == "fewshot":
-            few = FewShotSplitterConfig(held_out_perturbations=held_out_perturbations, **shared)
-            return FewShotSplitter(few).split(self)
-        raise ConfigError(f"mode: got {mode!r}, expected 'random', 'zeroshot' or 'fewshot'.")
+        require_choice("mode", mode, SPLIT_MODES)
+        options = SplitOptions(
+            split_mode=mode,
+            held_out_cell_types=held_out_cell_types,
+            held_out_perturbations=held_out_perturbations,
+            train_frac=train_frac,
+            valid_frac=valid_frac,
+            seed=seed,
+        )
+        return make_splitter(options).split(self)
 
     def knockdown(self, **options: Any) -> KnockdownResult:
         """On-target knockdown QC; options are those of `KnockdownFilterConfig`.

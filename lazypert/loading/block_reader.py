@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lazypert.design.controls import ControlPools
-    from lazypert.design.sentences import Epoch
+    from lazypert.design.control_pools import ControlPools
+    from lazypert.design.epoch import Epoch
     from lazypert.screen.rows import Rows
     from lazypert.sources.base import PerturbationSource
     from lazypert.sparse.columns import ColumnSelection
@@ -106,7 +106,7 @@ class BlockReader:
         self.place, self.empty, self.row_dtype = place, empty, row_dtype
         self.columns, self.target_sum, self.dense = columns, target_sum, dense
         self.n_basal_samples, self.embedding, self.fixed_pairs = n_basal_samples, embedding, fixed_pairs
-        self.reach = pools.reach(pool_bytes // max(1, control_bytes), PIECE)
+        self.reach = pools.sample_size(pool_bytes // max(1, control_bytes), PIECE)
         # Pairs for life are all over the pools: where not all controls stay in memory, each is read by itself.
         in_pieces = not fixed_pairs or self.reach >= len(pools.controls)
         self._kept = ControlCache(
@@ -126,7 +126,7 @@ class BlockReader:
             chosen = self.pools.control_index(row, run, n, (seed,))
         else:
             turn = epoch.number * epoch.n_blocks + number
-            chosen = self.pools.control_index(row, run, n, (seed, epoch.number), reach=self.reach, turn=turn)
+            chosen = self.pools.control_index(row, run, n, (seed, epoch.number), sample_size=self.reach, rotation=turn)
         control_row = self.pools.controls[chosen] if n else chosen
         cells, controls = self._features(row, chosen.ravel(), control_row.ravel())
         keys = counter_hash((seed, epoch.number, _CELLS), row)

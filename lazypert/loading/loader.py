@@ -34,8 +34,9 @@ from lazypert.sparse.row_view import contiguous_layout
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from lazypert.design.controls import ControlPools
-    from lazypert.design.sentences import Epoch, SentencePlan
+    from lazypert.design.control_pools import ControlPools
+    from lazypert.design.epoch import Epoch
+    from lazypert.design.sentences import SentencePlan
     from lazypert.loading.batch import PerturbationBatch
     from lazypert.loading.block_reader import Block
     from lazypert.screen.rows import Rows

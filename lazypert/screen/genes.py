@@ -1,9 +1,9 @@
-"""Aligning the genes of several screens by name: one rule, for files and for opened stores."""
+"""Alignment of the genes of several screens by name: one rule for files and for opened stores."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -16,16 +16,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-JOINS = ("inner", "outer")
+Join = Literal["inner", "outer"]
+
+JOINS: tuple[Join, ...] = get_args(Join)
 
 
 def gene_labels(var: pd.DataFrame, var_gene_col: str | None) -> NDArray[np.str_]:
-    """(n_genes,) gene names, from a column of the var table or, with None, its index.
+    """(n_genes,) gene names, from a column of the var table or, with None, from its index.
 
     Raises
     ------
     ColumnNotFoundError
-        When there is no such column.
+        If there is no such column.
     """
     if var_gene_col is None:
         return np.asarray(var.index, dtype=np.str_)
@@ -36,18 +38,18 @@ def gene_labels(var: pd.DataFrame, var_gene_col: str | None) -> NDArray[np.str_]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GeneAlignment:
-    """The genes that screens share, and where each screen has them.
+    """The shared genes of several screens, and their columns in each.
 
     Attributes
     ----------
     var
         The shared var table, indexed by gene name.
     column_of
-        For each screen, (n_shared,) int32: its column of every shared gene, -1 where it has none.
+        For each screen, (n_shared,) int32: its own column of each shared gene, -1 if it has none.
     new_col
-        For each screen, (n_genes,) int32: the shared column of each of its genes, -1 for dropped.
+        For each screen, (n_genes,) int32: the shared column of each of its genes, -1 if it is dropped.
     is_same
-        Whether all screens have the same genes in the same order, so that nothing changes.
+        Whether all screens have the same genes in the same order.
     """
 
     var: pd.DataFrame
@@ -64,26 +66,26 @@ def align_genes(frames: Sequence[pd.DataFrame], names: Sequence[str], join: str)
     frames
         var table of each screen.
     names
-        Name of each screen, for messages and columns.
+        Name of each screen, for messages and column names.
     join
-        ``"inner"`` keeps genes that every screen has; ``"outer"`` all, and adds the boolean var
-        columns ``measured_in_<name>``, which tell a gene not measured from one not expressed.
+        ``"inner"`` keeps the genes that every screen has. ``"outer"`` keeps all, and adds boolean var
+        columns ``measured_in_<name>`` that tell unmeasured genes from unexpressed ones.
 
     Raises
     ------
     SourceFormatError
-        When a screen has a gene name twice, or the screens share none.
+        If a screen has a gene name twice, or the screens have no gene in common.
     """
     require_choice("join", join, JOINS)
     first = frames[0]
     if all(frame.index.equals(first.index) for frame in frames):
-        every = tuple(np.arange(len(first), dtype=np.int32) for _ in frames)
-        return GeneAlignment(first, every, every, is_same=True)
+        columns = tuple(np.arange(len(first), dtype=np.int32) for _ in frames)
+        return GeneAlignment(first, columns, columns, is_same=True)
     for frame, name in zip(frames, names, strict=True):
         if not frame.index.is_unique:
-            twice = frame.index[frame.index.duplicated()][0]
+            repeated = frame.index[frame.index.duplicated()][0]
             raise SourceFormatError(
-                f"Genes of several screens are aligned by name, and {name!r} has {str(twice)!r} more than once. "
+                f"Genes of several screens are aligned by name, but {name!r} has {str(repeated)!r} more than once. "
                 "Make the names unique (adata.var_names_make_unique()) and try again."
             )
     genes = first.index
@@ -94,7 +96,8 @@ def align_genes(frames: Sequence[pd.DataFrame], names: Sequence[str], join: str)
             f"{n!r} has {str(f.index[0])!r}, ..." for f, n in zip(frames, names, strict=True) if len(f)
         )
         raise SourceFormatError(
-            f"The screens share no gene names: {examples}. Use the same identifiers (symbols or Ensembl ids) in all."
+            f"The screens share no gene names: {examples}. "
+            "Use the same identifiers (symbols or Ensembl ids) in all of them."
         )
     var = first.reindex(genes)
     if not genes.isin(first.index).all():
@@ -111,18 +114,18 @@ def align_genes(frames: Sequence[pd.DataFrame], names: Sequence[str], join: str)
 
 
 def _filled(frames: Sequence[pd.DataFrame], column: str, genes: pd.Index) -> pd.Series:
-    """A column of the first table, with values of the others where it has no such gene; missing where none has."""
+    """Return a column of the first table, filled from the other tables for genes that it lacks."""
     first = frames[0][column]
-    values, open_ = first.astype(object).reindex(genes), ~genes.isin(frames[0].index)
+    values, is_lacking = first.astype(object).reindex(genes), ~genes.isin(frames[0].index)
     for frame in frames[1:]:
-        here = open_ & genes.isin(frame.index)
-        if column in frame.columns and here.any():
-            values[here] = frame[column].astype(object).reindex(genes)[here]
-            open_ &= ~here
+        is_filled = is_lacking & genes.isin(frame.index)
+        if column in frame.columns and is_filled.any():
+            values[is_filled] = frame[column].astype(object).reindex(genes)[is_filled]
+            is_lacking &= ~is_filled
     if isinstance(first.dtype, np.dtype) and first.dtype.kind in "biu":
         nullable = "boolean" if first.dtype.kind == "b" else "Int64"
         try:
             return values.astype(nullable if values.isna().any() else first.dtype)
-        except (TypeError, ValueError):  # the tables disagree on what it is
+        except (TypeError, ValueError):  # the tables have different types in this column
             return values.map(lambda value: None if pd.isna(value) else str(value))
     return values.infer_objects()

@@ -1,4 +1,4 @@
-"""Label columns as integer codes and sorted labels, one vocabulary for several files."""
+"""Label columns as integer codes and sorted labels, and the columns of several files as one."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-_MOST_LABEL_CHARACTERS = 1 << 24  # NumPy gives every label the length of the longest: 64 MiB
+_MAX_LABEL_CHARACTERS = 1 << 24  # 64 MiB: NumPy pads every label to the length of the longest
 
 
 def factorise(values: Any) -> tuple[NDArray[np.int32], NDArray[np.str_]]:
-    """Turn a column into codes and labels.
+    """Encode a column as codes and labels.
 
     Parameters
     ----------
     values
-        (n_obs,) labels: text, numbers, booleans or a Categorical, some perhaps missing.
+        (n_obs,) labels: text, numbers, booleans or a Categorical; some may be missing.
 
     Returns
     -------
@@ -32,54 +32,70 @@ def factorise(values: Any) -> tuple[NDArray[np.int32], NDArray[np.str_]]:
         (n_obs,) int32, -1 where the label is missing.
     labels
         (n_labels,) sorted text of the labels that occur.
+
+    Raises
+    ------
+    SourceFormatError
+        If the labels are too long and too many to be labels.
     """
     categorical = values if isinstance(values, pd.Categorical) else pd.Categorical(values)
     names = categorical.categories.astype(str)
     longest = max((len(name) for name in names), default=0)
-    if longest * len(names) > _MOST_LABEL_CHARACTERS:
+    if longest * len(names) > _MAX_LABEL_CHARACTERS:
         raise SourceFormatError(
-            f"A column has {len(names):,} labels of up to {longest:,} characters, expected short names of "
+            f"obs column: got {len(names):,} labels of up to {longest:,} characters, expected short names of "
             "perturbations, cell types or batches. Name another column, or shorten its values."
         )
     text = np.asarray(names, dtype=np.str_)
     codes = np.asarray(categorical.codes)
-    used = np.bincount(codes[codes >= 0], minlength=len(text)) > 0
-    # Labels that print alike (1 and "1") become one; -1 is what code -1 picks.
-    labels, number = np.unique(text[used], return_inverse=True)
-    renumber = np.full(len(text) + 1, -1, dtype=np.int32)
-    renumber[:-1][used] = number
-    return renumber[codes], labels
+    occurs = np.bincount(codes[codes >= 0], minlength=len(text)) > 0
+    # Labels with the same text (1 and "1") become one. Code -1 indexes the appended -1.
+    labels, new_code = np.unique(text[occurs], return_inverse=True)
+    new_codes = np.full(len(text) + 1, -1, dtype=np.int32)
+    new_codes[:-1][occurs] = new_code
+    return new_codes[codes], labels
 
 
-def unite(parts: Sequence[tuple[NDArray[np.int32], NDArray[np.str_]]]) -> tuple[NDArray[np.int32], NDArray[np.str_]]:
-    """Put columns of several files one after another under the union of their labels."""
-    labels = np.unique(np.concatenate([names for _, names in parts]))
-    codes = [np.append(np.searchsorted(labels, names), -1).astype(np.int32)[c] for c, names in parts]
-    return np.concatenate(codes), labels
+def renumber(codes: NDArray[np.int32], old: NDArray[np.str_], new: NDArray[np.str_]) -> NDArray[np.int32]:
+    """Codes for a larger sorted list of labels, `new`, from codes for `old`; -1 stays -1."""
+    # Code -1 indexes the appended -1.
+    return np.append(np.searchsorted(new, old), -1).astype(np.int32)[codes]
 
 
-def join_columns(parts: Sequence[Any], lengths: Sequence[int]) -> Any:
-    """Put a column of several files one after another, without changing what a value says.
+def unite(columns: Sequence[tuple[NDArray[np.int32], NDArray[np.str_]]]) -> tuple[NDArray[np.int32], NDArray[np.str_]]:
+    """Concatenate the codes of several files under the union of their labels.
 
     Parameters
     ----------
-    parts
-        For each file the column's values, or None where it has no such column.
+    columns
+        For each file its codes and labels, as `factorise` returns them.
+    """
+    labels = np.unique(np.concatenate([file_labels for _, file_labels in columns]))
+    return np.concatenate([renumber(codes, file_labels, labels) for codes, file_labels in columns]), labels
+
+
+def join_columns(values: Sequence[Any], lengths: Sequence[int]) -> Any:
+    """Concatenate a column of several files without changing the meaning of any value.
+
+    Parameters
+    ----------
+    values
+        For each file the column's values, or None if it has no such column.
     lengths
         Cells of each file.
 
     Returns
     -------
-    (sum of lengths,) values; cells of a file without the column are missing there, not zero.
+    (sum of lengths,) values; cells of a file without the column get missing values, not zeros.
     Categoricals stay categorical, numbers stay numbers, and other mixtures become text.
     """
-    columns = [None if part is None else pd.Series(part) for part in parts]
+    columns = [None if column is None else pd.Series(column) for column in values]
     given = [column for column in columns if column is not None]
     kinds = {_kind(column.dtype) for column in given}
     if kinds == {"category"}:
         return _join_categoricals(columns, lengths)
     if len(given) == len(columns) and kinds <= {"i", "u", "f"}:
-        return np.concatenate([column.to_numpy() for column in given])  # pandas 2 would not count empty ones
+        return np.concatenate([column.to_numpy() for column in given])  # pandas 2 ignores the dtype of empty columns
     if len(given) == len(columns) and len({c.dtype for c in given}) == 1:
         return pd.concat(given, ignore_index=True).array
     if kinds <= {"i", "u", "Int"}:
@@ -118,23 +134,23 @@ def _floats(column: Any) -> NDArray[Any]:
 
 def _join_categoricals(columns: Sequence[Any], lengths: Sequence[int]) -> pd.Categorical:
     given = [column for column in columns if column is not None]
-    if len({column.cat.categories.dtype for column in given}) > 1:  # 1 in one file, "1" in another
+    if len({column.cat.categories.dtype for column in given}) > 1:  # such as 1 in one file, "1" in another
         columns = [None if c is None else _with_text_labels(c) for c in columns]
         given = [column for column in columns if column is not None]
-    # Of unordered categoricals pandas calls two dtypes equal whose categories stand in another order.
-    first = given[0].dtype
-    if not all(c.cat.categories.equals(first.categories) and c.cat.ordered == first.ordered for c in given):
-        first = pd.CategoricalDtype(pd.api.types.union_categoricals(given, ignore_order=True).categories)
+    # pandas calls the dtypes of unordered categoricals equal even if the order of their categories differs.
+    dtype = given[0].dtype
+    if not all(c.cat.categories.equals(dtype.categories) and c.cat.ordered == dtype.ordered for c in given):
+        dtype = pd.CategoricalDtype(pd.api.types.union_categoricals(given, ignore_order=True).categories)
     codes = [
         np.full(n, -1)
         if c is None
-        else np.append(first.categories.get_indexer(c.cat.categories), -1)[c.cat.codes.to_numpy()]
+        else np.append(dtype.categories.get_indexer(c.cat.categories), -1)[c.cat.codes.to_numpy()]
         for c, n in zip(columns, lengths, strict=True)
     ]
-    return pd.Categorical.from_codes(np.concatenate(codes), dtype=first)
+    return pd.Categorical.from_codes(np.concatenate(codes), dtype=dtype)
 
 
 def _with_text_labels(column: Any) -> Any:
-    labels, number = np.unique(np.asarray(column.cat.categories.astype(str), dtype=np.str_), return_inverse=True)
-    codes = np.append(number, -1)[column.cat.codes.to_numpy()]  # -1, a missing label, picks the last
+    labels, new_code = np.unique(np.asarray(column.cat.categories.astype(str), dtype=np.str_), return_inverse=True)
+    codes = np.append(new_code, -1)[column.cat.codes.to_numpy()]  # code -1 indexes the appended -1
     return pd.Series(pd.Categorical.from_codes(codes, pd.Index(labels.astype(object), dtype=object)))

@@ -1,4 +1,4 @@
-"""Roles: which obs columns say what a cell is, and the axes that cells are grouped by."""
+"""Roles of obs columns, and the axes that cells are grouped by."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ ROLE_OF_AXIS = {
     "dataset": "dataset_col",
     "batch": "batch_col",
 }
-"""What cells are grouped by, in sort order, and the role of the obs column that says it."""
+"""Axes that cells are grouped by, in sort order, with the role of the obs column that fills each."""
 
 AXES = tuple(ROLE_OF_AXIS)
 
 OPTIONAL_ROLES = ("cell_type_col", "batch_col")
-"""Roles that callers may set to None for a screen that has no such column."""
+"""Roles that may be None if a screen has no such column."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roles:
-    """Which obs columns say what a cell is, and which label marks the controls."""
+    """The obs column of each role, and the label that marks the controls."""
 
     pert_col: str | None = None
     cell_type_col: str | None = None
@@ -29,7 +29,7 @@ class Roles:
     control_pert: str | None = None
 
     def columns(self) -> dict[str, str | None]:
-        """obs column of each of `AXES`; cells of a screen without one count as having the same label."""
+        """Return the obs column of each of `AXES`; without one, all cells of a screen share a label."""
         return {axis: getattr(self, role) for axis, role in ROLE_OF_AXIS.items()}
 
     @property
@@ -38,10 +38,10 @@ class Roles:
         return any(self.columns().values())
 
     def to_json(self) -> dict[str, str | None]:
-        """Plain dictionary for the store's attributes."""
+        """Return a plain dictionary for the store's attributes."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
     def from_json(cls, value: dict[str, str | None]) -> Roles:
-        """Inverse of `to_json`."""
+        """Make roles from the dictionary that `to_json` returns."""
         return cls(**value)

@@ -1,4 +1,4 @@
-"""Rows: a long list of row numbers, held as a short list of intervals."""
+"""Rows: a long list of row numbers, stored as a short list of intervals."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 
 class Rows:
-    """An ordered list of distinct store rows that takes memory for its intervals only.
+    """An ordered list of distinct store rows whose memory depends on the number of intervals only.
 
-    Reads like an integer array: ``len(rows)``, ``rows[3]``, ``rows[[1, 2]]``, ``np.asarray(rows)``.
-    Intervals are of *positions*; in a store in grouped order position and row are the same, else
-    `row_order` gives each position's row.
+    It reads like an integer array: ``len(rows)``, ``rows[3]``, ``rows[[1, 2]]``, ``np.asarray(rows)``.
+    Intervals consist of *positions*. In a store in grouped order these are rows; otherwise `row_order`
+    maps each position to its row.
 
     Parameters
     ----------
     starts, stops
-        (n_intervals,) int64: the intervals, disjoint, in the order of the list.
+        (n_intervals,) int64 bounds of disjoint intervals, in the order of the list.
     row_order
-        (n_cells,) integer row of each position, or None where they are the same.
+        (n_cells,) integer row of each position, or None if positions are rows.
     """
 
     __slots__ = ("_ends", "row_order", "starts", "stops")
@@ -41,17 +41,17 @@ class Rows:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def positions(self, index: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Positions of the list's elements `index`, each in ``[0, len(self))``."""
+        """Return the positions of the elements `index`, each in ``[0, len(self))``."""
         index = np.asarray(index, dtype=np.int64)
         interval = np.searchsorted(self._ends, index, side="right")
         return self.stops[interval] - (self._ends[interval] - index)
 
     def to_rows(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Store rows of positions."""
+        """Return the store rows of positions."""
         return positions if self.row_order is None else self.row_order[positions].astype(np.int64)
 
     def firsts(self) -> NDArray[np.int64]:
-        """(n_intervals,) first row of each interval."""
+        """Return the (n_intervals,) first row of each interval."""
         return self.to_rows(self.starts)
 
     @overload
@@ -64,12 +64,14 @@ class Rows:
         which = np.asarray(index)
         if which.dtype == bool:
             if which.shape != (len(self),):
-                raise IndexError(f"Boolean index has shape {which.shape}, expected ({len(self)},), one for each row.")
+                raise IndexError(f"index: got a boolean array of shape {which.shape}, expected ({len(self)},).")
             which = np.flatnonzero(which)
         if which.size and which.dtype.kind not in "iu":
-            raise IndexError(f"Index {index!r} is not an integer, a slice, or an array of integers or booleans.")
+            raise IndexError(
+                f"index: got {index!r}, expected an integer, a slice, or an array of integers or booleans."
+            )
         if which.size and (which.min() < -len(self) or which.max() >= len(self)):
-            raise IndexError(f"Index {index!r} is out of range for {len(self):,} rows.")
+            raise IndexError(f"index: got {index!r}, expected less than {len(self):,}, the number of rows.")
         which = which.astype(np.int64)
         rows = self.to_rows(self.positions(np.where(which < 0, which + len(self), which)))
         return int(rows) if rows.ndim == 0 else rows
@@ -80,11 +82,13 @@ class Rows:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         if copy is False:
-            raise ValueError("Rows hold intervals: an array of them is always a new one (copy=False is not possible).")
+            raise ValueError(
+                "copy: got False, expected True or None. Rows store intervals, so an array is always a copy."
+            )
         return self[:].astype(dtype or np.int64)
 
     def keep(self, mask: NDArray[np.bool_]) -> Rows:
-        """Rows for which ``mask[row]`` holds, in the same order.
+        """Return the rows for which ``mask[row]`` is True, in the same order.
 
         Parameters
         ----------
@@ -95,9 +99,9 @@ class Rows:
         for begin in range(0, len(self), 1_048_576):
             index = np.arange(begin, min(len(self), begin + 1_048_576))
             positions = self.positions(index)
-            kept = mask[self.to_rows(positions)]
-            positions, index = positions[kept], index[kept]
-            # Intervals stay inside the ones they come from: groups rely on it.
+            is_kept = mask[self.to_rows(positions)]
+            positions, index = positions[is_kept], index[is_kept]
+            # Intervals must not extend over several of these: each belongs to one run.
             interval = np.searchsorted(self._ends, index, side="right")
             breaks = np.flatnonzero((np.diff(positions) != 1) | (np.diff(interval) != 0)) + 1
             edges = np.concatenate([[0], breaks, [len(positions)]]) if len(positions) else np.zeros(1, np.int64)

@@ -1,4 +1,4 @@
-"""Perturbations and the genes they are named for: whose expression is whose own target."""
+"""Target genes of perturbations, and the sums of their expression that knockdown QC needs."""
 
 from __future__ import annotations
 
@@ -15,38 +15,45 @@ if TYPE_CHECKING:
 
 
 def target_genes(groups: Groups, gene_names: NDArray[np.str_]) -> NDArray[np.int64]:
-    """(n_perturbations,) column of the gene that each perturbation is named for; -1 for none.
+    """(n_perturbations,) column of each perturbation's target gene; -1 if it has none.
 
-    Of genes that share a name it is the first. The control label is named for none.
+    The first column is taken if several genes share a name. The control label has no target.
+
+    Parameters
+    ----------
+    groups
+        The screen's groups.
+    gene_names
+        (n_genes,) name of each column.
     """
-    names, first = np.unique(gene_names, return_index=True)
+    names, first_column = np.unique(gene_names, return_index=True)
     labels = groups.labels["perturbation"]
-    at = np.minimum(np.searchsorted(names, labels), max(len(names) - 1, 0))
-    found = names[at] == labels if len(names) else np.zeros(len(labels), dtype=bool)
-    found[labels == (groups.roles.control_pert or "")] = False
-    return np.where(found, first[at] if len(names) else -1, -1)
+    index = np.minimum(np.searchsorted(names, labels), max(len(names) - 1, 0))
+    has_target = names[index] == labels if len(names) else np.zeros(len(labels), dtype=bool)
+    has_target[labels == (groups.roles.control_pert or "")] = False
+    return np.where(has_target, first_column[index] if len(names) else -1, -1)
 
 
 @kernel
 def target_sums(
     indptr: Any, indices: Any, data: Any, own: Any, stratum: Any, slot: Any, values: Any, sums: Any
 ) -> None:
-    """Each perturbed row's own target, and each stratum's control sums of every target.
+    """Gather each perturbed row's own target, and add up every target over the controls of each stratum.
 
     Parameters
     ----------
     indptr, indices, data
-        Rows, sorted.
+        Sparse rows with sorted indices.
     own
         (n_rows,) column of each row's own target, -1 for none.
     stratum
-        (n_rows,) stratum of a control row, -1 for rows that are no controls.
+        (n_rows,) stratum of each control, -1 for rows that are not controls.
     slot
-        (n_columns,) number of the target that a column is, -1 for none.
+        (n_columns,) number of the target in each column, -1 for none.
     values
-        (n_rows,) written where `own` is not -1.
+        (n_rows,) own target's value, written where `own` is not -1.
     sums
-        (n_strata, n_targets) added to.
+        (n_strata, n_targets) sums that values are added to.
     """
     for row in range(len(indptr) - 1):
         start, stop = indptr[row], indptr[row + 1]

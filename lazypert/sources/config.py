@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lazypert._internal.config import Config
 from lazypert._internal.memory import Budget
 from lazypert._internal.validation import require, require_choice, require_flag, require_integer, require_names
 from lazypert.errors import ConfigError
@@ -17,8 +18,27 @@ if TYPE_CHECKING:
 OUTPUT_SPACES = ("gene", "all", "embedding")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PerturbationSourceConfig:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ScreenOptions(Config):
+    """Options that sources share with the pipeline; `PerturbationSourceConfig` explains them."""
+
+    pert_col: str = "perturbation"
+    cell_type_col: str | None = "cell_type"
+    batch_col: str | None = "batch"
+    control_pert: str = "non-targeting"
+    output_space: str = "all"
+    hvg_col: str | None = None
+    embedding_key: str | None = None
+    layer: str | None = None
+    additional_obs: tuple[str, ...] = ()
+    cache_dir: str | Path | None = None
+    memory_limit: int | str = "1GiB"
+    seed: int = 42
+    storage_options: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class PerturbationSourceConfig(ScreenOptions):
     """A screen and how to look at it.
 
     Parameters
@@ -58,22 +78,9 @@ class PerturbationSourceConfig:
     """
 
     file_path: str | Path
-    pert_col: str = "perturbation"
-    cell_type_col: str | None = "cell_type"
-    batch_col: str | None = "batch"
-    control_pert: str = "non-targeting"
-    output_space: str = "all"
-    hvg_col: str | None = None
-    embedding_key: str | None = None
-    layer: str | None = None
     should_yield_controls: bool = True
-    additional_obs: tuple[str, ...] = ()
     include_barcodes: bool = False
     perturbation_features_file: str | Path | None = None
-    cache_dir: str | Path | None = None
-    memory_limit: int | str = "1GiB"
-    seed: int = 42
-    storage_options: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         require_choice("output_space", self.output_space, OUTPUT_SPACES)

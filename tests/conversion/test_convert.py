@@ -509,7 +509,7 @@ class TestOddCalls:
     @pytest.mark.parametrize(
         ("options", "error", "says"),
         [
-            ({"control_pert": 0}, LabelNotFoundError, "'0' is not a perturbation"),
+            ({"control_pert": 0}, LabelNotFoundError, "perturbation: got '0', expected a label"),
             ({"pert_col": 3}, ConfigError, "pert_col: got 3, expected text"),
             ({"seed": -1}, ConfigError, "seed: got -1"),
             ({"memory_limit": 1.0}, ConfigError, "memory_limit is too small"),

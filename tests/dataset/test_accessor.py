@@ -140,6 +140,6 @@ def test_other_datasets_are_refused(made):
 
 
 def test_unknown_mode_is_refused(made):
-    with pytest.raises(ConfigError, match="'random', 'zeroshot' or 'fewshot'"):
+    with pytest.raises(ConfigError, match="mode: got 'other', expected one of 'random', 'zeroshot', 'fewshot'"):
         made[0].pert.split("other")
     assert ROLES["pert_col"] == made[0].attrs["pert_col"]

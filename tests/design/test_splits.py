@@ -1,4 +1,4 @@
-"""Splits have exact counts, are complete, and give every cell the same chance."""
+"""Splits have exact counts, are complete, and treat all cells alike."""
 
 from fractions import Fraction
 from math import ceil, floor
@@ -18,7 +18,8 @@ from lazypert import (
     ZeroShotSplitter,
     ZeroShotSplitterConfig,
 )
-from lazypert.design.splits import SPLITS, split_by_run
+from lazypert.design.split_names import SPLITS
+from lazypert.design.splits import SplitOptions, make_splitter, split_by_run
 from lazypert.errors import ConfigError, LabelNotFoundError
 from lazypert.screen.groups import Groups
 from lazypert.screen.roles import AXES
@@ -53,7 +54,7 @@ def design():
 
 
 class TestDesign:
-    """The counts that the design promises for its example."""
+    """The counts that the splitters promise for a design of 3 cell types x 6 perturbations x 50 cells."""
 
     @pytest.mark.parametrize("seed", SEEDS)
     def test_zero_shot(self, design, seed):
@@ -75,11 +76,11 @@ class TestDesign:
         assert sizes(random(seed=seed).split(design)) == (720, 90, 90)
 
     @pytest.mark.parametrize("make", [lambda: zeroshot("Neuron"), lambda: fewshot("MYC"), random], ids=SPLITS)
-    def test_from_a_file_in_either_order(self, reference, tmp_path, make):
-        by_file = source_of(reference.adata.copy(), tmp_path, order="source")
-        assert by_file.groups.row_order is not None
-        assert sizes(make().split(by_file)) == sizes(make().split(reference.source))
-        for source in (by_file, reference.source):
+    def test_does_not_depend_on_the_order_of_the_store(self, reference, tmp_path, make):
+        in_file_order = source_of(reference.adata.copy(), tmp_path, order="source")
+        assert in_file_order.groups.row_order is not None
+        assert sizes(make().split(in_file_order)) == sizes(make().split(reference.source))
+        for source in (in_file_order, reference.source):
             assert sorted(all_rows(make().split(source)).tolist()) == list(range(900))
 
 
@@ -90,7 +91,7 @@ class TestRules:
         st.sampled_from([(0.8, 0.1), (0.5, 0.1), (0.3, 0.3), (0.5, 0.5), (0.7, 0.0), (0, 1), (1 / 3, 1 / 3)]),
     )
     @settings(max_examples=25, deadline=None)
-    def test_random_floors_running_totals(self, n, seed, fractions):
+    def test_random_splits_floor_running_totals(self, n, seed, fractions):
         cells = random_cells(n, seed, missing=0.1, control=None) if n else make_cells(perturbation=[], control=None)
         split = random(train_frac=fractions[0], valid_frac=fractions[1], seed=seed).split(cells)
         labelled = cells.frame.dropna(subset=["cell_type", "perturbation"]).index
@@ -104,7 +105,7 @@ class TestRules:
         st.integers(10, 120), st.integers(0, 50), st.sampled_from([(0.8, 0.1), (0.3, 0.6), (1.0, 0.0), (1 / 3, 1 / 7)])
     )
     @settings(max_examples=25, deadline=None)
-    def test_held_out_and_floor_to_train(self, n, seed, fractions):
+    def test_held_out_splits_floor_the_training_cells(self, n, seed, fractions):
         cells = random_cells(n, seed, missing=0.1)
         frame = cells.frame.dropna(subset=["cell_type", "perturbation"])
         if not {"P0", CONTROL} <= set(cells.groups.labels["perturbation"]):
@@ -132,32 +133,32 @@ class TestRules:
         [(0.1, 10, 1), (0.7, 10, 7), (0.57, 100, 57), (0.29, 100, 29), (1.1e-3, 100_000, 110)],
         ids=str,
     )
-    def test_fractions_mean_what_is_written(self, train, n, expected):
+    def test_fractions_are_exact(self, train, n, expected):
         """0.29 * 100 is 28.999999999999996 in floats."""
         cells = make_cells(perturbation=["A"] * n, control=None)
         assert len(random(train_frac=train, valid_frac=0).split(cells).train_indices) == expected
 
-    def test_long_fractions_of_many_cells(self):
-        """Their exact numerators times the cells go beyond 64 bits."""
+    def test_fractions_with_many_digits_are_exact_for_many_cells(self):
+        """Their exact numerators times the number of cells overflow 64 bits."""
         n = 1_000_000
         codes = [None, np.arange(n) % 3, None, None]
         groups = Groups.from_codes(codes, [[], ["A", "B", "C"], [], []], design_cells().groups.roles, n)
         split = random(train_frac=1 / 3, valid_frac=2 / 7).split(SimpleNamespace(groups=groups))
         assert sizes(split) == (333_333, 285_714, 380_953)
 
-    def test_numpy_fractions_too(self, design):
+    def test_fractions_may_be_numpy_floats(self, design):
         assert sizes(random(train_frac=np.float64(0.8), valid_frac=np.float64(0.1)).split(design)) == (720, 90, 90)
 
     @pytest.mark.parametrize("fraction", [0.5, 0.3, 0.01, 1.0])
-    def test_validation_can_be_thinned(self, design, fraction):
-        whole = fewshot("MYC").split(design)
-        thin = fewshot("MYC", val_subsample_fraction=fraction).split(design)
-        assert len(thin.valid_indices) == ceil(len(whole.valid_indices) * Fraction(str(fraction)))
-        assert set(thin.valid_indices) <= set(whole.valid_indices)
-        assert np.asarray(thin.train_indices).tolist() == np.asarray(whole.train_indices).tolist()
-        assert np.asarray(thin.test_indices).tolist() == np.asarray(whole.test_indices).tolist()
+    def test_validation_can_be_subsampled(self, design, fraction):
+        full = fewshot("MYC").split(design)
+        subsampled = fewshot("MYC", val_subsample_fraction=fraction).split(design)
+        assert len(subsampled.valid_indices) == ceil(len(full.valid_indices) * Fraction(str(fraction)))
+        assert set(subsampled.valid_indices) <= set(full.valid_indices)
+        assert np.asarray(subsampled.train_indices).tolist() == np.asarray(full.train_indices).tolist()
+        assert np.asarray(subsampled.test_indices).tolist() == np.asarray(full.test_indices).tolist()
 
-    def test_the_seed_decides(self, design):
+    def test_depends_on_the_seed(self, design):
         first, again, other = (random(seed=seed).split(design) for seed in (1, 1, 2))
         assert all_rows(first).tolist() == all_rows(again).tolist()
         assert set(first.valid_indices) != set(other.valid_indices)
@@ -165,21 +166,21 @@ class TestRules:
     @pytest.mark.parametrize("chunks", [1000, 64, 7])
     def test_chunking_does_not_matter(self, chunks):
         cells = random_cells(300, 5, missing=0.05)
-        whole = cells.groups
-        lazy = [da.from_array(whole.expand(whole.codes[axis]), chunks=chunks) for axis in AXES]
-        groups = Groups.from_codes(lazy, [whole.labels[axis] for axis in AXES], whole.roles, 300)
+        eager = cells.groups
+        lazy = [da.from_array(eager.expand(eager.codes[axis]), chunks=chunks) for axis in AXES]
+        groups = Groups.from_codes(lazy, [eager.labels[axis] for axis in AXES], eager.roles, 300)
         for splitter in (random(), zeroshot("T0"), fewshot("P1")):
-            expected, found = splitter.split(cells), splitter.split(SimpleNamespace(groups=groups))
+            expected, split = splitter.split(cells), splitter.split(SimpleNamespace(groups=groups))
             for name in SPLITS:
-                assert np.asarray(found[name]).tolist() == np.asarray(expected[name]).tolist()
+                assert np.asarray(split[name]).tolist() == np.asarray(expected[name]).tolist()
 
-    def test_takes_intervals_only(self, design):
+    def test_consists_of_few_intervals(self, design):
         split = random().split(design)
         assert sum(len(split[name].starts) for name in SPLITS) <= 4 * len(design.groups.start)
 
 
 class TestFairness:
-    def test_every_cell_is_as_likely_to_validate(self):
+    def test_every_cell_is_equally_likely_to_validate(self):
         cells = make_cells(perturbation=["A"] * 7 + ["B"] * 13 + [CONTROL] * 10)
         n = 800
         hits = np.zeros(30)
@@ -188,7 +189,7 @@ class TestFairness:
         assert hits.sum() == 3 * n
         assert (np.abs(hits - n * 0.1) < 6 * np.sqrt(n * 0.1 * 0.9)).all()
 
-    def test_a_lone_cell_is_as_likely_to_train(self):
+    def test_the_only_cell_of_a_group_is_equally_likely_to_train(self):
         cells = make_cells(perturbation=["A"] + ["B"] * 4, control=None)
         hits = np.zeros(5)
         for seed in range(1000):
@@ -197,7 +198,7 @@ class TestFairness:
         assert hits.sum() == 4000
         assert (np.abs(hits - 800) < 80).all()
 
-    def test_so_it_is_when_the_store_is_shuffled_once_for_all(self):
+    def test_every_cell_is_equally_likely_to_validate_in_a_store_shuffled_once(self):
         cells = make_cells(perturbation=["A"] * 7 + ["B"] * 13 + [CONTROL] * 10, shuffle=3)
         n = 800
         hits = np.zeros(30)
@@ -206,8 +207,8 @@ class TestFairness:
         assert (np.abs(hits - n * 0.1) < 6 * np.sqrt(n * 0.1 * 0.9)).all()
 
     @pytest.mark.parametrize("seed", SEEDS)
-    def test_groups_and_batches_are_split_alike(self, design, seed):
-        """Each run of 25 cells gives 2 or 3 of them to validation."""
+    def test_groups_and_batches_are_split_evenly(self, design, seed):
+        """Of each run of 25 cells, 2 or 3 validate."""
         split = random(seed=seed).split(design)
         frame = design.frame.iloc[np.asarray(split.valid_indices)]
         assert set(
@@ -216,8 +217,8 @@ class TestFairness:
             .reindex(design.frame.groupby(["cell_type", "perturbation", "batch"]).size().index, fill_value=0)
         ) <= {2, 3}
 
-    def test_rounding_spares_no_group(self):
-        """Of ten groups of one cell, each validates in about a tenth of the seeds."""
+    def test_rounding_favours_no_group(self):
+        """Each of ten groups of one cell validates with about a tenth of the seeds."""
         cells = make_cells(perturbation=[f"P{i}" for i in range(10)], control=None)
         hits = np.zeros(10)
         for seed in range(1000):
@@ -228,14 +229,14 @@ class TestFairness:
 
 
 class TestResult:
-    def test_names(self, design):
+    def test_is_indexed_by_split_name(self, design):
         split = random().split(design)
         assert split["val"] is split["valid"] is split.valid_indices
         assert repr(split) == "SplitResult(train 720, valid 90, test 90)"
         with pytest.raises(ConfigError, match="'validation'"):
             split["validation"]
 
-    def test_keep(self, design):
+    def test_keep_applies_a_mask_to_every_split(self, design):
         split = random().split(design)
         mask = np.arange(900) % 3 > 0
         for name in SPLITS:
@@ -249,7 +250,7 @@ class TestResult:
         for splitter in (random(train_frac=0.5), zeroshot("T"), fewshot("A")):
             assert sorted(all_rows(splitter.split(cells)).tolist()) == [0, 3, 4, 5]
 
-    def test_whole_runs_by_name(self, design):
+    def test_runs_can_be_assigned_by_name(self, design):
         names = ["train", None, "test"] * (len(design.groups.start) // 3)
         split = split_by_run(design.groups, names)
         assert sizes(split) == (300, 0, 300)
@@ -261,12 +262,12 @@ class TestErrors:
         [(zeroshot("neuron"), "Neuron"), (fewshot("MYC", "BRCA"), "BRCA1")],
         ids=["zero-shot", "few-shot"],
     )
-    def test_unknown_labels_are_named_with_near_matches(self, design, splitter, near):
+    def test_unknown_labels_raise_an_error_with_near_matches(self, design, splitter, near):
         with pytest.raises(LabelNotFoundError, match=f"Did you mean '{near}'"):
             splitter.split(design)
 
     def test_controls_cannot_be_held_out(self, design):
-        with pytest.raises(ConfigError, match=f"held_out_perturbations: '{CONTROL}' marks the controls"):
+        with pytest.raises(ConfigError, match=f"held_out_perturbations: got '{CONTROL}', which marks the controls"):
             fewshot("MYC", CONTROL).split(design)
 
     @pytest.mark.parametrize(
@@ -281,18 +282,54 @@ class TestErrors:
             (lambda: ZeroShotSplitterConfig(held_out_cell_types="Neuron"), "held_out_cell_types: got 'Neuron'"),
             (lambda: fewshot(), "held_out_perturbations: got"),
             (lambda: fewshot(1), "held_out_perturbations: got"),
-            (lambda: fewshot("A", train_frac=0, valid_frac=0), "both 0"),
-            (lambda: zeroshot("A", train_frac=0.0, valid_frac=0.0), "both 0"),
+            (
+                lambda: fewshot("A", train_frac=0, valid_frac=0),
+                r"got 0 \+ 0, expected more than 0",
+            ),
+            (
+                lambda: zeroshot("A", train_frac=0.0, valid_frac=0.0),
+                r"got 0\.0 \+ 0\.0, expected more than 0",
+            ),
             (lambda: fewshot("A", val_subsample_fraction=0), "val_subsample_fraction: got 0"),
             (lambda: fewshot("A", val_subsample_fraction=1.5), "val_subsample_fraction: got 1.5"),
         ],
         ids=lambda value: value if isinstance(value, str) else "",
     )
-    def test_options_are_checked_when_made(self, make, message):
+    def test_options_are_checked_on_construction(self, make, message):
         with pytest.raises(ConfigError, match=message):
             make()
 
     def test_exact_fractions_may_add_up_to_one(self):
-        """0.7 + 0.2 + 0.1 is 0.9999999999999999 in floats, and 0.1 + 0.9 of tenths is one."""
+        """0.7 + 0.2 + 0.1 is 0.9999999999999999 in floats, but one in tenths."""
         random(train_frac=0.9, valid_frac=0.1)
         random(train_frac=0.7, valid_frac=0.3)
+
+
+class TestMakeSplitter:
+    @pytest.mark.parametrize(
+        ("options", "expected"),
+        [
+            ({}, random()),
+            ({"split_mode": "zeroshot", "held_out_cell_types": ("T",), "seed": 3}, zeroshot("T", seed=3)),
+            ({"split_mode": "fewshot", "held_out_perturbations": ("A",), "seed": 3}, fewshot("A", seed=3)),
+        ],
+        ids=["random", "zero-shot", "few-shot"],
+    )
+    def test_makes_the_splitter_of_the_mode(self, options, expected):
+        splitter = make_splitter(SplitOptions(**options))
+        assert type(splitter) is type(expected)
+        assert splitter.config == expected.config
+
+    def test_held_out_labels_need_their_mode(self):
+        options = SplitOptions(split_mode="fewshot", held_out_perturbations=("A",), held_out_cell_types=("T",))
+        with pytest.raises(ConfigError, match=r"held_out_cell_types: got \('T',\) with mode 'fewshot'.*'zeroshot'"):
+            make_splitter(options)
+
+    def test_unknown_modes_are_refused(self):
+        with pytest.raises(ConfigError, match=r"split_mode: got 'few-shot'.*Did you mean 'fewshot'"):
+            make_splitter(SplitOptions(split_mode="few-shot"))
+
+    def test_repr_shows_what_differs_from_the_defaults(self):
+        expected = "FewShotSplitter(FewShotSplitterConfig(seed=1, held_out_perturbations=('A',)))"
+        assert repr(fewshot("A", seed=1)) == expected
+        assert repr(random()) == "RandomSplitter(RandomSplitterConfig())"

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from lazypert.design.controls import control_pools
+from lazypert.design.control_pools import control_pools
 from lazypert.loading.control_cache import PIECE, ControlCache
 from lazypert.loading.row_pointers import RowTransform
 

@@ -24,7 +24,7 @@ from lazypert import (
     PerturbationSourceConfig,
     SparseRows,
 )
-from lazypert.design.controls import control_pools
+from lazypert.design.control_pools import control_pools
 from lazypert.design.sentences import PerturbationSamplerConfig, SentencePlan
 from lazypert.downsampling.downsampler import DownsamplingConfig
 from lazypert.errors import ConfigError, LazypertError, StoreDamagedError

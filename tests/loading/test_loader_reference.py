@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lazypert as lp
-from lazypert.design.controls import control_pools
+from lazypert.design.control_pools import control_pools
 from lazypert.design.sentences import PerturbationSamplerConfig, SentencePlan
 from lazypert.loading.loader import Loader
 from tests.support.screens import make_screen, write_screen

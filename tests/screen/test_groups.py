@@ -1,4 +1,4 @@
-"""The run table equals a plain grouping of the cells, whatever holds the codes."""
+"""The run table equals a plain groupby of the cells, for NumPy and Dask codes alike."""
 
 from itertools import pairwise
 
@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from lazypert.errors import LabelNotFoundError
 from lazypert.screen.groups import Groups
 from lazypert.screen.roles import AXES, Roles
-from tests.support.screens import CONTROL, make_cells, random_cells
+from tests.support.screens import CONTROL, design_cells, make_cells, random_cells
 
 ROLES = Roles(pert_col="p", cell_type_col="c", batch_col="b", control_pert="p0")
 
 
 @st.composite
 def coded(draw):
-    """Codes of up to 40 cells on each axis (-1 missing; None for an absent column), and their labels."""
+    """Codes of up to 40 cells on each axis (-1 for missing, None for an absent column), and their labels."""
     n = draw(st.integers(0, 40))
     codes, labels = [], []
     for axis in AXES:
@@ -30,28 +30,28 @@ def coded(draw):
         labels.append(np.array([f"{axis[0]}{i}" for i in range(size)]))
     if draw(st.booleans()):  # sorted by key: the order of a grouped store
         keys = [np.zeros(n) if c is None else np.where(c < 0, 99, c) for c in codes]
-        turn = np.lexsort(keys[::-1])
-        codes = [None if c is None else c[turn] for c in codes]
+        by_key = np.lexsort(keys[::-1])
+        codes = [None if c is None else c[by_key] for c in codes]
     return codes, labels, n
 
 
 def by_hand(codes, n, rows=None):
-    """Sorted list of (key, rows): a missing label sorts last."""
+    """Sorted list of (key, rows) from pandas; a missing label sorts last."""
     frame = pd.DataFrame({axis: np.zeros(n, int) if c is None else c for axis, c in zip(AXES, codes, strict=True)})
     frame["row"] = np.arange(n) if rows is None else rows
-    found = [(tuple(int(k) for k in key), part["row"].tolist()) for key, part in frame.groupby(list(AXES))]
-    return sorted(found, key=lambda item: [99 if k < 0 else k for k in item[0]])
+    groups = [(tuple(int(k) for k in key), cells["row"].tolist()) for key, cells in frame.groupby(list(AXES))]
+    return sorted(groups, key=lambda item: [99 if k < 0 else k for k in item[0]])
 
 
 def listed(groups):
-    """The same list, from a run table."""
+    """The same list from a run table."""
     keys = zip(*(groups.codes[axis].tolist() for axis in AXES), strict=True)
     return [(key, groups.rows(np.array([run]))[:].tolist()) for run, key in enumerate(keys)]
 
 
 @given(coded(), st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_from_codes_is_a_groupby(case, subset):
+def test_from_codes_equals_a_groupby(case, subset):
     codes, labels, n = case
     rows = np.random.default_rng(n).permutation(n + 10)[:n] if subset else None
     groups = Groups.from_codes(codes, labels, ROLES, n, rows=rows)
@@ -61,14 +61,14 @@ def test_from_codes_is_a_groupby(case, subset):
     flat = [row for _, members in expected for row in members]
     if rows is None:
         assert (groups.row_order is None) == (flat == list(range(n)))
-    # Runs tile the positions.
+    # Runs cover all positions without overlap.
     assert groups.start.tolist() == [0, *groups.stop.tolist()][: len(groups.start)]
     assert [len(members) for _, members in expected] == groups.sizes.tolist()
 
 
 @given(coded(), st.data())
 @settings(max_examples=25, deadline=None)
-def test_dask_codes_of_any_chunks_give_the_same(case, data):
+def test_chunks_of_dask_codes_do_not_matter(case, data):
     codes, labels, n = case
     if not n:
         return
@@ -83,15 +83,15 @@ def test_dask_codes_of_any_chunks_give_the_same(case, data):
 
 def test_differently_chunked_columns_are_aligned():
     cells = random_cells(100, 0, missing=0.1)
-    whole = cells.groups
-    codes = [whole.expand(whole.codes[axis]) for axis in AXES]
+    expected = cells.groups
+    codes = [expected.expand(expected.codes[axis]) for axis in AXES]
     lazy = [da.from_array(c, chunks=size) for c, size in zip(codes, (7, 100, 33, 50), strict=True)]
-    again = Groups.from_codes(lazy, [whole.labels[axis] for axis in AXES], whole.roles, 100)
-    assert listed(again) == listed(whole)
+    groups = Groups.from_codes(lazy, [expected.labels[axis] for axis in AXES], expected.roles, 100)
+    assert listed(groups) == listed(expected)
 
 
 @pytest.mark.parametrize("dtype", ["i1", "i2", "i4", "i8"])
-def test_narrow_codes_of_many_labels(dtype):
+def test_codes_of_narrow_dtype_may_have_many_labels(dtype):
     codes = np.arange(128, dtype=dtype)
     groups = Groups.from_codes([None, codes, None, None], [[], codes.astype(str), [], []], ROLES, 128)
     assert groups.codes["perturbation"].tolist() == list(range(128))
@@ -100,15 +100,15 @@ def test_narrow_codes_of_many_labels(dtype):
 
 @given(coded())
 @settings(max_examples=30, deadline=None)
-def test_ids_and_batch_ids_number_groups(case):
+def test_ids_and_batch_ids_identify_groups(case):
     codes, labels, n = case
     groups = Groups.from_codes(codes, labels, ROLES, n)
     keys = [key for key, _ in listed(groups)]
     n_perts = len(labels[1])
     assert groups.ids.tolist() == [-1 if c < 0 or p < 0 else c * n_perts + p for c, p, _, _ in keys]
-    labelled = [(key, number) for key, number in zip(keys, groups.batch_ids.tolist(), strict=True) if min(key[:2]) >= 0]
-    assert len({number for _, number in labelled}) == len(labelled)
-    assert all(number >= 0 for _, number in labelled)
+    labelled = [(key, id_) for key, id_ in zip(keys, groups.batch_ids.tolist(), strict=True) if min(key[:2]) >= 0]
+    assert len({id_ for _, id_ in labelled}) == len(labelled)
+    assert all(id_ >= 0 for _, id_ in labelled)
     assert (groups.batch_ids[groups.ids < 0] == -1).all()
     assert len(groups) == len({key[:2] for key, _ in labelled})
     assert groups.n_unlabelled == sum(len(rows) for key, rows in listed(groups) if min(key[:2]) < 0)
@@ -116,7 +116,7 @@ def test_ids_and_batch_ids_number_groups(case):
 
 @given(coded())
 @settings(max_examples=30, deadline=None)
-def test_expand_and_run_of_go_back_to_the_cells(case):
+def test_expand_and_run_of_restore_the_cells(case):
     codes, labels, n = case
     groups = Groups.from_codes(codes, labels, ROLES, n)
     for axis, code in zip(AXES, codes, strict=True):
@@ -127,14 +127,14 @@ def test_expand_and_run_of_go_back_to_the_cells(case):
     ]
 
 
-def test_expand_fills_rows_outside_a_selection():
+def test_expand_fills_rows_outside_the_groups():
     rows = np.array([5, 2, 3])
     groups = Groups.from_codes([None, np.array([1, 0, 1]), None, None], [[], ["a", "b"], [], []], ROLES, 3, rows=rows)
     assert groups.expand(groups.codes["perturbation"], 7).tolist() == [-1, -1, 0, 1, -1, 1, -1]
     assert groups.expand(groups.codes["perturbation"] == 1, 7).tolist() == [0, 0, 0, 1, 0, 1, 0]
 
 
-def test_table_is_what_pandas_counts():
+def test_table_equals_a_pandas_groupby():
     cells = random_cells(300, 1, missing=0.05)
     frame = cells.frame.dropna(subset=["cell_type", "perturbation"])
     grouped = frame.groupby(["cell_type", "perturbation"])
@@ -146,16 +146,16 @@ def test_table_is_what_pandas_counts():
 
 
 class TestConcat:
-    def parts(self):
+    def screens(self):
         first = make_cells(perturbation=["B", CONTROL, "A", "B"], cell_type=["T", "T", "U", None])
-        second = make_cells(perturbation=["C", "C", CONTROL], cell_type=["S", "T", "T"])  # in order already
+        second = make_cells(perturbation=["C", "C", CONTROL], cell_type=["S", "T", "T"])  # already sorted
         third = random_cells(40, 3, missing=0.1)
         return [first, second, third]
 
-    def test_labels_are_united_and_rows_follow(self):
-        parts = self.parts()
-        united = Groups.concat([p.groups for p in parts], [4, 3, 40])
-        frame = pd.concat([p.frame for p in parts], ignore_index=True)
+    def test_labels_are_united_and_rows_are_consecutive(self):
+        screens = self.screens()
+        united = Groups.concat([s.groups for s in screens], [4, 3, 40])
+        frame = pd.concat([s.frame for s in screens], ignore_index=True)
         assert united.n_obs == 47
         for axis in AXES:
             labels = united.labels[axis]
@@ -166,25 +166,25 @@ class TestConcat:
         assert sorted(seen.tolist()) == list(range(47))
 
     def test_runs_are_sorted_by_label(self):
-        united = Groups.concat([p.groups for p in self.parts()], [4, 3, 40])
+        united = Groups.concat([s.groups for s in self.screens()], [4, 3, 40])
         keys = [[99 if k < 0 else k for k in key] for key, _ in listed(united)]
         assert keys == sorted(keys)
         positions = np.arange(47)
         run = united.run_of(positions)
         assert ((united.start[run] <= positions) & (positions < united.stop[run])).all()
 
-    def test_a_part_may_cover_only_some_of_its_rows(self):
+    def test_a_screen_may_cover_only_some_rows_of_its_store(self):
         roles, labels = ROLES, [[], ["p0", "p1"], [], []]
-        some = Groups.from_codes([None, np.array([1, 0])] + [None] * 2, labels, roles, 2, rows=np.array([3, 1]))
-        whole = Groups.from_codes([None, np.array([0, 1, 1])] + [None] * 2, labels, roles, 3)
-        united = Groups.concat([some, whole], [5, 3])
-        found = {}
+        partial = Groups.from_codes([None, np.array([1, 0])] + [None] * 2, labels, roles, 2, rows=np.array([3, 1]))
+        complete = Groups.from_codes([None, np.array([0, 1, 1])] + [None] * 2, labels, roles, 3)
+        united = Groups.concat([partial, complete], [5, 3])
+        rows_of = {}
         for (_, pert, _, _), rows in listed(united):
-            found[pert] = sorted(found.get(pert, []) + rows)
-        assert found == {0: [1, 5], 1: [3, 6, 7]}
+            rows_of[pert] = sorted(rows_of.get(pert, []) + rows)
+        assert rows_of == {0: [1, 5], 1: [3, 6, 7]}
 
-    def test_shuffled_only_when_all_parts_are(self):
-        one, other = (p.groups for p in self.parts()[:2])
+    def test_is_shuffled_only_if_all_screens_are(self):
+        one, other = (s.groups for s in self.screens()[:2])
         assert not Groups.concat([one.shuffled(0), other], [4, 3]).is_shuffled
         assert Groups.concat([one.shuffled(0), other.shuffled(0)], [4, 3]).is_shuffled
 
@@ -200,15 +200,15 @@ class TestShuffled:
         assert [sorted(rows) for _, rows in after] == [rows for _, rows in before]
         assert sum(a != b for a, b in zip(before, after, strict=True)) > len(before) // 2
 
-    def test_the_seed_decides(self):
+    def test_depends_on_the_seed(self):
         groups = random_cells(200, 2).groups
         assert listed(groups.shuffled(1)) == listed(groups.shuffled(1))
         assert listed(groups.shuffled(1)) != listed(groups.shuffled(2))
 
-    def test_a_cell_may_go_anywhere_in_its_run(self):
+    def test_every_position_in_the_run_is_equally_likely(self):
         groups = make_cells(perturbation=["A"] * 5, control="A").groups
-        places = np.array([np.argsort(groups.shuffled(seed).row_order) for seed in range(2000)])
-        counts = np.array([np.bincount(column, minlength=5) for column in places.T])
+        positions = np.array([np.argsort(groups.shuffled(seed).row_order) for seed in range(2000)])
+        counts = np.array([np.bincount(column, minlength=5) for column in positions.T])
         assert (np.abs(counts - 400) < 5 * np.sqrt(400 * 0.8)).all()
 
 
@@ -217,7 +217,7 @@ class TestLabels:
         groups = random_cells(50, 0).groups
         with pytest.raises(
             LabelNotFoundError,
-            match=r"'non_targeting' is not a perturbation.*'perturbation'.*Did you mean 'non-targeting'",
+            match=r"perturbation: got 'non_targeting', expected a label.*'perturbation'.*Did you mean 'non-targeting'",
         ):
             groups.code_of("perturbation", "non_targeting")
 
@@ -225,7 +225,12 @@ class TestLabels:
         with pytest.raises(LabelNotFoundError, match="'nope'"):
             _ = make_cells(perturbation=["A"], control="nope").groups.is_control
 
-    def test_without_a_control_label_no_cell_is_one(self):
+    def test_without_a_control_label_no_cell_is_a_control(self):
         groups = make_cells(perturbation=["A", "B"], control=None).groups
         assert groups.control_code == -1
         assert not groups.is_control.any()
+
+
+def test_repr_is_one_line():
+    expected = "Groups(900 cells in 18 groups and 36 runs: 3 cell types, 6 perturbations, 1 dataset, 2 batches)"
+    assert repr(design_cells().groups) == expected

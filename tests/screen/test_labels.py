@@ -1,4 +1,4 @@
-"""Columns become codes and sorted labels; several files share one vocabulary."""
+"""Columns are encoded as codes and sorted labels; several files share the union of their labels."""
 
 import numpy as np
 import pandas as pd
@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazypert.screen.labels import factorise, unite
+from lazypert.errors import SourceFormatError
+from lazypert.screen.labels import factorise, renumber, unite
 
-# NumPy's fixed-width text drops trailing NULs; no label has one.
+# NumPy's fixed-width text drops trailing NULs, so no label has one.
 text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=4)
 columns = st.lists(st.none() | text, max_size=30)
 
@@ -19,7 +20,7 @@ def decoded(codes, labels):
 
 @given(columns)
 @settings(max_examples=50, deadline=None)
-def test_codes_stand_for_the_labels_that_occur(column):
+def test_codes_index_the_sorted_labels_that_occur(column):
     codes, labels = factorise(np.array(column, dtype=object))
     assert decoded(codes, labels) == column
     assert labels.tolist() == sorted({label for label in column if label is not None})
@@ -28,10 +29,10 @@ def test_codes_stand_for_the_labels_that_occur(column):
 
 @given(st.lists(columns, min_size=1, max_size=4))
 @settings(max_examples=50, deadline=None)
-def test_unite_is_factorising_all_at_once(parts):
-    codes, labels = unite([factorise(np.array(part, dtype=object)) for part in parts])
-    assert decoded(codes, labels) == [label for part in parts for label in part]
-    assert labels.tolist() == sorted({label for part in parts for label in part if label is not None})
+def test_unite_equals_factorising_all_files_at_once(files):
+    codes, labels = unite([factorise(np.array(column, dtype=object)) for column in files])
+    assert decoded(codes, labels) == [label for column in files for label in column]
+    assert labels.tolist() == sorted({label for column in files for label in column if label is not None})
     assert codes.dtype == np.int32
 
 
@@ -55,11 +56,21 @@ def test_unite_is_factorising_all_at_once(parts):
         "floats",
         "booleans",
         "nullable",
-        "print alike",
+        "same text",
         "all missing",
         "empty",
     ],
 )
-def test_columns_of_any_kind(column, labels, codes):
+def test_columns_of_every_dtype_are_encoded(column, labels, codes):
     found_codes, found_labels = factorise(column)
     assert (found_labels.tolist(), found_codes.tolist()) == (labels, codes)
+
+
+def test_renumbering_keeps_labels_and_missing_values():
+    codes = renumber(np.array([0, -1, 1, 0], np.int32), np.array(["b", "d"]), np.array(["a", "b", "c", "d"]))
+    assert codes.tolist() == [1, -1, 3, 1]
+
+
+def test_texts_too_long_to_be_labels_are_refused():
+    with pytest.raises(SourceFormatError, match=r"obs column: got 17 labels of up to 1,000,002 characters"):
+        factorise(np.array([f"{i:02}" + "x" * 1_000_000 for i in range(17)], dtype=object))

@@ -1,4 +1,4 @@
-"""Rows reads like the integer array that it stands for, and never joins intervals."""
+"""Rows behaves like the integer array that it represents, and never joins intervals."""
 
 import numpy as np
 import pytest
@@ -10,17 +10,18 @@ from lazypert.screen.rows import Rows
 
 @st.composite
 def rows_and_array(draw):
-    """Disjoint intervals in any order, some empty, some touching; and their rows one by one."""
+    """Disjoint intervals in any order, some empty, some adjacent; and the array of their rows."""
     lengths = draw(st.lists(st.integers(0, 6), max_size=8))
     gaps = draw(st.lists(st.integers(0, 3), min_size=len(lengths), max_size=len(lengths)))
     stops = np.cumsum(np.array(lengths) + np.array(gaps)).astype(int) if lengths else np.zeros(0, int)
     starts = stops - np.array(lengths, dtype=int)
-    turn = np.array(draw(st.permutations(range(len(lengths)))), dtype=int)
-    starts, stops = starts[turn], stops[turn]
+    interval_order = np.array(draw(st.permutations(range(len(lengths)))), dtype=int)
+    starts, stops = starts[interval_order], stops[interval_order]
     n = int(max(stops, default=0)) + 2
-    order = np.array(draw(st.permutations(range(n))), dtype=np.int32) if draw(st.booleans()) else None
+    row_order = np.array(draw(st.permutations(range(n))), dtype=np.int32) if draw(st.booleans()) else None
     positions = np.array([p for a, b in zip(starts, stops, strict=True) for p in range(a, b)], dtype=np.int64)
-    return Rows(starts, stops, order), positions if order is None else order[positions].astype(np.int64), n
+    array = positions if row_order is None else row_order[positions].astype(np.int64)
+    return Rows(starts, stops, row_order), array, n
 
 
 cases = settings(max_examples=50, deadline=None)
@@ -28,19 +29,19 @@ cases = settings(max_examples=50, deadline=None)
 
 @given(rows_and_array())
 @cases
-def test_is_the_array_whole(case):
+def test_equals_the_array(case):
     rows, array, _ = case
     assert len(rows) == len(array)
     assert np.asarray(rows).dtype == np.int64
-    for whole in (np.asarray(rows), rows[:], np.array(list(rows), dtype=np.int64)):
-        assert whole.tolist() == array.tolist()
+    for read in (np.asarray(rows), rows[:], np.array(list(rows), dtype=np.int64)):
+        assert read.tolist() == array.tolist()
     assert np.asarray(rows, dtype="f4").dtype == np.float32
     assert f"{len(array):,} rows" in repr(rows)
 
 
 @given(rows_and_array(), st.data())
 @cases
-def test_indexes_as_the_array(case, data):
+def test_is_indexed_like_the_array(case, data):
     rows, array, _ = case
     slices = st.slices(len(array)) if len(array) else st.just(slice(None))
     index = data.draw(
@@ -62,7 +63,7 @@ def test_indexes_as_the_array(case, data):
 
 @given(rows_and_array(), st.data())
 @cases
-def test_keeps_what_the_mask_holds_inside_the_intervals(case, data):
+def test_keep_applies_the_mask_within_intervals(case, data):
     rows, array, n = case
     mask = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
     kept = rows.keep(mask)
@@ -71,12 +72,12 @@ def test_keeps_what_the_mask_holds_inside_the_intervals(case, data):
         assert np.sum((rows.starts <= start) & (stop <= rows.stops)) == 1
 
 
-def test_touching_intervals_stay_apart_when_all_is_kept():
+def test_keep_does_not_join_adjacent_intervals():
     kept = Rows([0, 5], [5, 9]).keep(np.ones(9, bool))
     assert (kept.starts.tolist(), kept.stops.tolist()) == ([0, 5], [5, 9])
 
 
-def test_keeps_across_the_blocks_that_it_works_in():
+def test_keep_works_across_its_internal_steps():
     n = 2_200_000
     mask = np.ones(n, bool)
     mask[[7, 1_048_575, 1_048_576, n - 1]] = False
@@ -85,14 +86,14 @@ def test_keeps_across_the_blocks_that_it_works_in():
     assert len(kept.starts) <= 5
 
 
-def test_takes_memory_for_intervals_only():
+def test_memory_depends_on_the_number_of_intervals():
     rows = Rows([0], [10**12])
     assert len(rows) == 10**12
     assert rows[-1] == 10**12 - 1
     assert rows[10**11 : 10**11 + 3].tolist() == [10**11, 10**11 + 1, 10**11 + 2]
 
 
-def test_indexes_in_two_dimensions():
+def test_accepts_two_dimensional_indices():
     assert Rows([3], [9])[np.array([[0, 1], [-1, 2]])].tolist() == [[3, 4], [8, 5]]
 
 
@@ -101,12 +102,12 @@ def test_indexes_in_two_dimensions():
     [5, -6, [0, 5], [-6], [True, False], True, [1.5], 1.0, "1", None],
     ids=repr,
 )
-def test_refuses_what_an_array_refuses(index):
+def test_refuses_the_indices_that_an_array_refuses(index):
     with pytest.raises(IndexError):
         Rows([3], [8])[index]
 
 
-def test_an_empty_list_of_rows():
+def test_rows_may_be_empty():
     rows = Rows([], [])
     assert len(rows) == 0
     assert rows[:].tolist() == rows[[]].tolist() == list(rows) == np.asarray(rows).tolist() == []
@@ -115,12 +116,12 @@ def test_an_empty_list_of_rows():
         rows[0]
 
 
-def test_cannot_be_an_array_without_a_copy():
-    with pytest.raises(ValueError, match="copy=False"):
+def test_conversion_to_an_array_is_always_a_copy():
+    with pytest.raises(ValueError, match="copy: got False"):
         np.array(Rows([0], [3]), copy=False)
 
 
-def test_numpy_takes_it_for_an_array():
+def test_numpy_functions_accept_rows():
     rows = Rows([1, 6], [3, 8])
     assert np.isin([2, 3, 7], rows).tolist() == [True, False, True]
     assert (np.arange(10) * 2)[np.asarray(rows)].tolist() == [2, 4, 12, 14]

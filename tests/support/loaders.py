@@ -3,7 +3,7 @@
 from functools import partial
 
 from lazypert import FewShotSplitter, FewShotSplitterConfig, PerturbationAnnDataSource, PerturbationSourceConfig
-from lazypert.design.controls import control_pools
+from lazypert.design.control_pools import control_pools
 from lazypert.design.sentences import PerturbationSamplerConfig, SentencePlan
 from lazypert.loading.loader import Loader
 

@@ -1,4 +1,4 @@
-"""Small screens and naive views of them, for tests of the engine."""
+"""Small screens, and cells with known labels to compare results with."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MISSING = None
 
 
 def real_screen(name):
-    """A published screen, or a skip that says what is missing."""
+    """Path of a published screen; skips the test if it is not there."""
     return require_data("screens", name)
 
 
 def make_screen(obs, counts=None, *, genes=None, var=None, layers=None, obsm=None):
-    """A tiny AnnData with the given obs columns (a dict of lists; None is missing)."""
+    """A tiny AnnData with these obs columns, a dict of lists in which None is a missing label."""
     frame = pd.DataFrame({name: pd.Categorical(column) for name, column in obs.items()})
     frame.index = [f"cell{i}" for i in range(len(frame))]
     if counts is None:
@@ -43,7 +43,7 @@ def make_screen(obs, counts=None, *, genes=None, var=None, layers=None, obsm=Non
 
 
 def holey_screen(n=40, seed=0, *, genes=None, missing=0.1):
-    """A screen with holes in its labels, an embedding, a layer, and columns to carry along."""
+    """A screen with missing labels, an embedding, a layer, and further obs columns."""
     rng = np.random.default_rng(seed)
 
     def pick(*names):
@@ -72,14 +72,14 @@ def holey_screen(n=40, seed=0, *, genes=None, missing=0.1):
 
 
 def write_screen(adata, path):
-    """Write an .h5ad, repeated gene names and all."""
+    """Write an .h5ad file, creating its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     adata.write_h5ad(path)
     return path
 
 
 def source_of(adata, folder, *, name="screen", order=None, **config):
-    """A source of a screen: through the cache, or with `order` through a store in that order."""
+    """A source of a screen: from the cache or, with `order`, from a store in that order."""
     path = write_screen(adata, Path(folder) / f"{name}.h5ad")
     config = {"pert_col": "perturbation", "cell_type_col": "cell_type", "batch_col": "batch"} | config
     if order is not None:
@@ -89,13 +89,13 @@ def source_of(adata, folder, *, name="screen", order=None, **config):
 
 
 def in_store_order(source, adata):
-    """The AnnData with its cells in the order of the source's rows, found by cell name."""
+    """The AnnData with its cells in the order of the source's rows, matched by cell name."""
     return adata[list(source.obs_names(np.arange(source.n_rows)))]
 
 
 @dataclass(eq=False)
 class Cells:
-    """What splitters and mappings need of a source, and the labels of every row to compare with."""
+    """A source as splitters and mappings see it, and the labels of every row to compare with."""
 
     groups: Groups
     frame: pd.DataFrame
@@ -105,7 +105,7 @@ class Cells:
 
 
 def make_cells(control=CONTROL, shuffle=None, **columns):
-    """Cells with labels (None is missing) by axis: ``cell_type=[...], perturbation=[...]``."""
+    """Cells with the labels of each axis: ``cell_type=[...], perturbation=[...]``; None is a missing label."""
     n = len(next(iter(columns.values())))
     codes, labels = [], []
     for axis in AXES:
@@ -119,7 +119,7 @@ def make_cells(control=CONTROL, shuffle=None, **columns):
 
 
 def random_cells(n, seed, *, n_perts=4, n_types=2, n_batches=3, n_datasets=1, missing=0.0, control=CONTROL):
-    """Cells with labels drawn at random; the control is one of the perturbations."""
+    """Cells with random labels; the control is one of the perturbations."""
     rng = np.random.default_rng(seed)
 
     def pick(names):
@@ -137,7 +137,7 @@ def random_cells(n, seed, *, n_perts=4, n_types=2, n_batches=3, n_datasets=1, mi
 
 
 def design_cells():
-    """The design's example: 3 cell types x 6 perturbations (one the control) x 50 cells in 2 batches."""
+    """3 cell types x 6 perturbations (one of them the control) x 50 cells, in 2 batches."""
     types, perts, cells = (axis.ravel() for axis in np.indices((3, 6, 50)))
     order = np.random.default_rng(0).permutation(cells.size)
     return make_cells(
@@ -145,3 +145,15 @@ def design_cells():
         perturbation=np.array(["BRCA1", "EGFR", "KRAS", "MYC", "TP53", CONTROL], dtype=object)[perts[order]],
         batch=np.array(["batch1", "batch2"], dtype=object)[order % 2],
     )
+
+
+def control_pool(cells, row, strategy, allowed=None):
+    """Controls that a row may be matched with, from the labels alone."""
+    frame = cells.frame
+    matches = (frame["perturbation"] == CONTROL) & (frame["dataset"] == frame["dataset"][row])
+    matches &= frame["cell_type"] == frame["cell_type"][row]
+    if allowed is not None:
+        matches &= np.isin(np.arange(len(frame)), allowed)
+    batch = frame["batch"].fillna("missing")
+    in_batch = matches & (batch == batch[row])
+    return set(np.flatnonzero(in_batch if strategy == "batch" and in_batch.any() else matches))

@@ -1,0 +1,44 @@
+"""Configs: frozen dataclasses with a short repr, which can be derived from one another."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+if TYPE_CHECKING:
+    from dataclasses import Field
+
+
+class Config:
+    """Base of the configs, which are dataclasses declared with ``frozen=True, kw_only=True, repr=False``.
+
+    Configs that share fields inherit them from a common base. The repr shows only the fields whose
+    values differ from their defaults.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def __repr__(self) -> str:
+        values = {field: getattr(self, field.name) for field in fields(self) if field.repr}
+        changed = [f"{field.name}={value!r}" for field, value in values.items() if value != field.default]
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+
+ConfigType = TypeVar("ConfigType", bound=Config)
+
+
+def derive(kind: type[ConfigType], config: Config, **values: Any) -> ConfigType:
+    """Make a config of another kind from the fields that both kinds have.
+
+    Parameters
+    ----------
+    kind
+        Class of the new config.
+    config
+        Where the values of shared fields come from; other fields get their defaults.
+    **values
+        Values that replace them.
+    """
+    own = {field.name for field in fields(config)}
+    shared = {field.name: getattr(config, field.name) for field in fields(kind) if field.name in own}
+    return kind(**shared | values)

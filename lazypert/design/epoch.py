@@ -1,0 +1,123 @@
+"""One host's share of an epoch: its windows, and the blocks and batches cut from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lazypert._internal.randomness import counter_hash
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lazypert.design.sentences import SentencePlan
+
+# Stream of random numbers; the others of an epoch are in `lazypert.design.sentences`.
+_SENTENCES = 5
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Epoch:
+    """One host's windows of an epoch, in order.
+
+    Attributes
+    ----------
+    plan, number
+        The plan, and the number of the epoch.
+    group, visit, first_sentence
+        (n_windows,) group of each window, visit to the group, and first sentence in the visit.
+    ends
+        (n_windows,) number of sentences up to the end of each window.
+    n_batches
+        Batches, the same number for each host.
+    is_idle
+        There are more hosts than windows, and this host repeats a window of another as padding.
+    """
+
+    plan: SentencePlan
+    number: int
+    group: NDArray[np.int64]
+    visit: NDArray[np.int64]
+    first_sentence: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    n_batches: int
+    is_idle: bool = False
+
+    @property
+    def n_sentences(self) -> int:
+        """Sentences of this host."""
+        return int(self.ends[-1]) if len(self.ends) and not self.is_idle else 0
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of ``config.batches_per_block`` batches; the last one may have fewer."""
+        return -(-self.n_batches // self.plan.config.batches_per_block)
+
+    def __repr__(self) -> str:
+        return f"Epoch({self.number}: {self.n_sentences:,} sentences in {self.n_batches:,} batches)"
+
+    def block(self, number: int, *, fill: bool = True) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Cells of a block's sentences, batch by batch.
+
+        Parameters
+        ----------
+        fill
+            Pad the epoch's last batch by repeating sentences, flagged as padding.
+
+        Returns
+        -------
+        cells
+            (n_sentences, sentence_size) int64 split indices.
+        is_padding
+            (n_sentences, sentence_size) bool.
+        """
+        config = self.plan.config
+        per_block = config.batches_per_block * config.sentences_per_batch
+        begin, end = number * per_block, min((number + 1) * per_block, self.n_batches * config.sentences_per_batch)
+        index = np.arange(begin, max(begin, min(end, self.n_sentences)))
+        if self.plan.shuffle and len(index):
+            # First sentences of all windows, then second ones, and so on: those of one window are far apart.
+            window, nth = self._in_windows(index)
+            nth -= np.where(window == window[0], nth[0], 0)  # the first window may begin in the previous block
+            index = index[np.lexsort([counter_hash((config.seed, self.number, _SENTENCES), index), nth])]
+        n_lacking = max(0, end - begin - len(index)) if fill else 0
+        if n_lacking:
+            repeated = index if len(index) else np.arange(int(self.ends[-1]))
+            index = np.concatenate([index, repeated[np.arange(n_lacking) % len(repeated)]])
+        window, nth = self._in_windows(index)
+        sentence = self.first_sentence[window] + nth
+        cells, is_padding = self.plan.cells(self.group[window], self.visit[window], sentence, self.number)
+        is_padding[len(index) - n_lacking :] = True
+        return cells, is_padding
+
+    def _in_windows(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Window of each of the host's sentences, and which of the window's sentences it is."""
+        window = np.searchsorted(self.ends, index, side="right")
+        return window, index - np.concatenate([[0], self.ends])[window]
+
+
+def assign_windows(
+    n_sentences: NDArray[np.int64], n_hosts: int, host: int, *, sentences_per_batch: int, drop_last: bool
+) -> tuple[NDArray[np.int64], int]:
+    """Assign windows to a host.
+
+    Parameters
+    ----------
+    n_sentences
+        (n_windows,) sentences in each window.
+
+    Returns
+    -------
+    windows
+        Windows of the host, ascending.
+    n_batches
+        Batches that every host makes.
+    """
+    # Windows with many sentences are dealt first, so that hosts differ by one window at most.
+    by_size = np.argsort(-n_sentences, kind="stable")
+    windows = [by_size[i::n_hosts] for i in range(n_hosts)]
+    totals = np.array([int(n_sentences[mine].sum()) for mine in windows])
+    n_batches = int(totals.min()) // sentences_per_batch if drop_last else -(-int(totals.max()) // sentences_per_batch)
+    return np.sort(windows[host]), n_batches

@@ -1,0 +1,160 @@
+"""Entries of an experiment file: datasets, and what is held out of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lazypert.errors import ConfigError, near_matches
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+TOML_SPLITS = ("train", "val", "test")
+"""Splits as cell-load spells them."""
+
+FEWSHOT_KEYS = ("val", "test")
+"""Keys of a ``[fewshot."dataset.cell_type"]`` table."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetEntry:
+    """A line of ``[datasets]``.
+
+    Parameters
+    ----------
+    name
+        The name that the other sections use.
+    path
+        A file, a folder or a pattern; see `ExperimentConfig.dataset_files`.
+
+    Raises
+    ------
+    ConfigError
+        If either is empty or not text.
+
+    Examples
+    --------
+    >>> DatasetEntry(name="replogle", path="screens/*.h5ad").name
+    'replogle'
+    """
+
+    name: str
+    path: str
+
+    def __post_init__(self) -> None:
+        _require_text("[datasets] name", self.name)
+        if isinstance(self.path, os.PathLike):
+            object.__setattr__(self, "path", os.fspath(self.path))
+        _require_text(f"[datasets] {self.name!r}", self.path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZeroshotEntry:
+    """A line of ``[zeroshot]``: all cells of one cell type of a dataset go to one split.
+
+    Parameters
+    ----------
+    dataset, cell_type
+        Which cells.
+    split
+        ``"val"``, ``"test"`` or ``"train"``.
+
+    Raises
+    ------
+    ConfigError
+        If a name is empty or not text, or there is no such split.
+
+    Examples
+    --------
+    >>> ZeroshotEntry(dataset="replogle", cell_type="jurkat", split="test").split
+    'test'
+    """
+
+    dataset: str
+    cell_type: str
+    split: str
+
+    def __post_init__(self) -> None:
+        _require_text("[zeroshot] dataset", self.dataset)
+        _require_text("[zeroshot] cell_type", self.cell_type)
+        if str(self.split) not in TOML_SPLITS:
+            raise ConfigError(
+                f"[zeroshot] {self.key!r}: got {self.split!r}, expected one of "
+                f"{', '.join(map(repr, TOML_SPLITS))}. {near_matches(str(self.split), TOML_SPLITS)}"
+            )
+
+    @property
+    def key(self) -> str:
+        """The entry's key in the TOML file."""
+        return f"{self.dataset}.{self.cell_type}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FewshotEntry:
+    """A ``[fewshot."dataset.cell_type"]`` table, which holds out some perturbations of one cell type.
+
+    Parameters
+    ----------
+    dataset, cell_type
+        Which cells.
+    val_perturbations, test_perturbations
+        Perturbations held out. The same one may be in both: see `assign_split`.
+
+    Raises
+    ------
+    ConfigError
+        If a name is empty or not text, or a list holds anything but text.
+
+    Examples
+    --------
+    >>> FewshotEntry(dataset="replogle", cell_type="rpe1", test_perturbations=["AARS"]).test_perturbations
+    ('AARS',)
+    """
+
+    dataset: str
+    cell_type: str
+    val_perturbations: tuple[str, ...] = ()
+    test_perturbations: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require_text("[fewshot] dataset", self.dataset)
+        _require_text("[fewshot] cell_type", self.cell_type)
+        for split in FEWSHOT_KEYS:
+            name = f"{split}_perturbations"
+            values: object = getattr(self, name)
+            if not isinstance(values, list | tuple) or not all(isinstance(item, str) for item in values):
+                raise ConfigError(
+                    f"[fewshot.{quote(self.key)}] {split}: got {values!r}, expected a list of perturbation "
+                    f'names in quotes, such as {split} = ["BRCA1", "TP53"].'
+                )
+            object.__setattr__(self, name, tuple(values))
+
+    @property
+    def key(self) -> str:
+        """The entry's key in the TOML file."""
+        return f"{self.dataset}.{self.cell_type}"
+
+
+def split_key(key: str, datasets: Iterable[str]) -> tuple[str, str] | None:
+    """Dataset and cell type of a key, or None if it lacks one of them.
+
+    The longest declared dataset name wins; if none fits, the key is divided at the first dot.
+    """
+    declared = [name for name in datasets if key.startswith(f"{name}.")]
+    dataset = max(declared, key=len) if declared else key.partition(".")[0]
+    cell_type = key[len(dataset) + 1 :]
+    return (dataset, cell_type) if dataset and cell_type else None
+
+
+def quote(text: str) -> str:
+    """Text as a TOML string."""
+    # TOML has JSON's escapes, but also requires DEL to be escaped.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _require_text(name: str, value: object) -> None:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{name}: got {value!r}, expected text that is not empty.")

@@ -1,0 +1,133 @@
+"""Reading and writing the TOML of an experiment."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+from lazypert.design.experiment_entries import (
+    FEWSHOT_KEYS,
+    DatasetEntry,
+    FewshotEntry,
+    ZeroshotEntry,
+    quote,
+    split_key,
+)
+from lazypert.errors import ConfigError, near_matches
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+SECTIONS = ("datasets", "training", "zeroshot", "fewshot")
+
+SECTION_LIST = ", ".join(f"[{name}]" for name in SECTIONS)
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """Fields of an `ExperimentConfig`, from a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        If it is not TOML, or has a section, key or value that the schema does not have.
+    """
+    try:
+        raw = tomllib.loads(file.read_bytes().decode())
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(f"This is not valid TOML: line {line} is not UTF-8. Save the file as UTF-8.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            f'This is not valid TOML: {error}. Names and paths need quotes, as in name = "path/to/screen.h5ad".'
+        ) from error
+    return _fields_of(raw)
+
+
+def to_toml(
+    datasets: Sequence[DatasetEntry],
+    training_datasets: Sequence[str],
+    zeroshot: Sequence[ZeroshotEntry],
+    fewshot: Sequence[FewshotEntry],
+) -> str:
+    """TOML that `read_toml` reads back as the same fields.
+
+    Raises
+    ------
+    ConfigError
+        If a ``"dataset.cell_type"`` key would be read back as another dataset.
+    """
+    names = [entry.name for entry in datasets]
+    held_out: list[ZeroshotEntry | FewshotEntry] = [*zeroshot, *fewshot]
+    for entry in held_out:
+        read_back = split_key(entry.key, names)
+        if read_back != (entry.dataset, entry.cell_type):
+            raise ConfigError(
+                f"Cell type {entry.cell_type!r} of dataset {entry.dataset!r} cannot be written: the key "
+                f"{entry.key!r} would be read as {read_back!r}, because the longest dataset name wins. "
+                f"Rename one of the datasets."
+            )
+    lines = ["[datasets]", *(f"{quote(entry.name)} = {quote(entry.path)}" for entry in datasets)]
+    lines += ["", "[training]", *(f'{quote(name)} = "train"' for name in training_datasets)]
+    lines += ["", "[zeroshot]", *(f"{quote(zero.key)} = {quote(zero.split)}" for zero in zeroshot)]
+    for few in fewshot:
+        lines += ["", f"[fewshot.{quote(few.key)}]"]
+        lines += [f"val = [{', '.join(map(quote, few.val_perturbations))}]"]
+        lines += [f"test = [{', '.join(map(quote, few.test_perturbations))}]"]
+    return "\n".join(lines) + "\n"
+
+
+def _fields_of(raw: dict[str, Any]) -> dict[str, Any]:
+    for section, table in raw.items():
+        if section not in SECTIONS:
+            raise ConfigError(
+                f"section: got [{section}], expected one of {SECTION_LIST}. {near_matches(section, SECTIONS)}"
+            )
+        if not isinstance(table, dict):
+            raise ConfigError(f"{section}: got {table!r}, expected a section, which begins with a line [{section}].")
+    datasets = raw.get("datasets", {})
+    for name, mode in raw.get("training", {}).items():
+        if mode != "train":
+            raise ConfigError(
+                f"[training] {quote(name)}: got {mode!r}, expected 'train'. Hold out cell types in [zeroshot] and "
+                f"perturbations in [fewshot], and omit datasets that do not train."
+            )
+    keys = {section: _entry_keys(section, raw.get(section, {}), datasets) for section in ("zeroshot", "fewshot")}
+    return {
+        "datasets": tuple(DatasetEntry(name=name, path=path) for name, path in datasets.items()),
+        "training_datasets": tuple(raw.get("training", {})),
+        "zeroshot": tuple(ZeroshotEntry(**cells, split=split) for cells, split in keys["zeroshot"]),
+        "fewshot": tuple(_fewshot_entry(cells, table) for cells, table in keys["fewshot"]),
+    }
+
+
+def _entry_keys(section: str, table: dict[str, Any], datasets: Iterable[str]) -> list[tuple[dict[str, str], Any]]:
+    """Dataset and cell type of each key of a section, with the key's value."""
+    entries = []
+    for key, value in table.items():
+        names = split_key(key, datasets)
+        if names is None:
+            inner = next(iter(value), "cell_type") if isinstance(value, dict) else "cell_type"
+            raise ConfigError(
+                f'[{section}]: got the key {key!r}, expected "dataset.cell_type" as one key in quotes. '
+                f"Without quotes, TOML takes the dot as the start of a subsection. "
+                f"Write {quote(f'{key}.{inner}')}."
+            )
+        entries.append(({"dataset": names[0], "cell_type": names[1]}, value))
+    return entries
+
+
+def _fewshot_entry(cells: dict[str, str], table: Any) -> FewshotEntry:
+    label = f"[fewshot.{quote('.'.join(cells.values()))}]"
+    if not isinstance(table, dict):
+        raise ConfigError(
+            f"{label}: got {table!r}, expected a section with val = [...] and test = [...]. "
+            f"To hold out the whole cell type, use [zeroshot]."
+        )
+    for name in table:
+        if name not in FEWSHOT_KEYS:
+            raise ConfigError(
+                f"{label}: got the key {name!r}, expected only 'val' and 'test'. "
+                f"{near_matches(name, FEWSHOT_KEYS)} Perturbations in neither list train."
+            )
+    return FewshotEntry(**cells, val_perturbations=table.get("val", ()), test_perturbations=table.get("test", ()))

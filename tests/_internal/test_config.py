@@ -1,0 +1,48 @@
+"""Configs are printed short and derived from one another."""
+
+from dataclasses import FrozenInstanceError, dataclass
+
+import pytest
+
+from lazypert._internal.config import Config, derive
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Shared(Config):
+    size: int = 4
+    seed: int = 42
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Small(Shared):
+    path: str
+    is_fast: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Large(Shared):
+    mode: str = "all"
+    is_fast: bool = True
+
+
+def test_repr_shows_only_what_differs_from_the_defaults():
+    assert repr(Large()) == "Large()"
+    assert repr(Small(path="a", seed=42, size=5)) == "Small(size=5, path='a')"
+
+
+def test_derived_configs_take_the_fields_that_both_have():
+    assert derive(Small, Large(size=9, mode="some"), path="x") == Small(size=9, is_fast=True, path="x")
+
+
+def test_given_values_replace_shared_fields():
+    assert derive(Small, Large(size=9), path="x", size=1).size == 1
+
+
+def test_missing_fields_are_reported():
+    with pytest.raises(TypeError, match="path"):
+        derive(Small, Large())
+
+
+def test_configs_are_frozen():
+    with pytest.raises(FrozenInstanceError):
+        Large().seed = 1

@@ -1,0 +1,66 @@
+"""Runs of a screen go to the splits that the experiment assigns to their labels."""
+
+import numpy as np
+import pytest
+
+from lazypert.design.experiment import FewshotEntry, ZeroshotEntry, assign_split
+from lazypert.design.experiment_split import split_experiment
+from lazypert.design.split_names import SPLITS
+from lazypert.errors import LabelNotFoundError
+from tests.support.experiments import config_of
+from tests.support.screens import CONTROL, make_cells, random_cells
+
+EXPERIMENT = config_of(
+    "one",
+    "two",
+    training_datasets=("d1",),
+    zeroshot=(ZeroshotEntry(dataset="d0", cell_type="T0", split="val"),),
+    fewshot=(FewshotEntry(dataset="d1", cell_type="T1", test_perturbations=("P0", CONTROL)),),
+)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_equals_assigning_cells_one_by_one(seed):
+    cells = random_cells(200, seed, n_datasets=2, missing=0.1)
+    splits = split_experiment(EXPERIMENT, cells.groups, {"d0": "d0", "d1": "d1"})
+    expected = {name: [] for name in (*SPLITS, None)}
+    for row, (cell_type, perturbation, dataset) in enumerate(
+        zip(*(cells.frame[axis] for axis in ("cell_type", "perturbation", "dataset")), strict=True)
+    ):
+        if cell_type is not None and perturbation is not None:
+            is_control = perturbation == CONTROL
+            split = assign_split(EXPERIMENT, dataset, cell_type, perturbation, is_control=is_control)
+            expected[split].append(row)
+    assert {name: sorted(splits[name]) for name in SPLITS} == {name: expected[name] for name in SPLITS}
+
+
+def test_files_belong_to_the_dataset_of_the_longest_name():
+    cells = make_cells(
+        perturbation=["P0", "P0", "P0", "P0", CONTROL],
+        cell_type=["T1", "T1", "T1", "T0", "T0"],
+        dataset=["d1/b", "d1/b/one", "d1_2", "d1/one", "d0"],
+    )
+    owners = {"d0": "d0", "d1": "d0", "d1/b": "d1", "d1_2": "d1"}
+    splits = split_experiment(EXPERIMENT, cells.groups, owners)
+    assert sorted(splits.test_indices) == [0, 1, 2]
+    assert sorted(splits.valid_indices) == [3, 4]
+
+
+def test_a_single_file_may_have_any_dataset_labels():
+    cells = make_cells(perturbation=["P0", "P1"], cell_type=["T1", "T0"], dataset=["x", "y"], control=None)
+    experiment = config_of("one", "two", fewshot=EXPERIMENT.fewshot[:0], training_datasets=("d1",))
+    splits = split_experiment(experiment, cells.groups, {"d1": "d1"})
+    assert np.asarray(splits.train_indices).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("entry", ["zeroshot", "fewshot cell type", "val", "test"])
+def test_misspelt_labels_raise_an_error(entry):
+    cells = make_cells(perturbation=["P0", CONTROL], cell_type=["T0", "T0"], dataset=["d0", "d0"])
+    held_out = {
+        "zeroshot": {"zeroshot": (ZeroshotEntry(dataset="d0", cell_type="t0", split="test"),)},
+        "fewshot cell type": {"fewshot": (FewshotEntry(dataset="d0", cell_type="t0"),)},
+        "val": {"fewshot": (FewshotEntry(dataset="d0", cell_type="T0", val_perturbations=("p0",)),)},
+        "test": {"fewshot": (FewshotEntry(dataset="d0", cell_type="T0", test_perturbations=("p0",)),)},
+    }
+    with pytest.raises(LabelNotFoundError, match="Did you mean"):
+        split_experiment(config_of("one", **held_out[entry]), cells.groups, {"d0": "d0"})
