@@ -62,7 +62,7 @@ def test_errors_of_zarr_name_the_files_that_were_read(tmp_path):
     def fail():
         raise RuntimeError("bad header")
 
-    with pytest.raises(StoreDamagedError, match="^a to b: bad header"):
+    with pytest.raises(StoreDamagedError, match="a to b: bad header"):
         read_checked(LocalReader(tmp_path), ["a", "b"], fail)
-    with pytest.raises(StoreDamagedError, match="^b: bad header"):
+    with pytest.raises(StoreDamagedError, match="b: bad header"):
         read_checked(LocalReader(tmp_path), ["b"], fail)
