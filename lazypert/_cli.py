@@ -214,7 +214,7 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _describe_matrix(store: Store, name: str) -> str:
-    matrix = store.sparse(name)
+    matrix = store.open_matrix(name)
     facts, n_values = matrix.stats, max(1, matrix.shape[0] * matrix.shape[1])
     kind = "counts" if matrix.is_counts else "whole numbers" if facts["integral"] else "real numbers"
     return (

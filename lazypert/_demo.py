@@ -481,8 +481,8 @@ class _Demo:
         """Find the matrix of raw counts: X, or the first layer that holds counts."""
         store = self.source.store
         for name in store.matrices:
-            if not name.startswith("obsm/") and store.sparse(name).is_counts:
-                return store.sparse(name), name.removeprefix("layers/") if name != "X" else None
+            if not name.startswith("obsm/") and store.open_matrix(name).is_counts:
+                return store.open_matrix(name), name.removeprefix("layers/") if name != "X" else None
         return None, None
 
     def _sampled_controls(self, matrix: Matrix, layer: str | None) -> NDArray[np.float32]:

@@ -155,13 +155,13 @@ def variables_of(store: Store) -> list[VariableSpec]:
         name = free(column, "obs")
         parts.append(VariableSpec(name, (CELL,), open_column(store, path), True, {"obs_column": column}))
         if store.encoding(path) == "categorical":
-            codes = numeric_column(store.sharded(f"{path}/codes"))
-            labels = [str(label) for label in store.categories(path)]
+            codes = numeric_column(store.open_array(f"{path}/codes"))
+            labels = [str(label) for label in store.read_categories(path)]
             parts.append(VariableSpec(free(f"{name}{CODES}", "obs"), (CELL,), codes, True, {"categories": labels}))
     for name, noted in (("total_counts", "total"), ("n_genes_by_counts", "n_genes")) if store.has_cell_stats else ():
         parts.append(
             VariableSpec(
-                free(name, "noted"), (CELL,), numeric_column(store.sharded(f"{TABLES}/facts/{noted}")), True, {}
+                free(name, "noted"), (CELL,), numeric_column(store.open_array(f"{TABLES}/facts/{noted}")), True, {}
             )
         )
     for column in store.var.columns:
@@ -170,11 +170,11 @@ def variables_of(store: Store) -> list[VariableSpec]:
     for path in store.matrices:
         kind, _, name = path.partition("/")
         if kind == "layers":
-            array = MatrixArray(store.sparse(path))
+            array = MatrixArray(store.open_matrix(path))
             parts.append(VariableSpec(free(name, "layer"), (CELL, GENE), array, False, {}))
         elif kind == "obsm":
             unique = free(name, "obsm")
-            parts.append(VariableSpec(unique, (CELL, f"{unique}_dim"), MatrixArray(store.sparse(path)), False, {}))
+            parts.append(VariableSpec(unique, (CELL, f"{unique}_dim"), MatrixArray(store.open_matrix(path)), False, {}))
     for name, embedding in store.obsm.items():
         unique = free(name, "obsm")
         parts.append(VariableSpec(unique, (CELL, f"{unique}_dim"), EmbeddingArray(embedding), False, {}))

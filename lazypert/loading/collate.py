@@ -112,10 +112,10 @@ class Collator:
         """A batch of a block that was placed by `place_padded`, where it lies; None for other blocks."""
         placed, per_part = rows.blocks[0], self._batch_size // self._parts
         n_parts = len(rows) // per_part
-        if not self._is_ready_made or len(rows.blocks) > 1 or len(placed.starts) != len(rows) or not n_parts:
+        if not self._is_ready_made or len(rows.blocks) > 1 or len(placed.offsets) != len(rows) or not n_parts:
             return None
         room = self._room(per_part, int(placed.lengths.reshape(n_parts, per_part).sum(axis=1).max()))
-        if len(placed.data) != n_parts * room or (placed.starts[::per_part] != np.arange(n_parts) * room).any():
+        if len(placed.data) != n_parts * room or (placed.offsets[::per_part] != np.arange(n_parts) * room).any():
             return None
         parts = slice(which.start // per_part, which.stop // per_part)
         indptr = np.zeros((self._parts, per_part + 1), np.int32)

@@ -85,7 +85,7 @@ class ControlCache:
         together = self._read_rows(self._controls[places])
         found, at = {}, 0
         for number, (start, stop) in zip(numbers, bounds, strict=True):
-            found[number] = RowPointers.whole(together.rows(at, at + stop - start))
+            found[number] = RowPointers.whole(together.copy_rows(at, at + stop - start))
             at += stop - start
         with self._lock:
             for number, piece in found.items():

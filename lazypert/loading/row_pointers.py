@@ -76,7 +76,7 @@ class RowPointers:
     @classmethod
     def whole(cls, block: RowView) -> RowPointers:
         """All rows of one block."""
-        start = block.starts.astype(np.uint64)
+        start = block.offsets.astype(np.uint64)
         return cls(
             np.uint64(block.indices.ctypes.data) + start * np.uint64(block.indices.itemsize),
             np.uint64(block.data.ctypes.data) + start * np.uint64(block.data.itemsize),
@@ -148,7 +148,7 @@ class RowPointers:
 
 def _totals(block: RowView) -> NDArray[np.float64]:
     if block.totals is None:
-        return np.full(len(block.starts), np.nan)
+        return np.full(len(block.offsets), np.nan)
     return np.where(np.isnan(block.totals), 0.0, block.totals)  # of rows with a NaN: they have no total
 
 

@@ -101,7 +101,7 @@ class PerturbationAnnDataSource(PerturbationSource):
             array = self.store.obsm[key]
             return np.asarray(array.oindex[np.asarray(rows)] if len(rows) else array[:0], dtype=np.float32)
         if f"obsm/{key}" in self.store.matrices:
-            return self.store.sparse(f"obsm/{key}").read_rows(rows).to_dense(np.float32)
+            return self.store.open_matrix(f"obsm/{key}").read_rows(rows).to_dense(np.float32)
         known = [*self.store.obsm, *(n.removeprefix("obsm/") for n in self.store.matrices if n.startswith("obsm/"))]
         raise no_such_column("embedding_key", str(key), "an obsm entry", known)
 

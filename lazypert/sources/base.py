@@ -92,7 +92,7 @@ class PerturbationSource(ABC):
         labels: set[str] = set()
         for store in self.stores:
             path = f"obs/{store.require_obs(column)}"
-            categories = store.categories(path) if store.encoding(path) == "categorical" else np.empty(0)
+            categories = store.read_categories(path) if store.encoding(path) == "categorical" else np.empty(0)
             if categories.dtype.kind in "biuf":
                 return None
             labels |= set(map(str, categories))

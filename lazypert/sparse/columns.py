@@ -1,4 +1,4 @@
-"""Column selection: which columns of a sparse matrix are wanted, and where each goes."""
+"""Column selections: which columns of a sparse matrix to read, and their order in the output."""
 
 from __future__ import annotations
 
@@ -13,34 +13,43 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ColumnSelection:
-    """Which columns are wanted, and where to.
+    """Columns of a matrix that are read, and their order in the output.
 
     Attributes
     ----------
     lookup
-        Unsigned output column of each column; `n_columns` for those left out. As long as a power of
-        two: what a column number has beyond is cut off, so that no content of a store leads elsewhere,
-        and none needs to be asked about.
-    keeps
-        uint8, as long: 1 for each column that is wanted.
+        (2**k,) unsigned output column of each column; `n_columns` for columns that are not selected. The
+        length is a power of two so that kernels can mask column numbers: whatever a damaged store holds,
+        no lookup is out of bounds, and none needs a bounds check.
+    is_selected
+        (2**k,) uint8: 1 for each selected column.
     n_columns
-        Columns wanted.
+        Number of selected columns.
     """
 
     lookup: NDArray[Any]
-    keeps: NDArray[np.uint8]
+    is_selected: NDArray[np.uint8]
     n_columns: int
 
+    def __repr__(self) -> str:
+        return f"ColumnSelection({self.n_columns:,} columns)"
+
     @classmethod
-    def from_indices(cls, wanted: NDArray[np.integer], n_cols: int) -> ColumnSelection:
-        """Table of ``wanted[0]`` becoming column 0, and so on, of `n_cols` columns."""
-        kind = np.uint16 if len(wanted) < 2**16 else np.uint32
-        lookup: NDArray[Any] = np.full(1 << max(0, n_cols - 1).bit_length(), len(wanted), kind)
-        lookup[wanted] = np.arange(len(wanted))
-        return cls(lookup, (lookup < len(wanted)).astype(np.uint8), len(wanted))
+    def from_indices(cls, indices: NDArray[np.integer], n_cols: int) -> ColumnSelection:
+        """Select columns of a matrix with `n_cols` columns: ``indices[0]`` becomes column 0, and so on."""
+        dtype = np.uint16 if len(indices) < 2**16 else np.uint32
+        lookup: NDArray[Any] = np.full(1 << max(0, n_cols - 1).bit_length(), len(indices), dtype)
+        lookup[indices] = np.arange(len(indices))
+        return cls(lookup, (lookup < len(indices)).astype(np.uint8), len(indices))
 
     def for_matrix(self, column: NDArray[np.integer]) -> ColumnSelection:
-        """Table of another matrix whose columns are these: its column ``j`` is `column[j]`, or none for -1."""
+        """Select the same columns of a matrix that orders them differently.
+
+        Parameters
+        ----------
+        column
+            (n_cols,) column here of each column of that matrix, -1 for none.
+        """
         lookup = np.full(1 << max(0, len(column) - 1).bit_length(), self.n_columns, self.lookup.dtype)
         lookup[: len(column)] = np.where(column >= 0, self.lookup[column], self.n_columns)
         return ColumnSelection(lookup, (lookup < self.n_columns).astype(np.uint8), self.n_columns)

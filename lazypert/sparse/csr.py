@@ -1,4 +1,4 @@
-"""Blocks of compressed sparse rows, and the kernels that work on them without the GIL."""
+"""Blocks of compressed sparse rows (CSR), and kernels that process them without the GIL."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CSRBlock:
-    """Some rows of a sparse matrix.
+    """Consecutive rows of a sparse matrix, or a copy of any rows.
 
     Attributes
     ----------
     indptr
-        (n_rows + 1,) int64, from 0.
+        (n_rows + 1,) int64 bounds of the rows, starting at 0.
     indices
         (nnz,) integer column numbers.
     data
         (nnz,) values.
     n_cols
-        Columns of the whole matrix.
+        Number of columns of the matrix.
     """
 
     indptr: NDArray[np.int64]
@@ -34,9 +34,13 @@ class CSRBlock:
     data: NDArray[Any]
     n_cols: int
 
+    def __repr__(self) -> str:
+        n_rows, n_cols = self.shape
+        return f"CSRBlock({n_rows:,} x {n_cols:,}, {self.data.dtype}, {self.nnz:,} stored values)"
+
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """Numbers of rows and columns."""
         return len(self.indptr) - 1, self.n_cols
 
     @property
@@ -45,7 +49,7 @@ class CSRBlock:
         return len(self.data)
 
     def to_dense(self, dtype: Any = None, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Scatter into a dense (n_rows, n_cols) array; every other element is zero."""
+        """Scatter the values into a dense (n_rows, n_cols) array of zeros, new or `out`."""
         if out is None:
             out = np.zeros(self.shape, dtype=dtype or self.data.dtype)
         else:
@@ -54,19 +58,25 @@ class CSRBlock:
         return out
 
     def take_rows(self, rows: NDArray[np.integer]) -> CSRBlock:
-        """Rows by number, in the order asked, repeats allowed."""
+        """Copy rows by number, in any order, repeats allowed."""
         rows = np.asarray(rows, dtype=np.int64)
         lengths = np.diff(self.indptr)[rows]
         indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         indices = np.empty(int(indptr[-1]), dtype=self.indices.dtype)
         data = np.empty(int(indptr[-1]), dtype=self.data.dtype)
-        _take_rows(self.indptr, lengths, self.indices, self.data, rows, indptr, indices, data)
+        take_rows(self.indptr, lengths, self.indices, self.data, rows, indptr, indices, data)
         return CSRBlock(indptr, indices, data, self.n_cols)
 
     def select_cols(self, new_col: NDArray[np.int32], n_cols: int) -> CSRBlock:
-        """Keep and renumber columns: column ``j`` becomes ``new_col[j]``, and goes where that is -1.
+        """Select and renumber columns.
 
-        Rows are sorted anew where the renumbering does not keep the order.
+        Parameters
+        ----------
+        new_col
+            (n_cols of this block,) new number of each column, -1 to drop it. Columns with the same number
+            are summed.
+        n_cols
+            Number of columns of the result.
         """
         indptr = np.empty_like(self.indptr)
         indices = np.empty(self.nnz, dtype=np.int32)
@@ -77,12 +87,12 @@ class CSRBlock:
 
 
 def canonical(block: CSRBlock) -> CSRBlock:
-    """Return the block with sorted rows and summed duplicates; itself when it is so already."""
+    """Return the block with sorted rows and summed duplicates; the block itself where nothing changes."""
     if _is_canonical(block.indptr, block.indices):
         return block
-    # Duplicates of one-byte counts may add up to more than a byte holds.
-    wide = np.int64 if block.data.dtype.kind in "iu" and block.data.itemsize < 8 else block.data.dtype
-    indices, data = block.indices.copy(), block.data.astype(wide)
+    # Sums of duplicates may exceed what a narrow dtype holds.
+    wide_dtype = np.int64 if block.data.dtype.kind in "iu" and block.data.itemsize < 8 else block.data.dtype
+    indices, data = block.indices.copy(), block.data.astype(wide_dtype)
     indptr = block.indptr.copy()
     _sort_rows(indptr, indices, data)
     nnz = _sum_duplicates(indptr, indices, data)
@@ -100,16 +110,17 @@ def _scatter(indptr: Any, indices: Any, data: Any, out: Any) -> None:
     for row in range(len(indptr) - 1):
         for k in range(indptr[row], indptr[row + 1]):
             col = np.uint64(indices[k])
-            if col < width:  # keeps a store of wrong content from writing elsewhere
+            if col < width:  # a damaged store cannot cause writes out of bounds
                 out[row, col] = data[k]
 
 
 @kernel
-def _take_rows(
-    starts: Any, lengths: Any, indices: Any, data: Any, rows: Any, out_starts: Any, out_indices: Any, out_data: Any
+def take_rows(
+    offsets: Any, lengths: Any, indices: Any, data: Any, rows: Any, out_offsets: Any, out_indices: Any, out_data: Any
 ) -> None:  # fmt: skip
+    """Copy ``lengths[i]`` values of row ``rows[i]``, from ``offsets[rows[i]]`` on, to ``out_offsets[i]``."""
     for i in range(len(rows)):
-        source, target = starts[rows[i]], out_starts[i]
+        source, target = offsets[rows[i]], out_offsets[i]
         for k in range(lengths[i]):
             out_indices[target + k] = indices[source + k]
             out_data[target + k] = data[source + k]
@@ -119,17 +130,17 @@ def _take_rows(
 def _select_cols(
     indptr: Any, indices: Any, data: Any, new_col: Any, out_indptr: Any, out_indices: Any, out_data: Any
 ) -> None:
-    kept = 0
+    n = 0
     out_indptr[0] = 0
     for row in range(len(indptr) - 1):
         for k in range(indptr[row], indptr[row + 1]):
             old = np.uint64(indices[k])
             col = new_col[old] if old < np.uint64(len(new_col)) else -1
             if col >= 0:
-                out_indices[kept] = col
-                out_data[kept] = data[k]
-                kept += 1
-        out_indptr[row + 1] = kept
+                out_indices[n] = col
+                out_data[n] = data[k]
+                n += 1
+        out_indptr[row + 1] = n
 
 
 @kernel
@@ -137,7 +148,7 @@ def _is_canonical(indptr: Any, indices: Any) -> bool:
     for row in range(len(indptr) - 1):
         cols = indices[indptr[row] : indptr[row + 1]]
         unsorted = 0
-        for k in range(1, len(cols)):  # counted, not left at once: this way the loop is vector instructions
+        for k in range(1, len(cols)):  # counts all instead of stopping early, so that the loop is vectorised
             unsorted += cols[k] <= cols[k - 1]
         if unsorted:
             return False
@@ -148,7 +159,7 @@ def _is_canonical(indptr: Any, indices: Any) -> bool:
 def _sort_rows(indptr: Any, indices: Any, data: Any) -> None:
     for row in range(len(indptr) - 1):
         start, stop = indptr[row], indptr[row + 1]
-        # Stable, so that duplicates are summed in the order of the file, as SciPy does.
+        # Stable, so that duplicates are summed in the order of the file, as in SciPy.
         order = np.argsort(indices[start:stop], kind="mergesort")
         indices[start:stop] = indices[start:stop][order]
         data[start:stop] = data[start:stop][order]
@@ -156,21 +167,21 @@ def _sort_rows(indptr: Any, indices: Any, data: Any) -> None:
 
 @kernel
 def _sum_duplicates(indptr: Any, indices: Any, data: Any) -> int:
-    kept = 0
+    n = 0
     start = indptr[0]
     for row in range(len(indptr) - 1):
         stop = indptr[row + 1]
-        first = kept
+        first = n
         for k in range(start, stop):
-            if kept > first and indices[kept - 1] == indices[k]:
-                data[kept - 1] += data[k]
+            if n > first and indices[n - 1] == indices[k]:
+                data[n - 1] += data[k]
             else:
-                indices[kept] = indices[k]
-                data[kept] = data[k]
-                kept += 1
-        indptr[row + 1] = kept
+                indices[n] = indices[k]
+                data[n] = data[k]
+                n += 1
+        indptr[row + 1] = n
         start = stop
-    return kept
+    return n
 
 
 @kernel

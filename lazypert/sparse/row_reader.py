@@ -1,4 +1,4 @@
-"""The protocol of anything that reads rows of a sparse matrix by number."""
+"""The protocol for reading rows of a sparse matrix by number."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 
 class RowReader(Protocol):
-    """Reads rows of a matrix in any order, repeats allowed. Thread-safe and picklable.
+    """Reads rows of a sparse matrix in any order, repeats allowed. Thread-safe and picklable.
 
     Attributes
     ----------
     shape
-        Rows and columns.
+        Numbers of rows and columns.
     dtype
         Dtype of the values that are read.
     """
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """Numbers of rows and columns."""
         ...
 
     @property
@@ -40,7 +40,7 @@ class RowReader(Protocol):
         ...
 
     def read_rows(self, rows: NDArray[np.integer]) -> CSRBlock:
-        """Read rows in the order asked, with int32 or int64 column numbers."""
+        """Read rows in the order requested, with int32 or int64 column numbers."""
         ...
 
     def read_view(
@@ -50,23 +50,23 @@ class RowReader(Protocol):
         layout: RowLayout = contiguous_layout,
         allocate: Callable[[int, Any], NDArray[Any]] = np.empty,
     ) -> RowView:
-        """Read rows into arrays of the caller's, each row to the offset that `layout` gives it.
+        """Read rows into shared arrays that the caller allocates, each row to its own offset.
 
         Parameters
         ----------
         layout
-            Maps the lengths of all rows to their offsets.
+            Gives the offset of each row.
         allocate
-            Makes the arrays that are decoded into, from a length and a dtype.
+            Makes an array, from a length and a dtype.
 
         Returns
         -------
-        Rows whose column numbers are uint16 where that holds them all, which halves their memory.
+        The rows. Column numbers are uint16 where that holds all of them, which halves their memory.
         """
         ...
 
     def read_columns(self, rows: NDArray[np.integer], columns: ColumnSelection, *, totals: bool = False) -> RowView:
-        """Read selected columns of rows; nothing of the other columns is kept.
+        """Read selected columns of rows; values of other columns are dropped.
 
         Parameters
         ----------
@@ -85,7 +85,7 @@ class RowReader(Protocol):
     ) -> NDArray[np.float32]:
         """Read selected columns of rows as a dense (n, n_columns) float32 array.
 
-        Values are decoded straight into the array, which is the fastest way to few columns.
+        Values are decoded directly into the array, which is the fastest way to read few columns.
 
         Parameters
         ----------

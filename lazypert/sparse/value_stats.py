@@ -1,4 +1,4 @@
-"""Value statistics: what the values of a matrix say about the dtype they need."""
+"""Value statistics: what the values of a matrix require of its dtype."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 
 
 def value_stats(data: NDArray[Any]) -> ValueStats:
-    """Look at every value and say which dtype holds them all exactly."""
+    """Collect the statistics of an array of values."""
     if data.size == 0:
         return ValueStats()
     if data.dtype.kind in "bui":
-        least, most = min(0, int(data.min())), max(0, int(data.max()))
-        largest = max(-least, most)
-        return ValueStats(float32_exact=largest <= 2**24, float64_exact=largest <= 2**53, minimum=least, maximum=most)
+        minimum, maximum = min(0, int(data.min())), max(0, int(data.max()))
+        largest = max(-minimum, maximum)
+        return ValueStats(
+            float32_exact=largest <= 2**24, float64_exact=largest <= 2**53, minimum=minimum, maximum=maximum
+        )
     integral, float32_exact, low, high, n_nonfinite = _float_stats(data)
     return ValueStats(
         integral=bool(integral),
@@ -44,7 +46,7 @@ def _float_stats(data: Any) -> tuple[bool, bool, float, float, int]:
             integral = False
             continue
         low, high = min(low, value), max(high, value)
-        # Beyond 2^53 neighbouring floats are further apart than integers: such values stay floats.
+        # Beyond 2^53 floats are further apart than integers, so such values stay floats.
         if np.floor(value) != value or abs(value) > 9007199254740992.0:
             integral = False
         if np.float64(np.float32(value)) != value:
@@ -54,7 +56,19 @@ def _float_stats(data: Any) -> tuple[bool, bool, float, float, int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValueStats:
-    """What every value of a matrix says about the dtype it needs."""
+    """What the values of a matrix require of its dtype; the defaults are those of an empty matrix.
+
+    Attributes
+    ----------
+    integral
+        Whether all values are integers.
+    float32_exact, float64_exact
+        Whether the dtype represents all values exactly.
+    minimum, maximum
+        Of the finite values and 0, as every sparse matrix holds zeros.
+    n_nonfinite
+        Number of NaN and infinite values.
+    """
 
     integral: bool = True
     float32_exact: bool = True
@@ -64,7 +78,7 @@ class ValueStats:
     n_nonfinite: int = 0
 
     def merge(self, other: ValueStats) -> ValueStats:
-        """Facts of two blocks together."""
+        """Combine the statistics of two blocks."""
         return ValueStats(
             integral=self.integral and other.integral,
             float32_exact=self.float32_exact and other.float32_exact,
@@ -75,9 +89,14 @@ class ValueStats:
         )
 
     def dtype(self) -> np.dtype[Any]:
-        """Smallest dtype of the format that holds every value exactly.
+        """Smallest dtype of the store format that represents every value exactly.
 
-        Never one byte or half floats: SciPy and AnnData read them, and then much of scanpy fails.
+        Never one-byte integers or half floats: SciPy and AnnData read them, but much of scanpy then fails.
+
+        Raises
+        ------
+        SourceFormatError
+            When no dtype of the format does.
         """
         if self.integral:
             for name in ("u2", "u4") if self.minimum >= 0 else ("i4",):
@@ -86,13 +105,13 @@ class ValueStats:
             if self.minimum >= -(2**63) and self.maximum < 2**63:
                 return np.dtype("i8")
             raise SourceFormatError(
-                f"The matrix holds integers up to {self.maximum:.0f}, beyond 64-bit signed integers "
-                "(at most 9223372036854775807). No dtype of the store holds them exactly; "
-                "check the file, as no count is that large."
+                f"values: got integers from {self.minimum:.0f} to {self.maximum:.0f}, expected them to fit into 64-bit "
+                "signed integers (at most 9223372036854775807). Check the file: counts are never that large."
             )
         if not self.float64_exact:
             raise SourceFormatError(
-                "The matrix holds fractions and integers beyond 2^53 (9007199254740992), and no dtype holds both "
-                "exactly. Check the files, as no count is that large; several files may need the same kind of values."
+                "values: got both fractions and integers beyond 2^53 (9007199254740992), expected values that one "
+                "dtype represents exactly. Check the files: counts are never that large. Files that are converted "
+                "together need values of the same kind."
             )
         return np.dtype("f4") if self.float32_exact else np.dtype("f8")

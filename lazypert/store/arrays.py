@@ -1,4 +1,4 @@
-"""Text and dense arrays of a store that refuse to invent missing chunks."""
+"""Text and dense arrays of a store, read with Zarr; a missing file is an error, never fill values."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lazypert.errors import StoreDamagedError
+from lazypert.store.damage import store_damaged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,74 +16,92 @@ if TYPE_CHECKING:
     from lazypert.store.byte_reader import ByteReader
 
 
-class TextArray:
-    """An array of strings that refuses to invent them: a missing shard is an error, not empty text."""
+class StringArray:
+    """A one-dimensional array of strings, read by ranges."""
 
     dtype = np.dtype(object)
 
     def __init__(self, reader: ByteReader, array: Any, path: str) -> None:
         self._reader, self._array, self._path = reader, array, path
 
+    def __repr__(self) -> str:
+        return f"StringArray({self._path!r}, {len(self):,} strings)"
+
     def __len__(self) -> int:
         return int(self._array.shape[0])
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Strings ``start`` to ``stop``, as an object array."""
+        """Read strings ``start`` to ``stop`` as an object array.
+
+        Raises
+        ------
+        StoreDamagedError
+            When a shard is missing or cannot be decoded.
+        """
         shard = self._array.shards[0]
         keys = [f"{self._path}/c/{number}" for number in range(start // shard, -(-stop // shard))]
-        return np.asarray(_careful(self._reader, keys, lambda: self._array[start:stop]), dtype=object)
+        return np.asarray(read_checked(self._reader, keys, lambda: self._array[start:stop]), dtype=object)
 
 
 class DenseArray:
-    """A dense (cell, feature) array in row chunks, with the same refusal: no chunk is made up."""
+    """A dense (cell, feature) array, stored in chunks of rows and indexed axis by axis."""
 
     ndim = 2
 
     def __init__(self, reader: ByteReader, array: Any, path: str) -> None:
         self._reader, self._array, self._path = reader, array, path
 
+    def __repr__(self) -> str:
+        return f"DenseArray({self._path!r}, {self.shape[0]:,} cells x {self.shape[1]:,} features, {self.dtype})"
+
     @property
     def shape(self) -> tuple[int, int]:
-        """Cells and features."""
-        n, width = self._array.shape
-        return int(n), int(width)
+        """Numbers of cells and features."""
+        n_cells, n_features = self._array.shape
+        return int(n_cells), int(n_features)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """As stored."""
+        """Dtype of the stored values."""
         return np.dtype(self._array.dtype)
 
     @property
     def chunks(self) -> tuple[int, int]:
-        """Rows and columns that are stored together."""
-        rows, width = self._array.chunks
-        return int(rows), int(width)
+        """Rows and columns of one chunk."""
+        rows, columns = self._array.chunks
+        return int(rows), int(columns)
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         rows = key[0] if isinstance(key, tuple) else key
         rows = np.arange(*rows.indices(self.shape[0])) if isinstance(rows, slice) else np.atleast_1d(rows)
         keys = [f"{self._path}/c/{number}/0" for number in np.unique(rows // self.chunks[0])]
-        return np.asarray(_careful(self._reader, keys, lambda: self._array.oindex[key]))
+        return np.asarray(read_checked(self._reader, keys, lambda: self._array.oindex[key]))
 
     @property
     def oindex(self) -> DenseArray:
-        """Itself: its axes are indexed one by one."""
+        """The array itself, as its axes are always indexed independently."""
         return self
 
 
-def _careful(reader: ByteReader, keys: list[str], read: Callable[[], Any]) -> Any:
-    """Read with Zarr, which shows zeros or empty text where a file is missing, once all files are there."""
+def read_checked(reader: ByteReader, keys: list[str], read: Callable[[], Any]) -> Any:
+    """Read with Zarr after checking that all files exist; Zarr would show fill values for a missing one.
+
+    Parameters
+    ----------
+    keys
+        Every file that is read from.
+    read
+        Reads from them with Zarr.
+
+    Raises
+    ------
+    StoreDamagedError
+        When a file is missing or cannot be decoded.
+    """
     for key in keys:
         if reader.size(key) is None:
-            raise _damaged(key, "the file is missing")
+            raise store_damaged(key, "the file is missing")
     try:
         return read()
     except (ValueError, RuntimeError, TypeError, IndexError, OverflowError, OSError) as error:
-        raise _damaged(keys[0] if len(keys) == 1 else f"{keys[0]} to {keys[-1]}", str(error)) from error
-
-
-def _damaged(key: str, what: str) -> StoreDamagedError:
-    return StoreDamagedError(
-        f"The store is damaged at {key}: {what}. "
-        "Run lazypert.verify(store) to list all damage, and convert the source again."
-    )
+        raise store_damaged(keys[0] if len(keys) == 1 else f"{keys[0]} to {keys[-1]}", str(error)) from error

@@ -1,4 +1,4 @@
-"""Where the bytes of a store are: files of a folder, or objects of any Zarr store."""
+"""Reading byte ranges of a store: from files of a folder, or objects of any Zarr store."""
 
 from __future__ import annotations
 
@@ -12,72 +12,72 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ByteRange = tuple[str, int, int]
-"""Key, offset and length of a part of an object."""
+"""Key of a file or object, offset and length."""
 
 
 class ByteReader(Protocol):
-    """Gives parts of objects. Thread-safe and picklable."""
+    """Reads byte ranges. Thread-safe and picklable."""
 
     @property
-    def gap(self) -> int:
-        """Bytes that are rather read along than left out between two wanted pieces."""
+    def coalescing_gap(self) -> int:
+        """Byte ranges at most this many bytes apart are read in one request."""
         ...
 
     def size(self, key: str) -> int | None:
-        """Bytes of an object, or None when there is no such object."""
+        """Size of an object in bytes, or None when it does not exist."""
         ...
 
     def read(self, key: str, offset: int, length: int) -> bytes:
-        """Return ``length`` bytes from ``offset``: fewer at the end of the object, none when it is gone."""
+        """Read ``length`` bytes from ``offset``: fewer at the end of the object, none when it does not exist."""
         ...
 
     @property
     def has_files(self) -> bool:
-        """Whether objects are files, which can be opened."""
+        """Whether objects are local files that can be opened."""
         ...
 
-    def open(self, keys: Sequence[str]) -> list[int]:
-        """Descriptors of files, for the caller to close.
+    def open_files(self, keys: Sequence[str]) -> list[int]:
+        """Open files; the caller closes the descriptors.
 
         Raises
         ------
         FileNotFoundError
-            When a file is gone: its ``filename`` is the key. None is left open.
+            When a file does not exist: its ``filename`` is the key. No file stays open.
         """
         ...
 
-    def read_ranges(self, pieces: Sequence[ByteRange], out: memoryview) -> list[int]:
-        """Read pieces into `out`, each to where it belongs if all are whole.
+    def read_ranges(self, ranges: Sequence[ByteRange], out: memoryview) -> list[int]:
+        """Read byte ranges into `out`, one after another at offsets given by their lengths.
 
         Returns
         -------
-        Bytes found of each piece: fewer at the end of an object, none when it is gone.
+        Bytes read of each range: fewer at the end of an object, 0 when it does not exist.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class LocalReader:
-    """Files under a folder."""
+    """Files in a folder."""
 
     root: Path
-    gap: int = 0
+    coalescing_gap: int = 0
     has_files: bool = True
 
     def size(self, key: str) -> int | None:
-        """Bytes of a file, or None."""
+        """Size of a file in bytes, or None."""
         try:
             return (self.root / key).stat().st_size
         except FileNotFoundError:
             return None
 
     def read(self, key: str, offset: int, length: int) -> bytes:
-        """Read part of a file without moving anyone's file position."""
+        """Read part of a file."""
         out = bytearray(length)
-        (found,) = self.read_ranges([(key, offset, length)], memoryview(out))
-        return bytes(out[:found])
+        (n_read,) = self.read_ranges([(key, offset, length)], memoryview(out))
+        return bytes(out[:n_read])
 
-    def open(self, keys: Sequence[str]) -> list[int]:
+    def open_files(self, keys: Sequence[str]) -> list[int]:
         """Open files."""
         opened: list[int] = []
         try:
@@ -88,17 +88,17 @@ class LocalReader:
             raise type(error)(error.errno, error.strerror, keys[len(opened)]) from None
         return opened
 
-    def read_ranges(self, pieces: Sequence[ByteRange], out: memoryview) -> list[int]:
-        """Read parts of files; a file is opened once for pieces that follow each other."""
+    def read_ranges(self, ranges: Sequence[ByteRange], out: memoryview) -> list[int]:
+        """Read parts of files; successive ranges of one file share one open."""
         counts: list[int] = []
         at = 0
-        for key, of_key in itertools.groupby(pieces, key=lambda piece: piece[0]):
+        for key, ranges_of_key in itertools.groupby(ranges, key=lambda byte_range: byte_range[0]):
             try:
                 fd = os.open(f"{self.root}/{key}", os.O_RDONLY)
             except FileNotFoundError:
                 fd = -1
             try:
-                for _, offset, length in of_key:
+                for _, offset, length in ranges_of_key:
                     counts.append(0 if fd < 0 else _fill(fd, out[at : at + length], offset))
                     at += length
             finally:
@@ -108,25 +108,25 @@ class LocalReader:
 
 
 def _fill(fd: int, out: memoryview, offset: int) -> int:
-    done = 0
-    while done < len(out):  # one call gives at most 2 GiB
-        found = os.preadv(fd, [out[done:]], offset + done)
-        if not found:
+    n_read = 0
+    while n_read < len(out):  # one call reads at most 2 GiB
+        n = os.preadv(fd, [out[n_read:]], offset + n_read)
+        if not n:
             break
-        done += found
-    return done
+        n_read += n
+    return n_read
 
 
 @dataclass(frozen=True)
 class RemoteReader:
-    """Objects of any Zarr store: S3 and the like, memory, zip files."""
+    """Objects of any Zarr store: S3 and other remote storage, memory, ZIP files."""
 
     store: Any
-    gap: int = 256 * 1024  # a request takes as long as some hundred kilobytes
+    coalescing_gap: int = 256 * 1024  # the latency of a request equals the transfer of a few hundred kilobytes
     has_files: bool = False
 
     def size(self, key: str) -> int | None:
-        """Bytes of an object, or None."""
+        """Size of an object in bytes, or None."""
         from zarr.core.sync import sync
 
         try:
@@ -135,17 +135,17 @@ class RemoteReader:
             return None
 
     def read(self, key: str, offset: int, length: int) -> bytes:
-        """Read part of an object with one ranged request."""
+        """Read part of an object with one request."""
         out = bytearray(length)
-        (found,) = self.read_ranges([(key, offset, length)], memoryview(out))
-        return bytes(out[:found])
+        (n_read,) = self.read_ranges([(key, offset, length)], memoryview(out))
+        return bytes(out[:n_read])
 
-    def open(self, keys: Sequence[str]) -> list[int]:
-        """Objects are no files."""
-        raise NotImplementedError(f"{keys[:1]} cannot be opened: objects are no files")
+    def open_files(self, keys: Sequence[str]) -> list[int]:
+        """Not possible: objects are not files."""
+        raise NotImplementedError(f"keys: got {list(keys[:1])!r}, expected files. Objects cannot be opened.")
 
-    def read_ranges(self, pieces: Sequence[ByteRange], out: memoryview) -> list[int]:
-        """Read parts of objects with one ranged request each, all under way at once."""
+    def read_ranges(self, ranges: Sequence[ByteRange], out: memoryview) -> list[int]:
+        """Read parts of objects with one concurrent request per range."""
         import asyncio
 
         from zarr.abc.store import RangeByteRequest
@@ -153,17 +153,17 @@ class RemoteReader:
         from zarr.core.sync import sync
 
         async def fetch() -> list[Any]:
-            kind = default_buffer_prototype()
+            prototype = default_buffer_prototype()
             requests = (
-                self.store.get(key, kind, byte_range=RangeByteRequest(offset, offset + length))
-                for key, offset, length in pieces
+                self.store.get(key, prototype, byte_range=RangeByteRequest(offset, offset + length))
+                for key, offset, length in ranges
             )
             return await asyncio.gather(*requests)
 
         counts: list[int] = []
         at = 0
-        for (_, _, length), found in zip(pieces, sync(fetch()), strict=True):
-            body = b"" if found is None else found.to_bytes()[:length]
+        for (_, _, length), response in zip(ranges, sync(fetch()), strict=True):
+            body = b"" if response is None else response.to_bytes()[:length]
             out[at : at + len(body)] = body
             counts.append(len(body))
             at += length

@@ -1,7 +1,7 @@
-"""Decoding the chunks of a shard: read, check, decode what is wanted, and put each range in its place.
+"""Decoding chunks: read, verify and decompress each, and write every range of elements to its offset.
 
-One kernel does it all without the GIL. `_decode_plain` is the same through the libraries' Python
-interfaces, for builds whose functions cannot be called from kernels; the tests hold one to the other.
+One kernel does all of it without the GIL. `_decode_with_python` does the same through the libraries' Python
+interfaces, for builds whose C functions kernels cannot call; tests compare the two.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ if TYPE_CHECKING:
 CHECKSUM = 4
 """Bytes of the CRC-32C at the end of a chunk."""
 
-PROBLEMS = {
-    1: "the checksum of chunk {number} does not match its bytes",
-    2: "chunk {number} holds {held:,} bytes, which are those of another array",
-    3: "chunk {number} cannot be decoded",
-    4: "the file is cut short",
-    5: "the file cannot be read",
+# Kernels return 8 times the position of the damaged chunk plus one of these problems, or `_OK`.
+_OK = -1
+_BAD_CHECKSUM, _WRONG_SIZE, _UNDECODABLE, _CUT_SHORT, _UNREADABLE = 1, 2, 3, 4, 5
+_PROBLEMS = {
+    _BAD_CHECKSUM: "the checksum of chunk {number} does not match its bytes",
+    _WRONG_SIZE: "chunk {number} decodes to {size:,} bytes, so it belongs to another array",
+    _UNDECODABLE: "chunk {number} cannot be decoded",
+    _CUT_SHORT: "the file is cut short",
+    _UNREADABLE: "the file cannot be read",
 }
-
-_FINE = -1
 
 
 def checksum(data: Any) -> bytes:
@@ -40,143 +41,148 @@ def checksum(data: Any) -> bytes:
     return int(google_crc32c.value(data)).to_bytes(CHECKSUM, "little")
 
 
-class Chunks(NamedTuple):
-    """Some chunks as they are stored.
+class EncodedChunks(NamedTuple):
+    """Chunks of an array as they are stored, in memory or in open files.
 
     Attributes
     ----------
-    packed
-        Bytes of the chunks; or room for the longest one, where they are in files.
-    file
-        (n,) descriptor of the file that each chunk is in; -1 for `packed`. Files need `native.FUNCTIONS`.
-    at, length
-        (n,) where each chunk is in its file or in `packed`, and its bytes with the checksum.
-    number
-        (n,) numbers of the chunks, ascending.
-    size
-        Elements of a chunk.
+    buffer
+        Bytes of all chunks; or room for the longest one, where they are in files.
+    files
+        (n,) descriptor of the file that holds each chunk, -1 for `buffer`. Files need `native.FUNCTIONS`.
+    offsets, lengths
+        (n,) byte offset of each chunk in its file or in `buffer`, and its bytes including the checksum.
+    numbers
+        (n,) numbers of the chunks in the array, ascending.
+    n_elements
+        Elements of one chunk.
     """
 
-    packed: NDArray[np.uint8]
-    file: NDArray[np.int64]
-    at: NDArray[np.int64]
-    length: NDArray[np.int64]
-    number: NDArray[np.int64]
-    size: int
+    buffer: NDArray[np.uint8]
+    files: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+    n_elements: int
 
 
 Ranges = tuple[NDArray[np.int64], NDArray[np.int64]]
-"""Starts and stops of ranges of elements; neither descend."""
+"""Starts and stops of ranges of elements; both are sorted."""
 
-Damage = tuple[int, str] | None
-"""The first chunk that is damaged, counted from 0, and what is wrong with it."""
+ChunkDamage = tuple[int, str] | None
+"""Position of the first damaged chunk among those given, and what is wrong with it."""
 
 
-def decode(
-    chunks: Chunks, ranges: Ranges, places: NDArray[np.int64], out: NDArray[Any], scratch: NDArray[Any]
-) -> Damage:
-    """Decode what ranges want of some chunks.
+def decode_ranges(
+    chunks: EncodedChunks, ranges: Ranges, offsets: NDArray[np.int64], out: NDArray[Any], scratch: NDArray[Any]
+) -> ChunkDamage:
+    """Decode the elements of ranges that lie in the chunks.
 
     Parameters
     ----------
-    places
-        Where in `out` each range begins.
+    offsets
+        Offset in `out` at which each range begins.
     out
-        Where to; integers of the array's width, or narrower.
+        Receives the elements; of the array's width, or integers of another width.
     scratch
-        (chunk,) of the array's dtype.
+        (n_elements,) of the array's dtype, for one decoded chunk.
     """
-    # Elements are copied bit for bit, so one kernel for each width does.
+    # Elements are copied bit for bit, so one kernel per width is enough.
     bits = scratch.view(f"u{scratch.itemsize}")
-    into = out.view(f"u{out.itemsize}")
-    if native.FUNCTIONS is None:
-        return _damage(_decode_plain(chunks, *ranges, places, into, bits), chunks)
-    return _damage(_decode(_addresses(), chunks, *ranges, places, into, bits), chunks)
+    out_bits = out.view(f"u{out.itemsize}")
+    if not native.are_available():
+        return _damage(_decode_with_python(chunks, *ranges, offsets, out_bits, bits), chunks)
+    return _damage(_decode_ranges(_addresses(), chunks, *ranges, offsets, out_bits, bits), chunks)
 
 
-def select(
-    chunks: Chunks,
+def select_columns(
+    chunks: EncodedChunks,
     ranges: Ranges,
     columns: ColumnSelection,
-    kept: int,
-    upto: tuple[NDArray[np.int64], NDArray[np.int64]],
+    n_selected: int,
+    ends: tuple[NDArray[np.int64], NDArray[np.int64]],
     out: tuple[NDArray[Any], NDArray[np.uint32]],
     scratch: NDArray[Any],
-) -> tuple[Damage, int]:
-    """Decode column numbers, and keep those that are wanted. Needs `native.FUNCTIONS`.
+) -> tuple[ChunkDamage, int]:
+    """Decode column numbers and collect the selected ones. Needs `native.FUNCTIONS`.
 
     Parameters
     ----------
-    kept
-        How many were kept before.
-    upto
-        How many are kept up to the end of each range, and of each chunk: written here.
+    n_selected
+        Number of elements selected from earlier chunks.
+    ends
+        Receive the number of selected elements up to the end of each range, and of each chunk.
     out
-        Output column of each that is kept, and its place in its chunk; written from `kept` on.
+        Receive the output column of each selected element, and its offset in its chunk, from `n_selected` on.
 
     Returns
     -------
-    Damage, and how many are kept by now.
+    Damage, and the number of elements selected so far.
     """
-    found, kept = _select(
-        _addresses(), chunks, *ranges, columns.lookup, columns.keeps, kept, *upto, *out, scratch
-    )  # fmt: skip
-    return _damage(found, chunks), kept
+    status, n_selected = _select_columns(
+        _addresses(), chunks, *ranges, columns.lookup, columns.is_selected, n_selected, *ends, *out, scratch
+    )
+    return _damage(status, chunks), n_selected
 
 
-def pick(
-    chunks: Chunks,
+def take_selected(
+    chunks: EncodedChunks,
     ranges: Ranges,
-    first: int,
-    upto_chunk: NDArray[np.int64],
-    places: NDArray[np.uint32],
+    n_taken: int,
+    chunk_ends: NDArray[np.int64],
+    chunk_offsets: NDArray[np.uint32],
     out: NDArray[Any],
     totals: NDArray[np.float64],
     scratch: NDArray[Any],
-) -> Damage:
-    """Decode values, and take those whose columns `select` kept. Needs `native.FUNCTIONS`.
+) -> ChunkDamage:
+    """Decode values and gather those of the selected elements. Needs `native.FUNCTIONS`.
 
     Parameters
     ----------
-    first, upto_chunk, places
-        What was kept before these chunks, up to the end of each, and where in it.
+    n_taken
+        Number of values taken from earlier chunks.
+    chunk_ends, chunk_offsets
+        From `select_columns`: selected elements up to the end of each chunk, and the offset of each in its chunk.
     out
-        Where to, from `first` on.
+        Receives the values, from `n_taken` on.
     totals
-        The sum of each range is added here; empty when they are not wanted.
+        The sum of each range is added to it; empty when totals are not wanted.
     """
-    found = _pick(_addresses(), chunks, *ranges, first, upto_chunk, places, out, totals, scratch)
-    return _damage(found, chunks)
+    status = _take_selected(
+        _addresses(), chunks, *ranges, n_taken, chunk_ends, chunk_offsets, out, totals, scratch
+    )  # fmt: skip
+    return _damage(status, chunks)
 
 
-def scatter(
-    chunks: tuple[Chunks, Chunks],
+def scatter_dense(
+    chunks: tuple[EncodedChunks, EncodedChunks],
     ranges: Ranges,
-    places: NDArray[np.int64],
+    out_rows: NDArray[np.int64],
     columns: ColumnSelection,
     target_sum: float,
     sums: NDArray[np.float64],
-    row: NDArray[np.float32],
     out: NDArray[np.float32],
-    scratch: tuple[NDArray[Any], NDArray[Any]],
-) -> tuple[Damage, Damage]:
-    """Decode column numbers and values, and write the wanted columns of rows, dense. Needs `native.FUNCTIONS`.
+    scratch: tuple[NDArray[Any], NDArray[Any], NDArray[np.float32]],
+) -> tuple[ChunkDamage, ChunkDamage]:
+    """Decode column numbers and values, and write the selected columns of rows densely. Needs `native.FUNCTIONS`.
 
     Parameters
     ----------
-    chunks, scratch
-        Of column numbers, and of values.
-    places
+    chunks
+        Chunks of the column numbers, and of the values.
+    out_rows
         Row of `out` for each range.
     sums
-        Sum of each row so far, for those that go on in the next chunks.
-    row
-        Memory for one row, and one value more.
+        Sum so far of each row, for rows that continue in the next chunks.
+    scratch
+        One decoded chunk of column numbers, one of values, and ``n_columns + 1`` values of a row.
     """
-    of_indices, of_data = _scatter(
-        _addresses(), *chunks, *ranges, places, columns.lookup, columns.n_columns, target_sum, sums, row, out, *scratch
-    )
-    return _damage(of_indices, chunks[0]), _damage(of_data, chunks[1])
+    *decoded, row = scratch
+    index_status, value_status = _scatter_dense(
+        _addresses(), *chunks, *ranges, out_rows, columns.lookup, columns.n_columns, target_sum, sums, row, out,
+        *decoded,
+    )  # fmt: skip
+    return _damage(index_status, chunks[0]), _damage(value_status, chunks[1])
 
 
 def _addresses() -> tuple[np.uintp, ...]:
@@ -185,18 +191,18 @@ def _addresses() -> tuple[np.uintp, ...]:
     return functions.pread, functions.crc32c, functions.blosc_decompress, functions.blosc_getitem
 
 
-def _damage(found: int, chunks: Chunks) -> Damage:
-    if found == _FINE:
+def _damage(status: int, chunks: EncodedChunks) -> ChunkDamage:
+    if status == _OK:
         return None
-    which, problem = divmod(int(found), 8)
-    begin = 0 if chunks.file[which] >= 0 else chunks.at[which]
-    held = int.from_bytes(bytes(chunks.packed[begin + 4 : begin + 8]), "little")
-    return which, PROBLEMS[problem].format(number=int(chunks.number[which]), held=held)
+    position, problem = divmod(int(status), 8)
+    begin = 0 if chunks.files[position] >= 0 else chunks.offsets[position]
+    size = int.from_bytes(bytes(chunks.buffer[begin + 4 : begin + 8]), "little")
+    return position, _PROBLEMS[problem].format(number=int(chunks.numbers[position]), size=size)
 
 
 @kernel
-def _wanted(starts: Any, stops: Any, first: Any, begin: Any, stop: Any) -> Any:
-    """From the first range that may want something of a chunk: first, last + 1, and the span that they want."""
+def _ranges_in_chunk(starts: Any, stops: Any, first: Any, begin: Any, stop: Any) -> Any:
+    """Ranges that overlap a chunk: the first (searched from `first` on), the last + 1, and the span they cover."""
     while first < len(starts) and stops[first] <= begin:
         first += 1
     low, high, last = stop, begin, first
@@ -207,166 +213,166 @@ def _wanted(starts: Any, stops: Any, first: Any, begin: Any, stop: Any) -> Any:
 
 
 @kernel
-def _unpack(functions: Any, chunks: Any, k: Any, low: Any, high: Any, scratch: Any) -> Any:
-    """Read and check chunk `k`, and decode elements ``low`` to ``high``: problem, and the span that is decoded."""
+def _decode_chunk(functions: Any, chunks: Any, k: Any, low: Any, high: Any, scratch: Any) -> Any:
+    """Read and verify chunk `k`, and decode elements ``low`` to ``high``: problem or 0, and the decoded span."""
     pread, crc32c, decompress, getitem = functions
-    packed, length, size = chunks.packed, chunks.length[k], scratch.itemsize
-    base, decoded = packed.ctypes.data, scratch.ctypes.data
-    place, done = chunks.at[k], np.int64(0)
-    if chunks.file[k] >= 0:
-        place = 0
-        while done < length:
-            got = call_pread(pread, (chunks.file[k], base + done, length - done, chunks.at[k] + done))
-            if got <= 0:
-                return (4 if got == 0 else 5), low, high
-            done += got
-    body, end = packed[place : place + length - CHECKSUM], packed[place + length - CHECKSUM : place + length]
-    found = call_crc32c(crc32c, (base + place, len(body)))
+    buffer, length, itemsize = chunks.buffer, chunks.lengths[k], scratch.itemsize
+    encoded, decoded = buffer.ctypes.data, scratch.ctypes.data
+    at, n_read = chunks.offsets[k], np.int64(0)
+    if chunks.files[k] >= 0:
+        at = 0
+        while n_read < length:
+            n = call_pread(pread, (chunks.files[k], encoded + n_read, length - n_read, chunks.offsets[k] + n_read))
+            if n <= 0:
+                return (_CUT_SHORT if n == 0 else _UNREADABLE), low, high
+            n_read += n
+    body, end = buffer[at : at + length - CHECKSUM], buffer[at + length - CHECKSUM : at + length]
+    crc = call_crc32c(crc32c, (encoded + at, len(body)))
     for i in range(CHECKSUM):
-        if end[i] != (found >> np.uint32(8 * i)) & np.uint32(255):
-            return 1, low, high
-    # A chunk of blosc begins with 16 bytes: versions, flags, size of an element, and of the whole.
+        if end[i] != (crc >> np.uint32(8 * i)) & np.uint32(255):
+            return _BAD_CHECKSUM, low, high
+    # The 16-byte header of a Blosc chunk: versions, flags, element size, decoded size, block size, encoded size.
     if len(body) < 16:
-        return 3, low, high
-    held = np.int64(body[4]) | np.int64(body[5]) << 8 | np.int64(body[6]) << 16 | np.int64(body[7]) << 24
-    if held != chunks.size * size:
-        return 2, low, high
+        return _UNDECODABLE, low, high
+    size = np.int64(body[4]) | np.int64(body[5]) << 8 | np.int64(body[6]) << 16 | np.int64(body[7]) << 24
+    if size != chunks.n_elements * itemsize:
+        return _WRONG_SIZE, low, high
     if high <= low:
         return 0, low, high
-    begin = chunks.number[k] * chunks.size
-    if high - low == chunks.size or body[3] != size:
-        low, high = begin, begin + chunks.size
-        n_bytes = call_blosc_decompress(decompress, (base + place, decoded, chunks.size * size, 1))
+    begin = chunks.numbers[k] * chunks.n_elements
+    if high - low == chunks.n_elements or body[3] != itemsize:
+        low, high = begin, begin + chunks.n_elements
+        n_bytes = call_blosc_decompress(decompress, (encoded + at, decoded, chunks.n_elements * itemsize, 1))
     else:
-        n_bytes = call_blosc_getitem(getitem, (base + place, low - begin, high - low, decoded))
-    return (0 if n_bytes == (high - low) * size else 3), low, high
+        n_bytes = call_blosc_getitem(getitem, (encoded + at, low - begin, high - low, decoded))
+    return (0 if n_bytes == (high - low) * itemsize else _UNDECODABLE), low, high
 
 
 @kernel
-def _decode(
-    functions: Any, chunks: Any, starts: Any, stops: Any, places: Any, out: Any, scratch: Any
+def _decode_ranges(
+    functions: Any, chunks: Any, starts: Any, stops: Any, offsets: Any, out: Any, scratch: Any
 ) -> int:  # fmt: skip
     first = 0
-    for k in range(len(chunks.number)):
-        begin = chunks.number[k] * chunks.size
-        first, last, low, high = _wanted(starts, stops, first, begin, begin + chunks.size)
-        problem, low, high = _unpack(functions, chunks, k, low, high, scratch)
+    for k in range(len(chunks.numbers)):
+        begin = chunks.numbers[k] * chunks.n_elements
+        first, last, low, high = _ranges_in_chunk(starts, stops, first, begin, begin + chunks.n_elements)
+        problem, low, high = _decode_chunk(functions, chunks, k, low, high, scratch)
         if problem:
             return 8 * k + problem
         for i in range(first, last):
             start, stop = max(starts[i], low), min(stops[i], high)
-            place = places[i] + start - starts[i]
-            wanted, into = scratch[start - low : stop - low], out[place : place + stop - start]
-            for j in range(len(into)):
-                into[j] = wanted[j]
-    return _FINE
+            offset = offsets[i] + start - starts[i]
+            source, target = scratch[start - low : stop - low], out[offset : offset + stop - start]
+            for j in range(len(target)):
+                target[j] = source[j]
+    return _OK
 
 
 @kernel
-def _select(
-    functions: Any, chunks: Any, starts: Any, stops: Any, lookup: Any, keeps: Any, kept: Any,
-    upto_range: Any, upto_chunk: Any, out_columns: Any, out_places: Any, scratch: Any,
+def _select_columns(
+    functions: Any, chunks: Any, starts: Any, stops: Any, lookup: Any, is_selected: Any, n_selected: Any,
+    range_ends: Any, chunk_ends: Any, out_columns: Any, out_offsets: Any, scratch: Any,
 ) -> Any:  # fmt: skip
     first, mask = 0, np.uint64(len(lookup) - 1)
-    for k in range(len(chunks.number)):
-        begin = chunks.number[k] * chunks.size
-        first, last, low, high = _wanted(starts, stops, first, begin, begin + chunks.size)
-        problem, low, high = _unpack(functions, chunks, k, low, high, scratch)
+    for k in range(len(chunks.numbers)):
+        begin = chunks.numbers[k] * chunks.n_elements
+        first, last, low, high = _ranges_in_chunk(starts, stops, first, begin, begin + chunks.n_elements)
+        problem, low, high = _decode_chunk(functions, chunks, k, low, high, scratch)
         if problem:
-            return 8 * k + problem, kept
+            return 8 * k + problem, n_selected
         for i in range(first, last):
             start, stop = max(starts[i], low), min(stops[i], high)
-            wanted, before = scratch[start - low : stop - low], kept
-            at = np.uint64(kept)  # unsigned: no index can count from the end
-            for j in range(len(wanted)):
-                out_places[at] = j
-                at += np.uint64(keeps[np.uint64(wanted[j]) & mask])  # else the next one takes its place
-            kept = np.int64(at)
-            for j in range(before, kept):
-                out_columns[j] = lookup[np.uint64(wanted[out_places[j]]) & mask]
-                out_places[j] += np.uint32(start - begin)
-            upto_range[i] = kept
-        upto_chunk[k] = kept
-    return _FINE, kept
+            columns, before = scratch[start - low : stop - low], n_selected
+            at = np.uint64(n_selected)  # unsigned, so that no index can count from the end
+            for j in range(len(columns)):
+                out_offsets[at] = j
+                at += np.uint64(is_selected[np.uint64(columns[j]) & mask])  # overwritten unless selected
+            n_selected = np.int64(at)
+            for j in range(before, n_selected):
+                out_columns[j] = lookup[np.uint64(columns[out_offsets[j]]) & mask]
+                out_offsets[j] += np.uint32(start - begin)
+            range_ends[i] = n_selected
+        chunk_ends[k] = n_selected
+    return _OK, n_selected
 
 
 @kernel
-def _pick(
-    functions: Any, chunks: Any, starts: Any, stops: Any, kept: Any, upto_chunk: Any, places: Any,
+def _take_selected(
+    functions: Any, chunks: Any, starts: Any, stops: Any, n_taken: Any, chunk_ends: Any, chunk_offsets: Any,
     out: Any, totals: Any, scratch: Any,
 ) -> int:  # fmt: skip
     first = 0
-    for k in range(len(chunks.number)):
-        begin = chunks.number[k] * chunks.size
-        first, last, low, high = _wanted(starts, stops, first, begin, begin + chunks.size)
-        problem, low, high = _unpack(functions, chunks, k, low, high, scratch)
+    for k in range(len(chunks.numbers)):
+        begin = chunks.numbers[k] * chunks.n_elements
+        first, last, low, high = _ranges_in_chunk(starts, stops, first, begin, begin + chunks.n_elements)
+        problem, low, high = _decode_chunk(functions, chunks, k, low, high, scratch)
         if problem:
             return 8 * k + problem
         for i in range(first, last if len(totals) else first):
             totals[i] += total(scratch[max(starts[i], low) - low : min(stops[i], high) - low])
-        for j in range(kept, upto_chunk[k]):
-            out[j] = scratch[places[j] + begin - low]
-        kept = upto_chunk[k]
-    return _FINE
+        for j in range(n_taken, chunk_ends[k]):
+            out[j] = scratch[chunk_offsets[j] + begin - low]
+        n_taken = chunk_ends[k]
+    return _OK
 
 
 @kernel
-def _scatter(
-    functions: Any, of_indices: Any, of_data: Any, starts: Any, stops: Any, places: Any, lookup: Any, n_columns: Any,
-    target_sum: Any, sums: Any, row: Any, out: Any, indices: Any, data: Any,
+def _scatter_dense(
+    functions: Any, index_chunks: Any, value_chunks: Any, starts: Any, stops: Any, out_rows: Any, lookup: Any,
+    n_columns: Any, target_sum: Any, sums: Any, row: Any, out: Any, indices: Any, data: Any,
 ) -> Any:  # fmt: skip
-    first, mask, size = 0, np.uint64(len(lookup) - 1), of_indices.size
-    for k in range(len(of_indices.number)):
-        begin = of_indices.number[k] * size
-        first, last, low, high = _wanted(starts, stops, first, begin, begin + size)
-        problem, low_index, _ = _unpack(functions, of_indices, k, low, high, indices)
+    first, mask, size = 0, np.uint64(len(lookup) - 1), index_chunks.n_elements
+    for k in range(len(index_chunks.numbers)):
+        begin = index_chunks.numbers[k] * size
+        first, last, low, high = _ranges_in_chunk(starts, stops, first, begin, begin + size)
+        problem, low_index, _ = _decode_chunk(functions, index_chunks, k, low, high, indices)
         if problem:
-            return 8 * k + problem, _FINE
-        problem, low_value, _ = _unpack(functions, of_data, k, low, high, data)
+            return 8 * k + problem, _OK
+        problem, low_value, _ = _decode_chunk(functions, value_chunks, k, low, high, data)
         if problem:
-            return _FINE, 8 * k + problem
+            return _OK, 8 * k + problem
         for i in range(first, last):
             start, stop = max(starts[i], begin), min(stops[i], begin + size)
-            into = out[places[i]]
+            target = out[out_rows[i]]
             if start == starts[i]:
                 row[:] = 0
-            else:  # it began in the chunk before
+            else:  # the row began in the previous chunk
                 for j in range(n_columns):
-                    row[j] = into[j]
+                    row[j] = target[j]
             columns, values = indices[start - low_index : stop - low_index], data[start - low_value : stop - low_value]
-            for j in range(len(columns)):  # what is left out goes to the place beyond the last
+            for j in range(len(columns)):  # values that are not selected go to the extra element at the end
                 row[np.uint64(lookup[np.uint64(columns[j]) & mask])] = values[j]
             if target_sum > 0:
                 sums[i] += total(values)
                 if stop == stops[i]:
                     scale_log1p(row[:n_columns], target_sum / sums[i] if sums[i] > 0 else 0.0, row[:n_columns])
             for j in range(n_columns):
-                into[j] = row[j]
-    return _FINE, _FINE
+                target[j] = row[j]
+    return _OK, _OK
 
 
-def _decode_plain(
-    chunks: Chunks,
+def _decode_with_python(
+    chunks: EncodedChunks,
     starts: NDArray[np.int64],
     stops: NDArray[np.int64],
-    places: NDArray[np.int64],
+    offsets: NDArray[np.int64],
     out: NDArray[Any],
     scratch: NDArray[Any],
 ) -> int:
-    for k, number in enumerate(chunks.number.tolist()):
-        piece = chunks.packed[chunks.at[k] : chunks.at[k] + chunks.length[k]].tobytes()
-        body = piece[:-CHECKSUM]
-        if checksum(body) != piece[-CHECKSUM:]:
-            return 8 * k + 1
+    for k, number in enumerate(chunks.numbers.tolist()):
+        encoded = chunks.buffer[chunks.offsets[k] : chunks.offsets[k] + chunks.lengths[k]].tobytes()
+        body = encoded[:-CHECKSUM]
+        if checksum(body) != encoded[-CHECKSUM:]:
+            return 8 * k + _BAD_CHECKSUM
         if int.from_bytes(body[4:8], "little") != scratch.nbytes:
-            return 8 * k + 2
+            return 8 * k + _WRONG_SIZE
         try:
             blosc.decompress(body, scratch)
         except (RuntimeError, ValueError):
-            return 8 * k + 3
-        begin, stop = number * chunks.size, (number + 1) * chunks.size
-        for i in range(np.searchsorted(stops, begin, side="right"), np.searchsorted(starts, stop, side="left")):
-            start, end = max(int(starts[i]), begin), min(int(stops[i]), stop)
-            place = int(places[i]) + start - int(starts[i])
-            out[place : place + end - start] = scratch[start - begin : end - begin]
-    return _FINE
+            return 8 * k + _UNDECODABLE
+        begin, end = number * chunks.n_elements, (number + 1) * chunks.n_elements
+        for i in range(np.searchsorted(stops, begin, side="right"), np.searchsorted(starts, end, side="left")):
+            start, stop = max(int(starts[i]), begin), min(int(stops[i]), end)
+            offset = int(offsets[i]) + start - int(starts[i])
+            out[offset : offset + stop - start] = scratch[start - begin : stop - begin]
+    return _OK

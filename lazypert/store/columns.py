@@ -1,4 +1,4 @@
-"""obs columns of a store, read by pieces or lazily with Dask, and grouping by any of them."""
+"""obs columns of a store, read by ranges or lazily with Dask."""
 
 from __future__ import annotations
 
@@ -22,22 +22,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LazyColumn:
-    """A column of a store that is read by pieces: what Dask and xarray take for an array.
+    """A column of a store that is read when it is indexed; Dask and xarray accept it as an array.
 
     Attributes
     ----------
     length
         Number of cells.
     dtype
-        Of the values shown.
+        Dtype of the values.
     read
-        Gives the values ``start`` to ``stop``; picklable.
+        Reads the values ``start`` to ``stop``; picklable.
     """
 
     length: int
     dtype: np.dtype[Any]
     read: Callable[[int, int], NDArray[Any]]
     ndim = 1
+
+    def __repr__(self) -> str:
+        return f"LazyColumn({self.length:,} cells, {self.dtype})"
 
     @property
     def shape(self) -> tuple[int]:
@@ -54,54 +57,55 @@ class LazyColumn:
         rows = np.asarray(rows)
         if not rows.size:
             return np.empty(rows.shape, dtype=self.dtype)
-        wanted, back = np.unique(rows, return_inverse=True)
-        # Rows that share a chunk cost one read of it; far ones are read on their own.
-        breaks = np.flatnonzero(np.diff(wanted) > COLUMN_CHUNK) + 1
-        parts = [self.read(int(near[0]), int(near[-1]) + 1)[near - near[0]] for near in np.split(wanted, breaks)]
-        # One row alone (no dimension) must stay an array: a text taken out of one is no array.
-        return np.concatenate(parts)[back.reshape(-1)].reshape(rows.shape)
+        unique, inverse = np.unique(rows, return_inverse=True)
+        # Rows less than a chunk apart share a read; distant ones are read separately.
+        breaks = np.flatnonzero(np.diff(unique) > COLUMN_CHUNK) + 1
+        values = [self.read(int(near[0]), int(near[-1]) + 1)[near - near[0]] for near in np.split(unique, breaks)]
+        # A single row (no dimension) must stay an array: indexing with an integer would give a str.
+        return np.concatenate(values)[inverse.reshape(-1)].reshape(rows.shape)
 
     def to_dask(self) -> da.Array:
-        """Lazy array of one chunk a shard; nothing is read."""
+        """Lazy Dask array with one chunk per shard; nothing is read."""
         return da.from_array(
             self, chunks=min(COLUMN_SHARD, max(1, self.length)), asarray=False, meta=np.empty(0, self.dtype)
         )
 
 
+def open_column(store: Store, path: str) -> LazyColumn:
+    """Open an obs column, such as ``"obs/batch"``: its values, or the labels of a categorical column.
+
+    A missing value becomes None among texts and labels, and NaN among numbers.
+    """
+    encoding = store.encoding(path)
+    if encoding == "categorical":
+        return decode_categories(numeric_column(store.open_array(f"{path}/codes")), store.read_categories(path))
+    if encoding == "string-array":
+        text = store.open_strings(path)
+        return LazyColumn(len(text), text.dtype, text.read)
+    if encoding.startswith("nullable-"):
+        values_path = f"{path}/values"
+        is_text = "string" in encoding
+        values = open_column(store, values_path) if is_text else numeric_column(store.open_array(values_path))
+        dtype = np.dtype("f8" if encoding == "nullable-integer" else object)
+        read = partial(_read_nullable, values, numeric_column(store.open_array(f"{path}/mask")), dtype)
+        return LazyColumn(values.length, dtype, read)
+    return numeric_column(store.open_array(path))
+
+
 def numeric_column(array: ShardedArray) -> LazyColumn:
-    """Numbers as they are stored."""
+    """Make a column of the numbers in an array, as they are stored."""
     return LazyColumn(len(array), array.dtype, array.read)
 
 
-def open_column(store: Store, path: str) -> LazyColumn:
-    """Values of a column: of a categorical its labels.
-
-    A missing value shows as None among texts and labels, as NaN among numbers.
-    """
-    kind = store.encoding(path)
-    if kind == "categorical":
-        return decode_categories(numeric_column(store.sharded(f"{path}/codes")), store.categories(path))
-    if kind == "string-array":
-        text = store.text(path)
-        return LazyColumn(len(text), text.dtype, text.read)
-    if kind.startswith("nullable-"):
-        below = f"{path}/values"
-        values = open_column(store, below) if "string" in kind else numeric_column(store.sharded(below))
-        dtype = np.dtype("f8" if kind == "nullable-integer" else object)
-        read = partial(_read_nullable, values, numeric_column(store.sharded(f"{path}/mask")), dtype)
-        return LazyColumn(values.length, dtype, read)
-    return numeric_column(store.sharded(path))
-
-
 def decode_categories(codes: LazyColumn, categories: NDArray[Any]) -> LazyColumn:
-    """Labels in place of codes."""
+    """Make a column of labels from a column of codes."""
     missing = np.nan if categories.dtype.kind in "iuf" else None
-    table = np.array([*categories, missing], dtype="f8" if missing is not None else object)
-    return LazyColumn(codes.length, table.dtype, partial(_read_decoded, codes, table))
+    labels = np.array([*categories, missing], dtype="f8" if missing is not None else object)
+    return LazyColumn(codes.length, labels.dtype, partial(_read_decoded, codes, labels))
 
 
-def _read_decoded(codes: LazyColumn, table: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
-    return table[codes.read(start, stop)]  # the last entry is what code -1 picks
+def _read_decoded(codes: LazyColumn, labels: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
+    return labels[codes.read(start, stop)]  # code -1 selects the last entry, the missing value
 
 
 def _read_nullable(values: LazyColumn, mask: LazyColumn, dtype: np.dtype[Any], start: int, stop: int) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""The store's format: names, versions, grids, codecs, and the dtype rules of its values."""
+"""The store format: names, versions, grids, codecs and dtypes."""
 
 from __future__ import annotations
 
@@ -8,28 +8,24 @@ from typing import Any
 import numpy as np
 
 FORMAT_VERSION = 2
-"""Version 2 stores counts by bits, and what conversion noted of the cells; version 1 is read as well."""
-
+"""Version 2 adds bit-shuffled counts and cell statistics. Version 1 can be read too."""
 
 MARKER = "lazypert"
-"""Key of lazypert's own entry in the root attributes; a store without it is not ours."""
-
+"""Key of lazypert's entry in the root attributes; it marks a store as ours."""
 
 TABLES = "obs/__lazypert__"
-"""Group of lazypert's tables. AnnData reads only the columns listed in ``obs``'s ``column-order``."""
+"""Group of lazypert's tables. AnnData ignores it, as it reads only what the ``column-order`` of ``obs`` lists."""
 
-
-# One 65,536-element chunk is 20-odd cells: small enough that a sentence decodes little it does not
-# need, large enough that the codec runs at full speed. A shard of 128 chunks keeps files few.
+# A chunk of 65,536 elements holds about 20 cells: small enough to keep the decode amplification of a sentence
+# low, large enough for the codec to run at full speed. A shard of 128 chunks keeps the number of files low.
 MATRIX_CHUNK, MATRIX_SHARD = 65_536, 8_388_608
-
 
 COLUMN_CHUNK, COLUMN_SHARD = 65_536, 1_048_576
 
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """How the chunks of an array are compressed, in the words of Zarr's ``blosc`` codec."""
+    """How the chunks of an array are compressed; the fields are those of Zarr's ``blosc`` codec."""
 
     cname: str = "lz4"
     clevel: int = 5
@@ -37,17 +33,17 @@ class Codec:
     blocksize: int = 0
 
 
-# Measured on counts and column numbers of a screen, 65,536 to a chunk. Counts are mostly 1 to 3:
-# by bits they shrink by a quarter more than by bytes (0.53 against 0.70 bytes each), are encoded
-# twice as fast and decoded 15 % slower. Column numbers gain nothing by bits and decode at half the speed.
-# Blocks of 64 KiB (Blosc's least) let a reader decode only the part of a chunk that it wants, at no cost
-# in size or speed: what a sentence decodes in vain falls from a third to a tenth.
+# Measured on chunks of 65,536 counts and column numbers of a screen. Counts are mostly 1 to 3: bit shuffling
+# makes them a quarter smaller than byte shuffling does (0.53 against 0.70 bytes each), encodes twice as fast and
+# decodes 15 % slower. Column numbers get no smaller by it and decode at half the speed.
+# Blosc blocks of 64 KiB (the smallest size) let a reader decode part of a chunk, at no cost in size or speed:
+# the share of decoded elements that a sentence does not need falls from a third to a tenth.
 CODEC, COUNTS_CODEC = Codec(blocksize=16_384), Codec(shuffle="bitshuffle", blocksize=16_384)
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Chunk and shard length, in elements, of a one-dimensional array of `length` elements."""
+    """Lengths of a one-dimensional array, its chunks and its shards, in elements."""
 
     length: int
     chunk: int
@@ -60,12 +56,12 @@ class Grid:
 
     @classmethod
     def column(cls, length: int) -> Grid:
-        """Grid of anything with one element a cell."""
+        """Grid of an array with one element per cell."""
         return cls._fit(length, COLUMN_CHUNK, COLUMN_SHARD)
 
     @classmethod
     def _fit(cls, length: int, chunk: int, shard: int) -> Grid:
-        # Small arrays get small shards, so that a tiny store is not mostly padding.
+        # Small arrays get small shards, so that a tiny store is not mostly fill values.
         chunk = max(1, min(chunk, length))
         return cls(length, chunk, min(shard, chunk * max(1, -(-length // chunk))))
 
@@ -80,16 +76,16 @@ class Grid:
 
 
 def values_codec(dtype: np.dtype[Any]) -> Codec:
-    """Codec of a matrix's values."""
+    """Codec of the values of a matrix."""
     return COUNTS_CODEC if dtype.kind in "iu" else CODEC
 
 
 def dense_dtype(stored: np.dtype[Any], maximum: float, minimum: float) -> np.dtype[Any]:
-    """Dtype in which dense blocks are shown: float32 where it is exact, else float64.
+    """Dtype of dense blocks: float32 where it represents the values exactly, otherwise float64.
 
-    Unsigned counts are shown as floats because differences of unsigned integers wrap around.
+    Counts become floats because differences of unsigned integers wrap around.
     """
     if stored.kind == "f":
         return stored
-    exact = maximum <= 2**24 and minimum >= -(2**24)
-    return np.dtype("f4") if exact else np.dtype("f8")
+    is_exact = maximum <= 2**24 and minimum >= -(2**24)
+    return np.dtype("f4") if is_exact else np.dtype("f8")

@@ -23,8 +23,8 @@ MANIFEST_FILES = "manifest_files"
 class Entry:
     """One file of a store: its key, size in bytes and CRC-32.
 
-    Not CRC-32C: every chunk and index of a shard ends in its own CRC-32C, and over data followed by
-    its own checksum a CRC is the same whatever the data are. It would tell no two shards apart.
+    CRC-32 rather than CRC-32C: every chunk and shard index ends in its own CRC-32C, and the CRC of data
+    followed by their own checksum is a constant. It would not distinguish two shards.
     """
 
     key: str
@@ -33,18 +33,18 @@ class Entry:
 
 
 def match_files(folder: Path, entries: Iterable[Entry]) -> bool:
-    """Whether files of a folder are there with the bytes they had when they were written."""
+    """Whether the files of a folder exist and have the recorded sizes and checksums."""
     return all(crc32_of(folder / entry.key) == (entry.size, entry.crc32) for entry in entries)
 
 
 def manifest_digest(entries: Iterable[Entry]) -> str:
-    """SHA-256 over all entries in the order of their keys."""
+    """SHA-256 of all entries, sorted by key."""
     lines = sorted(f"{entry.key}\t{entry.size}\t{entry.crc32}\n" for entry in entries)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def root_digest(metadata: dict[str, Any]) -> str:
-    """SHA-256 of the parsed root metadata without the digest itself."""
+    """SHA-256 of the parsed root metadata without its own digest."""
     ours = {k: v for k, v in metadata["attributes"][MARKER].items() if k != "root_digest"}
     sealed = metadata | {"attributes": metadata["attributes"] | {MARKER: ours}}
     return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()

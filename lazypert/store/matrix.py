@@ -1,4 +1,4 @@
-"""A sparse matrix of a store, read by rows."""
+"""Sparse matrices of a store, read by rows."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lazypert.sparse.csr import CSRBlock
-from lazypert.sparse.row_view import RowLayout, RowView, contiguous_layout, copy_rows
+from lazypert.sparse.row_view import RowLayout, RowView, contiguous_layout, copy_dense_rows
 from lazypert.store import native
+from lazypert.store.chunk_kernels import scatter_dense
+from lazypert.store.damage import store_damaged
 from lazypert.store.format import dense_dtype
-from lazypert.store.sharded_array import ShardedArray, scatter_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,53 +20,57 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lazypert.sparse.columns import ColumnSelection
-from lazypert.store.arrays import _damaged
+    from lazypert.store.sharded_array import ShardedArray
 
 
-class Located(NamedTuple):
-    """Where some rows of a matrix are.
+class RowBounds(NamedTuple):
+    """Where requested rows lie in the indices and data of a matrix.
 
     Attributes
     ----------
-    order
-        (n,) which of the rows asked for comes first in the matrix, and so on.
-    first, last
-        (n,) first element and one past the last of each, in that order.
+    sort_order
+        (n,) position of each row among the requested ones, in the order of the matrix.
+    starts, stops
+        (n,) first element of each row, and one past its last, in the order of the matrix.
     lengths
-        (n,) elements of each, in the order asked.
+        (n,) number of elements of each row, in the requested order.
     """
 
-    order: NDArray[np.int64]
-    first: NDArray[np.int64]
-    last: NDArray[np.int64]
+    sort_order: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    stops: NDArray[np.int64]
     lengths: NDArray[np.int64]
 
 
 class Matrix:
-    """A sparse matrix of a store, read by rows. Thread-safe and picklable.
+    """A sparse matrix of a store, read by rows; a `RowReader`. Thread-safe and picklable.
 
     Attributes
     ----------
     name
-        ``"X"`` or ``"layers/<name>"``.
+        ``"X"``, ``"layers/<name>"`` or ``"obsm/<name>"``.
     shape
-        Cells, genes.
+        Numbers of cells and columns.
     dtype
         Dtype of the stored values.
     stats
-        ``nnz``, ``sum``, ``integral``, ``minimum``, ``maximum``, ``n_nonfinite``, found at conversion.
+        ``nnz``, ``sum``, ``integral``, ``minimum``, ``maximum``, ``n_nonfinite``, collected during conversion.
     """
 
     def __init__(
-        self, name: str, shape: tuple[int, int], parts: dict[str, ShardedArray], stats: dict[str, Any]
+        self, name: str, shape: tuple[int, int], arrays: dict[str, ShardedArray], stats: dict[str, Any]
     ) -> None:
         self.name, self.shape, self.stats = name, shape, stats
-        self.indptr, self.indices, self.data = parts["indptr"], parts["indices"], parts["data"]
+        self.indptr, self.indices, self.data = arrays["indptr"], arrays["indices"], arrays["data"]
         self.dtype = self.data.dtype
+
+    def __repr__(self) -> str:
+        n_rows, n_cols = self.shape
+        return f"Matrix({self.name!r}, {n_rows:,} x {n_cols:,}, {self.dtype}, {len(self.data):,} stored values)"
 
     @property
     def dense_dtype(self) -> np.dtype[Any]:
-        """Float dtype that shows every value exactly."""
+        """Float dtype that represents every value exactly."""
         return dense_dtype(self.dtype, self.stats["maximum"], self.stats["minimum"])
 
     @property
@@ -74,11 +79,19 @@ class Matrix:
         return bool(self.stats["integral"] and self.stats["minimum"] >= 0)
 
     def read(self, start: int, stop: int) -> CSRBlock:
-        """Read rows ``start`` to ``stop``: one contiguous read of each array."""
+        """Read rows ``start`` to ``stop``, with one contiguous read per array."""
         return self.read_rows(np.arange(start, stop))
 
     def read_rows(self, rows: NDArray[np.integer]) -> CSRBlock:
-        """Read rows in any order, repeats allowed; a chunk that rows share is read and decoded once."""
+        """Read rows in any order, repeats allowed; a chunk that rows share is decoded once.
+
+        Raises
+        ------
+        IndexError
+            When a row is outside the matrix.
+        StoreDamagedError
+            When a file is missing or damaged.
+        """
         view = self._read_view(rows, contiguous_layout, np.empty, self.indices.dtype)
         indptr = np.concatenate([[0], np.cumsum(view.lengths)]).astype(np.int64)
         return CSRBlock(indptr, view.indices, view.data, self.shape[1])
@@ -90,7 +103,7 @@ class Matrix:
         layout: RowLayout = contiguous_layout,
         allocate: Callable[[int, Any], NDArray[Any]] = np.empty,
     ) -> RowView:
-        """Read rows, each decoded to an offset of its own; see `RowReader.read_view`."""
+        """Read rows, each to its own offset; see `RowReader.read_view`."""
         narrow = np.dtype(np.uint16) if self.shape[1] <= 2**16 else self.indices.dtype
         return self._read_view(rows, layout, allocate, narrow)
 
@@ -101,54 +114,61 @@ class Matrix:
         allocate: Callable[[int, Any], NDArray[Any]],
         index_dtype: np.dtype[Any],
     ) -> RowView:
-        located = self.locate(rows)
-        starts, size = layout(located.lengths)
+        bounds = self.locate(rows)
+        offsets, size = layout(bounds.lengths)
         indices, data = allocate(size, index_dtype), allocate(size, self.dtype)
-        self.gather(located, starts, indices, data)
-        return RowView(starts, located.lengths, indices, data, self.shape[1])
+        self.gather(bounds, offsets, indices, data)
+        return RowView(offsets, bounds.lengths, indices, data, self.shape[1])
 
-    def locate(self, rows: NDArray[np.integer]) -> Located:
-        """Look up where rows in any order are, repeats allowed."""
+    def locate(self, rows: NDArray[np.integer]) -> RowBounds:
+        """Look up where rows lie, in any order, repeats allowed."""
         rows = np.asarray(rows, dtype=np.int64)
-        order = np.argsort(rows, kind="stable")
-        first, last = self._bounds(rows[order])
+        sort_order = np.argsort(rows, kind="stable")
+        starts, stops = self._bounds(rows[sort_order])
         lengths = np.empty(len(rows), np.int64)
-        lengths[order] = last - first
-        return Located(order, first, last, lengths)
+        lengths[sort_order] = stops - starts
+        return RowBounds(sort_order, starts, stops, lengths)
 
-    def gather(self, located: Located, starts: NDArray[np.int64], indices: NDArray[Any], data: NDArray[Any]) -> None:
-        """Decode rows, each to ``starts[i]`` and on of arrays that may hold others too.
+    def gather(
+        self, bounds: RowBounds, row_offsets: NDArray[np.int64], indices: NDArray[Any], data: NDArray[Any]
+    ) -> None:
+        """Read located rows, each to its offset in arrays that may hold other rows too.
 
-        Of unsigned integers, arrays may be narrower or wider than what is stored.
+        Parameters
+        ----------
+        row_offsets
+            (n,) offset of each row, in the requested order.
+        indices, data
+            Receive the rows; unsigned integers may be narrower or wider than the stored ones.
         """
-        order, first, last, _ = located
-        places, n = starts[order], len(order)
-        # Neighbours that stay neighbours are one range.
-        breaks = np.flatnonzero((first[1:] != last[:-1]) | (places[1:] - places[:-1] != (last - first)[:-1])) + 1
+        sort_order, starts, stops, _ = bounds
+        offsets, n = row_offsets[sort_order], len(sort_order)
+        # Rows that are neighbours both in the store and in the arrays form one range.
+        breaks = np.flatnonzero((starts[1:] != stops[:-1]) | (np.diff(offsets) != (stops - starts)[:-1])) + 1
         heads, tails = np.append(0, breaks)[:n], np.append(breaks, n)[:n] - 1
-        ranges = first[heads], last[tails], places[heads]
+        ranges = starts[heads], stops[tails], offsets[heads]
         self.indices.gather(*ranges, indices)
         self.data.gather(*ranges, data)
 
     def read_columns(self, rows: NDArray[np.integer], columns: ColumnSelection, *, totals: bool = False) -> RowView:
         """Read selected columns of rows; see `RowReader.read_columns`."""
-        wanted, back = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
+        unique, inverse = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
         if not self._decodes_in_kernels:
             return self.read_view(rows).select(columns, totals=totals)
-        first, last = self._bounds(wanted)
-        filled = last > first
-        ranges = first[filled], last[filled]
-        kept = self.indices.select(*ranges, columns)
-        starts, lengths = np.zeros((2, len(wanted)), np.int64)
-        data, sums = self.data.pick(*ranges, kept, totals=totals)
-        starts[filled] = np.concatenate([[0], kept.upto_range])[:-1]
-        lengths[filled] = kept.upto_range - starts[filled]
-        found = RowView(starts[back], lengths[back], kept.columns, data, columns.n_columns)
+        starts, stops = self._bounds(unique)
+        is_filled = stops > starts
+        ranges = starts[is_filled], stops[is_filled]
+        selected = self.indices.select_columns(*ranges, columns)
+        offsets, lengths = np.zeros((2, len(unique)), np.int64)
+        data, sums = self.data.take_selected(*ranges, selected, totals=totals)
+        offsets[is_filled] = np.concatenate([[0], selected.range_ends])[:-1]
+        lengths[is_filled] = selected.range_ends - offsets[is_filled]
+        view = RowView(offsets[inverse], lengths[inverse], selected.columns, data, columns.n_columns)
         if not totals:
-            return found
-        row_sums = np.zeros(len(wanted))
-        row_sums[filled] = sums
-        return replace(found, totals=row_sums[back])
+            return view
+        row_sums = np.zeros(len(unique))
+        row_sums[is_filled] = sums
+        return replace(view, totals=row_sums[inverse])
 
     def read_dense(
         self,
@@ -173,43 +193,73 @@ class Matrix:
     ) -> None:
         """Write what `read_dense` returns into the rows `out_rows` of `out`."""
         rows = np.asarray(rows, dtype=np.int64)
-        order = np.argsort(rows, kind="stable")
-        is_new = np.diff(rows[order], prepend=-1) != 0
-        heads = order[is_new]
-        first, last = self._bounds(rows[heads])
-        filled = last > first
+        sort_order = np.argsort(rows, kind="stable")
+        is_new = np.diff(rows[sort_order], prepend=-1) != 0
+        heads = sort_order[is_new]  # the first of equal rows; the others are copied from it
+        starts, stops = self._bounds(rows[heads])
+        is_filled = stops > starts
+        filled_out_rows = out_rows[heads[is_filled]]
         if self._decodes_in_kernels:
-            ranges = first[filled], last[filled], out_rows[heads[filled]]
-            scatter_rows(self.indices, self.data, *ranges, columns, target_sum or 0.0, out)
+            self._scatter_rows(starts[is_filled], stops[is_filled], filled_out_rows, columns, target_sum or 0.0, out)
         else:
-            view = self.read_view(rows[heads[filled]]).select(columns, totals=True)
-            view.write_dense(out, out_rows[heads[filled]], target_sum)
-        out[out_rows[heads[~filled]]] = 0
-        copy_rows(out, out_rows[heads[np.cumsum(is_new) - 1][~is_new]], out_rows[order[~is_new]])
+            view = self.read_view(rows[heads[is_filled]]).select(columns, totals=True)
+            view.write_dense(out, filled_out_rows, target_sum)
+        out[out_rows[heads[~is_filled]]] = 0
+        copy_dense_rows(out, out_rows[heads[np.cumsum(is_new) - 1][~is_new]], out_rows[sort_order[~is_new]])
+
+    def _scatter_rows(
+        self,
+        starts: NDArray[np.int64],
+        stops: NDArray[np.int64],
+        out_rows: NDArray[np.int64],
+        columns: ColumnSelection,
+        target_sum: float,
+        out: NDArray[np.float32],
+    ) -> None:
+        """Decode sorted, distinct, non-empty rows and write their selected columns; a `target_sum` of 0 means none."""
+        indices, data, sums = self.indices, self.data, np.zeros(len(starts))
+        scratch = indices.scratch_chunk(), data.scratch_chunk(), np.zeros(columns.n_columns + 1, np.float32)
+        for numbers, overlapping in indices.read_steps(starts, stops):
+            ranges, step_rows = (starts[overlapping], stops[overlapping]), out_rows[overlapping]
+            with indices.open_chunks(numbers) as index_chunks, data.open_chunks(numbers) as value_chunks:
+                index_damage, value_damage = scatter_dense(
+                    (index_chunks, value_chunks),
+                    ranges,
+                    step_rows,
+                    columns,
+                    target_sum,
+                    sums[overlapping],
+                    out,
+                    scratch,
+                )
+            indices.raise_damage(index_damage, numbers)
+            data.raise_damage(value_damage, numbers)
 
     @property
     def _decodes_in_kernels(self) -> bool:
-        """Whether chunks of both arrays can be decoded side by side, by functions that kernels may call."""
-        return native.FUNCTIONS is not None and self.indices.grid.chunk == self.data.grid.chunk
+        """Whether chunks of both arrays can be decoded side by side, by functions that kernels can call."""
+        return native.are_available() and self.indices.grid.chunk == self.data.grid.chunk
 
     def _bounds(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """First element of each of some rows, and one past its last; the rows ascend."""
+        """First element of each of some sorted rows, and one past its last."""
         if len(rows) and not 0 <= rows[0] <= rows[-1] < self.shape[0]:
-            raise IndexError(f"{self.name} has {self.shape[0]:,} rows, got {rows[0]:,} to {rows[-1]:,}.")
+            raise IndexError(
+                f"{self.name}: got rows {rows[0]:,} to {rows[-1]:,}, expected rows within its {self.shape[0]:,}."
+            )
         is_new = np.diff(rows, prepend=-1) != 0
-        wanted, back = rows[is_new], np.cumsum(is_new) - 1
-        breaks = np.flatnonzero(np.diff(wanted) != 1) + 1
-        heads, tails = np.append(0, breaks)[: len(wanted)], np.append(breaks, len(wanted))[: len(wanted)]
-        # A run of n rows has n + 1 bounds.
-        places = heads + np.arange(len(heads))
-        bounds = np.empty(len(wanted) + len(heads), dtype=self.indptr.dtype)
-        self.indptr.gather(wanted[heads], wanted[tails - 1] + 2, places, bounds)
-        at = (np.arange(len(wanted)) + np.repeat(np.arange(len(heads)), tails - heads))[back]
-        first, last = bounds[at].astype(np.int64), bounds[at + 1].astype(np.int64)
-        # What is decoded goes where these say.
-        descends = (last < first).any() or (np.where(is_new[1:], last[:-1], first[:-1]) > first[1:]).any()
+        unique, inverse = rows[is_new], np.cumsum(is_new) - 1
+        breaks = np.flatnonzero(np.diff(unique) != 1) + 1
+        heads, tails = np.append(0, breaks)[: len(unique)], np.append(breaks, len(unique))[: len(unique)]
+        # n consecutive rows have n + 1 bounds.
+        offsets = heads + np.arange(len(heads))
+        bounds = np.empty(len(unique) + len(heads), dtype=self.indptr.dtype)
+        self.indptr.gather(unique[heads], unique[tails - 1] + 2, offsets, bounds)
+        at = (np.arange(len(unique)) + np.repeat(np.arange(len(heads)), tails - heads))[inverse]
+        starts, stops = bounds[at].astype(np.int64), bounds[at + 1].astype(np.int64)
+        # Rows are decoded to where these bounds say, so they are checked first.
+        descends = (stops < starts).any() or (np.where(is_new[1:], stops[:-1], starts[:-1]) > starts[1:]).any()
         if descends:
-            raise _damaged(self.indptr.path, "it descends")
-        if len(rows) and not 0 <= first[0] <= last[-1] <= len(self.data):
-            raise _damaged(self.indptr.path, f"it points beyond the {len(self.data):,} stored values")
-        return first, last
+            raise store_damaged(self.indptr.path, "row bounds descend")
+        if len(rows) and not 0 <= starts[0] <= stops[-1] <= len(self.data):
+            raise store_damaged(self.indptr.path, f"row bounds point beyond the {len(self.data):,} stored values")
+        return starts, stops

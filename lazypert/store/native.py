@@ -1,15 +1,17 @@
-"""C functions of the codec libraries and of the system, called from kernels, where no GIL is held.
+"""C functions of the codec libraries and the system, callable from kernels without the GIL.
 
-numcodecs and google-crc32c hold the GIL for the better part of each call, and a read gives it back and
-takes it again: that is what limits many threads that decode small chunks. Shared libraries export what
-they call; numba can call it by address. Where a build hides these symbols, `FUNCTIONS` is None and
-chunks are read and decoded through Python interfaces instead: slower, with the same results.
+numcodecs and google-crc32c hold the GIL during most of a call, and reading a file releases and reacquires
+it, which limits threads that decode many small chunks. Their shared libraries export the underlying C
+functions, and Numba can call these by address. Where a build hides them, `FUNCTIONS` is None and chunks
+are read and decoded through Python interfaces, which is slower and gives the same results.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import threading
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,10 +30,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Functions:
-    """Addresses of the functions that reading and decoding need.
+    """Addresses of the C functions.
 
     They are arguments of kernels, never constants in them: compiled kernels are cached on disk, and
-    addresses change from process to process.
+    addresses differ between processes.
     """
 
     pread: np.uintp
@@ -40,80 +42,128 @@ class Functions:
     blosc_getitem: np.uintp
 
 
-def _foreign(result: Any, *parameters: Any) -> Callable[..., Any]:
-    """Make an intrinsic ``call(address, (argument, ...))`` of a C function of this signature."""
+def _c_function(result: Any, *parameters: Any) -> Callable[..., Any]:
+    """Make an intrinsic ``call(address, (argument, ...))`` for a C function of this signature."""
 
     @intrinsic  # type: ignore[untyped-decorator]
     def call(typing_context: Any, address: Any, arguments: Any) -> Any:  # noqa: ARG001
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:  # noqa: ARG001
-            kind = ir.FunctionType(
+            function_type = ir.FunctionType(
                 context.get_value_type(result), [context.get_value_type(kind) for kind in parameters]
             )
-            given = [
-                context.cast(builder, value, have, want)
-                for value, have, want in zip(
+            converted = [
+                context.cast(builder, value, given, expected)
+                for value, given, expected in zip(
                     cgutils.unpack_tuple(builder, values[1]), arguments.types, parameters, strict=True
                 )
             ]
-            return builder.call(builder.inttoptr(values[0], kind.as_pointer()), given)
+            return builder.call(builder.inttoptr(values[0], function_type.as_pointer()), converted)
 
         return result(types.uintp, arguments), generate
 
     return call
 
 
-call_pread = _foreign(types.int64, types.int32, types.uintp, types.uint64, types.int64)
-"""Read ``(file descriptor, into, n_bytes, offset)``; bytes read, 0 at the end of the file, or -1."""
+call_pread = _c_function(types.int64, types.int32, types.uintp, types.uint64, types.int64)
+"""Read ``(file descriptor, target, n_bytes, offset)``: number of bytes read, 0 at the end of the file, or -1."""
 
-call_crc32c = _foreign(types.uint32, types.uintp, types.uintp)
-"""CRC-32C of ``(address, n_bytes)``."""
+call_crc32c = _c_function(types.uint32, types.uintp, types.uintp)
+"""Compute the CRC-32C of ``(address, n_bytes)``."""
 
-call_blosc_decompress = _foreign(types.int32, types.uintp, types.uintp, types.uintp, types.int32)
-"""Decode ``(chunk, into, n_bytes, n_threads)``; the number of bytes written, or less than 1."""
+call_blosc_decompress = _c_function(types.int32, types.uintp, types.uintp, types.uintp, types.int32)
+"""Decode ``(chunk, target, n_bytes, n_threads)``: number of bytes written, or less than 1 on failure."""
 
-call_blosc_getitem = _foreign(types.int32, types.uintp, types.int32, types.int32, types.uintp)
-"""Decode ``(chunk, first, n_items, into)``, only the blocks that hold them; bytes, or less than 1."""
+call_blosc_getitem = _c_function(types.int32, types.uintp, types.int32, types.int32, types.uintp)
+"""Decode ``(chunk, first, n_items, target)`` and only the Blosc blocks that hold them; returns as above."""
 
 
-def _find() -> Functions | None:
-    """Look the functions up, and try them on a chunk of known content."""
-    try:
-        from google_crc32c import _crc32c
+def describe() -> dict[str, str]:
+    """Say of each C function whether kernels can call it: ``"found"``, or why it cannot be used."""
+    return dict(_STATUS)
 
-        # A symbol is looked for in a library and in those that it was linked with.
-        checksums, codecs = ctypes.CDLL(_crc32c.__file__), ctypes.CDLL(blosc.__file__)
-        pread = ctypes.CDLL(None).pread
-        crc32c, decompress, getitem = checksums.crc32c_value, codecs.blosc_decompress_ctx, codecs.blosc_getitem
-    except (ImportError, OSError, AttributeError):
-        return None
-    # With 64-bit offsets, as everywhere where Python is 64-bit.
+
+def are_available() -> bool:
+    """Whether kernels can call the C functions; warns once per process where they cannot."""
+    global _has_warned
+    if FUNCTIONS is not None:
+        return True
+    with _WARNING:
+        is_first, _has_warned = not _has_warned, True
+    if is_first:
+        reasons = "; ".join(f"{name} is {status}" for name, status in _STATUS.items() if status != _FOUND)
+        warnings.warn(
+            f"lazypert loads stores more slowly here, with the same results: {reasons}. "
+            "Install numcodecs and google-crc32c from their binary wheels to load at full speed.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return False
+
+
+def _find() -> tuple[Functions | None, dict[str, str]]:
+    """Look up every function and try it on known data: the functions if all work, and the status of each."""
+    addresses, status = [], {}
+    for name, (find_library, works) in _SOURCES.items():
+        try:
+            library = find_library()
+            function = getattr(ctypes.CDLL(library), name)
+        except (ImportError, OSError) as error:
+            status[name] = f"missing (its library cannot be loaded: {error})"
+            continue
+        except AttributeError:
+            status[name] = f"missing ({library or 'the C library'} does not export it)"
+            continue
+        status[name] = _FOUND if works(function) else f"unusable ({library or 'the C library'} has a different one)"
+        addresses.append(np.uintp(ctypes.cast(function, ctypes.c_void_p).value or 0))
+    all_work = all(text == _FOUND for text in status.values())
+    return Functions(*addresses) if all_work else None, status
+
+
+def _crc32c_library() -> str:
+    from google_crc32c import _crc32c
+
+    return str(_crc32c.__file__)
+
+
+def _pread_works(pread: Any) -> bool:
+    # With 64-bit offsets, as wherever Python is 64-bit.
     pread.restype, pread.argtypes = ctypes.c_int64, [ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int64]
+    target = ctypes.create_string_buffer(8)
+    with Path(blosc.__file__).open("rb") as file:
+        return bool(pread(file.fileno(), target, 8, 3) == 8 and target.raw == os.pread(file.fileno(), 8, 3))
+
+
+def _crc32c_works(crc32c: Any) -> bool:
     crc32c.restype, crc32c.argtypes = ctypes.c_uint32, [ctypes.c_char_p, ctypes.c_size_t]
+    return bool(crc32c(_CHUNK, len(_CHUNK)) == google_crc32c.value(_CHUNK))
+
+
+def _decompress_works(decompress: Any) -> bool:
     decompress.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    out = np.zeros_like(_VALUES)
+    return bool(decompress(_CHUNK, out.ctypes.data, out.nbytes, 1) == out.nbytes and (out == _VALUES).all())
+
+
+def _getitem_works(getitem: Any) -> bool:
     getitem.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
-    values, whole, part = np.arange(64, dtype="u2"), np.zeros(64, "u2"), np.zeros(3, "u2")
-    chunk = blosc.compress(values, b"lz4", 5, blosc.SHUFFLE, 0)
-    works = (
-        crc32c(chunk, len(chunk)) == google_crc32c.value(chunk)
-        and decompress(chunk, whole.ctypes.data, whole.nbytes, 1) == whole.nbytes
-        and getitem(chunk, 5, 3, part.ctypes.data) == part.nbytes
-        and (whole == values).all()
-        and (part == values[5:8]).all()
-        and _reads(pread, _crc32c.__file__)
-    )
-    if not works:
-        return None
-    address = [
-        np.uintp(ctypes.cast(function, ctypes.c_void_p).value or 0) for function in (pread, crc32c, decompress, getitem)
-    ]
-    return Functions(*address)
+    out = np.zeros(3, _VALUES.dtype)
+    return bool(getitem(_CHUNK, 5, 3, out.ctypes.data) == out.nbytes and (out == _VALUES[5:8]).all())
 
 
-def _reads(pread: Any, path: str) -> bool:
-    found = ctypes.create_string_buffer(8)
-    with Path(path).open("rb") as file:
-        return bool(pread(file.fileno(), found, 8, 3) == 8 and found.raw == os.pread(file.fileno(), 8, 3))
+_FOUND = "found"
+_VALUES = np.arange(64, dtype="u2")
+_CHUNK = blosc.compress(_VALUES, b"lz4", 5, blosc.SHUFFLE, 0)
 
+# A symbol is looked up in a library and in those that it was linked with; None stands for the process itself.
+# In the order of the fields of `Functions`.
+_SOURCES: dict[str, tuple[Callable[[], str | None], Callable[[Any], bool]]] = {
+    "pread": (lambda: None, _pread_works),
+    "crc32c_value": (_crc32c_library, _crc32c_works),
+    "blosc_decompress_ctx": (lambda: str(blosc.__file__), _decompress_works),
+    "blosc_getitem": (lambda: str(blosc.__file__), _getitem_works),
+}
 
-FUNCTIONS = _find()
-"""The functions, or None where they cannot be called."""
+FUNCTIONS, _STATUS = _find()
+
+_WARNING = threading.Lock()
+_has_warned = False

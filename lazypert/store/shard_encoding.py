@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-# zarr-python sets this too: in C-Blosc's own threads, output would depend on their timing.
+# zarr-python sets this too: with C-Blosc's own threads, the output would depend on their timing.
 blosc.use_threads = False
 
-_ENTRY = 16
+INDEX_ENTRY = 16
+"""Bytes of a shard index per chunk: offset and length, two uint64."""
 
-
-_ABSENT = np.uint64(2**64 - 1)
-
+ABSENT = np.uint64(2**64 - 1)
+"""Offset and length of a chunk that was never written."""
 
 _SHUFFLES = {"shuffle": blosc.SHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
 
@@ -32,31 +32,30 @@ def encode_shard(values: NDArray[Any], grid: Grid, codec: Codec = CODEC) -> list
     Parameters
     ----------
     values
-        (at most ``grid.shard``,) elements; fewer only in an array's last shard.
+        (at most ``grid.shard``,) elements; fewer only in the last shard of an array.
 
     Returns
     -------
-    The shard's file as pieces to write one after another: compressed chunks, then the index.
+    Buffers to write one after another: the encoded chunks, then the index.
     """
-    per_shard = grid.shard // grid.chunk
-    index = np.full((per_shard, 2), _ABSENT, dtype="<u8")
-    pieces: list[bytes] = []
+    index = np.full((grid.shard // grid.chunk, 2), ABSENT, dtype="<u8")
+    buffers: list[bytes] = []
     offset = 0
     for number, start in enumerate(range(0, len(values), grid.chunk)):
         chunk = values[start : start + grid.chunk]
-        if len(chunk) < grid.chunk:  # Zarr chunks are always full; the array's shape hides the rest.
+        if len(chunk) < grid.chunk:  # Zarr chunks are always full; the array's shape hides the rest
             chunk = np.concatenate([chunk, np.zeros(grid.chunk - len(chunk), dtype=values.dtype)])
-        packed = blosc.compress(
+        body = blosc.compress(
             np.ascontiguousarray(chunk),
             codec.cname.encode(),
             codec.clevel,
             _SHUFFLES[codec.shuffle],
             codec.blocksize,
         )
-        piece = packed + checksum(packed)
-        index[number] = offset, len(piece)
-        offset += len(piece)
-        pieces.append(piece)
-    raw = index.tobytes()
-    pieces.append(raw + checksum(raw))
-    return pieces
+        encoded = body + checksum(body)
+        index[number] = offset, len(encoded)
+        offset += len(encoded)
+        buffers.append(encoded)
+    encoded_index = index.tobytes()
+    buffers.append(encoded_index + checksum(encoded_index))
+    return buffers

@@ -1,9 +1,9 @@
-"""Zarr v3 shards of one-dimensional arrays, to bytes and back.
+"""One-dimensional Zarr v3 arrays in shards, read by ranges of elements.
 
-The arrays are ordinary Zarr: any reader opens them, and the tests hold this module to zarr-python
-byte for byte. It exists for two things zarr-python does not do: encode and decode in threads at
-the codec's speed into given buffers (zarr-python takes about five times as long), and say that a
-shard is missing instead of filling in zeros.
+The arrays are ordinary Zarr arrays that any reader opens, and tests compare this module with zarr-python byte
+for byte. It does two things that zarr-python does not: decode in threads at the codec's speed into given
+buffers (zarr-python takes about five times as long), and raise an error for a missing shard instead of filling
+in zeros.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections import OrderedDict
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lazypert.errors import StoreDamagedError
 from lazypert.store import native
-from lazypert.store.chunk_kernels import CHECKSUM, Chunks, Damage, checksum, decode, pick, scatter, select
+from lazypert.store.chunk_kernels import ChunkDamage, EncodedChunks, decode_ranges, select_columns, take_selected
+from lazypert.store.damage import store_damaged
+from lazypert.store.shard_index import ShardIndexes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,49 +29,48 @@ if TYPE_CHECKING:
     from lazypert.sparse.columns import ColumnSelection
     from lazypert.store.byte_reader import ByteRange, ByteReader
     from lazypert.store.format import Grid
-from lazypert.store.shard_encoding import _ABSENT, _ENTRY
 
 
 class _Scratch(threading.local):
-    """A thread's own buffers, used again by every read: fresh memory costs as much as decoding into it."""
+    """Buffers of one thread, reused by every read: fresh memory costs as much as decoding into it."""
 
     def __init__(self) -> None:
-        self._held: dict[str, NDArray[np.uint8]] = {}
+        self._buffers: dict[str, NDArray[np.uint8]] = {}
 
     def take(self, name: str, length: int, dtype: Any = np.uint8) -> NDArray[Any]:
-        """(length,) array of any content. Of memory that is never touched there is none."""
+        """(length,) uninitialised array, valid until the thread takes this buffer again."""
         n_bytes = length * np.dtype(dtype).itemsize
-        if name not in self._held or len(self._held[name]) < n_bytes:
-            self._held[name] = np.empty(n_bytes, np.uint8)
-        return self._held[name][:n_bytes].view(dtype)
+        if name not in self._buffers or len(self._buffers[name]) < n_bytes:
+            self._buffers[name] = np.empty(n_bytes, np.uint8)
+        return self._buffers[name][:n_bytes].view(dtype)
 
 
 _scratch = _Scratch()
 
 
-class Kept(NamedTuple):
-    """Which of the column numbers of some ranges are wanted.
+class SelectedElements(NamedTuple):
+    """Those elements of some ranges of column numbers that a `ColumnSelection` selects.
 
     Attributes
     ----------
     columns
         (m,) unsigned output column of each.
-    places
-        (m,) uint32 its place in its chunk. Valid until this thread's next `ShardedArray.select`.
-    upto_range, upto_chunk
-        How many are kept up to the end of each range, and of each chunk.
+    chunk_offsets
+        (m,) uint32 offset of each in its chunk. Valid until this thread's next `ShardedArray.select_columns`.
+    range_ends, chunk_ends
+        Number of selected elements up to the end of each range, and of each chunk that was read.
     """
 
     columns: NDArray[Any]
-    places: NDArray[np.uint32]
-    upto_range: NDArray[np.int64]
-    upto_chunk: NDArray[np.int64]
+    chunk_offsets: NDArray[np.uint32]
+    range_ends: NDArray[np.int64]
+    chunk_ends: NDArray[np.int64]
 
 
 class ShardedArray:
-    """A one-dimensional sharded array, read by ranges of elements.
+    """A one-dimensional array in shards, read by ranges of elements.
 
-    Safe to use from many threads and to pickle. Only shard indexes are kept, within bounds.
+    Thread-safe and picklable. It caches shard indexes, and no elements.
 
     Parameters
     ----------
@@ -79,61 +78,59 @@ class ShardedArray:
         Where the bytes are.
     path
         The array's path in the store, such as ``"X/data"``.
+    dtype
+        Dtype of the elements.
+    grid
+        Lengths of the array, its chunks and its shards.
     """
 
-    KEEP_INDEXES = 4096
-    CHUNKS_AT_ONCE = 128  # in memory, packed: about 4 MiB of a matrix
-    FILES_AT_ONCE = 64  # open
+    MAX_CHUNKS_IN_MEMORY = 128  # encoded, per read: about 4 MiB of a matrix
+    MAX_OPEN_FILES = 64  # per read
 
     def __init__(self, reader: ByteReader, path: str, dtype: np.dtype[Any], grid: Grid) -> None:
         self.reader, self.path, self.dtype, self.grid = reader, path, np.dtype(dtype), grid
-        self._reset()
+        self.indexes = ShardIndexes(reader, path, grid.shard // grid.chunk)
 
-    def _reset(self) -> None:
-        self._lock = threading.Lock()
-        self._indexes: OrderedDict[int, NDArray[np.int64]] = OrderedDict()
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ShardedArray, (self.reader, self.path, self.dtype, self.grid)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"reader": self.reader, "path": self.path, "dtype": self.dtype, "grid": self.grid}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._reset()
+    def __repr__(self) -> str:
+        return f"ShardedArray({self.path!r}, {len(self):,} elements, {self.dtype}, {self.grid.n_shards:,} shards)"
 
     def __len__(self) -> int:
         return self.grid.length
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Elements ``start`` to ``stop``, decoded into a new array."""
-        out = np.empty(stop - start, dtype=self.dtype)
-        self.read_into(out, start)
-        return out
-
-    def read_into(self, out: NDArray[Any], start: int) -> None:
-        """Decode ``len(out)`` elements from ``start`` on into `out`.
+        """Read elements ``start`` to ``stop`` into a new array.
 
         Raises
         ------
         StoreDamagedError
             When a shard is missing or cut short, or a checksum does not match.
         """
-        at = np.array([start, start + len(out), 0], dtype=np.int64)
-        self.gather(at[:1], at[1:2], at[2:], out)
+        out = np.empty(stop - start, dtype=self.dtype)
+        self.read_into(out, start)
+        return out
+
+    def read_into(self, out: NDArray[Any], start: int) -> None:
+        """Fill `out` with the elements from ``start`` on; errors as in `read`."""
+        bounds = np.array([start, start + len(out), 0], dtype=np.int64)
+        self.gather(bounds[:1], bounds[1:2], bounds[2:], out)
 
     def gather(
-        self, starts: NDArray[np.int64], stops: NDArray[np.int64], places: NDArray[np.int64], out: NDArray[Any]
+        self, starts: NDArray[np.int64], stops: NDArray[np.int64], offsets: NDArray[np.int64], out: NDArray[Any]
     ) -> None:
-        """Decode ranges of elements, each to its own place. A chunk that ranges share is decoded once.
+        """Read ranges of elements, each to its own offset; a chunk that ranges share is decoded once.
 
         Parameters
         ----------
         starts, stops
-            (n,) ranges ``[starts[i], stops[i])``; neither starts nor stops descend. Ranges may repeat.
-        places
-            (n,) where in `out` each range begins.
+            (n,) ranges ``[starts[i], stops[i])``; both sorted. Ranges may repeat.
+        offsets
+            (n,) offset in `out` at which each range begins.
         out
-            Contiguous, of the array's dtype; or of unsigned integers of another width, for an array of
-            unsigned ones that fit.
+            Contiguous, of the array's dtype. For an array of unsigned integers also unsigned integers of another
+            width that hold the values.
 
         Raises
         ------
@@ -141,233 +138,194 @@ class ShardedArray:
             When a shard is missing or cut short, or a checksum does not match.
         """
         if len(starts) and not 0 <= starts[0] <= stops[-1] <= self.grid.length:
-            raise IndexError(f"{self.path} has {self.grid.length} elements, got {starts[0]} to {stops[-1]}.")
-        filled = stops > starts
-        if not filled.all():
-            starts, stops, places = starts[filled], stops[filled], places[filled]
-        scratch = self._chunk()
-        for numbers, some in self._portions(starts, stops):
-            with self._packed(numbers) as chunks:
-                damage = decode(chunks, (starts[some], stops[some]), places[some], out, scratch)
-            self._check(damage, numbers)
+            raise IndexError(
+                f"{self.path}: got elements {starts[0]} to {stops[-1]}, expected a range within {len(self)} elements."
+            )
+        is_filled = stops > starts
+        if not is_filled.all():
+            starts, stops, offsets = starts[is_filled], stops[is_filled], offsets[is_filled]
+        scratch = self.scratch_chunk()
+        for numbers, overlapping in self.read_steps(starts, stops):
+            with self.open_chunks(numbers) as chunks:
+                ranges = starts[overlapping], stops[overlapping]
+                damage = decode_ranges(chunks, ranges, offsets[overlapping], out, scratch)
+            self.raise_damage(damage, numbers)
 
-    def select(self, starts: NDArray[np.int64], stops: NDArray[np.int64], columns: ColumnSelection) -> Kept:
-        """Which elements of ranges, that are column numbers, are wanted. Needs `native.FUNCTIONS`.
+    def select_columns(
+        self, starts: NDArray[np.int64], stops: NDArray[np.int64], columns: ColumnSelection
+    ) -> SelectedElements:
+        """Find the selected elements of ranges of column numbers. Needs `native.FUNCTIONS`.
 
         Parameters
         ----------
         starts, stops
-            As in `gather`; no range is empty, and none begins before another ends.
+            As in `gather`; ranges are not empty and do not overlap.
         columns
-            Which are wanted.
+            The selected columns.
         """
-        scratch = self._chunk()
-        most = int((stops - starts).sum()) + 1
-        out = _scratch.take("columns", most, columns.lookup.dtype), _scratch.take("places", most, np.uint32)
+        scratch = self.scratch_chunk()
+        capacity = int((stops - starts).sum()) + 1
+        out_columns = _scratch.take("columns", capacity, columns.lookup.dtype)
+        out_offsets = _scratch.take("chunk offsets", capacity, np.uint32)
         n_chunks = len(_chunks_of(starts, stops, self.grid.chunk))
-        upto_range, upto_chunk = np.zeros(len(starts), np.int64), np.zeros(n_chunks, np.int64)
-        kept = done = 0
-        for numbers, some in self._portions(starts, stops):
-            upto = upto_range[some], upto_chunk[done : done + len(numbers)]
-            with self._packed(numbers) as chunks:
-                damage, kept = select(chunks, (starts[some], stops[some]), columns, kept, upto, out, scratch)
-            self._check(damage, numbers)
-            done += len(numbers)
-        return Kept(out[0][:kept].copy(), out[1][:kept], upto_range, upto_chunk)
+        range_ends, chunk_ends = np.zeros(len(starts), np.int64), np.zeros(n_chunks, np.int64)
+        n_selected = n_read = 0
+        for numbers, overlapping in self.read_steps(starts, stops):
+            ends = range_ends[overlapping], chunk_ends[n_read : n_read + len(numbers)]
+            with self.open_chunks(numbers) as chunks:
+                ranges, out = (starts[overlapping], stops[overlapping]), (out_columns, out_offsets)
+                damage, n_selected = select_columns(chunks, ranges, columns, n_selected, ends, out, scratch)
+            self.raise_damage(damage, numbers)
+            n_read += len(numbers)
+        return SelectedElements(out_columns[:n_selected].copy(), out_offsets[:n_selected], range_ends, chunk_ends)
 
-    def pick(
-        self, starts: NDArray[np.int64], stops: NDArray[np.int64], kept: Kept, *, totals: bool
+    def take_selected(
+        self, starts: NDArray[np.int64], stops: NDArray[np.int64], selected: SelectedElements, *, totals: bool
     ) -> tuple[NDArray[Any], NDArray[np.float64]]:
-        """Elements of ranges at the places kept by `select`, of an array with chunks of the same length.
+        """Read the elements at which another array with equally long chunks has selected columns.
+
+        Parameters
+        ----------
+        starts, stops
+            The ranges that `select_columns` was given.
+        selected
+            What it returned.
+        totals
+            Also sum every range.
 
         Returns
         -------
-        (m,) elements, and the (n,) sum of each whole range, if asked for.
+        (m,) elements, and the (n,) float64 sum of each whole range; (0,) without `totals`.
         """
-        scratch = self._chunk()
-        out, sums = np.empty(len(kept.columns), self.dtype), np.zeros(len(starts) if totals else 0)
-        first = done = 0
-        for numbers, some in self._portions(starts, stops):
-            upto = kept.upto_chunk[done : done + len(numbers)]
-            with self._packed(numbers) as chunks:
-                ranges = starts[some], stops[some]
-                damage = pick(chunks, ranges, first, upto, kept.places, out, sums[some], scratch)
-            self._check(damage, numbers)
-            first, done = int(upto[-1]), done + len(numbers)
+        scratch = self.scratch_chunk()
+        out, sums = np.empty(len(selected.columns), self.dtype), np.zeros(len(starts) if totals else 0)
+        n_taken = n_read = 0
+        for numbers, overlapping in self.read_steps(starts, stops):
+            chunk_ends = selected.chunk_ends[n_read : n_read + len(numbers)]
+            with self.open_chunks(numbers) as chunks:
+                ranges, step_sums = (starts[overlapping], stops[overlapping]), sums[overlapping]
+                damage = take_selected(
+                    chunks, ranges, n_taken, chunk_ends, selected.chunk_offsets, out, step_sums, scratch
+                )
+            self.raise_damage(damage, numbers)
+            n_taken, n_read = int(chunk_ends[-1]), n_read + len(numbers)
         return out, sums
 
-    def _check(self, damage: Damage, numbers: NDArray[np.int64]) -> None:
-        if damage is not None:
-            which, what = damage
-            raise self._damaged(int(numbers[which]) // self._per_shard, what)
+    # The steps of a read. Matrices use them as well, to read two arrays side by side.
 
-    @property
-    def _name(self) -> str:
-        return self.path.rpartition("/")[2]  # of a matrix, indices and data may be at hand at the same time
-
-    def _chunk(self) -> NDArray[Any]:
+    def scratch_chunk(self) -> NDArray[Any]:
+        """(chunk,) buffer for one decoded chunk, the same for every read of this thread."""
         return _scratch.take(f"chunk {self._name}", self.grid.chunk, self.dtype)
 
-    @property
-    def _per_shard(self) -> int:
-        return self.grid.shard // self.grid.chunk
-
-    def _portions(
+    def read_steps(
         self, starts: NDArray[np.int64], stops: NDArray[np.int64]
     ) -> Iterator[tuple[NDArray[np.int64], slice]]:
-        """Chunks that are read together, and which ranges want something of them.
+        """Divide a read into steps that bound open files, or memory where chunks are not decoded from files.
 
-        They are of few files; or in memory, where they are no files, or cannot be read where they are decoded.
+        Yields
+        ------
+        Numbers of the chunks of a step, and the ranges that overlap them.
         """
         numbers = _chunks_of(starts, stops, self.grid.chunk)
-        nth = np.cumsum(np.diff(numbers // self._per_shard, prepend=-1) != 0)  # its shard, of those wanted
-        at, in_files = 0, native.FUNCTIONS is not None and self.reader.has_files
+        nth_shard = np.cumsum(np.diff(numbers // self._per_shard, prepend=-1) != 0)
+        at, from_files = 0, native.are_available() and self.reader.has_files
         while at < len(numbers):
-            stop = at + self.CHUNKS_AT_ONCE
-            if in_files:
-                stop = int(np.searchsorted(nth, nth[at] + self.FILES_AT_ONCE))
-            stop = min(stop, len(numbers))
-            begin, end = numbers[at] * self.grid.chunk, (numbers[stop - 1] + 1) * self.grid.chunk
-            some = slice(np.searchsorted(stops, begin, side="right"), np.searchsorted(starts, end, side="left"))
-            yield numbers[at:stop], some
-            at = stop
+            end = at + self.MAX_CHUNKS_IN_MEMORY
+            if from_files:
+                end = int(np.searchsorted(nth_shard, nth_shard[at] + self.MAX_OPEN_FILES))
+            end = min(end, len(numbers))
+            start, stop = numbers[at] * self.grid.chunk, (numbers[end - 1] + 1) * self.grid.chunk
+            overlapping = slice(np.searchsorted(stops, start, side="right"), np.searchsorted(starts, stop, side="left"))
+            yield numbers[at:end], overlapping
+            at = end
 
     @contextmanager
-    def _packed(self, numbers: NDArray[np.int64]) -> Iterator[Chunks]:
-        """Chunks in memory, or in files that are open meanwhile."""
+    def open_chunks(self, numbers: NDArray[np.int64]) -> Iterator[EncodedChunks]:
+        """Locate chunks in files that are open within the context, or read them into memory."""
         shard = numbers // self._per_shard
         is_new = np.diff(shard, prepend=-1) != 0
-        of_shards, which = shard[is_new], np.cumsum(is_new) - 1
+        shards, nth_shard = shard[is_new], np.cumsum(is_new) - 1
         heads = np.append(np.flatnonzero(is_new), len(numbers))
         entries = np.concatenate(
             [
-                self._index(number)[numbers[head:end] - number * self._per_shard]
-                for number, head, end in zip(of_shards.tolist(), heads[:-1], heads[1:], strict=True)
+                self.indexes.read(number)[numbers[head:end] - number * self._per_shard]
+                for number, head, end in zip(shards.tolist(), heads[:-1], heads[1:], strict=True)
             ]
         )
         absent = np.flatnonzero(entries[:, 0] < 0)
         if len(absent):
-            raise self._damaged(int(shard[absent[0]]), "the shard's index says that a chunk was never written")
-        offset, length = np.ascontiguousarray(entries.T)
-        files: list[int] | None = None
-        if native.FUNCTIONS is not None and self.reader.has_files:
-            try:
-                files = self.reader.open([self._key(number) for number in of_shards.tolist()])
-            except FileNotFoundError as error:
-                raise self._damaged(int(str(error.filename).rpartition("/")[2]), "the file is missing") from None
-            except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE):
-                    raise
+            raise self._damaged(int(shard[absent[0]]), "the shard index says that a chunk was never written")
+        offsets, lengths = np.ascontiguousarray(entries.T)
+        files = self._open_files(shards.tolist())
         if files is None:
-            packed, at = self._read(shard, offset, length)
-            yield Chunks(packed, np.full(len(numbers), -1), at, length, numbers, self.grid.chunk)
+            buffer, offsets = self._read_chunks(shard, offsets, lengths)
+            yield EncodedChunks(buffer, np.full(len(numbers), -1), offsets, lengths, numbers, self.grid.chunk)
             return
         try:
-            packed = _scratch.take(f"packed {self._name}", int(length.max()))
-            yield Chunks(packed, np.array(files)[which], offset, length, numbers, self.grid.chunk)
+            buffer = _scratch.take(f"encoded {self._name}", int(lengths.max()))
+            yield EncodedChunks(buffer, np.array(files)[nth_shard], offsets, lengths, numbers, self.grid.chunk)
         finally:
             for file in files:
                 os.close(file)
 
-    def _read(
-        self, shard: NDArray[np.int64], offset: NDArray[np.int64], length: NDArray[np.int64]
+    def raise_damage(self, damage: ChunkDamage, numbers: NDArray[np.int64]) -> None:
+        """Raise the error for damage, if any, among the chunks of a step."""
+        if damage is not None:
+            position, problem = damage
+            raise self._damaged(int(numbers[position]) // self._per_shard, problem)
+
+    def _open_files(self, shards: list[int]) -> list[int] | None:
+        """Open the files of shards; None where there are none, kernels cannot read them, or too many are open."""
+        if not (native.are_available() and self.reader.has_files):
+            return None
+        try:
+            return self.reader.open_files([self.indexes.key(shard) for shard in shards])
+        except FileNotFoundError as error:
+            raise store_damaged(str(error.filename), "the file is missing") from None
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            return None
+
+    def _read_chunks(
+        self, shard: NDArray[np.int64], offsets: NDArray[np.int64], lengths: NDArray[np.int64]
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Read chunks into memory; also say where each is in it."""
-        # Chunks lie in their order, as they were written: neighbours are one piece.
-        between = offset[1:] - (offset + length)[:-1]
-        apart = (np.diff(shard) != 0) | (between < 0) | (between > self.reader.gap)
-        first = np.append(0, np.flatnonzero(apart) + 1)
+        """Read chunks into memory: the bytes, and the offset of each chunk in them."""
+        # Chunks lie in the order of their numbers, so nearby ones coalesce into one byte range.
+        gap = offsets[1:] - (offsets + lengths)[:-1]
+        is_apart = (np.diff(shard) != 0) | (gap < 0) | (gap > self.reader.coalescing_gap)
+        first = np.append(0, np.flatnonzero(is_apart) + 1)
         last = np.append(first[1:], len(shard)) - 1
-        size = offset[last] + length[last] - offset[first]
-        packed = _scratch.take(f"packed {self._name}", int(size.sum()))
-        pieces: list[ByteRange] = [
-            (self._key(s), o, n)
-            for s, o, n in zip(shard[first].tolist(), offset[first].tolist(), size.tolist(), strict=True)
+        sizes = offsets[last] + lengths[last] - offsets[first]
+        buffer = _scratch.take(f"encoded {self._name}", int(sizes.sum()))
+        ranges: list[ByteRange] = [
+            (self.indexes.key(number), offset, size)
+            for number, offset, size in zip(shard[first].tolist(), offsets[first].tolist(), sizes.tolist(), strict=True)
         ]
-        lacking = size - np.array(self.reader.read_ranges(pieces, memoryview(packed)), dtype=np.int64)  # type: ignore[arg-type]
-        if lacking.any():
-            worst = int(lacking.argmax())
-            raise self._damaged(int(shard[first[worst]]), f"the file is cut short by {int(lacking[worst])} bytes")
-        place = np.cumsum(size) - size
-        return packed, offset + np.repeat(place - offset[first], last - first + 1)
+        missing = sizes - np.array(self.reader.read_ranges(ranges, memoryview(buffer)), dtype=np.int64)  # type: ignore[arg-type]
+        if missing.any():
+            worst = int(missing.argmax())
+            raise self._damaged(int(shard[first[worst]]), f"the file is cut short by {int(missing[worst])} bytes")
+        range_offsets = np.cumsum(sizes) - sizes
+        return buffer, offsets + np.repeat(range_offsets - offsets[first], last - first + 1)
 
-    def _index(self, shard: int) -> NDArray[np.int64]:
-        """(per shard, 2) int64 offset and length of each chunk; offset -1 where none was written."""
-        with self._lock:
-            if shard in self._indexes:
-                self._indexes.move_to_end(shard)
-                return self._indexes[shard]
-        key = self._key(shard)
-        size = self.reader.size(key)
-        if size is None:
-            raise self._damaged(shard, "the file is missing")
-        length = self.grid.shard // self.grid.chunk * _ENTRY
-        raw = self.reader.read(key, max(0, size - length - CHECKSUM), length + CHECKSUM)
-        if len(raw) != length + CHECKSUM or checksum(raw[:-CHECKSUM]) != raw[-CHECKSUM:]:
-            raise self._damaged(shard, "the shard's index is damaged or cut off")
-        entries = np.frombuffer(raw[:-CHECKSUM], dtype="<u8").reshape(-1, 2)
-        # A file cut off right after a chunk ends in a valid checksum too.
-        written, body = entries[entries[:, 0] != _ABSENT], size - len(raw)
-        if (written > body).any() or (written.sum(axis=1) > body).any() or (written[:, 1] < CHECKSUM).any():
-            raise self._damaged(shard, "the shard's index is damaged or cut off")
-        index = entries.astype(np.int64)  # "absent" becomes -1
-        with self._lock:
-            self._indexes[shard] = index
-            while len(self._indexes) > self.KEEP_INDEXES:
-                self._indexes.popitem(last=False)
-        return index
+    @property
+    def _name(self) -> str:
+        # Names scratch buffers: a matrix reads its indices and data at the same time.
+        return self.path.rpartition("/")[2]
 
-    def _key(self, shard: int) -> str:
-        return f"{self.path}/c/{shard}"
+    @property
+    def _per_shard(self) -> int:
+        return self.indexes.chunks_per_shard
 
-    def _damaged(self, shard: int, what: str) -> StoreDamagedError:
-        return StoreDamagedError(
-            f"The store is damaged at {self._key(shard)}: {what}. Nothing was read from it. "
-            "Run lazypert.verify(store) to list all damage, and convert the source again."
-        )
-
-
-def scatter_rows(
-    indices: ShardedArray,
-    data: ShardedArray,
-    starts: NDArray[np.int64],
-    stops: NDArray[np.int64],
-    places: NDArray[np.int64],
-    columns: ColumnSelection,
-    target_sum: float,
-    out: NDArray[np.float32],
-) -> None:
-    """Decode rows of a matrix and write the wanted columns of each, dense. Needs `native.FUNCTIONS`.
-
-    Parameters
-    ----------
-    indices, data
-        Its column numbers and values, in chunks of the same length.
-    starts, stops
-        (n,) where each row is in them; no row is empty, and none begins before another ends.
-    places
-        (n,) row of `out` that each is.
-    columns, target_sum
-        Which columns to take; and the sum to scale each row to before ``log1p``, 0 for values as they are.
-    out
-        (m, n_columns) float32.
-    """
-    scratch, sums = (indices._chunk(), data._chunk()), np.zeros(len(starts))
-    row = np.zeros(columns.n_columns + 1, np.float32)
-    for numbers, some in indices._portions(starts, stops):
-        ranges = starts[some], stops[some]
-        with indices._packed(numbers) as of_indices, data._packed(numbers) as of_data:
-            problems = scatter(
-                (of_indices, of_data), ranges, places[some], columns, target_sum, sums[some], row, out, scratch
-            )
-        for array, damage in zip((indices, data), problems, strict=True):
-            array._check(damage, numbers)
+    def _damaged(self, shard: int, problem: str) -> Exception:
+        return store_damaged(self.indexes.key(shard), problem)
 
 
 def _chunks_of(starts: NDArray[np.int64], stops: NDArray[np.int64], chunk: int) -> NDArray[np.int64]:
-    """Return the numbers of the chunks that ranges touch, ascending, each once."""
+    """Return the numbers of the chunks that ranges overlap, sorted and unique."""
     first, last = starts // chunk, (stops - 1) // chunk
-    # Of each range only what those before it left over.
+    # Leave out the chunks that earlier ranges overlap.
     first = np.maximum(first, np.concatenate([first[:1], last[:-1] + 1]))
     count = np.maximum(last - first + 1, 0)
     before = np.cumsum(count) - count

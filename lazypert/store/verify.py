@@ -1,4 +1,4 @@
-"""Checking a store against its manifest: any bit that changed since it was written is found."""
+"""Checking a store against its manifest, which detects every changed bit."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from lazypert.store.byte_reader import ByteReader
 
-_PIECE = 8 * 1024**2
-_SHOWN = 10
+_BYTES_AT_ONCE = 8 * 1024**2
+_MAX_LISTED = 10
 
 
 def verify(store: str | Path) -> int:
@@ -39,14 +39,15 @@ def verify(store: str | Path) -> int:
     StoreNotFoundError
         When there is no finished store.
     StoreDamagedError
-        When any file is missing, cut short, swapped or changed; all of them are listed.
+        When a file is missing, cut short, swapped or changed; the message lists them.
     """
     opened = Store(store)
     try:
         metadata = json.loads(opened.reader.read("zarr.json", 0, opened.reader.size("zarr.json") or 0))
-        if broken := [p for e in opened.attrs[MANIFEST_FILES] if (p := _problem(opened.reader, Entry(*e)))]:
-            raise _damaged(store, broken)
-        entries = _read_manifest(opened)
+        manifest_entries = [Entry(*fields) for fields in opened.attrs[MANIFEST_FILES]]
+        if problems := [found for entry in manifest_entries if (found := _problem(opened.reader, entry))]:
+            raise _damaged(store, problems)
+        entries = read_manifest(opened)
     except StoreDamagedError:
         raise
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -57,16 +58,17 @@ def verify(store: str | Path) -> int:
     if manifest_digest(entries) != opened.attrs["manifest_digest"]:
         problems.append(f"{MANIFEST}: changed since it was written")
     with ThreadPoolExecutor(cpu_count()) as pool:
-        problems += [p for p in pool.map(lambda entry: _problem(opened.reader, entry), entries) if p]
+        problems += filter(None, pool.map(lambda entry: _problem(opened.reader, entry), entries))
     if problems:
         raise _damaged(store, problems)
     return len(entries)
 
 
-def _read_manifest(store: Store) -> list[Entry]:
-    keys = store.strings(f"{MANIFEST}/key")
-    sizes, sums = store.table(f"{MANIFEST}/size"), store.table(f"{MANIFEST}/crc32")
-    return [Entry(str(k), int(s), int(c)) for k, s, c in zip(keys, sizes, sums, strict=True)]
+def read_manifest(store: Store) -> list[Entry]:
+    """Read the manifest: one entry per file."""
+    keys = store.read_strings(f"{MANIFEST}/key")
+    sizes, checksums = store.read_array(f"{MANIFEST}/size"), store.read_array(f"{MANIFEST}/crc32")
+    return [Entry(str(key), int(size), int(crc)) for key, size, crc in zip(keys, sizes, checksums, strict=True)]
 
 
 def _problem(reader: ByteReader, entry: Entry) -> str | None:
@@ -74,20 +76,20 @@ def _problem(reader: ByteReader, entry: Entry) -> str | None:
     if size is None:
         return f"{entry.key}: missing"
     if size != entry.size:
-        return f"{entry.key}: {size:,} bytes, expected {entry.size:,}"
+        return f"{entry.key}: got {size:,} bytes, expected {entry.size:,}"
     crc = 0
-    for offset in range(0, size, _PIECE):
-        crc = crc32(reader.read(entry.key, offset, min(_PIECE, size - offset)), crc)
+    for offset in range(0, size, _BYTES_AT_ONCE):
+        crc = crc32(reader.read(entry.key, offset, min(_BYTES_AT_ONCE, size - offset)), crc)
     if crc != entry.crc32:
-        return f"{entry.key}: its bytes changed since it was written"
+        return f"{entry.key}: changed since it was written"
     return None
 
 
 def _damaged(store: str | Path, problems: list[str]) -> StoreDamagedError:
-    more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    more = f"\n  and {len(problems) - _MAX_LISTED} more" if len(problems) > _MAX_LISTED else ""
     return StoreDamagedError(
         f"The store {str(store)!r} is damaged:\n  "
-        + "\n  ".join(problems[:_SHOWN])
+        + "\n  ".join(problems[:_MAX_LISTED])
         + more
-        + "\nConvert the source again, or restore these files from a copy."
+        + "\nRestore these files from a copy, or convert the source again."
     )

@@ -435,7 +435,7 @@ def test_the_tables_say_where_the_groups_are(tmp_path):
     _, store = converted(tmp_path, screen(lean=True))
     opened = Store(store)
     obs = read_store(store).obs
-    start, stop = opened.table(f"{TABLES}/runs/start"), opened.table(f"{TABLES}/runs/stop")
+    start, stop = opened.read_array(f"{TABLES}/runs/start"), opened.read_array(f"{TABLES}/runs/stop")
     for a, b in zip(start, stop, strict=True):
         assert all(obs.iloc[a:b][c].nunique() == 1 for c in ("perturbation", "cell_type", "batch"))
     table = lp.open(store).pert.table()
@@ -493,7 +493,7 @@ class TestJoinedColumns:
             writer.finalise({"n_obs": 17, "roles": {}, "matrices": {}})
         store = Store(tmp_path / "s.zarr")
         for left, right in pairs:
-            self.assert_joined(store.column(f"obs/{left.name}"), [left, right], [8, 9])
+            self.assert_joined(store.read_column(f"obs/{left.name}"), [left, right], [8, 9])
 
     @pytest.mark.parametrize("kind", kinds)
     def test_a_column_that_a_file_lacks_is_missing_there(self, kind):

@@ -137,13 +137,13 @@ def read_everything(path):
     """Every value of a store, through every way that lazypert reads it."""
     store = Store(path)
     for name in store.matrices:
-        matrix = store.sparse(name)
+        matrix = store.open_matrix(name)
         matrix.read(0, matrix.shape[0])
         matrix.indptr.read(0, len(matrix.indptr))
     for name in ("_index", *store.obs_columns):
-        store.column(f"obs/{name}")
+        store.read_column(f"obs/{name}")
     facts = store.cell_stats
-    for array in (facts.total, facts.n_genes, facts.own_target, store.sharded(f"{TABLES}/source_row")):
+    for array in (facts.total, facts.n_genes, facts.own_target, store.open_array(f"{TABLES}/source_row")):
         array.read(0, len(array))
     return store.groups, store.var
 

@@ -16,7 +16,7 @@ from lazypert.errors import LazypertError, SourceFormatError, StoreExistsError
 from lazypert.store.format import MARKER, TABLES, Grid
 from lazypert.store.manifest import MANIFEST_FILES, manifest_digest
 from lazypert.store.store import Store
-from lazypert.store.verify import _read_manifest, verify
+from lazypert.store.verify import read_manifest, verify
 from tests.support.stores import every_column, leftovers
 
 ATTRS = {
@@ -50,7 +50,7 @@ def test_nothing_is_at_the_target_until_finalise(tmp_path):
         assert all(p.name.startswith("s.zarr.partial") for p in tmp_path.iterdir())
         assert writer.finalise(ATTRS) == target
     assert leftovers(tmp_path, "s.zarr") == []
-    assert Store(target).table("obs/a").tolist() == [1, 1, 1]
+    assert Store(target).read_array("obs/a").tolist() == [1, 1, 1]
     assert verify(target) > 0
 
 
@@ -99,12 +99,12 @@ def test_overwrite_replaces_only_once_the_new_store_is_complete(tmp_path):
     with pytest.raises(ValueError, match="stop"), StoreWriter(target, overwrite=True) as writer:  # noqa: PT012
         fill(writer, 2)
         raise ValueError("stop")
-    assert Store(target).table("obs/a").tolist() == [1, 1, 1]
+    assert Store(target).read_array("obs/a").tolist() == [1, 1, 1]
     with StoreWriter(target, overwrite=True) as writer:
         fill(writer, 2)
-        assert Store(target).table("obs/a").tolist() == [1, 1, 1]
+        assert Store(target).read_array("obs/a").tolist() == [1, 1, 1]
         writer.finalise(ATTRS)
-    assert Store(target).table("obs/a").tolist() == [2, 2, 2]
+    assert Store(target).read_array("obs/a").tolist() == [2, 2, 2]
     assert leftovers(tmp_path, "s.zarr") == []
 
 
@@ -145,7 +145,7 @@ def test_of_two_writers_one_wins_and_the_other_is_told(tmp_path):
     (winner,) = [result for result in results if isinstance(result, int)]
     (told,) = [result for result in results if isinstance(result, str)]
     assert "Another process is writing" in told or "exists already" in told
-    assert Store(target).table("obs/a").tolist() == [winner] * 3
+    assert Store(target).read_array("obs/a").tolist() == [winner] * 3
     assert leftovers(tmp_path, "s.zarr") == []
     verify(target)
 
@@ -176,7 +176,7 @@ def test_the_manifest_lists_every_file_but_the_root(tmp_path):
         writer.strings("obs/b", np.array(["x", "y", "z"], dtype=object))
         writer.finalise(ATTRS)
     store = Store(tmp_path / "s.zarr")
-    entries = _read_manifest(store)
+    entries = read_manifest(store)
     there = {p.relative_to(store.path).as_posix() for p in Path(store.path).rglob("*") if p.is_file()}
     listed = {entry.key for entry in entries}
     sealed_by_the_root = {key for key, _, _ in store.attrs[MANIFEST_FILES]}
@@ -191,7 +191,7 @@ def test_every_kind_of_column_comes_back(tmp_path):
     expected = frame.copy()
     pd.testing.assert_frame_equal(found[list(frame.columns)], expected, check_index_type=False, check_dtype=False)
     for name in frame.columns:
-        ours = pd.Series(store.column(f"obs/{name}"), index=frame.index, name=name)
+        ours = pd.Series(store.read_column(f"obs/{name}"), index=frame.index, name=name)
         assert ours.isna().tolist() == frame[name].isna().tolist()
         kept = frame[name].notna()
         assert ours[kept].tolist() == frame[name][kept].tolist()
@@ -224,7 +224,7 @@ def test_other_columns_come_back(tmp_path, values):
         write_column(writer, "obs", "v", Whole(values))
         writer.finalise(ATTRS)
     store = Store(tmp_path / "s.zarr")
-    found = store.column("obs/v")
+    found = store.read_column("obs/v")
     assert pd.isna(found).tolist() == pd.isna(values).tolist()
     kept = ~np.asarray(pd.isna(values))
     assert list(np.asarray(found, dtype=object)[kept]) == list(np.asarray(values, dtype=object)[kept])
@@ -242,7 +242,7 @@ def test_codes_hold_as_many_categories_as_there_are(tmp_path, n):
         writer.group("obs", {})
         write_column(writer, "obs", "v", Whole(values))
         writer.finalise(ATTRS)
-    assert (Store(tmp_path / "s.zarr").column("obs/v") == values).all()
+    assert (Store(tmp_path / "s.zarr").read_column("obs/v") == values).all()
 
 
 def test_dense_rows_come_back(tmp_path):
@@ -264,7 +264,7 @@ def test_a_template_writes_one_shard_at_a_time(tmp_path):
         with pytest.raises(AssertionError):
             template.write_shard(0, values[:3])
         writer.finalise(ATTRS)
-    np.testing.assert_array_equal(Store(tmp_path / "s.zarr").table("t"), values)
+    np.testing.assert_array_equal(Store(tmp_path / "s.zarr").read_array("t"), values)
     verify(tmp_path / "s.zarr")
 
 

@@ -10,7 +10,7 @@ from lazypert import PerturbationAnnDataSource, PerturbationConcatSource, Pertur
 from lazypert.errors import ConfigError, SourceFormatError
 from lazypert.screen.roles import AXES
 from lazypert.sparse.columns import ColumnSelection
-from lazypert.store import native
+from tests.support.native import hide_native_functions
 from tests.support.screens import CONTROL, holey_screen, in_store_order, make_screen, source_of
 
 GENES = (["g0", "g1", "g2", "g3"], ["g3", "new", "g1", "g0"])
@@ -199,7 +199,7 @@ def mixed(request, tmp_path_factory):
 @pytest.mark.parametrize(("genes", "join"), [("same", "inner"), ("other", "inner"), ("other", "outer")])
 def test_rows_are_read_in_every_way(mixed, genes, join, compiled, monkeypatch):
     if not compiled:
-        monkeypatch.setattr(native, "FUNCTIONS", None)
+        hide_native_functions(monkeypatch)
     source, expected = mixed(genes, join)
     n = expected.shape[1]
     wanted = np.array([7, 0, 5])
@@ -216,7 +216,7 @@ def test_rows_are_read_in_every_way(mixed, genes, join, compiled, monkeypatch):
         placed = source.matrix.read_view(at, layout=backwards)
         assert placed.data.dtype == source.matrix.dtype
         np.testing.assert_array_equal(shown(placed), dense)
-        assert placed.starts.tolist() == backwards(placed.lengths)[0].tolist()
+        assert placed.offsets.tolist() == backwards(placed.lengths)[0].tolist()
 
         for totals in (False, True):
             chosen = source.matrix.read_columns(at, table, totals=totals)
@@ -240,7 +240,7 @@ def backwards(lengths):
 
 def shown(placed):
     """Rows, densely."""
-    out = np.zeros((len(placed.starts), placed.n_cols))
-    for line, start, length in zip(out, placed.starts, placed.lengths, strict=True):
+    out = np.zeros((len(placed.offsets), placed.n_cols))
+    for line, start, length in zip(out, placed.offsets, placed.lengths, strict=True):
         line[placed.indices[start : start + length]] = placed.data[start : start + length]
     return out

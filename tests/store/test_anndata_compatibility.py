@@ -1,4 +1,4 @@
-"""Other people's programs read a store as it stands, and real screens survive conversion."""
+"""Other libraries read a store as it is, and real screens survive conversion."""
 
 import warnings
 from importlib.metadata import version
@@ -41,7 +41,7 @@ def test_anndata_reads_lazily(made):
     np.testing.assert_array_equal(dense(memory.X), expected.X[5:60].toarray())
 
 
-def test_scipy_operations_that_narrow_indices_break(made):
+def test_scipy_operations_work_on_a_matrix_read_from_a_store(made):
     matrix = read_store(made).X
     full = matrix.toarray()
     np.testing.assert_array_equal(matrix[::7].toarray(), full[::7])
@@ -97,7 +97,7 @@ def test_annbatch_reads_a_store(made):
 
 
 @pytest.mark.parametrize("name", SCREENS)
-def test_real_screens_are_the_same_after_conversion(tmp_path, name):
+def test_real_screens_are_unchanged_by_conversion(tmp_path, name):
     path = DATA / "screens" / f"{name}.h5ad"
     if not path.exists():
         pytest.skip(f"no {name}.h5ad: set LAZYPERT_DATA to the folder of real screens")
@@ -122,14 +122,14 @@ ENCODINGS = sorted((DATA / "encodings").glob("*.h5ad"))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", ENCODINGS or [None], ids=lambda p: p.stem if p else "absent")
-def test_files_of_many_tools_are_read_or_refused_clearly(tmp_path, path):
+def test_files_of_many_tools_are_converted_or_refused_with_a_clear_error(tmp_path, path):
     if path is None:
         pytest.skip("no encodings: set LAZYPERT_DATA to the folder of encoded files")
     try:
         store = lp.convert(path, tmp_path / "s.zarr", order="source")
     except LazypertError as error:
         refused = ("AnnData before 0.7", "has no X", "expected numbers", "cannot be the name")
-        assert any(text in str(error) for text in refused), error  # noqa: PT017 - both outcomes are right
+        assert any(text in str(error) for text in refused), error  # noqa: PT017 - both outcomes are correct
         assert list(tmp_path.iterdir()) == []
         return
     with warnings.catch_warnings():
@@ -149,7 +149,7 @@ def test_files_of_many_tools_are_read_or_refused_clearly(tmp_path, path):
 
 
 @pytest.mark.slow
-def test_a_store_on_s3_reads_the_same(made, monkeypatch):
+def test_a_store_on_s3_equals_the_local_one(made, monkeypatch):
     pytest.importorskip("s3fs")
     server_module = pytest.importorskip("moto.server")
     import s3fs
@@ -169,9 +169,9 @@ def test_a_store_on_s3_reads_the_same(made, monkeypatch):
         np.testing.assert_array_equal(ds.X.values, local.X.values)
         assert ds.cell_name.values.tolist() == local.cell_name.values.tolist()
         np.testing.assert_array_equal(ds.X_pca.values, local.X_pca.values)
-        part = ds.pert.select(perturbation="TP53")
-        np.testing.assert_array_equal(part.X.values, local.pert.select(perturbation="TP53").X.values)
-        assert part.pert.table().equals(local.pert.select(perturbation="TP53").pert.table())
+        selection = ds.pert.select(perturbation="TP53")
+        np.testing.assert_array_equal(selection.X.values, local.pert.select(perturbation="TP53").X.values)
+        assert selection.pert.table().equals(local.pert.select(perturbation="TP53").pert.table())
         files.rm("bucket/screen.zarr/X/data/c/0")
         with pytest.raises(LazypertError, match="X/data/c/0"):
             lp.open(url, storage_options=options).X[:1].compute()
@@ -179,5 +179,5 @@ def test_a_store_on_s3_reads_the_same(made, monkeypatch):
         server.stop()
 
 
-def test_the_versions_that_this_ran_with_are_supported():
+def test_the_installed_zarr_is_supported():
     assert tuple(int(n) for n in version("zarr").split(".")[:2]) >= (3, 1)

@@ -1,4 +1,4 @@
-"""Files and objects give the same bytes, and say alike what they lack."""
+"""Files and objects return the same bytes, and report missing ones in the same way."""
 
 import pickle
 
@@ -30,13 +30,13 @@ def test_sizes(reader):
     assert [reader.size(key) for key in ("a", "deep/b", "c")] == [256, 10, None]
 
 
-def test_parts(reader):
+def test_parts_of_objects(reader):
     assert reader.read("a", 10, 5) == bytes(range(10, 15))
     assert reader.read("deep/b", 8, 5) == b"89"
     assert reader.read("c", 0, 5) == b""
 
 
-def test_pieces_lie_one_after_another_and_are_counted(reader):
+def test_ranges_are_read_one_after_another_and_counted(reader):
     out = bytearray(20)
     assert reader.read_ranges([("a", 1, 4), ("deep/b", 2, 6), ("a", 250, 10)], memoryview(out)) == [4, 6, 6]
     assert out == bytes([1, 2, 3, 4]) + b"234567" + bytes(range(250, 256)) + bytes(4)
@@ -44,16 +44,16 @@ def test_pieces_lie_one_after_another_and_are_counted(reader):
     assert reader.read_ranges([], memoryview(out)) == []
 
 
-def test_readers_go_to_other_processes(tmp_path):
+def test_readers_are_picklable(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     for one in (LocalReader(tmp_path), RemoteReader(LocalStore(tmp_path))):
         assert pickle.loads(pickle.dumps(one)).read("a", 1, 2) == b"bc"
 
 
-def test_files_that_are_not_there_are_named_and_none_stays_open(tmp_path):
+def test_missing_files_are_named_and_no_file_stays_open(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     with pytest.raises(FileNotFoundError) as caught:
-        LocalReader(tmp_path).open(["a", "a", "b"])
+        LocalReader(tmp_path).open_files(["a", "a", "b"])
     assert caught.value.filename == "b"
     assert LocalReader(tmp_path).has_files
     assert not RemoteReader(MemoryStore()).has_files

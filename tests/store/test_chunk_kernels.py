@@ -1,4 +1,4 @@
-"""Chunks are decoded alike by the kernel and by the libraries' Python interfaces, and damage is told alike."""
+"""The kernel and the libraries' Python interfaces decode the same elements and report the same damage."""
 
 import errno
 from pathlib import Path
@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from lazypert._internal.files import write_whole
 from lazypert.errors import StoreDamagedError
 from lazypert.store import native
-from lazypert.store import sharded_array as shards
 from lazypert.store.byte_reader import LocalReader
+from lazypert.store.chunk_kernels import checksum
 from lazypert.store.format import CODEC, COUNTS_CODEC, Grid
 from lazypert.store.shard_encoding import encode_shard
 from lazypert.store.sharded_array import ShardedArray
+from tests.support.native import hide_native_functions
 from tests.support.stores import flip
 
 pytestmark = pytest.mark.skipif(native.FUNCTIONS is None, reason="this build hides the codecs' functions")
@@ -25,7 +26,7 @@ KINDS = {"u2": COUNTS_CODEC, "i4": CODEC, "i8": CODEC, "f4": CODEC, "bool": CODE
 
 
 def in_memory(root):
-    """Files whose bytes are read before they are decoded, as those of objects are."""
+    """Reader whose bytes are in memory before they are decoded, as those of remote objects are."""
     return LocalReader(root, has_files=False)
 
 
@@ -52,32 +53,36 @@ def array(root, dtype, reader=LocalReader):
 bounds = st.lists(st.integers(0, GRID.length), min_size=2, max_size=24).map(sorted)
 
 
-@pytest.mark.parametrize("way", ["files", "memory", "without the functions"])
+def test_checksum_is_crc32c():
+    assert checksum(b"123456789") == (0xE3069283).to_bytes(4, "little")  # the check value of CRC-32C
+
+
+@pytest.mark.parametrize("way", ["files", "memory", "python"])
 @pytest.mark.parametrize("dtype", KINDS)
-@given(bounds=bounds, apart=st.integers(0, 9), back=st.booleans())
+@given(bounds=bounds, gap=st.integers(0, 9), backwards=st.booleans())
 @settings(max_examples=25, deadline=None)
-def test_ranges_are_put_where_they_belong(folder, dtype, way, bounds, apart, back):
-    """Any ranges, also empty and neighbouring ones, at places in any order, with gaps that stay as they are."""
+def test_ranges_are_written_to_their_offsets(folder, dtype, way, bounds, gap, backwards):
+    """Any ranges, also empty and adjacent ones, in any order and with gaps, which are left alone."""
     starts, stops = (np.array(bounds[at : len(bounds) // 2 * 2 : 2], dtype=np.int64) for at in (0, 1))
     lengths = stops - starts
-    order = np.arange(len(starts))[:: -1 if back else 1]
-    places = np.empty(len(starts), dtype=np.int64)
-    places[order] = np.cumsum(lengths[order] + apart) - lengths[order] - apart
-    values, out = values_of(dtype), np.full(int((lengths + apart).sum()), 7).astype(dtype)
+    layout_order = np.arange(len(starts))[:: -1 if backwards else 1]
+    offsets = np.empty(len(starts), dtype=np.int64)
+    offsets[layout_order] = np.cumsum(lengths[layout_order] + gap) - lengths[layout_order] - gap
+    values, out = values_of(dtype), np.full(int((lengths + gap).sum()), 7).astype(dtype)
     expected = out.copy()
-    for start, stop, place in zip(starts, stops, places, strict=True):
-        expected[place : place + stop - start] = values[start:stop]
+    for start, stop, offset in zip(starts, stops, offsets, strict=True):
+        expected[offset : offset + stop - start] = values[start:stop]
     with pytest.MonkeyPatch.context() as patch:
-        if way == "without the functions":
-            patch.setattr(native, "FUNCTIONS", None)
-        array(folder, dtype, in_memory if way == "memory" else LocalReader).gather(starts, stops, places, out)
+        if way == "python":
+            hide_native_functions(patch)
+        array(folder, dtype, in_memory if way == "memory" else LocalReader).gather(starts, stops, offsets, out)
     np.testing.assert_array_equal(out, expected)
 
 
-@pytest.mark.parametrize("functions", [True, False], ids=["kernel", "Python"])
-def test_integers_can_be_given_narrower(folder, functions, monkeypatch):
-    if not functions:
-        monkeypatch.setattr(native, "FUNCTIONS", None)
+@pytest.mark.parametrize("compiled", [True, False], ids=["kernel", "python"])
+def test_integers_can_be_read_as_narrower_ones(folder, compiled, monkeypatch):
+    if not compiled:
+        hide_native_functions(monkeypatch)
     out = np.zeros(1_000, np.uint16)
     array(folder, "i4").gather(*(np.array([n]) for n in (300, 1_300, 0)), out)
     np.testing.assert_array_equal(out, values_of("i4")[300:1_300])
@@ -85,28 +90,28 @@ def test_integers_can_be_given_narrower(folder, functions, monkeypatch):
 
 @pytest.mark.parametrize("chunks", [1, 3])
 @pytest.mark.parametrize("files", [1, 2])
-def test_what_is_read_at_once_changes_nothing(folder, chunks, files, monkeypatch):
-    monkeypatch.setattr(ShardedArray, "CHUNKS_AT_ONCE", chunks)
-    monkeypatch.setattr(ShardedArray, "FILES_AT_ONCE", files)
+def test_results_do_not_depend_on_the_steps_of_a_read(folder, chunks, files, monkeypatch):
+    monkeypatch.setattr(ShardedArray, "MAX_CHUNKS_IN_MEMORY", chunks)
+    monkeypatch.setattr(ShardedArray, "MAX_OPEN_FILES", files)
     for reader in (LocalReader, in_memory):
         np.testing.assert_array_equal(array(folder, "u2", reader).read(17, 4_900), values_of("u2")[17:4_900])
 
 
-def test_where_no_more_files_can_be_opened_each_is_read_by_itself(folder, monkeypatch):
-    def full(self, keys):
+def test_chunks_are_read_into_memory_when_too_many_files_are_open(folder, monkeypatch):
+    def fail(self, keys):
         raise OSError(errno.EMFILE, "Too many open files", keys[0])
 
-    monkeypatch.setattr(LocalReader, "open", full)
+    monkeypatch.setattr(LocalReader, "open_files", fail)
     np.testing.assert_array_equal(array(folder, "u2").read(17, 4_900), values_of("u2")[17:4_900])
 
 
-def damage(folder, tmp_path, how):
+def damaged(folder, tmp_path, how):
     path = tmp_path / "u2/c/0"
     path.parent.mkdir(parents=True)
     good = (folder / "u2/c/0").read_bytes()
     path.write_bytes(good)
     ours = array(tmp_path, "u2")
-    ours.read(0, 10)  # the index is known before the damage
+    ours.read(0, 10)  # caches the index before the damage
     if how == "flipped":
         flip(path, 8 * 40)
     elif how == "cut":
@@ -116,7 +121,7 @@ def damage(folder, tmp_path, how):
     elif how == "another array":
         (body,) = encode_shard(np.zeros(64, "u4"), Grid(64, 64, 64))[:1]
         index = np.array([[0, len(body)]] + 3 * [[2**64 - 1] * 2], "<u8").tobytes()
-        path.write_bytes(body + index + shards.checksum(index))
+        path.write_bytes(body + index + checksum(index))
         ours = array(tmp_path, "u2")
     return ours
 
@@ -127,28 +132,28 @@ def damage(folder, tmp_path, how):
         ("flipped", "c/0: the checksum of chunk 0 does not match"),
         ("cut", "c/0: the file is cut short"),
         ("gone", "c/0: the file is missing"),
-        ("another array", "c/0: chunk 0 holds 256 bytes, which are those of another array"),
+        ("another array", "c/0: chunk 0 decodes to 256 bytes, so it belongs to another array"),
     ],
 )
-@pytest.mark.parametrize("functions", [True, False], ids=["kernel", "Python"])
-def test_damage_is_told_alike(folder, tmp_path, how, message, functions, monkeypatch):
-    ours = damage(folder, tmp_path, how)
-    if not functions:
-        monkeypatch.setattr(native, "FUNCTIONS", None)
-    if how == "gone" and not functions:
+@pytest.mark.parametrize("compiled", [True, False], ids=["kernel", "python"])
+def test_damage_is_reported(folder, tmp_path, how, message, compiled, monkeypatch):
+    ours = damaged(folder, tmp_path, how)
+    if not compiled:
+        hide_native_functions(monkeypatch)
+    if how == "gone" and not compiled:
         message = "c/0: the file is cut short"  # by all of its bytes
     with pytest.raises(StoreDamagedError, match=message):
         ours.read(0, 400)
 
 
-def test_files_are_closed_whatever_happens(folder, tmp_path):
+def test_files_are_closed_after_reads_and_errors(folder, tmp_path):
     opened = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 0
-    ours = damage(folder, tmp_path, "flipped")
+    ours = damaged(folder, tmp_path, "flipped")
     for _ in range(5):
         with pytest.raises(StoreDamagedError):
             ours.read(0, 400)
     array(folder, "u2").read(0, GRID.length)
     with pytest.raises(StoreDamagedError):
-        array(tmp_path, "u2").read(0, GRID.length)  # shards 1 and 2 are not there
+        array(tmp_path, "u2").read(0, GRID.length)  # shards 1 and 2 do not exist
     if opened:
         assert len(list(Path("/proc/self/fd").iterdir())) == opened

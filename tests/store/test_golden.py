@@ -1,6 +1,6 @@
-"""A golden store of every format version: old stores stay readable, and conversion stays the same.
+"""A golden store per format version: old stores stay readable, and conversion writes the same bytes.
 
-Run as a script to make that of the present version, which only a new version should need.
+Run as a script to create the store of the current version, which is needed only for a new version.
 """
 
 import zipfile
@@ -23,7 +23,7 @@ N_OBS, GENES = 60, [f"gene{j}" for j in range(12)]
 
 
 def source():
-    """Values by arithmetic, so that no generator's version matters."""
+    """AnnData whose values are computed by arithmetic, so that no random generator matters."""
     cell, gene = np.arange(N_OBS)[:, None], np.arange(12)[None, :]
     counts = (cell * 7 + gene * 13) % 11 * ((cell + gene) % 3 == 0)
     counts[59, 11] = 70_000
@@ -64,19 +64,19 @@ def golden(request, tmp_path_factory):
     return unpacked(GOLDEN / f"golden_v{request.param}.zip", tmp_path_factory.mktemp("golden"))
 
 
-def test_it_verifies(golden):
+def test_golden_stores_verify(golden):
     assert lp.verify(golden) > 50
     assert f"v{Store(golden).attrs['format_version']}" in {f"v{n}" for n in range(1, FORMAT_VERSION + 1)}
 
 
-def test_knockdown_is_the_same_whether_it_was_noted_or_not(golden):
+def test_knockdown_is_the_same_with_and_without_stored_cell_statistics(golden):
     assert Store(golden).has_cell_stats == (Store(golden).attrs["format_version"] >= 2)
     options = {"residual_expression": 0.9, "cell_residual_expression": 0.9, "min_cells": 1}
     table = lp.open(golden).pert.knockdown(**options).table
     assert table["reason"].tolist() == ["target gene not measured"] * 2
 
 
-def test_it_holds_its_source(golden):
+def test_golden_stores_hold_their_source(golden):
     found, expected, rows = read_store(golden), source(), source_row(golden)
     assert found.obs_names.tolist() == [f"cell{row}" for row in rows]
     np.testing.assert_array_equal(dense(found.X), expected.X.toarray()[rows])
@@ -86,11 +86,11 @@ def test_it_holds_its_source(golden):
     assert found.X.dtype == np.uint32
 
 
-def test_literal_values(golden):
+def test_golden_stores_hold_these_values(golden):
     ds = lp.open(golden)
-    at = {name: row for row, name in enumerate(ds.cell_name.values.tolist())}
-    assert ds.X.values[at["cell0"]].tolist() == [0, 0, 0, 6, 0, 0, 1, 0, 0, 7, 0, 0]
-    assert ds.X.values[at["cell59"], 11] == 70_000
+    row_of = {name: row for row, name in enumerate(ds.cell_name.values.tolist())}
+    assert ds.X.values[row_of["cell0"]].tolist() == [0, 0, 0, 6, 0, 0, 1, 0, 0, 7, 0, 0]
+    assert ds.X.values[row_of["cell59"], 11] == 70_000
     table = ds.pert.table()
     assert table["cell_type"].tolist() == ["Astrocyte"] * 3 + ["Neuron"] * 3
     assert table["perturbation"].tolist() == ["BRCA1", "TP53", "non-targeting"] * 2
@@ -99,7 +99,7 @@ def test_literal_values(golden):
     assert table["is_control"].tolist() == [False, False, True] * 2
 
 
-def test_conversion_still_gives_the_same_bytes(tmp_path):
+def test_conversion_writes_the_same_bytes(tmp_path):
     old, new = files(unpacked(NEWEST, tmp_path / "old")), files(convert(tmp_path))
     assert new.keys() == old.keys()
     assert [key for key in old if "__lazypert__/manifest" not in key and old[key] != new[key]] == []

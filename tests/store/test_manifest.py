@@ -1,4 +1,4 @@
-"""Digests change with anything they seal, and with nothing else."""
+"""Digests change with everything that they cover, and with nothing else."""
 
 import copy
 
@@ -20,9 +20,9 @@ def test_the_order_of_entries_does_not_matter():
 @pytest.mark.parametrize(
     "changed",
     [
-        pytest.param(ENTRIES[1:], id="one_less"),
-        pytest.param([*ENTRIES, Entry("z", 0, 0)], id="one_more"),
-        pytest.param([Entry("X/data/c/0", 10, 2), Entry("X/data/c/1", 10, 1), ENTRIES[2]], id="swapped_sums"),
+        pytest.param(ENTRIES[1:], id="one_entry_less"),
+        pytest.param([*ENTRIES, Entry("z", 0, 0)], id="one_entry_more"),
+        pytest.param([Entry("X/data/c/0", 10, 2), Entry("X/data/c/1", 10, 1), ENTRIES[2]], id="swapped_checksums"),
         pytest.param([Entry("X/data/c/0", 11, 1), *ENTRIES[1:]], id="size"),
         pytest.param([Entry("X/data/c/O", 10, 1), *ENTRIES[1:]], id="key"),
         pytest.param([Entry("X/data/c/0", 1, 1), Entry("X/data/c/1", 10, 2), ENTRIES[2]], id="digit"),
@@ -32,9 +32,9 @@ def test_any_change_of_an_entry_changes_the_digest(changed):
     assert manifest_digest(changed) != manifest_digest(ENTRIES)
 
 
-def test_the_root_digest_ignores_only_itself():
+def test_the_root_digest_ignores_itself():
     other = copy.deepcopy(ROOT)
-    other["attributes"]["lazypert"]["root_digest"] = "else"
+    other["attributes"]["lazypert"]["root_digest"] = "other"
     assert root_digest(other) == root_digest(ROOT)
     assert ROOT["attributes"]["lazypert"]["root_digest"] == "abc"
 
@@ -51,8 +51,8 @@ def test_the_root_digest_ignores_only_itself():
 )
 def test_the_root_digest_covers_everything_else(path, value):
     other = copy.deepcopy(ROOT)
-    at = other
+    node = other
     for key in path[:-1]:
-        at = at[key]
-    at[path[-1]] = value
+        node = node[key]
+    node[path[-1]] = value
     assert root_digest(other) != root_digest(ROOT)

@@ -108,7 +108,7 @@ def read_store(path):
 
 
 def source_row(path):
-    return Store(path).table(f"{TABLES}/source_row")
+    return Store(path).read_array(f"{TABLES}/source_row")
 
 
 def layers_of(adata):

@@ -1,0 +1,87 @@
+"""Shard indexes: the byte range of every chunk, from the end of each shard's file."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lazypert.store.chunk_kernels import CHECKSUM, checksum
+from lazypert.store.damage import store_damaged
+from lazypert.store.shard_encoding import ABSENT, INDEX_ENTRY
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lazypert.store.byte_reader import ByteReader
+
+
+class ShardIndexes:
+    """The shard indexes of one array, each read on first use; the most recently used ones are cached.
+
+    Thread-safe and picklable; pickles without its cache.
+
+    Parameters
+    ----------
+    reader
+        Where the bytes are.
+    path
+        The array's path in the store.
+    chunks_per_shard
+        Number of chunks in one shard.
+    """
+
+    MAX_CACHED = 4096
+
+    def __init__(self, reader: ByteReader, path: str, chunks_per_shard: int) -> None:
+        self.reader, self.path, self.chunks_per_shard = reader, path, chunks_per_shard
+        self._lock = threading.Lock()
+        self._cached: OrderedDict[int, NDArray[np.int64]] = OrderedDict()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ShardIndexes, (self.reader, self.path, self.chunks_per_shard)
+
+    def __len__(self) -> int:
+        """Return the number of indexes in the cache."""
+        return len(self._cached)
+
+    def key(self, shard: int) -> str:
+        """Key of a shard's file."""
+        return f"{self.path}/c/{shard}"
+
+    def read(self, shard: int) -> NDArray[np.int64]:
+        """(chunks_per_shard, 2) offset and length of each chunk; offset -1 for a chunk that was never written.
+
+        Raises
+        ------
+        StoreDamagedError
+            When the shard is missing or its index is damaged.
+        """
+        with self._lock:
+            if shard in self._cached:
+                self._cached.move_to_end(shard)
+                return self._cached[shard]
+        index = self._read(self.key(shard))
+        with self._lock:
+            self._cached[shard] = index
+            while len(self._cached) > self.MAX_CACHED:
+                self._cached.popitem(last=False)
+        return index
+
+    def _read(self, key: str) -> NDArray[np.int64]:
+        size = self.reader.size(key)
+        if size is None:
+            raise store_damaged(key, "the file is missing")
+        length = self.chunks_per_shard * INDEX_ENTRY
+        encoded = self.reader.read(key, max(0, size - length - CHECKSUM), length + CHECKSUM)
+        if len(encoded) != length + CHECKSUM or checksum(encoded[:-CHECKSUM]) != encoded[-CHECKSUM:]:
+            raise store_damaged(key, "the shard index is damaged or cut short")
+        entries = np.frombuffer(encoded[:-CHECKSUM], dtype="<u8").reshape(-1, 2)
+        # A file that is cut short right after a chunk ends in a valid checksum too.
+        written, n_chunk_bytes = entries[entries[:, 0] != ABSENT], size - len(encoded)
+        beyond = (written > n_chunk_bytes).any() or (written.sum(axis=1) > n_chunk_bytes).any()
+        if beyond or (written[:, 1] < CHECKSUM).any():
+            raise store_damaged(key, "the shard index is damaged or cut short")
+        return entries.astype(np.int64)  # ABSENT becomes -1
