@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lazypert._internal.names import unique_names
 from lazypert._internal.validation import require, require_choice, require_flag, require_number
@@ -64,7 +64,7 @@ class PerturbationPipelineConfig:
     cache_dir: str | Path | None = None
     memory_limit: int | str = "1GiB"
     storage_options: dict[str, Any] | None = None
-    join: str = "inner"
+    join: Literal["inner", "outer"] = "inner"
 
     mapping_strategy: str = "random"
     n_basal_samples: int = 1
@@ -83,7 +83,7 @@ class PerturbationPipelineConfig:
     cell_residual_expression: float = 0.50
     min_cells: int = 30
     var_gene_col: str | None = None
-    control_match: str = "all"
+    control_match: Literal["all", "cell_type", "batch"] = "all"
 
     def __post_init__(self) -> None:
         require_choice("split_mode", self.split_mode, SPLIT_MODES)

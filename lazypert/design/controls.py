@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -66,6 +66,16 @@ class ControlMappingConfig:
         require_choice("on_empty", self.on_empty, ("error", "mask"))
         require_integer("seed", self.seed)
         require_flag("map_controls", self.map_controls)
+
+
+class ControlMappingKwargs(TypedDict, total=False):
+    """Keyword arguments of `ControlMappingConfig`."""
+
+    strategy: str
+    n_basal_samples: int
+    seed: int
+    map_controls: bool
+    on_empty: str
 
 
 class ControlPools:
