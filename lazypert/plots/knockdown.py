@@ -230,7 +230,9 @@ def _draw_cells(
     _draw_threshold(ax, config.cell_residual_expression)
     ax.set_xlim(-0.03, _RATIO_EDGE)
     ax.tick_params(axis="y", length=0, labelleft=False)
-    ax.set_xlabel(f"residual expression of the target in single cells\n(cells beyond {_RATIO_EDGE:g} are drawn there)")
+    ax.set_xlabel(
+        f"residual expression of the target in single cells\n(any above {_RATIO_EDGE:g} are drawn at {_RATIO_EDGE:g})"
+    )
     n = max((len(ratio) for ratio in cell_residuals.values()), default=0)
     ax.text(1.07, 1, "below", transform=ax.transAxes, ha="right", va="bottom", size=6.5)
     ax.set_title(f"Cells, at most {n:,} per perturbation", pad=12)
@@ -247,7 +249,7 @@ def _draw_histogram(
     _draw_threshold(ax, config.cell_residual_expression)
     ax.set_xlim(0, _RATIO_EDGE)
     ax.set_xlabel(
-        f"residual expression of the target in single cells\n(the last bin includes all beyond {_RATIO_EDGE:g})"
+        f"residual expression of the target in single cells\n(the last bin includes all above {_RATIO_EDGE:g})"
     )
     ax.set_ylabel(f"cells, sampled from {len(cell_residuals):,} perturbations")
     ax.set_title(f"Cells: {below.mean():.0%} of {len(ratio):,} sampled are below the threshold", pad=12)
