@@ -91,10 +91,7 @@ def downsampling_sweep(
     sample = _sample_entries(np.asarray(counts), entries)
     bin_of = np.unique(np.floor(4 * np.log2(np.maximum(sample, 1))), return_inverse=True)[1]
     bin_size = np.bincount(bin_of)
-    # JAX compiles once per shape, so one array of shape (cell, gene) holds the cells and all copies of the sample.
-    n_genes = counts.shape[1]
-    padded = np.pad(sample, (0, -len(sample) % n_genes)).reshape(-1, n_genes)
-    cells_and_copies = np.concatenate([counts, np.tile(padded, (draws, 1))])
+    cells_and_copies = _append_copies(counts, sample, draws)
     reads, genes, expected, observed = [], [], [], []
     for number, fraction in enumerate(fractions):
         downsample = ReadDownsampler(DownsamplingConfig(fraction=fraction))
@@ -119,6 +116,13 @@ def _sample_entries(counts: NDArray[Any], n: int) -> NDArray[Any]:
     """At most `n` non-zero entries, ascending, evenly spaced by rank."""
     nonzero = np.sort(counts[np.nonzero(counts)])
     return nonzero[np.unique(np.linspace(0, max(len(nonzero) - 1, 0), min(len(nonzero), n)).astype(int))]
+
+
+def _append_copies(counts: NDArray[Any], sample: NDArray[Any], n_copies: int) -> NDArray[Any]:
+    """Append copies of a sample to the (cell, gene) counts, as rows: JAX compiles once per shape."""
+    n_genes = counts.shape[1]
+    padded = np.pad(sample, (0, -len(sample) % n_genes)).reshape(-1, n_genes)
+    return np.concatenate([counts, np.tile(padded, (n_copies, 1))])
 
 
 def plot_downsampling(sweep: DownsamplingSweep) -> Figure:

@@ -77,15 +77,15 @@ def test_an_unknown_label_raises_with_near_matches(made, axis):
 
 def test_a_selection_uses_rows_of_the_store(made):
     ds, obs = made
-    part = ds.isel(cell=np.r_[85:0:-2, 2:40:2])
-    selected = set(rows_of(part).tolist())
-    table = part.pert.table().set_index(["cell_type", "perturbation"])["n_cells"]
+    selection = ds.isel(cell=np.r_[85:0:-2, 2:40:2])
+    selected = set(rows_of(selection).tolist())
+    table = selection.pert.table().set_index(["cell_type", "perturbation"])["n_cells"]
     naive = obs.iloc[sorted(selected)].groupby(["cell_type", "perturbation"], observed=True).size()
     assert table.to_dict() == naive.to_dict()
-    splits = part.pert.split("random", seed=3)
+    splits = selection.pert.split("random", seed=3)
     split_rows = np.concatenate([np.asarray(splits[name]) for name in ("train", "valid", "test")])
     assert sorted(split_rows.tolist()) == sorted(selected)
-    mapping = part.pert.match_controls(n_basal_samples=4)
+    mapping = selection.pert.match_controls(n_basal_samples=4)
     assert set(mapping.ravel().tolist()) <= {r for r in selected if obs["perturbation"].iloc[r] == "non-targeting"}
 
 
@@ -112,8 +112,8 @@ def test_role_columns_of_any_kind_group_complete_and_selected_cells_alike(tmp_pa
     adata.obs["batch"] = ROLE_VALUES[kind]
     _, store = converted(tmp_path, adata, order=order)
     ds, obs = lp.open(store), read_store(store).obs
-    part = ds.isel(cell=slice(1, None))
-    for dataset, rows in ((ds, obs), (part, obs.iloc[1:])):
+    selection = ds.isel(cell=slice(1, None))
+    for dataset, rows in ((ds, obs), (selection, obs.iloc[1:])):
         groups = dataset.pert.groups
         for label in groups.labels["batch"]:
             chosen = dataset.pert.select(batch=str(label))
@@ -203,7 +203,7 @@ def test_an_unknown_option_raises_with_near_matches(made, method, options, messa
 
 
 def test_the_repr_has_two_lines(made):
-    part = made[0].isel(cell=slice(3, 40))
-    first, second = repr(part.pert).splitlines()
-    assert first == f"PertAccessor(37 cells in {len(part.pert.table())} groups; ds.pert.table() lists them)"
-    assert second == f"screen: {part.attrs['screen']}"
+    selection = made[0].isel(cell=slice(3, 40))
+    first, second = repr(selection.pert).splitlines()
+    assert first == f"PertAccessor(37 cells in {len(selection.pert.table())} groups; ds.pert.table() lists them)"
+    assert second == f"screen: {selection.attrs['screen']}"

@@ -69,9 +69,9 @@ def test_variables_can_be_dropped(made):
 
 def test_the_accessor_works(made):
     ds = xr.open_dataset(made, engine="lazypert")
-    part = ds.pert.select(perturbation="TP53")
-    assert set(part.perturbation.values) == {"TP53"}
-    assert part.pert.table()["n_cells"].sum() == part.sizes["cell"]
+    selection = ds.pert.select(perturbation="TP53")
+    assert set(selection.perturbation.values) == {"TP53"}
+    assert selection.pert.table()["n_cells"].sum() == selection.sizes["cell"]
 
 
 def test_a_missing_store_raises(tmp_path):

@@ -18,8 +18,8 @@ from tests.support.stores import copied
 def hollow(tmp_path, made):
     """A copy of the store without the values of X."""
     store = copied(made, tmp_path / "hollow.zarr")
-    for part in ("data", "indices"):
-        for path in (store / f"X/{part}/c").iterdir():
+    for array in ("data", "indices"):
+        for path in (store / f"X/{array}/c").iterdir():
             path.unlink()
     return store
 
@@ -58,10 +58,10 @@ def test_only_values_of_x_need_the_matrix(hollow):
 
 def test_selections_by_label_equal_anndata(made, expected):
     ds = lp.open(made)
-    part = ds.pert.select(perturbation=["TP53", "KRAS"]).pert.select(batch="b2").sel(gene=["gene4", "gene1"])
+    selection = ds.pert.select(perturbation=["TP53", "KRAS"]).pert.select(batch="b2").sel(gene=["gene4", "gene1"])
     keep = expected.obs["perturbation"].isin(["TP53", "KRAS"]) & (expected.obs["batch"] == "b2")
-    np.testing.assert_array_equal(part.X.values, expected[keep.to_numpy(), ["gene4", "gene1"]].X.toarray())
-    assert float(part.X.isel(cell=slice(1, 4)).sum()) == expected[keep.to_numpy(), ["gene4", "gene1"]].X[1:4].sum()
+    np.testing.assert_array_equal(selection.X.values, expected[keep.to_numpy(), ["gene4", "gene1"]].X.toarray())
+    assert float(selection.X.isel(cell=slice(1, 4)).sum()) == expected[keep.to_numpy(), ["gene4", "gene1"]].X[1:4].sum()
 
 
 def test_reductions_equal_anndata(made, expected):
@@ -78,9 +78,9 @@ class CountingReader(LocalReader):
     has_files: bool = False  # so that everything is read through `read_ranges`
     seen: ClassVar[list] = []  # shared, because readers are copied
 
-    def read_ranges(self, pieces, out):
-        self.seen.extend((key, length) for key, _, length in pieces)
-        return super().read_ranges(pieces, out)
+    def read_ranges(self, ranges, out):
+        self.seen.extend((key, length) for key, _, length in ranges)
+        return super().read_ranges(ranges, out)
 
 
 def test_a_row_range_reads_only_the_chunks_it_touches(made, expected, monkeypatch):
@@ -95,7 +95,7 @@ def test_a_row_range_reads_only_the_chunks_it_touches(made, expected, monkeypatc
     grid = Store(made).matrix().data.grid
     first, last = expected.X.indptr[20], expected.X.indptr[23]
     shards = range(first // grid.shard, (last - 1) // grid.shard + 1)
-    wanted = {f"X/{part}/c/{k}" for part in ("data", "indices") for k in shards}
+    wanted = {f"X/{array}/c/{k}" for array in ("data", "indices") for k in shards}
     assert keys == wanted | {"X/indptr/c/0"}
     n_chunks = (last - 1) // grid.chunk - first // grid.chunk + 1
     assert n_chunks < 6

@@ -33,14 +33,14 @@ def test_indexing_equals_anndata(made, expected, name, engine):
 
     ds = lp.open(made) if engine is None else xr.open_dataset(made, engine=engine)
     indexer = INDEXERS[name]
-    part = ds.isel(indexer)
+    selection = ds.isel(indexer)
     cell, gene = (indexer.get(d, slice(None)) for d in ("cell", "gene"))
     for variable, matrix in (("X", expected.X), ("lognorm", expected.layers["lognorm"])):
-        np.testing.assert_array_equal(part[variable].values, matrix.toarray()[cell][..., gene])
-    np.testing.assert_array_equal(part.X_pca.values, expected.obsm["X_pca"][cell])
-    np.testing.assert_array_equal(part.guides.values, dense(expected.obsm["guides"])[cell])
-    np.testing.assert_array_equal(part.cell_name.values, expected.obs_names.to_numpy(dtype=object)[cell])
-    np.testing.assert_array_equal(part.store_row.values, np.arange(90)[cell])
+        np.testing.assert_array_equal(selection[variable].values, matrix.toarray()[cell][..., gene])
+    np.testing.assert_array_equal(selection.X_pca.values, expected.obsm["X_pca"][cell])
+    np.testing.assert_array_equal(selection.guides.values, dense(expected.obsm["guides"])[cell])
+    np.testing.assert_array_equal(selection.cell_name.values, expected.obs_names.to_numpy(dtype=object)[cell])
+    np.testing.assert_array_equal(selection.store_row.values, np.arange(90)[cell])
 
 
 def test_every_obs_and_var_column_is_a_coordinate(made, expected):
@@ -84,9 +84,9 @@ def test_names_that_clash_get_a_prefix(tmp_path):
         assert ds[shown].dims == ("cell",)
         assert ds[shown].values.tolist() == source.obs[name].tolist()
     assert ds["var_batch"].values.tolist() == list(range(17))
-    part = ds.pert.select(batch="b1")
-    assert part.pert.groups.n_obs == (source.obs["batch"] == "b1").sum()
-    assert part.pert.select(perturbation="TP53").sizes["cell"] > 0
+    selection = ds.pert.select(batch="b1")
+    assert selection.pert.groups.n_obs == (source.obs["batch"] == "b1").sum()
+    assert selection.pert.select(perturbation="TP53").sizes["cell"] > 0
 
 
 def test_an_obs_column_can_be_named_like_the_dimension_of_an_embedding(tmp_path):

@@ -59,12 +59,12 @@ def expected_result(dense, frame, genes, config, control=CONTROL):
             row["reason"] = "residual expression too high"
             continue
         with np.errstate(divide="ignore", invalid="ignore"):
-            kept = cells[own[cells] / expected < config.cell_residual_expression]
-        if len(kept) < config.min_cells:
+            below = cells[own[cells] / expected < config.cell_residual_expression]
+        if len(below) < config.min_cells:
             row["reason"] = "too few cells left"
             continue
-        row |= {"n_kept": len(kept), "passed": True, "reason": "passed"}
-        mask[kept] = True
+        row |= {"n_kept": len(below), "passed": True, "reason": "passed"}
+        mask[below] = True
     return mask, pd.DataFrame(rows)
 
 
@@ -211,10 +211,10 @@ class TestRules:
         assert bool(row["passed"]) is passed
 
     def test_the_ratio_of_a_cell_must_be_strictly_below_its_limit(self, tmp_path):
-        row, kept = self.run(
+        row, passing = self.run(
             tmp_path, [0, 1, 2, 3], [4, 4], residual_expression=1, cell_residual_expression=0.5, min_cells=1
         )
-        assert kept == {0, 1, 4, 5}  # 2 / 4 is not below 0.5; controls stay
+        assert passing == {0, 1, 4, 5}  # 2 / 4 is not below 0.5; controls stay
         assert (row["n_kept"], row["n_cells"]) == (2, 4)
 
     def test_a_batch_without_controls_is_compared_with_its_cell_type(self, tmp_path):
@@ -224,16 +224,16 @@ class TestRules:
         row = OnTargetKnockdownFilter(options).run(source_of(screen, tmp_path)).table.iloc[0]
         assert (row["control_mean"], row["residual_expression"], row["n_kept"]) == (8, 0.125, 2)
 
-    @pytest.mark.parametrize(("least", "kept"), [(2, {0, 1, 2, 3}), (3, {2, 3})])
-    def test_exactly_min_cells_cells_are_enough(self, tmp_path, least, kept):
-        row, passing = self.run(tmp_path, [0, 0], [4, 4], min_cells=least)
-        assert passing == kept
-        assert row["reason"] == ("passed" if least == 2 else "too few cells left (2, must be at least 3)")
+    @pytest.mark.parametrize(("min_cells", "expected"), [(2, {0, 1, 2, 3}), (3, {2, 3})])
+    def test_exactly_min_cells_are_enough(self, tmp_path, min_cells, expected):
+        row, passing = self.run(tmp_path, [0, 0], [4, 4], min_cells=min_cells)
+        assert passing == expected
+        assert row["reason"] == ("passed" if min_cells == 2 else "too few cells left (2, must be at least 3)")
 
     def test_a_control_mean_of_zero_drops_the_perturbation(self, tmp_path):
-        row, kept = self.run(tmp_path, [0, 0], [0, 0], min_cells=1)
+        row, passing = self.run(tmp_path, [0, 0], [0, 0], min_cells=1)
         assert row["reason"] == "target not expressed in controls"
-        assert kept == {2, 3}
+        assert passing == {2, 3}
 
     def test_process_returns_the_mask(self, reference):
         filtering = OnTargetKnockdownFilter(KnockdownFilterConfig(var_gene_col="gene_name"))
