@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from lazypert.errors import ConfigError, near_matches
+
+T = TypeVar("T")
 
 
 def require(holds: bool, name: str, got: object, expected: str) -> None:
@@ -68,3 +71,23 @@ def require_names(name: str, values: Any) -> list[str]:
     for item in values:
         require(isinstance(item, str), name, item, "names only")
     return [str(item) for item in values]
+
+
+def make_config(cls: type[T], options: Mapping[str, Any], *, known: Iterable[str] | None = None) -> T:
+    """Make a config from keyword options.
+
+    Parameters
+    ----------
+    known
+        Names that are accepted; None accepts every field of the config.
+
+    Raises
+    ------
+    ConfigError
+        When an option is unknown; near matches are listed.
+    """
+    names = [field.name for field in dataclasses.fields(cls)] if known is None else list(known)  # type: ignore[arg-type]
+    for name in options:
+        if name not in names:
+            raise ConfigError(f"{name}: unknown option. {near_matches(name, names)}")
+    return cls(**options)

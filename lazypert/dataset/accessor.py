@@ -1,22 +1,22 @@
-"""``ds.pert``: the engine on an opened Dataset, or on any selection of its cells."""
+"""``ds.pert``: groups, splits, controls and quality control of an opened Dataset, or of a selection of its cells."""
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 import xarray as xr
 
 from lazypert._internal.permutation import inverse
-from lazypert._internal.validation import require_choice
+from lazypert._internal.validation import make_config, require_choice
 from lazypert.dataset.variables import CELL, STORAGE_OPTIONS, STORE, STORE_ROW
 from lazypert.design.controls import ControlMappingConfig, control_mapping
 from lazypert.design.splits import SPLIT_MODES, SplitMode, SplitOptions, SplitResult, make_splitter
 from lazypert.errors import ConfigError
 from lazypert.quality import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter
 from lazypert.screen.groups import Groups
-from lazypert.screen.roles import AXES
+from lazypert.screen.roles import AXES, Roles
 from lazypert.sources.anndata_source import PerturbationAnnDataSource
 from lazypert.sources.config import PerturbationSourceConfig
 from lazypert.store.grouping import group_cells
@@ -28,60 +28,83 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from lazypert.design.controls import ControlMappingKwargs
+    from lazypert.quality import KnockdownFilterKwargs
+    from lazypert.screen.roles import RolesKwargs
+    from lazypert.sources.options import PerturbationSourceKwargs
+
 
 @xr.register_dataset_accessor("pert")  # type: ignore[no-untyped-call]  # xarray leaves it untyped
 class PertAccessor:
     """Groups, splits, controls and quality control of a screen.
 
     Works on a Dataset from `lazypert.open` and on any selection of its cells. All row numbers are
-    rows of the store, also for a selection: ``ds.store_row`` says which rows it has.
+    rows of the store, for a selection too: ``ds.store_row`` lists the rows that it has.
     """
 
     def __init__(self, ds: xr.Dataset) -> None:
         if STORE not in ds.attrs or STORE_ROW not in ds.coords:
             raise ConfigError(
-                "ds.pert needs a Dataset from lazypert.open(...), or a selection of one: this one has no "
-                f"{STORE!r} attribute or no {STORE_ROW!r} coordinate. Arithmetic drops attributes; "
-                "use xr.set_options(keep_attrs=True), or select first and compute after."
+                "ds.pert needs a Dataset from lazypert.open(...), or a selection of one. This one has no "
+                f"{STORE!r} attribute or no {STORE_ROW!r} coordinate. Arithmetic drops attributes: "
+                "use xr.set_options(keep_attrs=True), or select first and compute afterwards."
             )
         self._ds = ds
 
     def __repr__(self) -> str:
-        return f"{self._ds.attrs['screen']}\n{self.table()}"
+        return (
+            f"PertAccessor({self.groups.n_obs:,} cells in {len(self.groups):,} groups; ds.pert.table() lists them)\n"
+            f"screen: {self._ds.attrs['screen']}"
+        )
 
     @cached_property
     def store(self) -> Store:
-        """The store behind the Dataset."""
+        """The store behind the Dataset; opened once."""
         return Store(self._ds.attrs[STORE], self._ds.encoding.get(STORAGE_OPTIONS))
 
     @cached_property
     def groups(self) -> Groups:
-        """Cells of this Dataset, grouped; from the store's table when it has all of them."""
+        """Cells of this Dataset, grouped by cell type, perturbation, dataset and batch."""
         store = self.store
-        if self._is_whole:
+        if self._is_complete:
             return store.groups
-        # A cell's run in the store's table says its labels: no column is read.
-        whole, rows = store.groups, self._ds[STORE_ROW].to_numpy()
-        run = whole.run_of(rows if whole.row_order is None else inverse(whole.row_order)[rows])
-        codes = [None if column is None else whole.codes[axis][run] for axis, column in store.roles.columns().items()]
-        return Groups.from_codes(codes, [whole.labels[axis] for axis in AXES], store.roles, len(rows), rows=rows)
+        # Labels come from the runs of the store's own table, so that no column is read.
+        all_groups, rows = store.groups, self._ds[STORE_ROW].to_numpy()
+        position = rows if all_groups.row_order is None else inverse(all_groups.row_order)[rows]
+        run = all_groups.run_of(position)
+        codes = [
+            None if column is None else all_groups.codes[axis][run] for axis, column in store.roles.columns().items()
+        ]
+        return Groups.from_codes(codes, [all_groups.labels[axis] for axis in AXES], store.roles, len(rows), rows=rows)
 
     @property
-    def _is_whole(self) -> bool:
+    def _is_complete(self) -> bool:
+        """Whether the Dataset has all cells of the store, in the store's order."""
         if self._ds.sizes[CELL] != self.store.n_obs:
             return False
         rows = self._ds[STORE_ROW].to_numpy()
         return bool((rows == np.arange(len(rows))).all())
 
     def table(self) -> pd.DataFrame:
-        """One line a group: cell type, perturbation, number of cells and batches, whether it is control."""
+        """One row per group: cell type, perturbation, number of cells and of batches, whether it is a control."""
         return self.groups.table()
 
-    def regroup(self, **columns: str | None) -> Groups:
-        """Group the store's cells by other columns: ``regroup(pert_col="guide", control_pert="NT-1")``."""
-        from lazypert.screen.roles import Roles
+    def regroup(self, **roles: Unpack[RolesKwargs]) -> Groups:
+        """Group the store's cells by other columns: ``regroup(pert_col="guide", control_pert="NT-1")``.
 
-        return group_cells(self.store, Roles.from_json({**self.store.roles.to_json(), **columns}))
+        Parameters
+        ----------
+        **roles
+            Roles to change: `pert_col`, `cell_type_col`, `batch_col`, `dataset_col` or `control_pert`.
+
+        Raises
+        ------
+        ConfigError
+            When a role is unknown.
+        ColumnNotFoundError
+            When a column does not exist.
+        """
+        return group_cells(self.store, make_config(Roles, {**self.store.roles.to_json(), **roles}))
 
     def select(
         self,
@@ -91,14 +114,18 @@ class PertAccessor:
         batch: str | Sequence[str] | None = None,
         controls: bool | None = None,
     ) -> xr.Dataset:
-        """Cells with the given labels; reads no matrix.
+        """Select the cells with given labels; reads no matrix.
 
         Parameters
         ----------
         perturbation, cell_type, batch
-            A label or several.
+            One label or several; None accepts every label.
         controls
-            True for control cells only, False for others only.
+            True selects control cells only, False all others.
+
+        Returns
+        -------
+        The Dataset with the cells that meet all conditions, in their present order.
 
         Raises
         ------
@@ -114,9 +141,9 @@ class PertAccessor:
         if controls is not None:
             chosen &= groups.is_control == controls
         rows = np.sort(groups.rows(chosen)[:])
-        if self._is_whole:
-            contiguous = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows)
-            return self._ds.isel(cell=slice(int(rows[0]), int(rows[-1]) + 1) if contiguous else rows)
+        if self._is_complete:
+            is_range = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows)
+            return self._ds.isel(cell=slice(int(rows[0]), int(rows[-1]) + 1) if is_range else rows)
         return self._ds.isel(cell=np.flatnonzero(np.isin(self._ds[STORE_ROW].to_numpy(), rows)))
 
     def split(
@@ -141,43 +168,85 @@ class PertAccessor:
         )
         return make_splitter(options).split(self)
 
-    def knockdown(self, **options: Any) -> KnockdownResult:
-        """On-target knockdown QC; options are those of `KnockdownFilterConfig`.
+    def knockdown(self, **options: Unpack[KnockdownFilterKwargs]) -> KnockdownResult:
+        """Run on-target knockdown quality control.
+
+        Parameters
+        ----------
+        **options
+            Options of `KnockdownFilterConfig`.
 
         Raises
         ------
         ConfigError
-            When a cell occurs more than once in the selection.
+            When an option is unknown or invalid, or a cell occurs more than once in the selection.
         """
+        config = make_config(KnockdownFilterConfig, options)
         rows = self._ds[STORE_ROW].to_numpy()
         if len(np.unique(rows)) != len(rows):
             raise ConfigError(
-                "Some cells occur more than once in this selection, and a mean over cells counts each once. "
-                "Select cells without repeats, or draw them from the result."
+                "Some cells occur more than once in this selection, but a mean over cells counts each cell once. "
+                "Select cells without repeats, and repeat them afterwards."
             )
-        source = PerturbationAnnDataSource(self._source_config(), store=self.store, groups=self.groups)
-        return OnTargetKnockdownFilter(KnockdownFilterConfig(**options)).run(source)
+        source = PerturbationAnnDataSource(self._source_config({}), store=self.store, groups=self.groups)
+        return OnTargetKnockdownFilter(config).run(source)
 
-    def match_controls(self, splits: SplitResult | None = None, **options: Any) -> NDArray[np.int64]:
-        """Control rows of every perturbed cell; options are those of `ControlMappingConfig`."""
-        return control_mapping(ControlMappingConfig(**options)).build_mapping(self, splits)
+    def match_controls(
+        self, splits: SplitResult | None = None, **options: Unpack[ControlMappingKwargs]
+    ) -> NDArray[np.int64]:
+        """Match every perturbed cell with controls.
 
-    def source(self, **options: Any) -> PerturbationAnnDataSource:
-        """Return the store as a source, with the store's own roles; options are those of its config."""
-        return PerturbationAnnDataSource(self._source_config(**options), store=self.store)
+        Parameters
+        ----------
+        splits
+            Match within the split of each cell.
+        **options
+            Options of `ControlMappingConfig`.
 
-    def _source_config(self, **options: Any) -> PerturbationSourceConfig:
+        Returns
+        -------
+        (n_mapped, n_basal_samples) int64 store rows of controls. Mapped are the perturbed cells, in the order
+        of their store rows, and with ``map_controls`` the controls too.
+
+        Raises
+        ------
+        ConfigError
+            When an option is unknown or invalid.
+        EmptyPoolError
+            When a group has no control and ``on_empty`` is ``"error"``.
+        """
+        return control_mapping(make_config(ControlMappingConfig, options)).build_mapping(self, splits)
+
+    def source(self, **options: Unpack[PerturbationSourceKwargs]) -> PerturbationAnnDataSource:
+        """Return the store as a source, with all of its cells and with its own roles unless given.
+
+        Parameters
+        ----------
+        **options
+            Options of `PerturbationSourceConfig`, except `file_path`.
+
+        Raises
+        ------
+        ConfigError
+            When an option is unknown or invalid, or the store has no perturbation column or control label.
+        """
+        return PerturbationAnnDataSource(self._source_config(options), store=self.store)
+
+    def _source_config(self, options: PerturbationSourceKwargs) -> PerturbationSourceConfig:
         roles = self.store.roles
         if roles.pert_col is None or roles.control_pert is None:
             raise ConfigError(
-                f"{self.store.path!r} was converted without pert_col or control_pert; "
-                "convert it again with both, or use PerturbationAnnDataSource with a config that names them."
+                f"{self.store.path!r} was converted without pert_col or control_pert. Convert it again with both, "
+                "or use PerturbationAnnDataSource with a config that names them."
             )
-        given: dict[str, Any] = {
+        if "file_path" in options:
+            raise ConfigError("file_path: unknown option. ds.pert.source reads the store behind the Dataset.")
+        defaults = {
+            "file_path": self.store.path,
             "pert_col": roles.pert_col,
             "cell_type_col": roles.cell_type_col,
             "batch_col": roles.batch_col,
             "control_pert": roles.control_pert,
             "storage_options": self.store.storage_options,
         }
-        return PerturbationSourceConfig(file_path=self.store.path, **(given | options))
+        return make_config(PerturbationSourceConfig, defaults | options)

@@ -1,4 +1,4 @@
-"""``xr.open_dataset(store, engine="lazypert")``: the same Dataset, chunked as the caller asks."""
+"""xarray backend: ``xr.open_dataset(store, engine="lazypert")`` gives the same Dataset with any chunks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ import xarray as xr
 from xarray.backends import BackendArray, BackendEntrypoint
 from xarray.core import indexing
 
-from lazypert.dataset.variables import CELL, ROW_ATTRS, STORAGE_OPTIONS, STORE_ROW, attributes, variables_of
+from lazypert.dataset.variables import (
+    CELL,
+    ROW_ATTRS,
+    STORAGE_OPTIONS,
+    STORE_ROW,
+    dataset_attributes,
+    store_variables,
+)
 from lazypert.store.columns import LazyColumn
 from lazypert.store.format import MARKER
 from lazypert.store.store import Store
@@ -20,11 +27,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from lazypert.dataset.variables import EmbeddingArray, MatrixArray, VariableSpec
 
-class _Lazy(BackendArray):
-    """A part of a store, indexed by xarray when values are wanted."""
 
-    def __init__(self, array: Any) -> None:
+class _LazyArray(BackendArray):
+    """An array of a store that xarray indexes when values are needed."""
+
+    def __init__(self, array: LazyColumn | MatrixArray | EmbeddingArray) -> None:
         self.array = array
         self.shape, self.dtype = array.shape, array.dtype
 
@@ -32,12 +41,11 @@ class _Lazy(BackendArray):
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER_1VECTOR, self._read)
 
     def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
-        found: NDArray[Any] = self.array[key]
-        return found
+        return self.array[key]
 
 
 class LazypertBackendEntrypoint(BackendEntrypoint):
-    """Opens lazypert stores with xarray."""
+    """Open lazypert stores with xarray."""
 
     description = "Open lazypert stores of perturbation screens"
     open_dataset_parameters = ("filename_or_obj", "drop_variables", "storage_options")
@@ -49,35 +57,37 @@ class LazypertBackendEntrypoint(BackendEntrypoint):
         drop_variables: str | Iterable[str] | None = None,
         storage_options: dict[str, Any] | None = None,
     ) -> xr.Dataset:
-        """Open a store; see `lazypert.open` for what is in it."""
+        """Open a store; `lazypert.open` lists the variables."""
         store = Store(filename_or_obj, storage_options)
         dropped = {drop_variables} if isinstance(drop_variables, str) else set(drop_variables or ())
         variables: dict[str, xr.Variable] = {}
         rows = LazyColumn(store.n_obs, np.dtype(np.int64), np.arange)
         coords: dict[str, xr.Variable] = {
-            STORE_ROW: xr.Variable((CELL,), indexing.LazilyIndexedArray(_Lazy(rows)), ROW_ATTRS),
+            STORE_ROW: xr.Variable((CELL,), indexing.LazilyIndexedArray(_LazyArray(rows)), ROW_ATTRS),
         }
-        for part in variables_of(store):
-            if part.name in dropped:
-                continue
-            array, encoding = part.array, {}
-            if not isinstance(array, np.ndarray):
-                chunks = getattr(array, "chunks", None)
-                if chunks is not None:
-                    encoding = {"preferred_chunks": dict(zip(part.dims, chunks, strict=True))}
-                array = indexing.LazilyIndexedArray(_Lazy(array))
-            variable = xr.Variable(part.dims, array, part.attrs, encoding)
-            (coords if part.is_coord else variables)[part.name] = variable
-        ds = xr.Dataset(variables, coords, attributes(store))
+        for spec in store_variables(store):
+            if spec.name not in dropped:
+                (coords if spec.is_coord else variables)[spec.name] = _lazy_variable(spec)
+        ds = xr.Dataset(variables, coords, dataset_attributes(store))
         ds.encoding[STORAGE_OPTIONS] = storage_options
         return ds
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
-        """Whether this is a folder with lazypert's marker; other Zarr stores are left to others."""
+        """Whether this is a folder with lazypert's marker; other Zarr stores are left to other backends."""
         if not isinstance(filename_or_obj, str | Path):
             return False
         try:
-            head = (Path(filename_or_obj) / "zarr.json").read_text()
+            metadata = (Path(filename_or_obj) / "zarr.json").read_text()
         except (OSError, UnicodeDecodeError):
             return False
-        return f'"{MARKER}"' in head
+        return f'"{MARKER}"' in metadata
+
+
+def _lazy_variable(spec: VariableSpec) -> xr.Variable:
+    """Make a variable that reads nothing until it is indexed, with the chunks of its array as a preference."""
+    if isinstance(spec.array, np.ndarray):
+        return xr.Variable(spec.dims, spec.array, spec.attrs)
+    chunks, encoding = getattr(spec.array, "chunks", None), {}
+    if chunks is not None:
+        encoding = {"preferred_chunks": dict(zip(spec.dims, chunks, strict=True))}
+    return xr.Variable(spec.dims, indexing.LazilyIndexedArray(_LazyArray(spec.array)), spec.attrs, encoding)

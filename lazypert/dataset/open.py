@@ -1,4 +1,4 @@
-"""A store as an xarray Dataset: dims ``cell`` and ``gene``, everything with a cell axis lazy."""
+"""Opening a store as an xarray Dataset, in which everything along ``cell`` is lazy."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from lazypert.dataset.variables import (
+    CELL,
+    ROW_ATTRS,
+    STORAGE_OPTIONS,
+    STORE_ROW,
+    dataset_attributes,
+    store_variables,
+)
 from lazypert.store.store import Store
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-from lazypert.dataset.variables import CELL, ROW_ATTRS, STORAGE_OPTIONS, STORE_ROW, attributes, variables_of
-
 
 def open(store: str | Path, *, storage_options: dict[str, Any] | None = None) -> xr.Dataset:  # noqa: A001
     """Open a store as a lazy Dataset.
 
-    Reads metadata, gene names and category labels; no matrix and no cell. Rows are the store's,
-    which in grouped order are not the file's: the table ``source_row`` of the store maps back.
+    Reads metadata, gene names and category labels, but no matrix and nothing per cell. Rows are in the order
+    of the store, which in grouped order is not that of the file: the store's table ``source_row`` maps back.
 
     Parameters
     ----------
@@ -33,13 +39,13 @@ def open(store: str | Path, *, storage_options: dict[str, Any] | None = None) ->
     -------
     Dataset with dims ``cell`` and ``gene``.
 
-    - ``X`` and the layers: (cell, gene) Dask arrays, float32 where exact, dense block by block.
-    - obsm: (cell, ``<name>_dim``) Dask arrays.
-    - Coordinates on ``cell``: ``cell_name``, ``store_row``, and every obs column; a categorical
-      column also gives ``<name>_code`` (-1 is missing). All are Dask arrays, none is an index.
-    - ``total_counts`` and ``n_genes_by_counts``: (cell,) sum of X and number of genes detected, noted
-      when the screen was converted. Where obs has such columns, these are ``noted_<name>``.
-    - Coordinates on ``gene``: ``gene``, the index, and every var column.
+    - ``X`` and the layers: (cell, gene) Dask arrays, float32 where that is exact, dense block by block.
+    - obsm entries: (cell, ``<name>_dim``) Dask arrays.
+    - Coordinates along ``cell``: ``cell_name``, ``store_row``, and every obs column; a categorical
+      column also gives ``<name>_code`` (-1 for missing). All are Dask arrays, and none is an index.
+    - ``total_counts`` and ``n_genes_by_counts``: (cell,) sum of X and number of genes detected, recorded
+      during conversion. If obs has columns with these names, they are called ``noted_<name>``.
+    - Coordinates along ``gene``: ``gene``, which is the index, and every var column.
 
     Raises
     ------
@@ -53,13 +59,13 @@ def open(store: str | Path, *, storage_options: dict[str, Any] | None = None) ->
     >>> ds.pert.select(perturbation="TP53").X.sel(gene=["TP53"]).mean().compute()  # doctest: +SKIP
     """
     opened = Store(store, storage_options)
-    variables: dict[str, Any] = {}
-    coords: dict[str, Any] = {}
-    for part in variables_of(opened):
-        array = part.array.to_dask() if hasattr(part.array, "to_dask") else part.array
-        (coords if part.is_coord else variables)[part.name] = xr.Variable(part.dims, array, part.attrs)
+    variables: dict[str, xr.Variable] = {}
+    coords: dict[str, xr.Variable] = {}
+    for spec in store_variables(opened):
+        array = spec.array if isinstance(spec.array, np.ndarray) else spec.array.to_dask()
+        (coords if spec.is_coord else variables)[spec.name] = xr.Variable(spec.dims, array, spec.attrs)
     rows = da.arange(opened.n_obs, chunks=1_048_576, dtype=np.int64)
     coords[STORE_ROW] = xr.Variable((CELL,), rows, ROW_ATTRS)
-    ds = xr.Dataset(variables, coords, attributes(opened))
+    ds = xr.Dataset(variables, coords, dataset_attributes(opened))
     ds.encoding[STORAGE_OPTIONS] = storage_options
     return ds

@@ -1,4 +1,4 @@
-"""The variables of a store's Dataset."""
+"""The variables of a store's Dataset: their names, dimensions and arrays."""
 
 from __future__ import annotations
 
@@ -12,84 +12,82 @@ from lazypert.store.columns import LazyColumn, numeric_column, open_column
 from lazypert.store.format import TABLES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from lazypert.store.matrix import Matrix
     from lazypert.store.store import Store
 
-
+# Dimensions and coordinates of every Dataset.
 CELL, GENE = "cell", "gene"
-
-
 CELL_NAME, STORE_ROW = "cell_name", "store_row"
-
-
-CODES = "_code"
-
-
 ROW_ATTRS = {"description": "row of the store"}
 
+CODES = "_code"
+"""Suffix of the variable that holds the codes of a categorical column."""
 
 STORE, STORAGE_OPTIONS = "store", "storage_options"
-
+"""Dataset attribute with the location of the store, and key of the Dataset's encoding with its fsspec options."""
 
 _BLOCK_BYTES = 32 * 1024**2
 
 
 @dataclass(frozen=True)
 class MatrixArray:
-    """A sparse matrix that shows itself densely, block by block, in a float dtype that is exact."""
+    """A sparse matrix as a dense array, which is read block by block.
+
+    Values have a float dtype that represents them exactly.
+    """
 
     matrix: Matrix
     ndim = 2
 
+    def __repr__(self) -> str:
+        return f"MatrixArray({self.matrix.name!r}: {self.shape[0]:,} x {self.shape[1]:,} {self.dtype})"
+
     @property
     def shape(self) -> tuple[int, int]:
-        """Cells and genes."""
+        """Cells and columns."""
         return self.matrix.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Float dtype."""
+        """float32 where that is exact, otherwise float64."""
         return self.matrix.dense_dtype
 
     @property
     def chunks(self) -> tuple[int, int]:
-        """Rows that make a block of about 32 MiB, and all columns: rows are what is stored together."""
+        """Rows in about 32 MiB, and all columns: a row is stored contiguously."""
         rows = _BLOCK_BYTES // max(1, self.shape[1] * self.dtype.itemsize)
         return max(1, min(rows, self.shape[0])), max(1, self.shape[1])
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
-        rows, cols = key if isinstance(key, tuple) else (key, slice(None))
-        picked, squeeze = rows, isinstance(rows, int | np.integer)
-        if squeeze:
-            picked = np.array([rows])
-        if isinstance(picked, slice):
-            start, stop, step = picked.indices(self.shape[0])
-            whole = step == 1
-            block = self.matrix.read(start, max(start, stop)) if whole else None
-            picked = None if whole else np.arange(start, stop, step)
+        rows, columns = key if isinstance(key, tuple) else (key, slice(None))
+        block = self.matrix.read_rows(np.atleast_1d(self._row_numbers(rows)))
+        if isinstance(columns, slice) and columns == slice(None):
+            dense = block.to_dense(self.dtype)
         else:
-            picked, block = np.asarray(picked), None
-            if picked.dtype == bool:
-                picked = np.flatnonzero(picked)
-        if block is None:
-            assert picked is not None
-            block = self.matrix.read_rows(np.where(picked < 0, picked + self.shape[0], picked))
-        if not (isinstance(cols, slice) and cols == slice(None)):
-            wanted = np.atleast_1d(np.arange(self.shape[1])[cols])
-            unique, back = np.unique(wanted, return_inverse=True)
+            wanted = np.atleast_1d(np.arange(self.shape[1])[columns])
+            unique, inverse = np.unique(wanted, return_inverse=True)
             new_col = np.full(self.shape[1], -1, dtype=np.int32)
             new_col[unique] = np.arange(len(unique))
-            dense = block.select_cols(new_col, len(unique)).to_dense(self.dtype)[:, back]
-        else:
-            dense = block.to_dense(self.dtype)
-        if isinstance(cols, int | np.integer):
+            dense = block.select_cols(new_col, len(unique)).to_dense(self.dtype)[:, inverse]
+        if isinstance(columns, int | np.integer):
             dense = dense[:, 0]
-        return dense[0] if squeeze else dense
+        return dense[0] if isinstance(rows, int | np.integer) else dense
+
+    def _row_numbers(self, key: Any) -> NDArray[np.integer]:
+        """Convert an integer, a slice, a mask or a list to row numbers that are not negative."""
+        if isinstance(key, slice):
+            return np.arange(*key.indices(self.shape[0]))
+        rows = np.asarray(key)
+        if rows.dtype == bool:
+            return np.flatnonzero(rows)
+        return np.where(rows < 0, rows + self.shape[0], rows)
 
     def to_dask(self) -> da.Array:
-        """Lazy dense array; nothing is read."""
+        """Make a lazy dense array; nothing is read."""
         return da.from_array(self, chunks=self.chunks, asarray=False, meta=np.empty((0, 0), self.dtype))
 
 
@@ -108,90 +106,120 @@ class EmbeddingArray:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """As stored."""
+        """Stored dtype."""
         return np.dtype(self.array.dtype)
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         return np.asarray(self.array[key])
 
     def to_dask(self) -> da.Array:
-        """Lazy array in the chunks of the store."""
+        """Make a lazy array with the chunks of the store."""
         return da.from_array(self, chunks=self.array.chunks, asarray=False, meta=np.empty((0, 0), self.dtype))
 
 
 @dataclass(frozen=True)
 class VariableSpec:
-    """One variable of the Dataset: where it belongs, and its array, eager (small) or readable by pieces."""
+    """One variable of a Dataset.
+
+    Attributes
+    ----------
+    name, dims, attrs
+        Name, dimensions and attributes in the Dataset.
+    array
+        Values: in memory if they are few, otherwise an array that is read when indexed.
+    is_coord
+        Whether the variable is a coordinate.
+    """
 
     name: str
     dims: tuple[str, ...]
-    array: LazyColumn | MatrixArray | EmbeddingArray | NDArray[Any] | Any
+    array: LazyColumn | MatrixArray | EmbeddingArray | NDArray[Any]
     is_coord: bool
     attrs: dict[str, Any]
 
 
-def variables_of(store: Store) -> list[VariableSpec]:
-    """Every variable of a store, under a name that no other has.
+class _Names:
+    """Variable names that are in use."""
 
-    obs and var columns keep their names where they can; an obs column that is named like a
-    dimension or like an earlier variable becomes ``obs_<name>``, others ``var_``, ``layer_`` and
-    ``obsm_<name>``.
-    """
-    taken = {CELL, GENE, CELL_NAME, STORE_ROW, "X"}
+    def __init__(self, *reserved: str) -> None:
+        self._used = set(reserved)
 
-    def free(name: str, prefix: str) -> str:
-        while name in taken:
+    def unique(self, name: str, prefix: str) -> str:
+        """Return `name`, prefixed until no other variable has it."""
+        while name in self._used:
             name = f"{prefix}_{name}"
-        taken.add(name)
+        self._used.add(name)
         return name
 
-    parts = [
+
+def store_variables(store: Store) -> list[VariableSpec]:
+    """Return every variable of a store's Dataset, each with a unique name.
+
+    An obs column whose name is taken by a dimension or an earlier variable becomes ``obs_<name>``. Likewise
+    ``noted_<name>`` for cell statistics, ``var_<name>``, ``layer_<name>`` and ``obsm_<name>``.
+    """
+    names = _Names(CELL, GENE, CELL_NAME, STORE_ROW, "X")
+    return [
         VariableSpec("X", (CELL, GENE), MatrixArray(store.matrix()), False, {}),
         VariableSpec(GENE, (GENE,), np.asarray(store.var.index, dtype=object), True, {}),
         VariableSpec(CELL_NAME, (CELL,), open_column(store, "obs/_index"), True, {}),
+        *_obs_variables(store, names),
+        *_cell_stats_variables(store, names),
+        *_var_variables(store, names),
+        *_matrix_variables(store, names),
     ]
+
+
+def _obs_variables(store: Store, names: _Names) -> Iterator[VariableSpec]:
     for column in store.obs_columns:
         path = f"obs/{column}"
-        name = free(column, "obs")
-        parts.append(VariableSpec(name, (CELL,), open_column(store, path), True, {"obs_column": column}))
+        name = names.unique(column, "obs")
+        yield VariableSpec(name, (CELL,), open_column(store, path), True, {"obs_column": column})
         if store.encoding(path) == "categorical":
             codes = numeric_column(store.open_array(f"{path}/codes"))
             labels = [str(label) for label in store.read_categories(path)]
-            parts.append(VariableSpec(free(f"{name}{CODES}", "obs"), (CELL,), codes, True, {"categories": labels}))
-    for name, noted in (("total_counts", "total"), ("n_genes_by_counts", "n_genes")) if store.has_cell_stats else ():
-        parts.append(
-            VariableSpec(
-                free(name, "noted"), (CELL,), numeric_column(store.open_array(f"{TABLES}/facts/{noted}")), True, {}
-            )
-        )
+            yield VariableSpec(names.unique(f"{name}{CODES}", "obs"), (CELL,), codes, True, {"categories": labels})
+
+
+def _cell_stats_variables(store: Store, names: _Names) -> Iterator[VariableSpec]:
+    if store.has_cell_stats:
+        for name, array in (("total_counts", "total"), ("n_genes_by_counts", "n_genes")):
+            column = numeric_column(store.open_array(f"{TABLES}/facts/{array}"))
+            yield VariableSpec(names.unique(name, "noted"), (CELL,), column, True, {})
+
+
+def _var_variables(store: Store, names: _Names) -> Iterator[VariableSpec]:
     for column in store.var.columns:
         values = np.asarray(store.var[column])
-        parts.append(VariableSpec(free(str(column), "var"), (GENE,), values, True, {"var_column": str(column)}))
+        yield VariableSpec(names.unique(str(column), "var"), (GENE,), values, True, {"var_column": str(column)})
+
+
+def _matrix_variables(store: Store, names: _Names) -> Iterator[VariableSpec]:
+    """Yield layers, sparse obsm entries and embeddings."""
     for path in store.matrices:
-        kind, _, name = path.partition("/")
+        kind, _, key = path.partition("/")
         if kind == "layers":
-            array = MatrixArray(store.open_matrix(path))
-            parts.append(VariableSpec(free(name, "layer"), (CELL, GENE), array, False, {}))
+            name = names.unique(key, "layer")
+            yield VariableSpec(name, (CELL, GENE), MatrixArray(store.open_matrix(path)), False, {})
         elif kind == "obsm":
-            unique = free(name, "obsm")
-            parts.append(VariableSpec(unique, (CELL, f"{unique}_dim"), MatrixArray(store.open_matrix(path)), False, {}))
-    for name, embedding in store.obsm.items():
-        unique = free(name, "obsm")
-        parts.append(VariableSpec(unique, (CELL, f"{unique}_dim"), EmbeddingArray(embedding), False, {}))
-    return parts
+            name = names.unique(key, "obsm")
+            yield VariableSpec(name, (CELL, f"{name}_dim"), MatrixArray(store.open_matrix(path)), False, {})
+    for key, embedding in store.obsm.items():
+        name = names.unique(key, "obsm")
+        yield VariableSpec(name, (CELL, f"{name}_dim"), EmbeddingArray(embedding), False, {})
 
 
-def attributes(store: Store) -> dict[str, Any]:
-    """Dataset attributes: what the screen is, in words."""
+def dataset_attributes(store: Store) -> dict[str, Any]:
+    """Return the Dataset's attributes: a description of the screen, its roles, and the store's location."""
     roles, summary = store.roles, store.attrs["summary"]
-    said = f"{store.n_obs:,} cells x {store.n_vars:,} genes"
+    description = f"{store.n_obs:,} cells x {store.n_vars:,} genes"
     if roles.pert_col is not None:
-        said += f"; {summary['n_perturbations']:,} perturbations"
+        description += f"; {summary['n_perturbations']:,} perturbations"
         if roles.control_pert is not None:
-            said += f", controls {roles.control_pert!r} ({summary['n_controls']:,} cells)"
+            description += f", controls {roles.control_pert!r} ({summary['n_controls']:,} cells)"
     if roles.cell_type_col is not None:
-        said += f"; {summary['n_cell_types']:,} cell types"
+        description += f"; {summary['n_cell_types']:,} cell types"
     if roles.batch_col is not None:
-        said += f"; {summary['n_batches']:,} batches"
-    given = {key: value for key, value in roles.to_json().items() if value is not None}
-    return {"screen": said, **given, STORE: store.location}
+        description += f"; {summary['n_batches']:,} batches"
+    given_roles = {role: value for role, value in roles.to_json().items() if value is not None}
+    return {"screen": description, **given_roles, STORE: store.location}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, get_args
 
 import numpy as np
 
@@ -61,6 +61,16 @@ class ControlMappingConfig(ControlOptions):
         require_choice("on_empty", self.on_empty, get_args(OnEmpty))
         require_integer("seed", self.seed)
         require_flag("map_controls", self.map_controls)
+
+
+class ControlMappingKwargs(TypedDict, total=False):
+    """Keyword arguments of `ControlMappingConfig`."""
+
+    strategy: MappingStrategy
+    n_basal_samples: int
+    seed: int
+    map_controls: bool
+    on_empty: OnEmpty
 
 
 class _Mapping:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import TypedDict
 
 ROLE_OF_AXIS = {
     "cell_type": "cell_type_col",
@@ -45,3 +46,13 @@ class Roles:
     def from_json(cls, value: dict[str, str | None]) -> Roles:
         """Make roles from the dictionary that `to_json` returns."""
         return cls(**value)
+
+
+class RolesKwargs(TypedDict, total=False):
+    """Keyword arguments of `Roles`."""
+
+    pert_col: str | None
+    cell_type_col: str | None
+    batch_col: str | None
+    dataset_col: str | None
+    control_pert: str | None

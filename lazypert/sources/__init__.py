@@ -1,1 +1,1 @@
-"""Screens as sources of cells for models."""
+"""Screens as sources of cells."""

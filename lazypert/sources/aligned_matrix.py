@@ -1,10 +1,10 @@
-"""The matrices of several stores as one, with their genes aligned."""
+"""The matrices of several stores as one matrix, with their genes aligned."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,8 +21,26 @@ if TYPE_CHECKING:
     from lazypert.store.matrix import Matrix
 
 
+class SegmentRows(NamedTuple):
+    """Requested rows that lie in one segment.
+
+    Attributes
+    ----------
+    segment
+        Number of the segment.
+    positions
+        (n,) where these rows are in the request.
+    rows
+        (n,) their row numbers in the segment's own store.
+    """
+
+    segment: int
+    positions: NDArray[np.int64]
+    rows: NDArray[np.int64]
+
+
 class RowSegments:
-    """Rows of several stores numbered one after another: which store has a row, and where.
+    """Rows of several stores numbered consecutively, and the segment that each row belongs to.
 
     Parameters
     ----------
@@ -31,48 +49,57 @@ class RowSegments:
     """
 
     def __init__(self, lengths: Sequence[int]) -> None:
-        self.offsets: NDArray[np.int64] = np.cumsum([0, *lengths])
+        self.first_rows: NDArray[np.int64] = np.cumsum([0, *lengths])
 
     def __len__(self) -> int:
-        return int(self.offsets[-1])
+        return int(self.first_rows[-1])
 
-    def scatter(self, rows: NDArray[np.integer]) -> list[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
-        """Divide rows among the stores.
+    def divide(self, rows: NDArray[np.integer]) -> list[SegmentRows]:
+        """Divide rows among the segments.
 
         Returns
         -------
-        For each store that has some of the rows (for the first, when there are no rows): its number, which of
-        the rows are its own, and what numbers they have in it.
+        An item for each segment that has some of the rows; for an empty request, one for segment 0.
+
+        Raises
+        ------
+        IndexError
+            When a row does not exist.
         """
         rows = np.asarray(rows, dtype=np.int64)
         if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
-            raise IndexError(f"Rows {rows.min()} to {rows.max()} are not all in a screen of {len(self):,} cells.")
-        store = np.searchsorted(self.offsets, rows, side="right") - 1
-        numbers = np.unique(store) if rows.size else [0]
-        found = ((int(number), np.flatnonzero(store == number)) for number in numbers)
-        return [(number, which, rows[which] - self.offsets[number]) for number, which in found]
+            raise IndexError(
+                f"rows: got {rows.min()} to {rows.max()}, expected rows of a screen of {len(self):,} cells."
+            )
+        segment_of_row = np.searchsorted(self.first_rows, rows, side="right") - 1
+        segments = np.unique(segment_of_row) if rows.size else [0]
+        positions_of = {int(segment): np.flatnonzero(segment_of_row == segment) for segment in segments}
+        return [
+            SegmentRows(segment, positions, rows[positions] - self.first_rows[segment])
+            for segment, positions in positions_of.items()
+        ]
 
     def gather(self, rows: NDArray[np.integer], read: Callable[[int, NDArray[np.int64]], Any]) -> Any:
-        """Read rows of each store with ``read(number, rows)``, and put them in the order asked.
+        """Read rows of each segment with ``read(segment, rows)``, and return them in the requested order.
 
-        Stores that have none of the rows are read too, as their dtypes count.
+        Segments without any of the rows are read too, because their dtypes determine the result's.
         """
-        scattered = {number: (which, local) for number, which, local in self.scatter(rows)}
+        divided = {item.segment: item for item in self.divide(rows)}
         none = np.empty(0, np.int64)
-        parts = [scattered.get(number, (none, none)) for number in range(len(self.offsets) - 1)]
-        values = np.concatenate([read(number, local) for number, (_, local) in enumerate(parts)])
-        return values[np.argsort(np.concatenate([which for which, _ in parts]))]
+        items = [divided.get(number, SegmentRows(number, none, none)) for number in range(len(self.first_rows) - 1)]
+        values = np.concatenate([read(item.segment, item.rows) for item in items])
+        return values[np.argsort(np.concatenate([item.positions for item in items]))]
 
 
 class AlignedMatrix:
-    """A `RowReader` over the matrices of several stores, row after row, with the genes that they share as columns.
+    """A `RowReader` over the matrices of several stores; its columns are the genes that they share.
 
     Parameters
     ----------
     matrices
         Matrix of each store.
     genes
-        How the stores' genes are aligned.
+        Alignment of the stores' genes.
     """
 
     def __init__(self, matrices: Sequence[Matrix], genes: GeneAlignment) -> None:
@@ -81,12 +108,16 @@ class AlignedMatrix:
         self.dtype: np.dtype[Any] = np.result_type(*(matrix.dtype for matrix in matrices))
         self.shape = len(self.segments), len(genes.var)
 
+    def __repr__(self) -> str:
+        return f"AlignedMatrix({self.shape[0]:,} x {self.shape[1]:,} {self.dtype} from {len(self.matrices)} stores)"
+
     def read_rows(self, rows: NDArray[np.integer]) -> CSRBlock:
-        """Read rows in the order asked, over the shared genes."""
+        """Read rows in the requested order, over the shared genes."""
         view = self.read_view(rows)
         indptr = np.concatenate([[0], np.cumsum(view.lengths)]).astype(np.int64)
         indices = view.indices.astype(np.int32, copy=False)
-        block = canonical(CSRBlock(indptr, indices, view.data, self.shape[1]))  # stores may order their genes otherwise
+        # Aligned columns need not ascend, since each store orders its genes in its own way.
+        block = canonical(CSRBlock(indptr, indices, view.data, self.shape[1]))
         return replace(block, data=block.data.astype(self.dtype, copy=False))
 
     def read_view(
@@ -99,19 +130,19 @@ class AlignedMatrix:
         """Read rows over the shared genes; see `RowReader.read_view`."""
         if self._genes.is_same and self._share_an_array:
             return self._read_in_place(rows, layout, allocate)
-        parts = [
-            (which, self.matrices[number].read_columns(local, self._selection(number, self._all_genes)))
-            for number, which, local in self.segments.scatter(rows)
+        views = [
+            (positions, self.matrices[segment].read_columns(local, self._selection(segment, self._all_genes)))
+            for segment, positions, local in self.segments.divide(rows)
         ]
-        return RowView.concat(parts, self.dtype, layout, allocate)
+        return RowView.concat(views, self.dtype, layout, allocate)
 
     def read_columns(self, rows: NDArray[np.integer], columns: ColumnSelection, *, totals: bool = False) -> RowView:
         """Read selected columns, with `totals` also sums over the shared genes; see `RowReader.read_columns`."""
-        parts = [
-            (which, self._read_columns(number, local, columns, totals=totals))
-            for number, which, local in self.segments.scatter(rows)
+        views = [
+            (positions, self._read_columns(segment, local, columns, totals=totals))
+            for segment, positions, local in self.segments.divide(rows)
         ]
-        return RowView.concat(parts, self.dtype, contiguous_layout, np.empty)
+        return RowView.concat(views, self.dtype, contiguous_layout, np.empty)
 
     def read_dense(
         self,
@@ -123,24 +154,24 @@ class AlignedMatrix:
     ) -> NDArray[np.float32]:
         """Read selected columns of rows as a dense array; see `RowReader.read_dense`."""
         out = allocate((len(rows), columns.n_columns), np.float32)
-        for number, which, local in self.segments.scatter(rows):
-            if target_sum is not None and self._has_other_genes(number):
-                self._read_columns(number, local, columns, totals=True).write_dense(out, which, target_sum)
+        for segment, positions, local in self.segments.divide(rows):
+            if target_sum is not None and self._has_other_genes(segment):
+                self._read_columns(segment, local, columns, totals=True).write_dense(out, positions, target_sum)
             else:
-                self.matrices[number].write_dense(local, self._selection(number, columns), target_sum, out, which)
+                self.matrices[segment].write_dense(local, self._selection(segment, columns), target_sum, out, positions)
         return out
 
     @cached_property
     def _all_genes(self) -> ColumnSelection:
         return ColumnSelection.from_indices(np.arange(self.shape[1]), self.shape[1])
 
-    def _selection(self, number: int, columns: ColumnSelection) -> ColumnSelection:
-        """Express columns of the shared genes as columns of one store."""
-        return columns if self._genes.is_same else columns.for_matrix(self._genes.new_col[number])
+    def _selection(self, segment: int, columns: ColumnSelection) -> ColumnSelection:
+        """Convert a selection of shared genes to a selection of one store's columns."""
+        return columns if self._genes.is_same else columns.for_matrix(self._genes.new_col[segment])
 
-    def _has_other_genes(self, number: int) -> bool:
+    def _has_other_genes(self, segment: int) -> bool:
         """Whether a store has genes that are not shared, which totals must leave out."""
-        return bool((self._genes.new_col[number] < 0).any())
+        return bool((self._genes.new_col[segment] < 0).any())
 
     @cached_property
     def _share_an_array(self) -> bool:
@@ -151,20 +182,23 @@ class AlignedMatrix:
     def _read_in_place(
         self, rows: NDArray[np.integer], layout: RowLayout, allocate: Callable[[int, Any], NDArray[Any]]
     ) -> RowView:
-        scattered = self.segments.scatter(rows)
-        located = [(number, which, self.matrices[number].locate(local)) for number, which, local in scattered]
+        """Decode rows of all stores straight into shared arrays."""
+        divided = self.segments.divide(rows)
+        located = [(segment, positions, self.matrices[segment].locate(local)) for segment, positions, local in divided]
         lengths = np.empty(len(rows), np.int64)
-        for _, which, found in located:
-            lengths[which] = found.lengths
+        for _, positions, located_rows in located:
+            lengths[positions] = located_rows.lengths
         starts, size = layout(lengths)
         indices = allocate(size, np.dtype(np.uint16 if self.shape[1] <= 2**16 else np.int32))
         data = allocate(size, self.dtype)
-        for number, which, found in located:
-            self.matrices[number].gather(found, starts[which], indices, data)
+        for segment, positions, located_rows in located:
+            self.matrices[segment].gather(located_rows, starts[positions], indices, data)
         return RowView(starts, lengths, indices, data, self.shape[1])
 
-    def _read_columns(self, number: int, rows: NDArray[np.int64], columns: ColumnSelection, *, totals: bool) -> RowView:
-        if totals and self._has_other_genes(number):
-            shared = self.matrices[number].read_columns(rows, self._selection(number, self._all_genes))
+    def _read_columns(
+        self, segment: int, rows: NDArray[np.int64], columns: ColumnSelection, *, totals: bool
+    ) -> RowView:
+        if totals and self._has_other_genes(segment):
+            shared = self.matrices[segment].read_columns(rows, self._selection(segment, self._all_genes))
             return shared.select(columns, totals=True)
-        return self.matrices[number].read_columns(rows, self._selection(number, columns), totals=totals)
+        return self.matrices[segment].read_columns(rows, self._selection(segment, columns), totals=totals)

@@ -1,4 +1,4 @@
-"""One screen as a source."""
+"""One screen as a source of cells."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lazypert.errors import no_such_column
+from lazypert.sources.base import PerturbationSource
+from lazypert.sources.cache import open_or_convert
 from lazypert.sources.matrix_segment import store_segment
 from lazypert.store.columns import open_column
 from lazypert.store.grouping import group_cells
@@ -20,28 +22,28 @@ if TYPE_CHECKING:
     from lazypert.sources.matrix_segment import MatrixSegment
     from lazypert.store.matrix import Matrix
     from lazypert.store.store import Store
-from lazypert.sources.base import PerturbationSource
-from lazypert.sources.cache import open_or_convert
 
 
 class PerturbationAnnDataSource(PerturbationSource):
-    """A screen: an ``.h5ad`` file, converted on first use, or a store.
+    """One screen: a store, or an ``.h5ad`` file that is converted on first use.
 
-    Opening reads tables only; matrices are read when cells are asked for.
+    Opening reads tables only; matrices are read when cells are requested.
 
     Parameters
     ----------
     config
-        The screen and how to look at it.
+        The screen and how to read it.
     store
-        A store that is open already, in place of ``config.file_path``.
+        A store that is open already; used in place of ``config.file_path``.
     groups
-        Groups to use in place of those of the config's roles, such as those of a selection of the cells.
+        Groups to use in place of those of the config's roles, such as the groups of a selection of cells.
 
     Raises
     ------
-    ColumnNotFoundError, LabelNotFoundError
-        When a column or the control label does not occur.
+    ColumnNotFoundError
+        When a column, layer or embedding does not exist.
+    LabelNotFoundError
+        When the control label does not occur.
     """
 
     def __init__(
@@ -55,19 +57,19 @@ class PerturbationAnnDataSource(PerturbationSource):
         if config.embedding_key is not None:
             _ = self.read_embedding(np.empty(0, dtype=np.int64))
         self._groups = group_cells(self.store, config.roles) if groups is None else groups
-        _ = self._groups.control_code, self.hvg_indices  # an unknown control label or gene column stops here
+        _ = self._groups.control_code, self.hvg_indices  # raise now if the control label or hvg_col is unknown
 
     def __repr__(self) -> str:
         return f"PerturbationAnnDataSource({self.store.path!r}: {self.n_rows:,} cells x {self.store.n_vars:,} genes)"
 
     @property
     def groups(self) -> Groups:
-        """Cells, grouped; from the store's own table when it was made for the same columns."""
+        """Cells, grouped by cell type, perturbation, dataset and batch."""
         return self._groups
 
     @property
     def n_rows(self) -> int:
-        """Number of cells, controls included."""
+        """Number of cells, including controls."""
         return self.store.n_obs
 
     @property
@@ -76,39 +78,39 @@ class PerturbationAnnDataSource(PerturbationSource):
         return self.store.var
 
     @property
-    def matrix(self) -> Matrix:
-        """The store's matrix."""
-        return self._matrix
-
-    def segments(self, layer: str | None) -> list[MatrixSegment]:
-        """Return the store's matrix."""
-        return [store_segment(self.store, layer, self.groups)]
-
-    @property
-    def matrices(self) -> tuple[Matrix, ...]:
-        """The matrix."""
-        return (self.matrix,)
-
-    @property
     def stores(self) -> tuple[Store, ...]:
         """The store."""
         return (self.store,)
 
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """The store's matrix."""
+        return (self.matrix,)
+
+    @property
+    def matrix(self) -> Matrix:
+        """The store's matrix: X, or the configured layer."""
+        return self._matrix
+
+    def segments(self, layer: str | None) -> list[MatrixSegment]:
+        """Return the store as one segment; None for `layer` selects X."""
+        return [store_segment(self.store, layer, self.groups)]
+
     def read_embedding(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """(n, width) rows of the embedding, float32."""
+        """Read (n, width) float32 rows of the embedding."""
         key = self.config.embedding_key
         if key in self.store.obsm:
             array = self.store.obsm[key]
             return np.asarray(array.oindex[np.asarray(rows)] if len(rows) else array[:0], dtype=np.float32)
         if f"obsm/{key}" in self.store.matrices:
             return self.store.open_matrix(f"obsm/{key}").read_rows(rows).to_dense(np.float32)
-        known = [*self.store.obsm, *(n.removeprefix("obsm/") for n in self.store.matrices if n.startswith("obsm/"))]
-        raise no_such_column("embedding_key", str(key), "an obsm entry", known)
+        sparse_keys = [name.removeprefix("obsm/") for name in self.store.matrices if name.startswith("obsm/")]
+        raise no_such_column("embedding_key", str(key), "an obsm entry", [*self.store.obsm, *sparse_keys])
 
     def read_obs(self, column: str, rows: NDArray[np.integer]) -> NDArray[Any]:
-        """(n,) values of an obs column."""
+        """Read (n,) values of an obs column."""
         return open_column(self.store, f"obs/{self.store.require_obs(column)}")[np.asarray(rows)]
 
     def obs_names(self, rows: NDArray[np.integer]) -> NDArray[Any]:
-        """(n,) cell names."""
+        """Read (n,) cell names."""
         return open_column(self.store, "obs/_index")[np.asarray(rows)]

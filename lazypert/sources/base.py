@@ -1,10 +1,10 @@
-"""Sources: a screen, or several under one vocabulary, as cells with codes, labels and features."""
+"""The interface that one screen and several screens share: cells with codes, labels and features."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -30,9 +30,19 @@ if TYPE_CHECKING:
 
 
 class PerturbationSource(ABC):
-    """What one screen and several have in common. Row numbers are rows of the store (or stores, in turn)."""
+    """Cells of one screen, or of several.
+
+    Row numbers are rows of the store. With several stores they continue from one store to the next.
+
+    Attributes
+    ----------
+    config
+        Options of the source; with several screens, those of the first.
+    """
 
     config: PerturbationSourceConfig
+
+    # Subclasses provide these.
 
     @property
     @abstractmethod
@@ -42,132 +52,85 @@ class PerturbationSource(ABC):
     @property
     @abstractmethod
     def n_rows(self) -> int:
-        """Number of cells, controls included."""
+        """Number of cells, including controls."""
 
     @property
     @abstractmethod
     def var(self) -> pd.DataFrame:
-        """The var table of the shared genes."""
-
-    @abstractmethod
-    def segments(self, layer: str | None) -> Sequence[MatrixSegment]:
-        """Matrices that the rows lie in."""
-
-    @property
-    @abstractmethod
-    def matrix(self) -> RowReader:
-        """The matrix, over the shared genes."""
-
-    @property
-    @abstractmethod
-    def matrices(self) -> tuple[Matrix, ...]:
-        """Matrix of each store."""
+        """The var table, over the shared genes."""
 
     @property
     @abstractmethod
     def stores(self) -> tuple[Store, ...]:
         """The stores, in the order of their rows."""
 
+    @property
+    @abstractmethod
+    def matrices(self) -> tuple[Matrix, ...]:
+        """The matrix of each store."""
+
+    @property
+    @abstractmethod
+    def matrix(self) -> RowReader:
+        """The matrix of all cells, over the shared genes."""
+
+    @abstractmethod
+    def segments(self, layer: str | None) -> Sequence[MatrixSegment]:
+        """Return one segment per store, in the order of their rows; None for `layer` selects X."""
+
     @abstractmethod
     def read_embedding(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """(n, width) rows of the embedding, float32."""
+        """Read (n, width) float32 rows of the embedding."""
 
     @abstractmethod
     def read_obs(self, column: str, rows: NDArray[np.integer]) -> NDArray[Any]:
-        """(n,) values of an obs column."""
+        """Read (n,) values of an obs column."""
 
     @abstractmethod
     def obs_names(self, rows: NDArray[np.integer]) -> NDArray[Any]:
-        """(n,) cell names."""
+        """Read (n,) cell names."""
 
-    # What follows is derived from the above.
-
-    @property
-    def nnz_per_cell(self) -> float:
-        """Mean number of stored values of a cell."""
-        return float(sum(matrix.stats["nnz"] for matrix in self.matrices)) / max(1, self.n_rows)
-
-    def obs_labels(self, column: str) -> list[str] | None:
-        """Sorted labels of a categorical obs column of texts; None for a column of another kind."""
-        labels: set[str] = set()
-        for store in self.stores:
-            path = f"obs/{store.require_obs(column)}"
-            categories = store.read_categories(path) if store.encoding(path) == "categorical" else np.empty(0)
-            if categories.dtype.kind in "biuf":
-                return None
-            labels |= set(map(str, categories))
-        return sorted(labels)
-
-    def gene_labels(self, var_gene_col: str | None) -> NDArray[np.str_]:
-        """(n_genes,) gene names, from a var column or the var index."""
-        return gene_labels(self.var, var_gene_col)
-
-    @cached_property
-    def hvg_indices(self) -> NDArray[np.int64] | None:
-        """Columns of the highly variable genes, or None when no `hvg_col` was named."""
-        name = self.config.hvg_col
-        if name is None:
-            return None
-        if name not in self.var.columns:
-            raise no_such_column("hvg_col", name, "a var column", self.var.columns)
-        column = self.var[name]
-        if column.dtype.kind not in "biuf":
-            raise ConfigError(f"hvg_col={name!r} holds {column.dtype}, expected booleans: True for a variable gene.")
-        return np.flatnonzero(column.to_numpy(dtype=bool, na_value=False))
-
-    @property
-    def n_features(self) -> int:
-        """Width of `read_features`."""
-        if self.config.output_space == "embedding":
-            return int(self.read_embedding(np.empty(0, dtype=np.int64)).shape[1])
-        return len(self.get_gene_names(self.config.output_space))
-
-    def read_features(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """(n, n_features) float32 features of cells, in the configured output space."""
-        if self.config.output_space == "embedding":
-            return self.read_embedding(rows)
-        block = self.matrix.read_rows(rows)
-        if self.config.output_space == "gene":
-            columns = self.hvg_indices
-            assert columns is not None
-            new_col = np.full(block.n_cols, -1, dtype=np.int32)
-            new_col[columns] = np.arange(len(columns))
-            block = block.select_cols(new_col, len(columns))
-        return block.to_dense(np.float32)
-
-    @cached_property
-    def perturbation_features(self) -> NDArray[np.float32]:
-        """(n_perturbations, width) float32: one-hot, or the features given for each perturbation."""
-        labels = self.get_pert_categories()
-        if self.config.perturbation_features_file is None:
-            return np.eye(len(labels), dtype=np.float32)
-        return read_feature_table(self.config.perturbation_features_file, labels, self.config.control_pert)
-
-    @cached_property
-    def _visible(self) -> NDArray[np.int64] | None:
-        return None if self.config.should_yield_controls else np.flatnonzero(~self.get_control_mask())
+    # Cells
 
     def __len__(self) -> int:
-        return self.n_rows if self._visible is None else len(self._visible)
+        return self.n_rows if self._visible_rows is None else len(self._visible_rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """One cell; with ``should_yield_controls=False``, the `index`-th cell that is no control."""
+        """Return one cell; with ``should_yield_controls=False``, the `index`-th cell that is not a control."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"Cell {index} is out of range for a source of {len(self):,} cells.")
         index += len(self) if index < 0 else 0
-        return self.element(index if self._visible is None else int(self._visible[index]))
+        return self.element(index if self._visible_rows is None else int(self._visible_rows[index]))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for index in range(len(self)):
             yield self[index]
 
     def element(self, row: int) -> dict[str, Any]:
-        """One cell by its store row: counts, codes, names, one-hot vectors, asked-for obs columns."""
+        """Return one cell by its store row: the fields of `batch`, without their first dimension."""
         batch = self.batch(np.array([row]))
         return {key: value[0] for key, value in batch.items()}
 
     def batch(self, rows: NDArray[np.integer]) -> dict[str, Any]:
-        """Cells by store rows: the fields of `element`, each with one more dimension, as NumPy arrays."""
+        """Return cells by their store rows.
+
+        Parameters
+        ----------
+        rows
+            (n,) store rows; repeats are allowed.
+
+        Returns
+        -------
+        NumPy arrays by name:
+
+        - ``counts``: (n, n_features) float32 features in the configured output space.
+        - ``pert_code``, ``cell_type_code``, ``batch_code``: (n,) int32, -1 where the label is missing.
+        - ``pert_name``, ``cell_type_name``, ``batch_name``: (n,) labels, empty where missing.
+        - ``is_control``: (n,) bool.
+        - ``pert_emb``, ``cell_type_onehot``, ``batch_onehot``: (n, width) float32, zeros where the label is
+          missing.
+        - Each of ``additional_obs``, and ``barcode`` with ``include_barcodes``: (n,).
+        """
         rows = np.asarray(rows, dtype=np.int64)
         codes = {axis: self._codes(axis)[rows] for axis in ("perturbation", "cell_type", "batch")}
         names = {axis: np.append(self.groups.labels[axis], "")[code] for axis, code in codes.items()}
@@ -177,7 +140,7 @@ class PerturbationSource(ABC):
             "cell_type_code": codes["cell_type"],
             "batch_code": codes["batch"],
             "is_control": self.get_control_mask()[rows],
-            "pert_emb": _pick(self.perturbation_features, codes["perturbation"]),
+            "pert_emb": _take_features(self.perturbation_features, codes["perturbation"]),
             "cell_type_onehot": _onehot(codes["cell_type"], len(self.groups.labels["cell_type"])),
             "batch_onehot": _onehot(codes["batch"], len(self.groups.labels["batch"])),
             "pert_name": names["perturbation"],
@@ -190,28 +153,96 @@ class PerturbationSource(ABC):
         return out
 
     def get_batch(self, batch_size: int, key: jax.Array | None = None) -> dict[str, Any]:
-        """Random cells without replacement.
+        """Draw random cells without replacement; see `batch` for the fields.
 
         Parameters
         ----------
+        batch_size
+            Number of cells.
         key
-            JAX key that decides which; None takes the config's seed.
+            JAX key that decides which cells; None uses the config's seed.
+
+        Raises
+        ------
+        ConfigError
+            When `batch_size` is not between 1 and the number of cells.
         """
         batch_size = require_integer("batch_size", batch_size, 1)
-        require(batch_size <= len(self), "batch_size", batch_size, f"{len(self)} at most, the cells of the source")
+        require(batch_size <= len(self), "batch_size", batch_size, f"at most {len(self)}, the cells of the source")
         words: tuple[int, ...] = (self.config.seed,)
         if key is not None:
             import jax
 
             words = tuple(int(word) for word in np.asarray(jax.random.key_data(key)).ravel())
         chosen = generator(*words).choice(len(self), batch_size, replace=False, shuffle=True)
-        return self.batch(chosen if self._visible is None else self._visible[chosen])
+        return self.batch(chosen if self._visible_rows is None else self._visible_rows[chosen])
 
-    def _codes(self, axis: str) -> NDArray[np.int32]:
-        kept: dict[str, NDArray[np.int32]] = self.__dict__.setdefault("_kept_codes", {})
-        if axis not in kept:
-            kept[axis] = self.groups.expand(self.groups.codes[axis], self.n_rows)
-        return kept[axis]
+    @cached_property
+    def _visible_rows(self) -> NDArray[np.int64] | None:
+        """Rows that indexing and iteration show; None for all."""
+        return None if self.config.should_yield_controls else np.flatnonzero(~self.get_control_mask())
+
+    # Features
+
+    @property
+    def n_features(self) -> int:
+        """Width of `read_features`."""
+        if self.config.output_space == "embedding":
+            return int(self.read_embedding(np.empty(0, dtype=np.int64)).shape[1])
+        return len(self.get_gene_names("gene" if self.config.output_space == "gene" else "all"))
+
+    def read_features(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Read (n, n_features) float32 features of cells, in the configured output space."""
+        if self.config.output_space == "embedding":
+            return self.read_embedding(rows)
+        block = self.matrix.read_rows(rows)
+        if self.config.output_space == "gene":
+            columns = self.hvg_indices
+            assert columns is not None
+            new_col = np.full(block.n_cols, -1, dtype=np.int32)
+            new_col[columns] = np.arange(len(columns))
+            block = block.select_cols(new_col, len(columns))
+        return block.to_dense(np.float32)
+
+    @cached_property
+    def hvg_indices(self) -> NDArray[np.int64] | None:
+        """(n_variable,) columns of the highly variable genes, ascending; None without `hvg_col`.
+
+        Raises
+        ------
+        ColumnNotFoundError
+            When there is no such var column.
+        ConfigError
+            When the column holds neither booleans nor numbers.
+        """
+        name = self.config.hvg_col
+        if name is None:
+            return None
+        if name not in self.var.columns:
+            raise no_such_column("hvg_col", name, "a var column", self.var.columns)
+        column = self.var[name]
+        if column.dtype.kind not in "biuf":
+            raise ConfigError(
+                f"hvg_col: got {name!r}, a {column.dtype} column, expected a boolean one: True for variable genes."
+            )
+        return np.flatnonzero(column.to_numpy(dtype=bool, na_value=False))
+
+    @cached_property
+    def perturbation_features(self) -> NDArray[np.float32]:
+        """(n_perturbations, width) float32: the features in `perturbation_features_file`, or one-hot vectors."""
+        labels = self.get_pert_categories()
+        if self.config.perturbation_features_file is None:
+            return np.eye(len(labels), dtype=np.float32)
+        return read_feature_table(self.config.perturbation_features_file, labels, self.config.control_pert)
+
+    def get_onehot_map(self) -> dict[str, jax.Array]:
+        """Return a JAX array for each perturbation: its row of `perturbation_features`."""
+        import jax.numpy as jnp
+
+        features = self.perturbation_features
+        return {str(name): jnp.asarray(features[i]) for i, name in enumerate(self.get_pert_categories())}
+
+    # Labels and codes
 
     def get_pert_codes(self) -> NDArray[np.int32]:
         """(n_obs,) perturbation codes by store row; -1 where the label is missing."""
@@ -224,6 +255,15 @@ class PerturbationSource(ABC):
     def get_batch_codes(self) -> NDArray[np.int32]:
         """(n_obs,) batch codes by store row; -1 where the label is missing."""
         return self._codes("batch")
+
+    def _codes(self, axis: str) -> NDArray[np.int32]:
+        if axis not in self._code_cache:
+            self._code_cache[axis] = self.groups.expand(self.groups.codes[axis], self.n_rows)
+        return self._code_cache[axis]
+
+    @cached_property
+    def _code_cache(self) -> dict[str, NDArray[np.int32]]:
+        return {}
 
     def get_pert_categories(self) -> NDArray[np.str_]:
         """(n_perturbations,) sorted labels."""
@@ -238,7 +278,7 @@ class PerturbationSource(ABC):
         return self.groups.labels["batch"]
 
     def get_control_mask(self) -> NDArray[np.bool_]:
-        """(n_obs,) whether each cell is a control, by store row."""
+        """(n_obs,) bool by store row: whether each cell is a control."""
         code = self.groups.control_code
         return (self.get_pert_codes() == code) & (code >= 0)
 
@@ -246,15 +286,25 @@ class PerturbationSource(ABC):
         """(n_obs,) ``cell_type_code * n_perturbations + pert_code`` by store row; -1 where one is missing."""
         return self.groups.expand(self.groups.ids, self.n_rows)
 
-    def get_onehot_map(self) -> dict[str, jax.Array]:
-        """One-hot vector, or given features, of each perturbation, as JAX arrays."""
-        import jax.numpy as jnp
+    def obs_labels(self, column: str) -> list[str] | None:
+        """Return the sorted labels of a categorical obs column of texts; None for any other column."""
+        labels: set[str] = set()
+        for store in self.stores:
+            path = f"obs/{store.require_obs(column)}"
+            categories = store.read_categories(path) if store.encoding(path) == "categorical" else np.empty(0)
+            if categories.dtype.kind in "biuf":
+                return None
+            labels |= set(map(str, categories))
+        return sorted(labels)
 
-        features = self.perturbation_features
-        return {str(name): jnp.asarray(features[i]) for i, name in enumerate(self.get_pert_categories())}
+    # Genes and sizes
 
-    def get_gene_names(self, output_space: str = "all") -> list[str]:
-        """Names in the var index: of all genes, or with ``"gene"`` of the highly variable ones."""
+    def gene_labels(self, var_gene_col: str | None) -> NDArray[np.str_]:
+        """(n_genes,) gene names from a var column, or with None from the var index."""
+        return gene_labels(self.var, var_gene_col)
+
+    def get_gene_names(self, output_space: Literal["all", "gene"] = "all") -> list[str]:
+        """Names in the var index: of ``"all"`` genes, or with ``"gene"`` of the highly variable ones."""
         require_choice("output_space", output_space, ("all", "gene"))
         names = self.var.index.astype(str)
         if output_space == "gene" and self.hvg_indices is not None:
@@ -266,7 +316,7 @@ class PerturbationSource(ABC):
         return len(self.var)
 
     def get_var_dims(self) -> dict[str, int]:
-        """Return the sizes a model needs: genes, features, cells, perturbations, cell types, batches."""
+        """Return the sizes that a model needs: genes, features, cells, perturbations, cell types, batches."""
         return {
             "n_genes": self.get_n_genes(),
             "n_features": self.n_features,
@@ -276,11 +326,17 @@ class PerturbationSource(ABC):
             "n_batches": len(self.get_batch_categories()),
         }
 
+    @property
+    def nnz_per_cell(self) -> float:
+        """Mean number of stored values per cell."""
+        return float(sum(matrix.stats["nnz"] for matrix in self.matrices)) / max(1, self.n_rows)
 
-def _pick(table: NDArray[np.float32], codes: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Rows of a table; zeros for code -1."""
+
+def _take_features(table: NDArray[np.float32], codes: NDArray[np.int32]) -> NDArray[np.float32]:
+    """(n, width) rows of a table by code; zeros for code -1."""
     return np.where(codes[:, None] >= 0, table[codes], np.float32(0))
 
 
 def _onehot(codes: NDArray[np.int32], n: int) -> NDArray[np.float32]:
+    """(n_codes, n) one-hot vectors; zeros for code -1."""
     return (codes[:, None] == np.arange(n)).astype(np.float32)

@@ -1,11 +1,11 @@
-"""Several screens as one: under one vocabulary, with their genes aligned."""
+"""Several screens as one source, with united labels and aligned genes."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -30,35 +30,41 @@ if TYPE_CHECKING:
 
 
 class PerturbationConcatSource(PerturbationSource):
-    """Several screens, one after another, under one vocabulary.
+    """Several screens as one source; rows continue from one screen to the next.
 
-    Labels are united and genes are aligned by name in the var index. Each screen counts as a dataset of its
-    own, so controls are matched within it.
+    Labels are united, and genes are aligned by name in the var index. Each screen is a dataset of its own,
+    so cells are matched only with controls of their own screen.
 
     Parameters
     ----------
     sources
         Screens with the same roles and output space.
     join
-        ``"inner"`` keeps the genes that all screens measured; ``"outer"`` keeps every gene, zero where a screen
-        lacks it.
+        ``"inner"`` keeps the genes that all screens measured; ``"outer"`` keeps every gene, with zeros where a
+        screen did not measure it.
     names
-        Dataset names; by default the file stems, numbered where they repeat.
+        Dataset names. None uses the file stems, numbered where they repeat.
 
     Raises
     ------
     ConfigError
-        When the sources differ in a role, or the names are not unique.
+        When there are no sources, they differ in an option, or the names are not unique.
+    SourceFormatError
+        When the genes cannot be aligned.
     """
 
     def __init__(
-        self, sources: Sequence[PerturbationAnnDataSource], *, join: str = "inner", names: Sequence[str] | None = None
+        self,
+        sources: Sequence[PerturbationAnnDataSource],
+        *,
+        join: Literal["inner", "outer"] = "inner",
+        names: Sequence[str] | None = None,
     ) -> None:
         if not sources:
             raise ConfigError("sources: got an empty list, expected at least one source.")
         for name in ("control_pert", "output_space", "layer", "embedding_key", "hvg_col", "additional_obs"):
-            given = [getattr(source.config, name) for source in sources]
-            require(all(value == given[0] for value in given), f"sources differ in {name}", given, "the same in all")
+            values = [getattr(source.config, name) for source in sources]
+            require(all(value == values[0] for value in values), name, values, "the same value in all sources")
         self.sources = tuple(sources)
         self.config = sources[0].config
         self.names = tuple(names) if names is not None else unique_names([_stem(source) for source in sources])
@@ -69,65 +75,67 @@ class PerturbationConcatSource(PerturbationSource):
         self._segments = self._matrix.segments
 
     def __repr__(self) -> str:
-        return f"PerturbationConcatSource({', '.join(self.names)}: {self.n_rows:,} cells x {len(self.var):,} genes)"
+        names = ", ".join(self.names[:5]) + (f", ... {len(self.names) - 5:,} more" if len(self.names) > 5 else "")
+        return f"PerturbationConcatSource({names}: {self.n_rows:,} cells x {len(self.var):,} genes)"
 
     @cached_property
     def groups(self) -> Groups:
-        """Cells of all screens, grouped."""
-        named = [_named_dataset(source.groups, name) for source, name in zip(self.sources, self.names, strict=True)]
-        return Groups.concat(named, [source.n_rows for source in self.sources])
+        """Cells of all screens, grouped by cell type, perturbation, dataset and batch."""
+        groups = [_name_dataset(source.groups, name) for source, name in zip(self.sources, self.names, strict=True)]
+        return Groups.concat(groups, [source.n_rows for source in self.sources])
 
     @property
     def n_rows(self) -> int:
-        """Number of cells of all screens, controls included."""
+        """Number of cells of all screens, including controls."""
         return len(self._segments)
 
     @property
     def var(self) -> pd.DataFrame:
-        """The var table of the shared genes."""
+        """The var table, over the shared genes."""
         return self._genes.var
-
-    @property
-    def matrix(self) -> AlignedMatrix:
-        """The matrices of all stores, over the shared genes."""
-        return self._matrix
-
-    @property
-    def matrices(self) -> tuple[Matrix, ...]:
-        """Matrix of each store."""
-        return tuple(source.matrix for source in self.sources)
 
     @property
     def stores(self) -> tuple[Store, ...]:
         """The stores, in the order of their rows."""
         return tuple(source.store for source in self.sources)
 
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """The matrix of each store."""
+        return tuple(source.matrix for source in self.sources)
+
+    @property
+    def matrix(self) -> AlignedMatrix:
+        """The matrix of all cells, over the shared genes."""
+        return self._matrix
+
     def segments(self, layer: str | None) -> list[MatrixSegment]:
-        """Return the matrix of each store."""
+        """Return one segment per store, in the order of their rows; None for `layer` selects X."""
         return [
-            replace(source.segments(layer)[0], first_row=int(offset), column_of=columns)
-            for source, offset, columns in zip(
-                self.sources, self._segments.offsets, self._genes.column_of, strict=False
+            replace(source.segments(layer)[0], first_row=int(first_row), column_of=columns)
+            for source, first_row, columns in zip(
+                self.sources, self._segments.first_rows[:-1], self._genes.column_of, strict=True
             )
         ]
 
     def read_embedding(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """(n, width) rows of the embedding, float32."""
-        found: NDArray[np.float32] = self._segments.gather(rows, lambda n, local: self.sources[n].read_embedding(local))
-        return found
+        """Read (n, width) float32 rows of the embedding."""
+        out: NDArray[np.float32] = self._segments.gather(rows, lambda i, local: self.sources[i].read_embedding(local))
+        return out
 
     def read_obs(self, column: str, rows: NDArray[np.integer]) -> NDArray[Any]:
-        """(n,) values of an obs column."""
-        found: NDArray[Any] = self._segments.gather(rows, lambda n, local: self.sources[n].read_obs(column, local))
-        return found
+        """Read (n,) values of an obs column."""
+        out: NDArray[Any] = self._segments.gather(rows, lambda i, local: self.sources[i].read_obs(column, local))
+        return out
 
     def obs_names(self, rows: NDArray[np.integer]) -> NDArray[Any]:
-        """(n,) cell names, as in the screens; not unique when screens share names."""
-        found: NDArray[Any] = self._segments.gather(rows, lambda n, local: self.sources[n].obs_names(local))
-        return found
+        """Read (n,) cell names as the screens have them, so they repeat when screens share names."""
+        out: NDArray[Any] = self._segments.gather(rows, lambda i, local: self.sources[i].obs_names(local))
+        return out
 
 
-def _named_dataset(groups: Groups, name: str) -> Groups:
+def _name_dataset(groups: Groups, name: str) -> Groups:
+    """Replace the dataset label by a name, or prefix the labels of a store of several files."""
     labels = groups.labels["dataset"]
     named = [name] if len(labels) == 1 else [f"{name}/{label}" for label in labels]
     return replace(groups, labels={**groups.labels, "dataset": np.array(named, dtype=np.str_)})

@@ -1,4 +1,4 @@
-"""Configuration of a source."""
+"""Options of a source."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ class ScreenOptions(Config):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class PerturbationSourceConfig(ScreenOptions):
-    """A screen and how to look at it.
+    """Options of a source: a screen, and how to read it.
 
     Parameters
     ----------
     file_path
-        An ``.h5ad`` (converted on first use) or a lazypert store.
+        A lazypert store, or an ``.h5ad`` file, which is converted on first use.
     pert_col, cell_type_col, batch_col
-        obs columns; `cell_type_col` and `batch_col` may be None when the screen has no such column.
+        obs columns. `cell_type_col` and `batch_col` may be None if the screen has no such column.
     control_pert
         Label of control cells.
     output_space
-        Features of a cell: ``"all"`` genes, ``"gene"`` (the highly variable ones, see `hvg_col`),
+        Features per cell: ``"all"`` genes, ``"gene"`` (the highly variable genes, see `hvg_col`),
         or an ``"embedding"`` (see `embedding_key`).
     hvg_col
-        Boolean var column of highly variable genes.
+        Boolean var column that marks the highly variable genes.
     embedding_key
-        Name in obsm.
+        Name of an obsm entry.
     layer
         Matrix to read; None reads X.
     should_yield_controls
@@ -65,16 +65,16 @@ class PerturbationSourceConfig(ScreenOptions):
     include_barcodes
         Add each cell's name as ``"barcode"``.
     perturbation_features_file
-        ``.csv``, ``.tsv`` or ``.npz`` of features by perturbation name, to use instead of one-hot.
+        ``.csv``, ``.tsv`` or ``.npz`` file of features by perturbation name, used instead of one-hot vectors.
     cache_dir
-        Folder for the store that an ``.h5ad`` is converted into; None puts it beside the file, as
-        ``<name>.lazypert.zarr``. In a given folder the name has a hash of the file's path too.
+        Folder for the cached store of an ``.h5ad`` file. None puts it beside the file, as
+        ``<name>.lazypert.zarr``; in a folder, the name also contains a hash of the file's path.
     memory_limit
-        For that conversion.
+        Memory for the conversion of an ``.h5ad`` file.
     seed
-        Of `get_batch`.
+        Seed of `get_batch`.
     storage_options
-        Passed to fsspec for a URL.
+        Passed to fsspec for URLs.
     """
 
     file_path: str | Path

@@ -1,4 +1,4 @@
-"""The part of a screen that lies in one store's matrix."""
+"""A segment: the rows of a screen that lie in one store's matrix."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ if TYPE_CHECKING:
     from lazypert.store.store import Store, StoredCellStats
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class MatrixSegment:
-    """Some rows of a screen: a store's matrix, and which of its columns each gene of the screen is.
+    """One store's matrix, and how its rows and columns map to those of the screen.
 
     Attributes
     ----------
     first_row
-        Number of the matrix's first row in the screen.
+        Row of the screen that is the matrix's first row.
     matrix
-        Where the values are.
+        The matrix.
     column_of
-        (n_genes,) int32 column of each of the screen's genes, -1 where it was not measured.
-    labels, cell_stats
-        What conversion noted of these very cells and groups, and the perturbations it numbered;
-        None where it noted nothing, or the cells are grouped otherwise.
+        (n_genes,) int32 column of each of the screen's genes, -1 where the gene was not measured.
+    labels
+        (n_perturbations,) labels that the arrays of `cell_stats` refer to, or None.
+    cell_stats
+        Cell statistics recorded during conversion; None if none were recorded, or if the screen's groups
+        differ from the store's own.
     """
 
     first_row: int
@@ -40,10 +42,10 @@ class MatrixSegment:
 
 
 def store_segment(store: Store, layer: str | None, groups: Groups) -> MatrixSegment:
-    """Return a whole store as one part, with what conversion noted if its cells are grouped as they were then."""
-    part = MatrixSegment(0, store.matrix(layer), np.arange(store.n_vars, dtype=np.int32))
-    # The very table that conversion left: a selection of as many cells may repeat some and lack others.
-    as_stored = groups.start is store.groups.start and groups.row_order is store.groups.row_order
-    if layer is not None or not as_stored or groups.roles.control_pert != store.roles.control_pert:
-        return part
-    return replace(part, labels=store.groups.labels["perturbation"], cell_stats=store.cell_stats)
+    """Return a complete store as one segment, with its cell statistics if they are valid for `groups`."""
+    segment = MatrixSegment(0, store.matrix(layer), np.arange(store.n_vars, dtype=np.int32))
+    # Identity is needed: a selection of equally many cells may repeat some of them and lack others.
+    is_own_table = groups.start is store.groups.start and groups.row_order is store.groups.row_order
+    if layer is not None or not is_own_table or groups.roles.control_pert != store.roles.control_pert:
+        return segment
+    return replace(segment, labels=store.groups.labels["perturbation"], cell_stats=store.cell_stats)

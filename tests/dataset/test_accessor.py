@@ -1,4 +1,6 @@
-"""ds.pert speaks in rows of the store, for the whole Dataset and for any selection."""
+"""ds.pert uses rows of the store, for a complete Dataset and for any selection of its cells."""
+
+from dataclasses import fields
 
 import numpy as np
 import pandas as pd
@@ -6,7 +8,13 @@ import pytest
 import xarray as xr
 
 import lazypert as lp
+from lazypert.design.controls import ControlMappingConfig, ControlMappingKwargs
 from lazypert.errors import ConfigError, LabelNotFoundError
+from lazypert.quality import KnockdownFilterConfig, KnockdownFilterKwargs
+from lazypert.screen.roles import Roles, RolesKwargs
+from lazypert.sources.config import PerturbationSourceConfig
+from lazypert.sources.options import PerturbationSourceKwargs
+from lazypert.store.store import Store
 from tests.support.stores import (
     ROLES,
     converted,
@@ -61,24 +69,24 @@ def test_select_equals_pandas(made, wanted, naive):
 
 
 @pytest.mark.parametrize("axis", ["perturbation", "cell_type", "batch"])
-def test_an_unknown_label_lists_near_ones(made, axis):
+def test_an_unknown_label_raises_with_near_matches(made, axis):
     known = {"perturbation": "TP53", "cell_type": "Neuron", "batch": "b1"}[axis]
     with pytest.raises(LabelNotFoundError, match=f"Did you mean '{known}'"):
         made[0].pert.select(**{axis: known.swapcase() + "x"})
 
 
-def test_a_selection_speaks_in_rows_of_the_store(made):
+def test_a_selection_uses_rows_of_the_store(made):
     ds, obs = made
-    part = ds.isel(cell=np.r_[85:0:-2, 2:40:2])
-    mine = set(rows_of(part).tolist())
-    table = part.pert.table().set_index(["cell_type", "perturbation"])["n_cells"]
-    naive = obs.iloc[sorted(mine)].groupby(["cell_type", "perturbation"], observed=True).size()
+    selection = ds.isel(cell=np.r_[85:0:-2, 2:40:2])
+    selected = set(rows_of(selection).tolist())
+    table = selection.pert.table().set_index(["cell_type", "perturbation"])["n_cells"]
+    naive = obs.iloc[sorted(selected)].groupby(["cell_type", "perturbation"], observed=True).size()
     assert table.to_dict() == naive.to_dict()
-    splits = part.pert.split("random", seed=3)
-    found = np.concatenate([np.asarray(splits[name]) for name in ("train", "valid", "test")])
-    assert sorted(found.tolist()) == sorted(mine)
-    mapping = part.pert.match_controls(n_basal_samples=4)
-    assert set(mapping.ravel().tolist()) <= {r for r in mine if obs["perturbation"].iloc[r] == "non-targeting"}
+    splits = selection.pert.split("random", seed=3)
+    split_rows = np.concatenate([np.asarray(splits[name]) for name in ("train", "valid", "test")])
+    assert sorted(split_rows.tolist()) == sorted(selected)
+    mapping = selection.pert.match_controls(n_basal_samples=4)
+    assert set(mapping.ravel().tolist()) <= {r for r in selected if obs["perturbation"].iloc[r] == "non-targeting"}
 
 
 ROLE_VALUES = {
@@ -99,16 +107,16 @@ ROLE_VALUES = {
     ("kind", "order"),
     [*((kind, "grouped") for kind in ROLE_VALUES), ("text", "source"), ("nullable_ints", "source")],
 )
-def test_role_columns_of_any_kind_group_alike_whole_and_selected(tmp_path, kind, order):
+def test_role_columns_of_any_kind_group_complete_and_selected_cells_alike(tmp_path, kind, order):
     adata = screen(lean=True)
     adata.obs["batch"] = ROLE_VALUES[kind]
     _, store = converted(tmp_path, adata, order=order)
     ds, obs = lp.open(store), read_store(store).obs
-    part = ds.isel(cell=slice(1, None))
-    for found, rows in ((ds, obs), (part, obs.iloc[1:])):
-        groups = found.pert.groups
+    selection = ds.isel(cell=slice(1, None))
+    for dataset, rows in ((ds, obs), (selection, obs.iloc[1:])):
+        groups = dataset.pert.groups
         for label in groups.labels["batch"]:
-            chosen = found.pert.select(batch=str(label))
+            chosen = dataset.pert.select(batch=str(label))
             values = chosen.batch.values
             assert len(set(values.tolist())) == 1
             assert chosen.sizes["cell"] == (rows["batch"] == values[0]).sum()
@@ -117,7 +125,7 @@ def test_role_columns_of_any_kind_group_alike_whole_and_selected(tmp_path, kind,
         )
 
 
-def test_regroup_by_another_column(made):
+def test_cells_can_be_regrouped_by_another_column(made):
     ds, obs = made
     groups = ds.pert.regroup(pert_col="text", control_pert="sgA")
     assert set(groups.labels["perturbation"]) == {"sgA", "sgB", "", "é漢"}
@@ -129,17 +137,73 @@ def test_regroup_by_another_column(made):
 def test_knockdown_works_on_a_selection(made):
     ds, _ = made
     result = ds.pert.select(cell_type="Neuron").pert.knockdown()
-    assert result is not None
+    assert set(result.table["reason"]) == {"target gene not measured"}
+    with pytest.raises(ConfigError, match="more than once"):
+        ds.isel(cell=[0, 0]).pert.knockdown()
 
 
-def test_other_datasets_are_refused(made):
+def test_other_datasets_raise(made):
     with pytest.raises(ConfigError, match=r"lazypert\.open"):
         xr.Dataset({"a": ("x", [1])}).pert.table()
     with pytest.raises(ConfigError, match="attribute"):
         made[0].drop_attrs().pert.table()
 
 
-def test_unknown_mode_is_refused(made):
+def test_an_unknown_split_mode_raises(made):
     with pytest.raises(ConfigError, match="mode: got 'other', expected one of 'random', 'zeroshot', 'fewshot'"):
         made[0].pert.split("other")
     assert ROLES["pert_col"] == made[0].attrs["pert_col"]
+
+
+def test_the_store_is_opened_once(made, monkeypatch):
+    opened, init = [], Store.__init__
+    monkeypatch.setattr(Store, "__init__", lambda self, *args: [opened.append(args), init(self, *args)][1])
+    ds = lp.open(made[0].attrs["store"])
+    assert len(opened) == 1
+    ds.pert.knockdown()
+    assert len(opened) == 2
+    assert ds.pert.source().store is ds.pert.store
+    ds.pert.split()
+    ds.pert.match_controls()
+    ds.pert.select(perturbation="TP53")
+    repr(ds.pert)
+    assert len(opened) == 2
+
+
+@pytest.mark.parametrize(
+    ("config", "kwargs", "left_out"),
+    [
+        (KnockdownFilterConfig, KnockdownFilterKwargs, set()),
+        (ControlMappingConfig, ControlMappingKwargs, set()),
+        (PerturbationSourceConfig, PerturbationSourceKwargs, {"file_path"}),
+        (Roles, RolesKwargs, set()),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_keyword_options_are_the_fields_of_their_config(config, kwargs, left_out):
+    expected = {field.name: field.type for field in fields(config) if field.name not in left_out}
+    assert {name: annotation.__forward_arg__ for name, annotation in kwargs.__annotations__.items()} == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("knockdown", {"min_cell": 3}, "min_cell: unknown option. Did you mean 'min_cells'"),
+        ("match_controls", {"n_basal_sample": 3}, "n_basal_sample: unknown option. Did you mean 'n_basal_samples'"),
+        ("source", {"hvgcol": "hvg"}, "hvgcol: unknown option. Did you mean 'hvg_col'"),
+        ("source", {"file_path": "other.zarr"}, "file_path: unknown option. ds.pert.source reads the store behind"),
+        ("regroup", {"pertcol": "text"}, "pertcol: unknown option. Did you mean 'pert_col'"),
+    ],
+    ids=["knockdown", "match_controls", "source", "source-path", "regroup"],
+)
+def test_an_unknown_option_raises_with_near_matches(made, method, options, message):
+    with pytest.raises(ConfigError) as error:
+        getattr(made[0].pert, method)(**options)
+    assert str(error.value).startswith(message)
+
+
+def test_the_repr_has_two_lines(made):
+    selection = made[0].isel(cell=slice(3, 40))
+    first, second = repr(selection.pert).splitlines()
+    assert first == f"PertAccessor(37 cells in {len(selection.pert.table())} groups; ds.pert.table() lists them)"
+    assert second == f"screen: {selection.attrs['screen']}"

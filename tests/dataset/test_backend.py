@@ -1,4 +1,4 @@
-"""xr.open_dataset gives the Dataset of lp.open, lazily, and claims lazypert's stores only."""
+"""xr.open_dataset gives the Dataset of lp.open, lazily, and claims only lazypert stores."""
 
 import dask
 import numpy as np
@@ -8,14 +8,7 @@ import xarray as xr
 import lazypert as lp
 from lazypert.dataset.backend import LazypertBackendEntrypoint
 from lazypert.errors import StoreDamagedError, StoreNotFoundError
-from tests.support.stores import converted, copied, small_grids
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        small_grids(patch)
-        return converted(tmp_path_factory.mktemp("backend"))[1]
+from tests.support.stores import copied
 
 
 @pytest.mark.parametrize(
@@ -23,12 +16,12 @@ def made(tmp_path_factory):
     [{"engine": "lazypert"}, {}, {"engine": "lazypert", "chunks": {}}, {"engine": "lazypert", "chunks": {"cell": 90}}],
     ids=["engine", "guessed", "chunks", "chunked"],
 )
-def test_equals_open(made, options):
+def test_the_dataset_equals_that_of_open(made, options):
     with xr.open_dataset(made, **options) as ds:
         xr.testing.assert_identical(ds.load(), lp.open(made).load())
 
 
-def test_a_plain_store_is_left_to_others(tmp_path, made):
+def test_other_stores_are_left_to_other_backends(tmp_path, made):
     plain = tmp_path / "plain.zarr"
     xr.Dataset({"a": ("x", np.arange(3.0))}).to_zarr(plain, zarr_format=3, consolidated=False)
     entry = LazypertBackendEntrypoint()
@@ -74,13 +67,13 @@ def test_variables_can_be_dropped(made):
     assert "lognorm" not in xr.open_dataset(made, engine="lazypert", drop_variables="lognorm")
 
 
-def test_the_accessor_works_on_it(made):
+def test_the_accessor_works(made):
     ds = xr.open_dataset(made, engine="lazypert")
-    part = ds.pert.select(perturbation="TP53")
-    assert set(part.perturbation.values) == {"TP53"}
-    assert part.pert.table()["n_cells"].sum() == part.sizes["cell"]
+    selection = ds.pert.select(perturbation="TP53")
+    assert set(selection.perturbation.values) == {"TP53"}
+    assert selection.pert.table()["n_cells"].sum() == selection.sizes["cell"]
 
 
-def test_no_store_is_said_to_be_none(tmp_path):
+def test_a_missing_store_raises(tmp_path):
     with pytest.raises(StoreNotFoundError):
         xr.open_dataset(tmp_path / "none.zarr", engine="lazypert")

@@ -1,4 +1,4 @@
-"""Features of perturbations come from a file by name; nothing is guessed and no pickle is loaded."""
+"""Features are read from a file by perturbation name; nothing is guessed, and no pickle is loaded."""
 
 import numpy as np
 import pytest
@@ -44,13 +44,13 @@ def test_names_may_be_numbers(tmp_path):
 
 
 def test_perturbations_without_features_are_named(tmp_path):
-    with pytest.raises(LabelNotFoundError, match=r"2 of 3 perturbations have no features .*: A, B"):
+    with pytest.raises(LabelNotFoundError, match=r"no features for 2 of 3 perturbations: A, B"):
         read(tmp_path / "f.csv", "name,x\nC,1\n")
 
 
 def test_only_five_missing_names_are_shown(tmp_path):
     labels = np.array([f"P{i}" for i in range(9)])
-    with pytest.raises(LabelNotFoundError, match=r"9 of 9 .*: P0, P1, P2, P3, P4, \.\.\.\."):
+    with pytest.raises(LabelNotFoundError, match=r"9 of 9 perturbations: P0, P1, P2, P3, P4, \.\.\.\."):
         read(tmp_path / "f.csv", "name,x\nC,1\n", labels)
 
 
@@ -58,19 +58,19 @@ def test_only_five_missing_names_are_shown(tmp_path):
     ("name", "content", "message"),
     [
         ("f.csv", "name,x\nA,one\nB,2\n", "not a table of numbers"),
-        ("f.csv", "name,x,y\nA,1,2\nB,,3\n", "no number for some features of 'B'"),
+        ("f.csv", "name,x,y\nA,1,2\nB,,3\n", "lacks a number for some features of 'B'"),
         ("f.csv", "name,x\nA,1\nA,2\nB,3\n", "not a table of numbers"),
         ("f.npz", {"A": np.ones(2), "B": np.ones(3)}, "cannot use"),
         ("f.npz", {"A": np.array([{}], dtype=object), "B": np.ones(1)}, "cannot use"),
         ("f.pt", "", r"expected \.csv, \.tsv or \.npz"),
     ],
-    ids=["text", "hole", "name twice", "unequal lengths", "pickle", "torch"],
+    ids=["text", "missing number", "repeated name", "unequal lengths", "pickle", "torch"],
 )
-def test_bad_files_are_refused(tmp_path, name, content, message):
+def test_a_bad_file_raises(tmp_path, name, content, message):
     with pytest.raises(ConfigError, match=message):
         read(tmp_path / name, content)
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_missing_file_raises(tmp_path):
     with pytest.raises(ConfigError, match="there is no file"):
         read_feature_table(tmp_path / "none.csv", LABELS, "ctrl")

@@ -93,6 +93,13 @@ def in_store_order(source, adata):
     return adata[list(source.obs_names(np.arange(source.n_rows)))]
 
 
+def concatenated(screens, sources, genes):
+    """Dense values in store order, zero where a screen lacks the gene; and obs."""
+    ordered = [in_store_order(source, s) for source, s in zip(sources, screens, strict=True)]
+    dense = [a.to_df().reindex(columns=genes, fill_value=0).to_numpy() for a in ordered]
+    return np.concatenate(dense), pd.concat([a.obs for a in ordered])
+
+
 @dataclass(eq=False)
 class Cells:
     """A source as splitters and mappings see it, and the labels of every row to compare with."""

@@ -1,4 +1,4 @@
-"""Knockdown QC equals three stages written out over a dense matrix."""
+"""Knockdown quality control equals its three stages written out over a dense matrix."""
 
 import anndata
 import numpy as np
@@ -22,57 +22,60 @@ GENES = ["A", "B", "C", "B", "D", "E"]  # B twice
 LABELS = [CONTROL, "A", "B", "C", "D", "E", "unmeasured", "unassigned", "A+B"]
 
 
-def brute(dense, frame, genes, config, control=CONTROL):
-    """Mask and table: dense (cell, gene), NaN where a cell's dataset lacks the gene; frame of labels."""
+def expected_result(dense, frame, genes, config, control=CONTROL):
+    """Mask and table of the filter, from a dense (cell, gene) matrix and a frame of labels.
+
+    The matrix is NaN where a cell's dataset lacks the gene.
+    """
     dense = np.asarray(dense, dtype=np.float64)
     labelled = (frame["perturbation"].notna() & frame["cell_type"].notna()).to_numpy()
     perturbation = frame["perturbation"].to_numpy(dtype=object)
-    # A control without a cell type passes nothing and is in no split, but it shows what controls express.
+    # A control without a cell type does not pass and is in no split, but it contributes to the control means.
     controls = perturbation == control
     axes = {"all": [], "cell_type": ["cell_type", "dataset"], "batch": ["cell_type", "dataset", "batch"]}
-    kind = ["/".join(str(frame[axis].iloc[i]) for axis in axes[config.control_match]) for i in range(len(frame))]
-    kind = np.array(kind, dtype=object)
+    stratum = ["/".join(str(frame[axis].iloc[i]) for axis in axes[config.control_match]) for i in range(len(frame))]
+    stratum = np.array(stratum, dtype=object)
     mask = controls & labelled
-    lines = []
+    rows = []
     for label in sorted({p for p, ok in zip(perturbation, labelled, strict=True) if ok and p != control}):
         cells = np.flatnonzero((perturbation == label) & labelled)
-        line = {"perturbation": label, "n_cells": len(cells), "control_mean": np.nan, "perturbed_mean": np.nan}
-        line |= {"residual_expression": np.nan, "n_kept": 0, "passed": False}
-        lines.append(line)
+        row = {"perturbation": label, "n_cells": len(cells), "control_mean": np.nan, "perturbed_mean": np.nan}
+        row |= {"residual_expression": np.nan, "n_kept": 0, "passed": False}
+        rows.append(row)
         if label not in genes:
-            line["reason"] = "target gene not measured"
+            row["reason"] = "target gene not measured"
             continue
-        own = dense[:, genes.index(label)]  # the first of that name
+        own = dense[:, genes.index(label)]  # the first gene of that name
         cells = cells[~np.isnan(own[cells])]
-        mean_of = {k: own[controls & (kind == k) & ~np.isnan(own)].mean() for k in set(kind[cells])}
-        expected = np.array([mean_of[k] for k in kind[cells]])
-        line["control_mean"] = expected[0] if len(mean_of) == 1 else expected.mean()
-        line["perturbed_mean"] = own[cells].mean()
-        if line["control_mean"] == 0:
-            line["reason"] = "target not expressed in controls"
+        mean_of = {s: own[controls & (stratum == s) & ~np.isnan(own)].mean() for s in set(stratum[cells])}
+        expected = np.array([mean_of[s] for s in stratum[cells]])
+        row["control_mean"] = expected[0] if len(mean_of) == 1 else expected.mean()
+        row["perturbed_mean"] = own[cells].mean()
+        if row["control_mean"] == 0:
+            row["reason"] = "target not expressed in controls"
             continue
-        line["residual_expression"] = line["perturbed_mean"] / line["control_mean"]
-        if line["residual_expression"] >= config.residual_expression:
-            line["reason"] = "residual expression too high"
+        row["residual_expression"] = row["perturbed_mean"] / row["control_mean"]
+        if row["residual_expression"] >= config.residual_expression:
+            row["reason"] = "residual expression too high"
             continue
         with np.errstate(divide="ignore", invalid="ignore"):
-            kept = cells[own[cells] / expected < config.cell_residual_expression]
-        if len(kept) < config.min_cells:
-            line["reason"] = "too few cells left"
+            below = cells[own[cells] / expected < config.cell_residual_expression]
+        if len(below) < config.min_cells:
+            row["reason"] = "too few cells left"
             continue
-        line |= {"n_kept": len(kept), "passed": True, "reason": "passed"}
-        mask[kept] = True
-    return mask, pd.DataFrame(lines)
+        row |= {"n_kept": len(below), "passed": True, "reason": "passed"}
+        mask[below] = True
+    return mask, pd.DataFrame(rows)
 
 
 def check(source, dense, frame, genes, *, exact=True, control=CONTROL, **options):
-    """Compare a source's QC with `brute` on the same cells; returns the result."""
+    """Compare a source's result with `expected_result` on the same cells, and return it."""
     config = KnockdownFilterConfig(**options)
     result = OnTargetKnockdownFilter(config).run(source)
-    mask, table = brute(dense, frame, genes, config, control)
-    found = result.table.assign(reason=result.table["reason"].str.partition(" (")[0])
+    mask, table = expected_result(dense, frame, genes, config, control)
+    actual = result.table.assign(reason=result.table["reason"].str.partition(" (")[0])
     pd.testing.assert_frame_equal(
-        found, table, check_dtype=False, check_exact=exact, **({} if exact else {"rtol": 1e-12})
+        actual, table, check_dtype=False, check_exact=exact, **({} if exact else {"rtol": 1e-12})
     )
     assert (result.mask == mask).all()
     assert result.n_unlabelled == int((frame["perturbation"].isna() | frame["cell_type"].isna()).sum())
@@ -85,7 +88,7 @@ def frame_of(adata, dataset="all"):
 
 
 def random_screen(seed, n=400, labels=LABELS, missing=0.05):
-    """Counts whose targets are knocked down in about half of the perturbations; E is never expressed."""
+    """Counts in which about half of the perturbations lower their target; E is never expressed."""
     rng = np.random.default_rng(seed)
 
     def pick(names):
@@ -111,16 +114,16 @@ def random_screen(seed, n=400, labels=LABELS, missing=0.05):
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
-    """Source of a random screen, and its cells in the order of the rows; each is converted once."""
-    kept = {}
+    """Source of a random screen, and its cells in store order; each screen is converted once."""
+    cache = {}
 
     def get(seed, *, order="grouped", **options):
         key = (seed, order, *options.items())
-        if key not in kept:
+        if key not in cache:
             screen = random_screen(seed, **options)
             source = source_of(screen, tmp_path_factory.mktemp("qc"), order=order)
-            kept[key] = source, in_store_order(source, screen)
-        return kept[key]
+            cache[key] = source, in_store_order(source, screen)
+        return cache[key]
 
     return get
 
@@ -137,35 +140,25 @@ class TestRandomScreens:
         ],
         ids=["defaults", "strict cells", "lax means"],
     )
-    def test_equal_brute_force(self, converted, seed, order, options):
+    def test_result_equals_the_three_stages(self, converted, seed, order, options):
         source, adata = converted(seed, order=order)
         result = check(source, adata.X.toarray(), frame_of(adata), GENES, var_gene_col="gene_name", **options)
         assert len(result.table) == len(LABELS) - 1
 
     @pytest.mark.parametrize("match", ["cell_type", "batch"])
     @pytest.mark.parametrize("seed", range(2))
-    def test_matched_controls(self, converted, seed, match):
+    def test_controls_can_be_matched(self, converted, seed, match):
         source, adata = converted(seed, n=800, missing=0)
         options = {"control_match": match, "min_cells": 3, "residual_expression": 0.5}
         check(source, adata.X.toarray(), frame_of(adata), GENES, exact=False, var_gene_col="gene_name", **options)
 
-    def test_a_layer(self, converted):
+    def test_a_layer_can_be_read(self, converted):
         source, adata = converted(0)
         options = {"var_gene_col": "gene_name", "residual_expression": 1.0, "min_cells": 1}
         result = check(source, adata.layers["eighths"].toarray(), frame_of(adata), GENES, layer="eighths", **options)
         assert not result.table.equals(check(source, adata.X.toarray(), frame_of(adata), GENES, **options).table)
 
-    @pytest.mark.parametrize("values", [7, 60, 1000])
-    def test_the_block_size_does_not_matter(self, values, converted, monkeypatch):
-        source, _ = converted(1)
-        config = KnockdownFilterConfig(var_gene_col="gene_name", min_cells=3, control_match="batch")
-        whole = OnTargetKnockdownFilter(config).run(source)
-        monkeypatch.setattr("lazypert.quality._BLOCK_VALUES", values)
-        pieces = OnTargetKnockdownFilter(config).run(source)
-        pd.testing.assert_frame_equal(pieces.table, whole.table, check_exact=True)
-        assert (pieces.mask == whole.mask).all()
-
-    def test_names_from_the_var_index(self, tmp_path):
+    def test_gene_names_can_come_from_the_var_index(self, tmp_path):
         screen = random_screen(2)
         screen.var_names = ["A", "B", "C", "x", "D", "E"]
         source = source_of(screen, tmp_path)
@@ -174,82 +167,84 @@ class TestRandomScreens:
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory):
-    """Two screens; the second lacks gene D and has the others in another order."""
-    folder, parts = tmp_path_factory.mktemp("several"), []
+def two_screens(tmp_path_factory):
+    """Two screens; the second lacks gene D and has the other genes in another order."""
+    folder, screens = tmp_path_factory.mktemp("several"), []
     for seed, columns, genes in ((5, [0, 1, 2, 4], ["A", "B", "C", "D"]), (6, [2, 0, 4, 1], ["C", "A", "x", "B"])):
         screen = random_screen(seed, n=300)[:, columns].copy()
         screen.var_names = genes
-        source = source_of(screen, folder, name=f"screen{len(parts)}")
-        parts.append((source, in_store_order(source, screen)))
-    return parts
+        source = source_of(screen, folder, name=f"screen{len(screens)}")
+        screens.append((source, in_store_order(source, screen)))
+    return screens
 
 
 class TestSeveralSources:
     @pytest.mark.parametrize("join", ["inner", "outer"])
     @pytest.mark.parametrize("match", ["all", "cell_type"])
-    def test_equal_brute_force(self, parts, join, match):
-        source = PerturbationConcatSource([part for part, _ in parts], join=join)
+    def test_result_equals_the_three_stages(self, two_screens, join, match):
+        source = PerturbationConcatSource([source for source, _ in two_screens], join=join)
         genes = sorted({"A", "B", "C"} | ({"D", "x"} if join == "outer" else set()))
         assert sorted(source.get_gene_names()) == genes
-        dense = [adata.to_df().reindex(columns=genes).to_numpy() for _, adata in parts]  # NaN where not measured
-        frame = pd.concat([frame_of(adata, f"screen{i}") for i, (_, adata) in enumerate(parts)], ignore_index=True)
+        dense = [adata.to_df().reindex(columns=genes).to_numpy() for _, adata in two_screens]  # NaN where not measured
+        frame = pd.concat(
+            [frame_of(adata, f"screen{i}") for i, (_, adata) in enumerate(two_screens)], ignore_index=True
+        )
         options = {"min_cells": 3, "control_match": match, "residual_expression": 0.6}
         check(source, np.concatenate(dense), frame, genes, exact=False, **options)
 
 
 class TestRules:
-    def source(self, folder, own, controls, **options):
-        """One perturbation, A, with the given counts of gene A."""
+    def run(self, folder, own, controls, **options):
+        """Table row of perturbation A, and numbers of the cells that pass, for given counts of gene A."""
         obs = {"perturbation": ["A"] * len(own) + [CONTROL] * len(controls)}
         obs |= {"cell_type": ["T"] * len(obs["perturbation"]), "batch": ["b"] * len(obs["perturbation"])}
         screen = make_screen(obs, np.array([*own, *controls])[:, None], genes=["A"])
         source = source_of(screen, folder)
         result = OnTargetKnockdownFilter(KnockdownFilterConfig(**options)).run(source)
-        kept = {name for name, ok in zip(source.obs_names(np.arange(source.n_rows)), result.mask, strict=True) if ok}
-        return result.table.iloc[0], {int(name.removeprefix("cell")) for name in kept}
+        passing = source.obs_names(np.arange(source.n_rows))[result.mask]
+        return result.table.iloc[0], {int(name.removeprefix("cell")) for name in passing}
 
     @pytest.mark.parametrize(("limit", "passed"), [(0.25, False), (0.26, True)])
-    def test_the_mean_must_be_strictly_below(self, tmp_path, limit, passed):
-        line, _ = self.source(tmp_path, [1, 1, 1], [4, 4], residual_expression=limit, min_cells=1)
-        assert line["residual_expression"] == 0.25
-        assert bool(line["passed"]) is passed
+    def test_the_mean_ratio_must_be_strictly_below_its_limit(self, tmp_path, limit, passed):
+        row, _ = self.run(tmp_path, [1, 1, 1], [4, 4], residual_expression=limit, min_cells=1)
+        assert row["residual_expression"] == 0.25
+        assert bool(row["passed"]) is passed
 
-    def test_the_cell_must_be_strictly_below(self, tmp_path):
-        line, kept = self.source(
+    def test_the_ratio_of_a_cell_must_be_strictly_below_its_limit(self, tmp_path):
+        row, passing = self.run(
             tmp_path, [0, 1, 2, 3], [4, 4], residual_expression=1, cell_residual_expression=0.5, min_cells=1
         )
-        assert kept == {0, 1, 4, 5}  # 2 / 4 is not below 0.5; controls stay
-        assert (line["n_kept"], line["n_cells"]) == (2, 4)
+        assert passing == {0, 1, 4, 5}  # 2 / 4 is not below 0.5; controls stay
+        assert (row["n_kept"], row["n_cells"]) == (2, 4)
 
     def test_a_batch_without_controls_is_compared_with_its_cell_type(self, tmp_path):
         obs = {"perturbation": ["A", "A", CONTROL, CONTROL], "cell_type": ["T"] * 4, "batch": ["b1", "b2", "b1", "b1"]}
         screen = make_screen(obs, np.array([1, 1, 4, 12])[:, None], genes=["A"])
         options = KnockdownFilterConfig(control_match="batch", min_cells=1)
-        line = OnTargetKnockdownFilter(options).run(source_of(screen, tmp_path)).table.iloc[0]
-        assert (line["control_mean"], line["residual_expression"], line["n_kept"]) == (8, 0.125, 2)
+        row = OnTargetKnockdownFilter(options).run(source_of(screen, tmp_path)).table.iloc[0]
+        assert (row["control_mean"], row["residual_expression"], row["n_kept"]) == (8, 0.125, 2)
 
-    @pytest.mark.parametrize(("least", "kept"), [(2, {0, 1, 2, 3}), (3, {2, 3})])
-    def test_as_many_cells_as_asked_are_enough(self, tmp_path, least, kept):
-        line, found = self.source(tmp_path, [0, 0], [4, 4], min_cells=least)
-        assert found == kept
-        assert line["reason"] == ("passed" if least == 2 else "too few cells left (2, must be at least 3)")
+    @pytest.mark.parametrize(("min_cells", "expected"), [(2, {0, 1, 2, 3}), (3, {2, 3})])
+    def test_exactly_min_cells_are_enough(self, tmp_path, min_cells, expected):
+        row, passing = self.run(tmp_path, [0, 0], [4, 4], min_cells=min_cells)
+        assert passing == expected
+        assert row["reason"] == ("passed" if min_cells == 2 else "too few cells left (2, must be at least 3)")
 
     def test_a_control_mean_of_zero_drops_the_perturbation(self, tmp_path):
-        line, kept = self.source(tmp_path, [0, 0], [0, 0], min_cells=1)
-        assert line["reason"] == "target not expressed in controls"
-        assert kept == {2, 3}
+        row, passing = self.run(tmp_path, [0, 0], [0, 0], min_cells=1)
+        assert row["reason"] == "target not expressed in controls"
+        assert passing == {2, 3}
 
-    def test_process_gives_the_mask(self, reference):
+    def test_process_returns_the_mask(self, reference):
         filtering = OnTargetKnockdownFilter(KnockdownFilterConfig(var_gene_col="gene_name"))
         assert (filtering.process(reference.source) == filtering.run(reference.source).mask).all()
 
-    def test_finds_the_knockdown_of_the_reference_screen(self, reference):
+    def test_all_perturbations_of_the_reference_screen_pass(self, reference):
         config = KnockdownFilterConfig(var_gene_col="gene_name")
         result = OnTargetKnockdownFilter(config).run(reference.source)
         assert result.table["passed"].all()
         assert "5 of 5 perturbations pass" in repr(result)
-        by_id = OnTargetKnockdownFilter().run(reference.source)  # Ensembl ids are no perturbation's name
+        by_id = OnTargetKnockdownFilter().run(reference.source)  # perturbations are not named by Ensembl ids
         assert (by_id.table["reason"] == "target gene not measured").all()
         assert (by_id.mask == reference.source.get_control_mask()).all()
 
@@ -263,7 +258,7 @@ def schraivogel(tmp_path_factory):
 
 
 class TestPublishedScreens:
-    def test_schraivogel(self, schraivogel):
+    def test_schraivogel_equals_the_three_stages(self, schraivogel):
         source, adata = schraivogel
         frame, genes = frame_of(adata), list(adata.var_names)
         counted = adata.obs.groupby(["cell_type", "perturbation"], observed=True).size()
@@ -280,7 +275,7 @@ class TestPublishedScreens:
         assert (source.get_control_mask() == controls).all()
         check(source, dense, frame, genes, exact=False, control_match="batch")
 
-    def test_batch_controls_are_of_the_same_batch(self, schraivogel):
+    def test_controls_matched_by_batch_are_from_the_same_batch(self, schraivogel):
         source, adata = schraivogel
         obs = adata.obs
         mapping = BatchControlMapping()
@@ -291,7 +286,7 @@ class TestPublishedScreens:
         assert (cell_type[rows] == cell_type[controls]).all()
         assert set(perturbation[controls]) == {CONTROL}
 
-    def test_doubles_are_reported_as_not_measured(self, tmp_path):
+    def test_double_perturbations_are_reported_as_not_measured(self, tmp_path):
         path = real_screen("perturbench_devel_asis.h5ad")
         source = PerturbationAnnDataSource(
             PerturbationSourceConfig(
@@ -322,9 +317,9 @@ class TestIsOnTarget:
             ([1, 1, 4, 4], [0, 0, 0, 0], 0.5, False),
             ([1, 1, 4, 4], [1, 1, 1, 1], 0.5, False),
         ],
-        ids=["equal", "below", "control mean zero", "nothing perturbed", "no control"],
+        ids=["equal", "below", "control mean zero", "nothing perturbed", "no controls"],
     )
-    def test_compares_means(self, expression, perturbed, residual, expected):
+    def test_it_compares_means(self, expression, perturbed, residual, expected):
         perturbed = np.array(perturbed, bool)
         assert is_on_target_knockdown(np.array(expression), perturbed, ~perturbed, residual) is expected
 
@@ -341,12 +336,17 @@ class TestErrors:
             ("control_match", "donor"),
         ],
     )
-    def test_options_are_checked_when_made(self, name, value):
+    def test_options_are_checked_on_construction(self, name, value):
         with pytest.raises(ConfigError, match=f"{name}: got {value!r}"):
             KnockdownFilterConfig(**{name: value})
 
-    def test_unknown_var_column_and_layer(self, reference):
+    def test_an_unknown_var_column_or_layer_raises(self, reference):
         with pytest.raises(ColumnNotFoundError, match=r"var_gene_col: got 'gene_names'.*Did you mean 'gene_name'"):
             OnTargetKnockdownFilter(KnockdownFilterConfig(var_gene_col="gene_names")).run(reference.source)
         with pytest.raises(ColumnNotFoundError, match="layer: got 'counts'"):
             OnTargetKnockdownFilter(KnockdownFilterConfig(layer="counts")).run(reference.source)
+
+
+def test_the_repr_shows_the_options():
+    assert repr(OnTargetKnockdownFilter(KnockdownFilterConfig(min_cells=7))).startswith("OnTargetKnockdownFilter(")
+    assert "min_cells=7" in repr(OnTargetKnockdownFilter(KnockdownFilterConfig(min_cells=7)))

@@ -1,0 +1,268 @@
+"""Figure of knockdown quality control."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lazypert._internal.randomness import generator
+from lazypert.plots.style import (
+    BLUE,
+    GREY,
+    MAX_PERTURBATIONS,
+    ORANGE,
+    SKY,
+    VERMILLION,
+    new_figure,
+    shorten,
+    style_context,
+)
+from lazypert.quality.knockdown import (
+    NOT_EXPRESSED,
+    NOT_MEASURED,
+    PASSED,
+    TOO_FEW_CELLS,
+    TOO_HIGH,
+    KnockdownFilterConfig,
+    KnockdownResult,
+)
+from lazypert.screen.targets import target_genes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from lazypert.sources.base import PerturbationSource
+
+REASON_COLOURS = {PASSED: BLUE, TOO_HIGH: VERMILLION, TOO_FEW_CELLS: ORANGE}
+
+_RATIO_EDGE = 2.0  # larger ratios are drawn at the edge: no knockdown, whatever their size
+
+
+def sample_cell_residuals(
+    source: PerturbationSource,
+    result: KnockdownResult,
+    *,
+    var_gene_col: str | None = None,
+    cells: int = 200,
+    perturbations: int = MAX_PERTURBATIONS,
+    seed: int = 42,
+) -> dict[str, NDArray[np.float64]]:
+    """Read the own-target expression of a sample of cells, as a ratio to the control mean.
+
+    Parameters
+    ----------
+    source
+        The screen that `result` describes.
+    var_gene_col
+        The filter's `var_gene_col`.
+    cells
+        Sample at most this many cells per perturbation.
+    perturbations
+        Sample at most this many perturbations, evenly over the range of residual expression.
+    seed
+        Decides which cells are sampled.
+
+    Returns
+    -------
+    For each sampled perturbation, all of which have a residual expression: (n,) ratios.
+    """
+    table = result.table[np.isfinite(result.table["residual_expression"])].sort_values("residual_expression")
+    sampled = np.unique(np.linspace(0, len(table) - 1, min(len(table), perturbations)).round().astype(int))
+    groups, rng, ratios = source.groups, generator(seed), {}
+    target_column = target_genes(groups, source.gene_labels(var_gene_col))
+    for row in table.iloc[sampled].itertuples():
+        code = groups.code_of("perturbation", row.perturbation)
+        rows = groups.rows((groups.codes["perturbation"] == code) & (groups.ids >= 0))
+        chosen = np.sort(rng.choice(len(rows), min(len(rows), cells), replace=False))
+        block = source.matrix.read_rows(np.sort(rows[chosen]))
+        new_col = np.full(block.n_cols, -1, dtype=np.int32)
+        new_col[target_column[code]] = 0
+        ratios[row.perturbation] = block.select_cols(new_col, 1).to_dense(np.float64)[:, 0] / row.control_mean
+    return ratios
+
+
+def plot_knockdown(
+    result: KnockdownResult,
+    *,
+    config: KnockdownFilterConfig | None = None,
+    cell_residuals: Mapping[str, NDArray[np.floating[Any]]] | None = None,
+    units: str = "expression",
+    top: int = MAX_PERTURBATIONS,
+) -> Figure:
+    """Draw the residual expression of every perturbation's target, and of single cells.
+
+    Parameters
+    ----------
+    result
+        Result of the filter.
+    config
+        The filter's options, for the thresholds; None takes the defaults.
+    cell_residuals
+        Ratios of single cells by perturbation, as from `sample_cell_residuals`; adds a panel.
+    units
+        What the matrix holds, for the axis label, such as ``"counts"``.
+    top
+        If there are more perturbations than this, they are drawn by rank, without their names.
+
+    Returns
+    -------
+    A figure. Ratios above 2 are drawn as arrows at the edge.
+
+    Raises
+    ------
+    LazypertError
+        When matplotlib is not installed.
+    """
+    config = config or KnockdownFilterConfig()
+    table = result.table[np.isfinite(result.table["residual_expression"])]
+    table = table.sort_values("residual_expression", kind="stable").reset_index(drop=True)
+    named = len(table) <= top
+    cell_residuals = {label: ratios for label, ratios in (cell_residuals or {}).items() if len(ratios)}
+    with style_context():
+        figure = new_figure(8.6 if cell_residuals else 5.2, 1.9 + (0.17 * max(6, len(table)) if named else 3.0))
+        axes = figure.subplots(1, 1 + bool(cell_residuals), squeeze=False, sharey=named and bool(cell_residuals))[0]
+        _draw_points(axes[0], table, config, named=named)
+        _label_points(axes[0], table, units, named=named)
+        if cell_residuals and named:
+            _draw_cells(axes[1], table, cell_residuals, config)
+        elif cell_residuals:
+            _draw_histogram(axes[1], cell_residuals, config)
+        figure.suptitle(_title(result), x=0.01, ha="left", weight="bold")
+        hidden = _hidden_perturbations(result)
+        if len(table):
+            figure.legend(
+                loc="outside lower left",
+                title=hidden,
+                title_fontsize=7,
+                alignment="left",
+                ncols=len(REASON_COLOURS),
+                handletextpad=0.2,
+            )
+        else:
+            figure.supxlabel(hidden, x=0.01, ha="left", size=7)
+    return figure
+
+
+def _title(result: KnockdownResult) -> str:
+    table = result.table
+    return (
+        f"On-target knockdown: {int(table['passed'].sum()):,} of {len(table):,} perturbations pass, with "
+        f"{int(table['n_kept'].sum()):,} of {int(table['n_cells'].sum()):,} cells"
+    )
+
+
+def _hidden_perturbations(result: KnockdownResult) -> str:
+    """Name the perturbations without a residual expression, one line per reason."""
+    lines = []
+    for reason in (NOT_MEASURED, NOT_EXPRESSED):
+        names = [str(name) for name in result.table["perturbation"][result.table["reason"] == reason]]
+        if names:
+            shown = ", ".join(map(shorten, names[:6])) + (f" and {len(names) - 6:,} more" if len(names) > 6 else "")
+            lines.append(f"Not shown, {reason}: {shown}.")
+    return "\n".join(lines)
+
+
+def _reason_kind(reason: str) -> str:
+    """Reason without its numbers."""
+    return next((kind for kind in REASON_COLOURS if reason.startswith(kind)), reason)
+
+
+def _draw_points(ax: Axes, table: pd.DataFrame, config: KnockdownFilterConfig, *, named: bool) -> None:
+    """Draw a point per perturbation, coloured by its verdict."""
+    y, ratio = np.arange(len(table)), table["residual_expression"].to_numpy(dtype=np.float64)
+    x, size = np.minimum(ratio, _RATIO_EDGE), 26 if named else 6
+    kinds = np.array([_reason_kind(text) for text in table["reason"]], dtype=object)
+    for kind, colour in REASON_COLOURS.items():
+        for beyond_edge, marker in ((False, "o"), (True, ">")):
+            chosen = (kinds == kind) & ((ratio > _RATIO_EDGE) == beyond_edge)
+            label = f"{kind} ({int((kinds == kind).sum()):,})" if not beyond_edge and (kinds == kind).any() else None
+            if named:
+                ax.hlines(y[chosen], 0, x[chosen], color=colour, lw=1.2, alpha=0.6)
+            ax.scatter(x[chosen], y[chosen], s=size, color=colour, marker=marker, label=label, zorder=3, clip_on=False)
+    for rank in np.flatnonzero(ratio > _RATIO_EDGE) if named else ():
+        ax.text(_RATIO_EDGE * 0.97, float(rank), f"{ratio[rank]:.1f}", ha="right", va="bottom", size=6)
+    _draw_threshold(ax, config.residual_expression)
+    if len(ratio) and ratio.max() > 0.75:
+        ax.axvline(1, color=GREY, lw=0.8, ls=":", zorder=0)
+    ax.set_xlim(0, max(1.0, min(_RATIO_EDGE, float(x.max(initial=0)) * 1.05)))
+
+
+def _label_points(ax: Axes, table: pd.DataFrame, units: str, *, named: bool) -> None:
+    """Label the panel of perturbations."""
+    ax.set_xlabel(f"residual expression of the target\n(mean {units} in perturbed cells / mean in controls)")
+    if named:
+        ax.set_yticks(np.arange(len(table)), [shorten(str(name)) for name in table["perturbation"]])
+        ax.set_ylabel("perturbation")
+        ax.tick_params(axis="y", length=0)
+    else:
+        ax.set_ylabel(f"perturbations, sorted (n = {len(table):,})")
+    ax.set_ylim(max(len(table), 1) - 0.5, -0.5)
+    ax.set_title("Perturbations", pad=12)
+    if not len(table):
+        message = "no target was measured in controls"
+        ax.text(0.5, 0.5, message, transform=ax.transAxes, ha="center", color="#444444")
+
+
+def _draw_cells(
+    ax: Axes,
+    table: pd.DataFrame,
+    cell_residuals: Mapping[str, NDArray[np.floating[Any]]],
+    config: KnockdownFilterConfig,
+) -> None:
+    """Draw a jittered point per cell beside its perturbation, and the share below the threshold."""
+    rng = generator(0)
+    for rank, label in enumerate(table["perturbation"]):
+        ratio = np.asarray(cell_residuals.get(label, ()), dtype=np.float64)
+        x = np.minimum(ratio, _RATIO_EDGE)
+        y = rank + rng.uniform(-0.32, 0.32, len(ratio))
+        for below, colour in ((True, SKY), (False, GREY)):
+            chosen = (ratio < config.cell_residual_expression) == below
+            ax.scatter(x[chosen], y[chosen], s=4, color=colour, alpha=0.35, lw=0, rasterized=True, clip_on=False)
+        if len(ratio):
+            share = float((ratio < config.cell_residual_expression).mean())
+            ax.text(1.07, rank, f"{share:.0%}", transform=ax.get_yaxis_transform(), ha="right", va="center", size=6.5)
+    _draw_threshold(ax, config.cell_residual_expression)
+    ax.set_xlim(-0.03, _RATIO_EDGE)
+    ax.tick_params(axis="y", length=0, labelleft=False)
+    ax.set_xlabel(
+        f"residual expression of the target in single cells\n(any above {_RATIO_EDGE:g} are drawn at {_RATIO_EDGE:g})"
+    )
+    n = max((len(ratio) for ratio in cell_residuals.values()), default=0)
+    ax.text(1.07, 1, "below", transform=ax.transAxes, ha="right", va="bottom", size=6.5)
+    ax.set_title(f"Cells, at most {n:,} per perturbation", pad=12)
+
+
+def _draw_histogram(
+    ax: Axes, cell_residuals: Mapping[str, NDArray[np.floating[Any]]], config: KnockdownFilterConfig
+) -> None:
+    """Draw the distribution over the cells of all perturbations."""
+    ratio = np.minimum(np.concatenate(list(cell_residuals.values())), _RATIO_EDGE)
+    bins = np.linspace(0, _RATIO_EDGE, 41)
+    below = ratio < config.cell_residual_expression
+    ax.hist([ratio[below], ratio[~below]], bins=bins.tolist(), stacked=True, color=[SKY, GREY])
+    _draw_threshold(ax, config.cell_residual_expression)
+    ax.set_xlim(0, _RATIO_EDGE)
+    ax.set_xlabel(
+        f"residual expression of the target in single cells\n(the last bin includes all above {_RATIO_EDGE:g})"
+    )
+    ax.set_ylabel(f"cells, sampled from {len(cell_residuals):,} perturbations")
+    ax.set_title(f"Cells: {below.mean():.0%} of {len(ratio):,} sampled are below the threshold", pad=12)
+
+
+def _draw_threshold(ax: Axes, value: float) -> None:
+    ax.axvline(value, color="black", lw=1, ls="--", zorder=2)
+    ax.annotate(
+        f"< {value:g}",
+        (value, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(2, 1),
+        textcoords="offset points",
+        size=6.5,
+        va="bottom",
+    )
