@@ -15,7 +15,7 @@ import pytest
 from scipy import sparse
 
 import lazypert as lp
-from lazypert.conversion.dataframe_writer import Whole, write_column, write_frame
+from lazypert.conversion.dataframe_writer import InMemoryColumn, write_column, write_frame
 from lazypert.conversion.store_writer import StoreWriter
 from lazypert.errors import (
     ColumnNotFoundError,
@@ -450,7 +450,7 @@ def test_a_killed_conversion_leaves_no_store(tmp_path):
     write(screen(lean=True), tmp_path / "a.h5ad")
     script = (
         "import os, lazypert as lp, lazypert.conversion.convert as conversion\n"
-        "conversion._write_tables = lambda *_: os.kill(os.getpid(), 9)\n"
+        "conversion.write_tables = lambda *_: os.kill(os.getpid(), 9)\n"
         "lp.convert('a.h5ad', 's.zarr')\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=False, env=os.environ)
@@ -487,9 +487,9 @@ class TestJoinedColumns:
         a, b = every_column(8, 0), every_column(9, 1)
         pairs = [(a[left], b[right]) for left, right in zip(self.kinds, self.kinds[5:] + self.kinds[:5], strict=True)]
         with StoreWriter(tmp_path / "s.zarr") as writer:
-            write_frame(writer, "obs", Whole(np.array(["x"] * 17, dtype=object)), [left.name for left, _ in pairs])
+            write_frame(writer, "obs", InMemoryColumn(np.array(["x"] * 17, dtype=object)), [left.name for left, _ in pairs])
             for left, right in pairs:
-                write_column(writer, "obs", left.name, Whole(join_columns([left.array, right.array], [8, 9])))
+                write_column(writer, "obs", left.name, InMemoryColumn(join_columns([left.array, right.array], [8, 9])))
             writer.finalise({"n_obs": 17, "roles": {}, "matrices": {}})
         store = Store(tmp_path / "s.zarr")
         for left, right in pairs:
@@ -589,7 +589,7 @@ class TestOddCalls:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr("lazypert.conversion.convert._write_tables", fail)
+            patch.setattr("lazypert.conversion.convert.write_tables", fail)
             with pytest.raises(KeyboardInterrupt):
                 lp.convert(path, tmp_path / "s.zarr", **ROLES)
         (kept,) = tmp_path.glob("s.zarr.partial-*")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from lazypert.conversion.external_sort import Reduction, map_block, note_spills
+from lazypert.conversion.external_sort import BlockSorter, ShardWriter, save_reduce_inputs
 from lazypert.conversion.store_writer import Template
 from lazypert.converter import BlockSpec, RowBlock
 from lazypert.sparse.csr import CSRBlock
@@ -38,26 +38,23 @@ def sort_matrix(folder, matrix, destination, block, grid_shape, new_col=None, n_
     axis = matrix.shape[0 if matrix.format == "csr" else 1]
     np.save(folder / "destination.npy", destination)
     specs = [BlockSpec("X", i, min(axis, i + block)) for i in range(0, axis, block)]
-    spills = [
-        map_block(Source(matrix), spec, folder / "destination.npy", 0, new_col, n_cols, folder / f"{i}.spill")
-        for i, spec in enumerate(specs)
-    ]
+    sorter = BlockSorter(Source(matrix), folder / "destination.npy", 0, new_col, n_cols)
+    spills = [sorter.sort_block(spec, folder / f"{i}.spill") for i, spec in enumerate(specs)]
     lengths = np.zeros(matrix.shape[0], dtype=np.int64)
     for spill in spills:
         rows, counted = spill.row_lengths()
         lengths[rows] += counted
     indptr = np.concatenate([[0], np.cumsum(lengths)])
-    np.save(folder / "indptr.npy", indptr)
-    note_spills(folder, spills)
+    save_reduce_inputs(folder, spills, indptr)
     grid = Grid(int(indptr[-1]), *grid_shape)
     data, indices = Template(folder, "data", np.dtype("u4"), grid), Template(folder, "indices", np.dtype("i4"), grid)
-    for part in ("data", "indices"):
-        (folder / part / "c").mkdir(parents=True, exist_ok=True)
-    reduction = Reduction(data=data, indices=indices, n_cols=n_cols, work=folder)
+    for array in ("data", "indices"):
+        (folder / array / "c").mkdir(parents=True, exist_ok=True)
+    writer = ShardWriter(data=data, indices=indices, n_cols=n_cols, work=folder)
     for shard in range(grid.n_shards):
-        done = reduction.write_shard(shard)
-        assert [entry.key for entry in done.entries] == [f"data/c/{shard}", f"indices/c/{shard}"]
-        assert reduction.write_shard(shard) == done, "what is done is recalled"
+        reduced = writer.write_shard(shard)
+        assert [entry.key for entry in reduced.entries] == [f"data/c/{shard}", f"indices/c/{shard}"]
+        assert writer.write_shard(shard) == reduced, "a completed task is loaded from its checkpoint"
     found = [
         ShardedArray(LocalReader(folder), t.path, t.dtype, grid).read(0, grid.length) if grid.length else []
         for t in (data, indices)

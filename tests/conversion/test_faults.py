@@ -228,7 +228,7 @@ def interrupted(path, target, monkeypatch, error=KeyboardInterrupt, **options):
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("lazypert.conversion.convert._write_tables", fail)
+        patch.setattr("lazypert.conversion.convert.write_tables", fail)
         with pytest.raises(error):
             lp.convert(path, target, **(ROLES | options))
     (kept,) = target.parent.glob(f"{target.name}.partial-*")
@@ -296,8 +296,8 @@ def test_a_source_that_changes_meanwhile_is_an_error(tmp_path, monkeypatch):
     path = write(screen(), tmp_path / "a.h5ad")
     import lazypert.conversion.convert as ingest
 
-    real = ingest._write_tables
-    monkeypatch.setattr(ingest, "_write_tables", lambda *args: [os.utime(path, ns=(1, 1)), real(*args)][1])
+    real = ingest.write_tables
+    monkeypatch.setattr(ingest, "write_tables", lambda *args: [os.utime(path, ns=(1, 1)), real(*args)][1])
     with pytest.raises(SourceFormatError, match="changed while it was converted"):
         lp.convert(path, tmp_path / "s.zarr", **ROLES)
     assert leftovers(tmp_path, "a.h5ad") == []

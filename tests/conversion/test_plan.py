@@ -7,7 +7,8 @@ import pytest
 import lazypert as lp
 from lazypert._internal.memory import Budget
 from lazypert.conversion import convert as ingest
-from lazypert.conversion.plan import Options, make_plan, stamp
+from lazypert.conversion.plan import ConversionOptions, source_stamp
+from lazypert.conversion.planner import make_plan
 from lazypert.converter import open_source
 from lazypert.errors import ConfigError, DiskFullError
 from lazypert.screen.roles import Roles
@@ -35,7 +36,7 @@ def path(tmp_path):
 
 
 def options(**changes):
-    base = Options(roles=Roles(**ROLES), layer=None, order="grouped", seed=0, join="inner")
+    base = ConversionOptions(roles=Roles(**ROLES), layer=None, order="grouped", seed=0, join="inner")
     return replace(base, **changes)
 
 
@@ -54,16 +55,16 @@ def planned(path, scratch=0, limit="256MiB", workers=4, **changes):
     ],
 )
 def test_tasks_share_the_limit(path, limit, scratch, workers, block):
-    assert planned(path, scratch, limit).tasks("X")[:2] == (workers, block)
+    assert planned(path, scratch, limit).map_task_sizes("X")[:2] == (workers, block)
 
 
 def test_pieces_that_never_fit_are_an_error_that_names_the_limit(path):
     with pytest.raises(ConfigError, match=r"memory_limit: got 256\.0 MiB, expected at least 304\.0 MiB"):
-        planned(path, 300 * MIB).tasks("X")
+        planned(path, 300 * MIB).map_task_sizes("X")
 
 
 def test_cells_that_never_fit_are_an_error(path, tmp_path, monkeypatch):
-    monkeypatch.setattr("lazypert.conversion.plan._CELL_HELD", 20 * MIB)
+    monkeypatch.setattr("lazypert.conversion.plan.BYTES_PER_CELL", 20 * MIB)
     with pytest.raises(ConfigError, match=r"memory_limit: got 1\.0 GiB, expected at least .* to sort 90 cells"):
         lp.convert(path, tmp_path / "s.zarr", **ROLES)
     assert leftovers(tmp_path, "a.h5ad") == []
@@ -93,6 +94,6 @@ def test_a_stamp_of_a_folder_covers_its_files(tmp_path):
     (tmp_path / "d").mkdir()
     (tmp_path / "d/a").write_text("123")
     (tmp_path / "d/b").write_text("45")
-    size, latest = stamp(tmp_path / "d")
+    size, latest = source_stamp(tmp_path / "d")
     assert size == 5
     assert latest == max((tmp_path / f"d/{name}").stat().st_mtime_ns for name in "ab")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazypert.conversion import reorder
-from lazypert.conversion.reorder import Reordered, joined
+from lazypert.conversion.reorder import ReorderedValues, obs_column_reader
 from lazypert.screen.labels import join_columns
 from tests.support.stores import every_column
 
@@ -24,13 +24,13 @@ def test_any_step_gives_the_same(n, step, seed):
 
 
 def check(n, step, source_row, values):
-    pieces = list(Reordered(lambda a, b: values[a:b], np.argsort(source_row), step))
+    pieces = list(ReorderedValues(lambda a, b: values[a:b], np.argsort(source_row), step))
     assert [len(piece) for piece in pieces[:-1]] == [step] * (len(pieces) - 1)
     np.testing.assert_array_equal(np.concatenate(pieces), values[source_row])
 
 
 def reader(frame):
-    """What `joined` asks of a reader, on a DataFrame."""
+    """What `obs_column_reader` asks of a reader, on a DataFrame."""
     return SimpleNamespace(
         n_obs=len(frame),
         obs_columns=tuple(frame.columns),
@@ -45,7 +45,7 @@ def test_columns_of_two_files_come_in_pieces_of_one_kind(left):
     for right in every_column(1).columns:
         parts = [frames[0][[left]].set_axis(["v"], axis=1), frames[1][[right]].set_axis(["v"], axis=1)]
         whole = join_columns([part["v"].array for part in parts], [9, 7])
-        read = joined([reader(part) for part in parts], "v")
+        read = obs_column_reader([reader(part) for part in parts], "v")
         for step in (3, 8, 20):
             pieces = [read(start, min(16, start + step)) for start in range(0, 16, step)]
             assert len({str(piece.dtype) for piece in pieces}) == 1
@@ -57,21 +57,21 @@ def test_columns_of_two_files_come_in_pieces_of_one_kind(left):
 
 def test_a_file_without_the_column_has_missing_values():
     frames = [every_column(4, 0)[["i8"]], every_column(3, 1)[["flag"]]]
-    read = joined([reader(frame) for frame in frames], "i8")
+    read = obs_column_reader([reader(frame) for frame in frames], "i8")
     values = read(0, 7)
     assert values[:4].tolist() == frames[0]["i8"].tolist()
     assert pd.isna(values[4:]).all()
-    pieces = Reordered(read, np.arange(7), 2)
+    pieces = ReorderedValues(read, np.arange(7), 2)
     assert pieces.has_missing()
-    assert not Reordered(joined([reader(frames[0])], "i8"), np.arange(4), 2).has_missing()
+    assert not ReorderedValues(obs_column_reader([reader(frames[0])], "i8"), np.arange(4), 2).has_missing()
 
 
 def test_names_of_several_files_follow_one_another():
-    read = joined([reader(every_column(4, 0)), reader(every_column(3, 1))], None)
+    read = obs_column_reader([reader(every_column(4, 0)), reader(every_column(3, 1))], None)
     assert read(2, 6).tolist() == ["cell0_2", "cell0_3", "cell1_0", "cell1_1"]
 
 
 def test_a_file_without_cells():
-    read = joined([reader(every_column(0)), reader(every_column(3, 1))], "batch")
+    read = obs_column_reader([reader(every_column(0)), reader(every_column(3, 1))], "batch")
     assert len(read(0, 3)) == 3
-    assert len(joined([reader(every_column(0))], "batch")(0, 0)) == 0
+    assert len(obs_column_reader([reader(every_column(0))], "batch")(0, 0)) == 0

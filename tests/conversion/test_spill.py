@@ -22,7 +22,7 @@ def make(path, seed=0, n_rows=400, packed=False):
         matrix.data = rng.choice([1, 2, 254, 255, 256, 65_535], matrix.nnz).astype("f4")
     csr = CSRBlock(matrix.indptr.astype("i8"), matrix.indices.astype("u2"), matrix.data, 30)
     if packed:
-        csr = PackedRows.of(csr, np.arange(csr.shape[0]))
+        csr = PackedRows.pack(csr, np.arange(csr.shape[0]))
     return Spill.write(path, target, csr, N_DEST, ValueStats(integral=False), float(matrix.data.sum())), target, matrix
 
 
@@ -42,21 +42,21 @@ def test_any_range_of_destinations(tmp_path, span, packed):
     spill, target, matrix = make(tmp_path / "a.spill", packed=packed)
     piece = spill.read(*span)
     chosen = matrix[(target >= span[0]) & (target < span[1])]
-    np.testing.assert_array_equal(piece.rows, target[(target >= span[0]) & (target < span[1])])
-    np.testing.assert_array_equal(piece.offsets, chosen.indptr)
+    np.testing.assert_array_equal(piece.destinations, target[(target >= span[0]) & (target < span[1])])
+    np.testing.assert_array_equal(piece.indptr, chosen.indptr)
     np.testing.assert_array_equal(placed(piece, span, chosen), chosen.toarray())
 
 
 def placed(piece, span, expected):
     """Put a piece where it belongs, as a shard of nothing else does; return it densely."""
     lengths = np.zeros(span[1] - span[0], dtype="i8")
-    lengths[piece.rows - span[0]] = np.diff(piece.offsets)
+    lengths[piece.destinations - span[0]] = np.diff(piece.indptr)
     place = np.concatenate([[0], np.cumsum(lengths)])
     indices, data = np.empty(place[-1], "i4"), np.empty(place[-1], expected.dtype)
     filled = np.zeros(len(lengths), dtype="i8")
-    piece.place(span[0], place, filled, indices, data)
+    piece.scatter(span[0], place, filled, indices, data)
     np.testing.assert_array_equal(filled, lengths)
-    return sparse.csr_matrix((data, indices, place), (len(lengths), 30)).toarray()[piece.rows - span[0]]
+    return sparse.csr_matrix((data, indices, place), (len(lengths), 30)).toarray()[piece.destinations - span[0]]
 
 
 def test_row_lengths(tmp_path):
@@ -69,13 +69,13 @@ def test_row_lengths(tmp_path):
 def test_nothing_to_spill(tmp_path):
     spill, _, _ = make(tmp_path / "a.spill", n_rows=0)
     piece = spill.read(0, N_DEST)
-    assert [len(part) for part in (piece.rows, piece.offsets, piece.indices, piece.data)] == [0, 1, 0, 0]
+    assert [len(part) for part in (piece.destinations, piece.indptr, piece.indices, piece.data)] == [0, 1, 0, 0]
 
 
 def test_it_is_recalled_as_it_was(tmp_path):
     spill, _, _ = make(tmp_path / "a.spill")
-    assert Spill.load_checkpoint(tmp_path / "a.spill") == spill
-    assert Spill.load_checkpoint(tmp_path / "b.spill") is None
+    assert Spill.from_checkpoint(tmp_path / "a.spill") == spill
+    assert Spill.from_checkpoint(tmp_path / "b.spill") is None
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone", "no note", "torn note"])
@@ -92,7 +92,7 @@ def test_damage_is_not_recalled(tmp_path, damage):
         note.unlink()
     else:
         note.write_text(note.read_text()[:30])
-    assert Spill.load_checkpoint(path) is None
+    assert Spill.from_checkpoint(path) is None
 
 
 def test_removal_takes_the_note_along(tmp_path):
@@ -108,8 +108,8 @@ def test_small_counts_of_any_type_are_packed_in_any_order(dtype):
     matrix.data = np.minimum(rng.choice([1, 3, 254, 255, 300, 40_000], matrix.nnz), np.iinfo("u2").max).astype(dtype)
     csr = CSRBlock(matrix.indptr.astype("i8"), matrix.indices.astype("i4"), matrix.data, 9_000)
     order = rng.permutation(50)
-    packed = PackedRows.of(csr, order)
-    assert packed.largest == int(matrix.data.max())
+    packed = PackedRows.pack(csr, order)
+    assert packed.maximum == int(matrix.data.max())
     np.testing.assert_array_equal(packed.indptr, matrix[order].indptr)
     assert len(packed.payload) <= 2 * matrix.nnz + 2 * int((matrix.data >= 255).sum())
 
@@ -132,6 +132,6 @@ def test_small_counts_of_any_type_are_packed_in_any_order(dtype):
 )
 def test_other_rows_are_not_packed(indices, data):
     csr = CSRBlock(np.array([0, 2]), np.array(indices, "i4"), np.array(data, "f8"), 1_000)
-    assert PackedRows.of(csr, np.array([0])) is None
+    assert PackedRows.pack(csr, np.array([0])) is None
     fine = CSRBlock(np.array([0, 2]), np.array([0, 255], "i4"), np.array([1, 65_535], "f8"), 1_000)
-    assert PackedRows.of(fine, np.array([0])) is not None
+    assert PackedRows.pack(fine, np.array([0])) is not None

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from lazypert.conversion import store_writer as writer_module
-from lazypert.conversion.dataframe_writer import Whole, write_column, write_frame
+from lazypert.conversion.dataframe_writer import InMemoryColumn, write_column, write_frame
 from lazypert.conversion.store_writer import StoreWriter
 from lazypert.errors import LazypertError, SourceFormatError, StoreExistsError
 from lazypert.store.format import MARKER, TABLES, Grid
@@ -33,9 +33,9 @@ def fill(writer, value=1):
 def stored_frame(target, frame):
     """A store with nothing but an obs table, read back with AnnData and with the store's own reader."""
     with StoreWriter(target) as writer:
-        write_frame(writer, "obs", Whole(frame.index.to_numpy(dtype=object)), [str(c) for c in frame.columns])
+        write_frame(writer, "obs", InMemoryColumn(frame.index.to_numpy(dtype=object)), [str(c) for c in frame.columns])
         for name in frame.columns:
-            write_column(writer, "obs", name, Whole(frame[name]))
+            write_column(writer, "obs", name, InMemoryColumn(frame[name]))
         writer.finalise(ATTRS | {"n_obs": len(frame)})
     import zarr
 
@@ -54,15 +54,15 @@ def test_nothing_is_at_the_target_until_finalise(tmp_path):
     assert verify(target) > 0
 
 
-def test_everything_is_on_disk_before_the_rename(tmp_path, monkeypatch):
-    synced, at_rename = set(), set()
+def test_everything_is_on_disk_before_the_publish(tmp_path, monkeypatch):
+    synced, at_publish = set(), set()
     monkeypatch.setattr(writer_module, "sync", lambda path: synced.add(path.relative_to(tmp_path).parts[2:]))
-    rename = StoreWriter._rename
-    monkeypatch.setattr(StoreWriter, "_rename", lambda self: [at_rename.update(synced), rename(self)])
+    rename = StoreWriter._publish
+    monkeypatch.setattr(StoreWriter, "_publish", lambda self: [at_rename.update(synced), rename(self)])
     with StoreWriter(tmp_path / "s.zarr") as writer:
         fill(writer)
         writer.finalise(ATTRS)
-    assert {p.relative_to(tmp_path).parts[1:] for p in (tmp_path / "s.zarr").rglob("*")} <= at_rename
+    assert {p.relative_to(tmp_path).parts[1:] for p in (tmp_path / "s.zarr").rglob("*")} <= at_publish
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt], ids=lambda e: e.__name__)
@@ -164,9 +164,9 @@ def test_a_target_that_appears_meanwhile_is_not_replaced(tmp_path):
 @pytest.mark.parametrize("name", ["__lazypert__", "zarr.json", "..", ".", "", "_index", "a/b"])
 def test_reserved_column_names_are_refused(tmp_path, name):
     with StoreWriter(tmp_path / "s.zarr") as writer:
-        write_frame(writer, "obs", Whole(np.array(["x"], dtype=object)), [name])
+        write_frame(writer, "obs", InMemoryColumn(np.array(["x"], dtype=object)), [name])
         with pytest.raises(SourceFormatError, match="Rename the column"):
-            write_column(writer, "obs", name, Whole(np.ones(1)))
+            write_column(writer, "obs", name, InMemoryColumn(np.ones(1)))
     assert leftovers(tmp_path) == []
 
 
@@ -220,8 +220,8 @@ def test_every_kind_of_column_comes_back(tmp_path):
 )
 def test_other_columns_come_back(tmp_path, values):
     with StoreWriter(tmp_path / "s.zarr") as writer:
-        write_frame(writer, "obs", Whole(np.array(list("xyz"), dtype=object)), ["v"])
-        write_column(writer, "obs", "v", Whole(values))
+        write_frame(writer, "obs", InMemoryColumn(np.array(list("xyz"), dtype=object)), ["v"])
+        write_column(writer, "obs", "v", InMemoryColumn(values))
         writer.finalise(ATTRS)
     store = Store(tmp_path / "s.zarr")
     found = store.column("obs/v")
@@ -240,7 +240,7 @@ def test_codes_hold_as_many_categories_as_there_are(tmp_path, n):
     values = pd.Categorical([f"c{i}" for i in range(n)])
     with StoreWriter(tmp_path / "s.zarr") as writer:
         writer.group("obs", {})
-        write_column(writer, "obs", "v", Whole(values))
+        write_column(writer, "obs", "v", InMemoryColumn(values))
         writer.finalise(ATTRS)
     assert (Store(tmp_path / "s.zarr").column("obs/v") == values).all()
 

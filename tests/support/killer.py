@@ -74,7 +74,7 @@ def is_refused(partial):
 
 def main(source, folder, n_kills, seed):
     schema.MATRIX_CHUNK, schema.MATRIX_SHARD = 512, 4_096  # many shards
-    plan._BLOCK_BYTES, plan._LEAST_BLOCK = 65_536, 1  # many blocks
+    plan.MAX_BLOCK_BYTES, plan.MIN_BLOCK_BYTES = 65_536, 1  # many blocks
     rng, folder = random.Random(seed), Path(folder)
     reference, target = folder / "reference.zarr", folder / "s.zarr"
     assert wait(in_child(convert, source, reference)) == 0

@@ -149,8 +149,8 @@ def small_grids(monkeypatch, chunk=32, shard=128):
 
 def small_blocks(monkeypatch, size, workers=2):
     """Make conversion read blocks of at most `size` bytes."""
-    monkeypatch.setattr(plan, "_BLOCK_BYTES", size)
-    monkeypatch.setattr(plan, "_LEAST_BLOCK", 1)
+    monkeypatch.setattr(plan, "MAX_BLOCK_BYTES", size)
+    monkeypatch.setattr(plan, "MIN_BLOCK_BYTES", 1)
     monkeypatch.setattr(memory, "cpu_count", lambda: workers)
 
 
