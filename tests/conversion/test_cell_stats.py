@@ -126,3 +126,17 @@ def test_a_selection_of_cells_is_not_what_was_noted(stored):
     own = found.X.toarray().astype("f8")[:, 0]
     labels = found.obs["perturbation"].astype(object)
     assert table.loc["A", "control_mean"] == pytest.approx(own[(labels == CONTROL).to_numpy()].mean(), rel=1e-12)
+
+
+def test_cells_that_occur_twice_have_no_knockdown(tmp_path):
+    obs = {"perturbation": ["g0", "ctrl", "ctrl"] * 10, "cell_type": ["T"] * 30}
+    path = write_screen(make_screen(obs), tmp_path / "a.h5ad")
+    store = lp.convert(
+        path, tmp_path / "a.zarr", pert_col="perturbation", control_pert="ctrl", cell_type_col="cell_type"
+    )
+    ds = lp.open(store)
+    rng = np.random.default_rng(0)
+    with pytest.raises(ConfigError, match="more than once"):
+        ds.isel(cell=np.sort(rng.integers(0, 30, 30))).pert.knockdown(min_cells=1)
+    mixed = ds.isel(cell=rng.permutation(30)).pert.knockdown(min_cells=1).table
+    pd.testing.assert_frame_equal(mixed, ds.pert.knockdown(min_cells=1).table)

@@ -75,3 +75,38 @@ def test_a_file_without_cells():
     read = obs_column_reader([reader(every_column(0)), reader(every_column(3, 1))], "batch")
     assert len(read(0, 3)) == 3
     assert len(obs_column_reader([reader(every_column(0))], "batch")(0, 0)) == 0
+
+
+@pytest.mark.parametrize("left", KINDS)
+def test_columns_of_any_two_kinds_join(left):
+    a, b = every_column(8, 0), every_column(9, 1)
+    for right in KINDS:
+        assert_joined(join_columns([a[left].array, b[right].array], [8, 9]), [a[left], b[right]], [8, 9])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_column_that_a_file_lacks_is_missing_there(kind):
+    values = every_column(8)[kind]
+    for parts, lengths in (([None, values.array], [3, 8]), ([values.array, None], [8, 3])):
+        found = join_columns(parts, lengths)
+        assert_joined(found, parts, lengths)
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        assert found.dtype == values.dtype
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    parts=st.lists(
+        st.tuples(st.permutations("abcd"), st.integers(1, 4), st.lists(st.integers(-1, 3), max_size=6)),
+        min_size=2,
+        max_size=3,
+    )
+)
+def test_categories_in_any_order_keep_their_cells(parts):
+    columns = [
+        pd.Categorical.from_codes([min(code, n - 1) for code in codes], categories=list(order[:n]))
+        for order, n, codes in parts
+    ]
+    found = join_columns(columns, [len(column) for column in columns])
+    expected = [None if pd.isna(value) else value for column in columns for value in column]
+    assert [None if pd.isna(value) else value for value in found] == expected

@@ -19,27 +19,10 @@ from lazypert.store.store import Store
 from lazypert.store.verify import _read_manifest, verify
 from tests.support.stores import every_column, leftovers
 
-ATTRS = {
-    "roles": {}, "n_obs": 3, "n_vars": 1, "matrices": {}, "order": "source",
-    "summary": {"n_groups": 1, "n_perturbations": 1, "n_cell_types": 1, "n_batches": 1, "n_controls": 0},
-}  # fmt: skip
-
 
 def fill(writer, value=1):
     writer.group("obs", {})
     writer.array("obs/a", np.full(3, value, "i4"))
-
-
-def stored_frame(target, frame):
-    """A store with nothing but an obs table, read back with AnnData and with the store's own reader."""
-    with StoreWriter(target) as writer:
-        write_frame(writer, "obs", InMemoryColumn(frame.index.to_numpy(dtype=object)), [str(c) for c in frame.columns])
-        for name in frame.columns:
-            write_column(writer, "obs", name, InMemoryColumn(frame[name]))
-        writer.finalise(ATTRS | {"n_obs": len(frame)})
-    import zarr
-
-    return anndata.io.read_elem(zarr.open_group(target, mode="r")["obs"]), Store(target)
 
 
 def test_nothing_is_at_the_target_until_finalise(tmp_path):
@@ -161,15 +144,6 @@ def test_a_target_that_appears_meanwhile_is_not_replaced(tmp_path):
     assert leftovers(tmp_path, "s.zarr") == []
 
 
-@pytest.mark.parametrize("name", ["__lazypert__", "zarr.json", "..", ".", "", "_index", "a/b"])
-def test_reserved_column_names_are_refused(tmp_path, name):
-    with StoreWriter(tmp_path / "s.zarr") as writer:
-        write_frame(writer, "obs", InMemoryColumn(np.array(["x"], dtype=object)), [name])
-        with pytest.raises(SourceFormatError, match="Rename the column"):
-            write_column(writer, "obs", name, InMemoryColumn(np.ones(1)))
-    assert leftovers(tmp_path) == []
-
-
 def test_the_manifest_lists_every_file_but_the_root(tmp_path):
     with StoreWriter(tmp_path / "s.zarr") as writer:
         fill(writer)
@@ -183,66 +157,6 @@ def test_the_manifest_lists_every_file_but_the_root(tmp_path):
     assert there == {"zarr.json"} | listed | sealed_by_the_root
     assert all(key.startswith(f"{TABLES}/manifest/") for key in sealed_by_the_root)
     assert manifest_digest(entries) == store._root.attrs[MARKER]["manifest_digest"]
-
-
-def test_every_kind_of_column_comes_back(tmp_path):
-    frame = every_column(40)
-    found, store = stored_frame(tmp_path / "s.zarr", frame)
-    expected = frame.copy()
-    pd.testing.assert_frame_equal(found[list(frame.columns)], expected, check_index_type=False, check_dtype=False)
-    for name in frame.columns:
-        ours = pd.Series(store.column(f"obs/{name}"), index=frame.index, name=name)
-        assert ours.isna().tolist() == frame[name].isna().tolist()
-        kept = frame[name].notna()
-        assert ours[kept].tolist() == frame[name][kept].tolist()
-        if isinstance(frame[name].dtype, pd.CategoricalDtype):
-            assert ours.cat.ordered == frame[name].cat.ordered
-            assert ours.cat.categories.tolist() == frame[name].cat.categories.tolist()
-            assert found[name].cat.ordered == frame[name].cat.ordered
-        elif isinstance(frame[name].dtype, np.dtype) and frame[name].dtype.kind in "fiub":
-            assert found[name].dtype == ours.dtype == frame[name].dtype
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        pytest.param(np.array([1, -2, 3], dtype=">i4"), id="big_endian_ints"),
-        pytest.param(np.array([1.5, np.nan, 3], dtype=">f8"), id="big_endian_floats"),
-        pytest.param(pd.array([1.5, None, 2.5], dtype="Float64"), id="nullable_floats"),
-        pytest.param(pd.array(["a", "", "ü"], dtype="string"), id="string_array"),
-        pytest.param(pd.array(["a", None, "ü"], dtype="string"), id="string_array_missing"),
-        pytest.param(np.array(["a", None, "c"], dtype=object), id="objects_missing"),
-        pytest.param(np.array(["a", "bb", "c"]), id="fixed_width_text"),
-        pytest.param(pd.Categorical([True, False, None]), id="bool_categories"),
-        pytest.param(pd.array([2**60, None, -1], dtype="Int64"), id="large_nullable"),
-        pytest.param(np.array([2**63, 1, 2], dtype="u8"), id="unsigned"),
-    ],
-)
-def test_other_columns_come_back(tmp_path, values):
-    with StoreWriter(tmp_path / "s.zarr") as writer:
-        write_frame(writer, "obs", InMemoryColumn(np.array(list("xyz"), dtype=object)), ["v"])
-        write_column(writer, "obs", "v", InMemoryColumn(values))
-        writer.finalise(ATTRS)
-    store = Store(tmp_path / "s.zarr")
-    found = store.column("obs/v")
-    assert pd.isna(found).tolist() == pd.isna(values).tolist()
-    kept = ~np.asarray(pd.isna(values))
-    assert list(np.asarray(found, dtype=object)[kept]) == list(np.asarray(values, dtype=object)[kept])
-    assert "obs/v" in str(store._root["obs/v"].path)
-    import zarr
-
-    frame = anndata.io.read_elem(zarr.open_group(tmp_path / "s.zarr", mode="r")["obs"])
-    assert frame["v"].isna().tolist() == pd.isna(values).tolist()
-
-
-@pytest.mark.parametrize("n", [127, 128, 32_767, 32_768])
-def test_codes_hold_as_many_categories_as_there_are(tmp_path, n):
-    values = pd.Categorical([f"c{i}" for i in range(n)])
-    with StoreWriter(tmp_path / "s.zarr") as writer:
-        writer.group("obs", {})
-        write_column(writer, "obs", "v", InMemoryColumn(values))
-        writer.finalise(ATTRS)
-    assert (Store(tmp_path / "s.zarr").column("obs/v") == values).all()
 
 
 def test_dense_rows_come_back(tmp_path):
