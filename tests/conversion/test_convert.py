@@ -54,7 +54,7 @@ def test_the_store_equals_the_source(tmp_path, monkeypatch, layout, order):
     small_grids(monkeypatch)
     small_blocks(monkeypatch, 700)
     adata = screen()
-    if (layout, order) != ("csr", "grouped"):  # every column once is enough
+    if (layout, order) != ("csr", "grouped"):  # testing every column once is enough
         adata.obs = adata.obs[["perturbation", "cell_type", "batch", "text"]]
     path, store = converted(tmp_path, as_layout(adata, layout), order=order)
     assert_same(store, anndata.read_h5ad(path))
@@ -71,15 +71,15 @@ def test_grouped_order_makes_every_group_one_run(tmp_path):
     runs = [key for key, _ in itertools.groupby(keys)]
     assert runs == sorted(set(keys))
     rows = source_row(store)
-    inside = [np.array(rows[[k == key for k in keys]]) for key in runs]
-    assert any((np.diff(r) < 0).any() for r in inside)  # shuffled within
+    rows_of_runs = [np.array(rows[[k == key for k in keys]]) for key in runs]
+    assert any((np.diff(r) < 0).any() for r in rows_of_runs)  # shuffled within the run
     other = lp.convert(tmp_path / "screen.h5ad", tmp_path / "b.zarr", seed=1, **ROLES)
     assert source_row(other).tolist() != rows.tolist()
     same = lp.convert(tmp_path / "screen.h5ad", tmp_path / "c.zarr", seed=0, **ROLES)
     assert source_row(same).tolist() == rows.tolist()
 
 
-def test_a_layer_becomes_x_and_x_a_layer(tmp_path):
+def test_a_layer_becomes_x_and_x_becomes_a_layer(tmp_path):
     path, store = converted(tmp_path, with_layer(), layer="lognorm")
     source, found, rows = anndata.read_h5ad(path), read_store(store), source_row(store)
     np.testing.assert_array_equal(dense(found.X), dense(source.layers["lognorm"])[rows])
@@ -88,13 +88,13 @@ def test_a_layer_becomes_x_and_x_a_layer(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (5, 0), (1, 1)], ids=str)
-def test_tiny_screens(tmp_path, shape):
+def test_tiny_screens_are_converted_or_refused(tmp_path, shape):
     obs = pd.DataFrame({"perturbation": ["x"] * shape[0]}, index=[str(i) for i in range(shape[0])])
     path = write(anndata.AnnData(sparse.csr_matrix(shape, dtype="f4"), obs), tmp_path / "a.h5ad")
     try:
         store = lp.convert(path, tmp_path / "a.zarr", pert_col="perturbation")
     except SourceFormatError as error:
-        assert "no cells" in str(error) or "no genes" in str(error)  # noqa: PT017 - either is a clear answer
+        assert "no cells" in str(error) or "no genes" in str(error)  # noqa: PT017 - either outcome is fine
         assert leftovers(tmp_path, "a.h5ad") == []
         return
     assert read_store(store).shape == shape
@@ -102,7 +102,7 @@ def test_tiny_screens(tmp_path, shape):
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "says"),
+    ("options", "error", "message"),
     [
         ({"pert_col": "perturbatoin"}, ColumnNotFoundError, "Did you mean 'perturbation'"),
         ({"cell_type_col": "celltype"}, ColumnNotFoundError, "Did you mean 'cell_type'"),
@@ -118,16 +118,16 @@ def test_tiny_screens(tmp_path, shape):
     ],
     ids=lambda v: "-".join(f"{k}={x}" for k, x in v.items()) if isinstance(v, dict) else "",
 )
-def test_wrong_options_leave_nothing(tmp_path, options, error, says):
+def test_invalid_options_are_refused_and_leave_nothing(tmp_path, options, error, message):
     path = write(with_layer(), tmp_path / "a.h5ad")
     options = {"source": path, **ROLES, **options}
-    with pytest.raises(error, match=says):
+    with pytest.raises(error, match=message):
         lp.convert(options.pop("source"), tmp_path / "s.zarr", **options)
     assert leftovers(tmp_path, "a.h5ad") == []
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "says"),
+    ("options", "error", "message"),
     [
         ({"control_pert": 0}, LabelNotFoundError, "'0' is not a perturbation"),
         ({"pert_col": 3}, ConfigError, "pert_col: got 3, expected text"),
@@ -136,14 +136,14 @@ def test_wrong_options_leave_nothing(tmp_path, options, error, says):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
-def test_an_option_that_makes_no_sense(tmp_path, options, error, says):
+def test_options_of_a_wrong_type_are_refused(tmp_path, options, error, message):
     path = write(screen(lean=True), tmp_path / "a.h5ad")
-    with pytest.raises(error, match=says):
+    with pytest.raises(error, match=message):
         lp.convert(path, tmp_path / "s.zarr", **(ROLES | options))
     assert leftovers(tmp_path, "a.h5ad") == []
 
 
-def test_numbers_of_numpy_are_numbers(tmp_path):
+def test_numpy_numbers_are_accepted(tmp_path):
     path = write(screen(lean=True), tmp_path / "a.h5ad")
     store = lp.convert(path, tmp_path / "s.zarr", seed=np.int64(3), memory_limit=np.float64(1e9), **ROLES)
     assert Store(store).attrs["seed"] == 3
@@ -179,7 +179,7 @@ def test_a_store_that_holds_its_source_is_not_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize("target", [".", "..", "file/s.zarr", "n" * 250])
-def test_a_target_that_cannot_be(tmp_path, monkeypatch, target):
+def test_an_impossible_target_is_refused(tmp_path, monkeypatch, target):
     path = write(screen(lean=True), tmp_path / "a.h5ad")
     (tmp_path / "file").write_text("mine")
     monkeypatch.chdir(tmp_path)
@@ -188,7 +188,7 @@ def test_a_target_that_cannot_be(tmp_path, monkeypatch, target):
     assert leftovers(tmp_path, "a.h5ad", "file") == []
 
 
-def test_a_link_is_followed_and_stays(tmp_path):
+def test_a_symbolic_link_is_followed_and_kept(tmp_path):
     path, store = converted(tmp_path, screen(lean=True))
     link = tmp_path / "link.zarr"
     link.symlink_to("screen.zarr")
@@ -198,7 +198,7 @@ def test_a_link_is_followed_and_stays(tmp_path):
     assert leftovers(tmp_path, "screen.h5ad", "screen.zarr", "link.zarr") == []
 
 
-def test_the_working_folder_may_change(tmp_path, monkeypatch):
+def test_the_working_directory_may_change(tmp_path, monkeypatch):
     write(screen(lean=True), tmp_path / "a.h5ad")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)

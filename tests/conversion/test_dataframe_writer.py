@@ -17,7 +17,7 @@ KINDS = tuple(every_column(1).columns)
 
 
 def stored_frame(target, frame):
-    """A store with nothing but an obs table, read back with AnnData and with the store's own reader."""
+    """Write a store with only an obs table; return it as read by AnnData and by the store's own reader."""
     with StoreWriter(target) as writer:
         write_frame(writer, "obs", InMemoryColumn(frame.index.to_numpy(dtype=object)), [str(c) for c in frame.columns])
         for name in frame.columns:
@@ -26,22 +26,22 @@ def stored_frame(target, frame):
     return anndata.io.read_elem(zarr.open_group(target, mode="r")["obs"]), Store(target)
 
 
-def test_every_kind_of_column_comes_back(tmp_path):
+def test_every_kind_of_column_reads_back_equal(tmp_path):
     frame = every_column(40)
     found, store = stored_frame(tmp_path / "s.zarr", frame)
     expected = frame.copy()
     pd.testing.assert_frame_equal(found[list(frame.columns)], expected, check_index_type=False, check_dtype=False)
     for name in frame.columns:
-        ours = pd.Series(store.column(f"obs/{name}"), index=frame.index, name=name)
-        assert ours.isna().tolist() == frame[name].isna().tolist()
-        kept = frame[name].notna()
-        assert ours[kept].tolist() == frame[name][kept].tolist()
+        column = pd.Series(store.column(f"obs/{name}"), index=frame.index, name=name)
+        assert column.isna().tolist() == frame[name].isna().tolist()
+        present = frame[name].notna()
+        assert column[present].tolist() == frame[name][present].tolist()
         if isinstance(frame[name].dtype, pd.CategoricalDtype):
-            assert ours.cat.ordered == frame[name].cat.ordered
-            assert ours.cat.categories.tolist() == frame[name].cat.categories.tolist()
+            assert column.cat.ordered == frame[name].cat.ordered
+            assert column.cat.categories.tolist() == frame[name].cat.categories.tolist()
             assert found[name].cat.ordered == frame[name].cat.ordered
         elif isinstance(frame[name].dtype, np.dtype) and frame[name].dtype.kind in "fiub":
-            assert found[name].dtype == ours.dtype == frame[name].dtype
+            assert found[name].dtype == column.dtype == frame[name].dtype
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_every_kind_of_column_comes_back(tmp_path):
         pytest.param(np.array([2**63, 1, 2], dtype="u8"), id="unsigned"),
     ],
 )
-def test_other_columns_come_back(tmp_path, values):
+def test_other_columns_read_back_equal(tmp_path, values):
     with StoreWriter(tmp_path / "s.zarr") as writer:
         write_frame(writer, "obs", InMemoryColumn(np.array(list("xyz"), dtype=object)), ["v"])
         write_column(writer, "obs", "v", InMemoryColumn(values))
@@ -67,15 +67,15 @@ def test_other_columns_come_back(tmp_path, values):
     store = Store(tmp_path / "s.zarr")
     found = store.column("obs/v")
     assert pd.isna(found).tolist() == pd.isna(values).tolist()
-    kept = ~np.asarray(pd.isna(values))
-    assert list(np.asarray(found, dtype=object)[kept]) == list(np.asarray(values, dtype=object)[kept])
+    present = ~np.asarray(pd.isna(values))
+    assert list(np.asarray(found, dtype=object)[present]) == list(np.asarray(values, dtype=object)[present])
     assert "obs/v" in str(store._root["obs/v"].path)
     frame = anndata.io.read_elem(zarr.open_group(tmp_path / "s.zarr", mode="r")["obs"])
     assert frame["v"].isna().tolist() == pd.isna(values).tolist()
 
 
 @pytest.mark.parametrize("n", [127, 128, 32_767, 32_768])
-def test_codes_hold_as_many_categories_as_there_are(tmp_path, n):
+def test_codes_are_wide_enough_for_all_categories(tmp_path, n):
     values = pd.Categorical([f"c{i}" for i in range(n)])
     with StoreWriter(tmp_path / "s.zarr") as writer:
         writer.group("obs", {})
@@ -93,7 +93,7 @@ def test_reserved_column_names_are_refused(tmp_path, name):
     assert leftovers(tmp_path) == []
 
 
-def test_joined_columns_are_stored(tmp_path):
+def test_joined_columns_read_back_equal(tmp_path):
     a, b = every_column(8, 0), every_column(9, 1)
     pairs = [(a[left], b[right]) for left, right in zip(KINDS, KINDS[5:] + KINDS[:5], strict=True)]
     with StoreWriter(tmp_path / "s.zarr") as writer:

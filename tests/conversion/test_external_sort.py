@@ -1,4 +1,4 @@
-"""Rows go where they are sent, whatever the blocks and shards."""
+"""Rows reach their destinations, whatever the blocks and shards."""
 
 from pathlib import Path
 
@@ -18,22 +18,22 @@ from lazypert.store.sharded_array import ShardedArray
 
 
 class Source:
-    """A SciPy matrix as a source file: rows of a CSR matrix, columns of a CSC one."""
+    """A SciPy matrix as a source file: blocks are rows of a CSR matrix, or columns of a CSC matrix."""
 
     def __init__(self, matrix):
         self.matrix = matrix
 
     def read_block(self, spec):
         if self.matrix.format == "csr":
-            part, first = self.matrix[spec.start : spec.stop], spec.start
-            return RowBlock(first, CSRBlock(part.indptr.astype("i8"), part.indices, part.data, part.shape[1]))
-        part = self.matrix[:, spec.start : spec.stop].tocsr()
-        indices = (part.indices + spec.start).astype("i4")
-        return RowBlock(0, CSRBlock(part.indptr.astype("i8"), indices, part.data, self.matrix.shape[1]))
+            rows = self.matrix[spec.start : spec.stop]
+            return RowBlock(spec.start, CSRBlock(rows.indptr.astype("i8"), rows.indices, rows.data, rows.shape[1]))
+        cols = self.matrix[:, spec.start : spec.stop].tocsr()
+        indices = (cols.indices + spec.start).astype("i4")
+        return RowBlock(0, CSRBlock(cols.indptr.astype("i8"), indices, cols.data, self.matrix.shape[1]))
 
 
 def sort_matrix(folder, matrix, destination, block, grid_shape, new_col=None, n_cols=None):
-    """Run map and reduce by hand; return the store's matrix."""
+    """Run the map and reduce tasks by hand; return the sorted matrix."""
     n_cols = matrix.shape[1] if n_cols is None else n_cols
     axis = matrix.shape[0 if matrix.format == "csr" else 1]
     np.save(folder / "destination.npy", destination)
@@ -42,8 +42,8 @@ def sort_matrix(folder, matrix, destination, block, grid_shape, new_col=None, n_
     spills = [sorter.sort_block(spec, folder / f"{i}.spill") for i, spec in enumerate(specs)]
     lengths = np.zeros(matrix.shape[0], dtype=np.int64)
     for spill in spills:
-        rows, counted = spill.row_lengths()
-        lengths[rows] += counted
+        rows, row_lengths = spill.row_lengths()
+        lengths[rows] += row_lengths
     indptr = np.concatenate([[0], np.cumsum(lengths)])
     save_reduce_inputs(folder, spills, indptr)
     grid = Grid(int(indptr[-1]), *grid_shape)
@@ -77,10 +77,10 @@ def test_sorting_equals_fancy_indexing(tmp_path_factory, shape, density, layout,
     rng = np.random.default_rng(seed)
     dense = rng.integers(1, 70_000, shape) * (rng.random(shape) < density)
     matrix = sparse.csr_matrix(dense).asformat(layout)
-    order = rng.permutation(shape[0])  # row i of the result is row order[i] of the source
-    destination = np.argsort(order)
-    new_col, expected = None, dense[order]
-    if renumber:  # drop a column, turn the others round
+    source_row = rng.permutation(shape[0])
+    destination = np.argsort(source_row)
+    new_col, expected = None, dense[source_row]
+    if renumber:  # drop a column and reverse the others
         kept = np.arange(shape[1])[::-1][: max(1, shape[1] - 1)]
         new_col = np.full(shape[1], -1, dtype=np.int32)
         new_col[kept] = np.arange(len(kept))
@@ -91,7 +91,7 @@ def test_sorting_equals_fancy_indexing(tmp_path_factory, shape, density, layout,
     assert found.has_canonical_format  # computed by SciPy: sorted, no duplicates
 
 
-def test_pieces_of_a_column_wise_matrix_with_renumbered_columns_are_sorted(tmp_path):
+def test_renumbered_columns_of_a_column_wise_matrix_are_sorted(tmp_path):
     dense = np.arange(1, 13).reshape(2, 6)
     reverse = np.arange(6, dtype=np.int32)[::-1]
     found = sort_matrix(tmp_path, sparse.csc_matrix(dense), np.arange(2), 2, (2, 4), reverse)
@@ -103,12 +103,12 @@ def test_pieces_of_a_column_wise_matrix_with_renumbered_columns_are_sorted(tmp_p
 def test_shards_do_not_depend_on_the_blocks(tmp_path, block):
     rng = np.random.default_rng(4)
     matrix = sparse.csr_matrix(rng.integers(0, 3, (40, 9)))
-    order = rng.permutation(40)
-    made = []
+    source_row = rng.permutation(40)
+    shards = []
     for size in (40, block):
         folder = tmp_path / str(size)
         folder.mkdir(exist_ok=True)
-        sort_matrix(folder, matrix, np.argsort(order), size, (8, 32))
-        made.append({p.relative_to(folder): p.read_bytes() for p in Path(folder).rglob("c/*")})
-    assert made[0] == made[1]
-    assert len(made[0]) > 4
+        sort_matrix(folder, matrix, np.argsort(source_row), size, (8, 32))
+        shards.append({p.relative_to(folder): p.read_bytes() for p in Path(folder).rglob("c/*")})
+    assert shards[0] == shards[1]
+    assert len(shards[0]) > 4

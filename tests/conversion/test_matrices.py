@@ -1,4 +1,4 @@
-"""Matrices are written without loss, to the same bytes however the work is divided."""
+"""Matrices are written without loss, and with the same bytes however the work is divided."""
 
 import anndata
 import dask
@@ -50,16 +50,16 @@ def test_values_are_narrowed_without_loss(tmp_path, matrix, dtype):
     assert found.dtype == dtype
     assert found.indices.dtype == found.indptr.dtype == np.int32
     np.testing.assert_array_equal(found.toarray(), matrix.toarray())
-    facts = Store(store).attrs["matrices"]["X"]
-    assert facts["nnz"] == matrix.nnz
+    summary = Store(store).attrs["matrices"]["X"]
+    assert summary["nnz"] == matrix.nnz
     if not np.isnan(matrix.data).any():
-        assert facts["sum"] == pytest.approx(matrix.sum())
-        assert (facts["minimum"], facts["maximum"]) == (matrix.min(), matrix.max())
+        assert summary["sum"] == pytest.approx(matrix.sum())
+        assert (summary["minimum"], summary["maximum"]) == (matrix.min(), matrix.max())
 
 
 @pytest.mark.parametrize("layout", ["csr", "csc"])
 @pytest.mark.parametrize("index_dtype", ["i4", "i8", "u4"])
-def test_unsorted_duplicate_and_wide_indices(tmp_path, layout, index_dtype):
+def test_unsorted_duplicate_and_wide_indices_are_converted(tmp_path, layout, index_dtype):
     path = write(anndata.AnnData(counts(6, 6), pd.DataFrame(index=list("abcdef"))), tmp_path / "a.h5ad")
     indices = np.array([5, 0, 0, 3, 2, 1, 1, 1, 4], dtype=index_dtype)
     data, indptr = np.arange(1, 10, dtype="f4"), np.array([0, 0, 4, 4, 5, 9, 9], dtype="i8")
@@ -74,17 +74,15 @@ def test_unsorted_duplicate_and_wide_indices(tmp_path, layout, index_dtype):
     np.testing.assert_array_equal(found.toarray(), expected)
 
 
-def test_duplicates_add_up_beyond_their_type(tmp_path):
+def test_duplicates_add_up_beyond_their_dtype(tmp_path):
     matrix = sparse.csr_matrix((np.array([200, 100, 7], "u1"), np.array([1, 1, 0]), np.array([0, 2, 3])), (2, 2))
-    adata = screen("a")
-    adata.X = matrix
-    path = write(adata, tmp_path / "a.h5ad")
+    path = write(anndata.AnnData(matrix, pd.DataFrame(index=["a", "b"])), tmp_path / "a.h5ad")
     assert dense(read_store(lp.convert(path, tmp_path / "s.zarr")).X).tolist() == [[0, 300], [7, 0]]
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    """A source and the array files of its store as the synchronous scheduler makes them."""
+    """A source file, and the files of its store as written with the synchronous scheduler."""
     folder = tmp_path_factory.mktemp("reference")
     with pytest.MonkeyPatch.context() as patch, dask.config.set(scheduler="synchronous"):
         small_grids(patch)
@@ -95,13 +93,13 @@ def reference(tmp_path_factory):
 def assert_same_files(store, expected):
     found = files(store)
     assert found.keys() == expected.keys()
-    # The manifest sums up zarr.json files, which hold no time or path either.
+    # The manifest covers the zarr.json files too.
     assert [key for key in found if found[key] != expected[key]] == []
     assert sum(key.startswith("X/data/c/") for key in found) > 2
 
 
 @pytest.mark.parametrize("size", [1, 400, 10**6])
-def test_blocks_do_not_change_the_bytes(tmp_path, monkeypatch, reference, size):
+def test_block_size_does_not_change_the_bytes(tmp_path, monkeypatch, reference, size):
     small_grids(monkeypatch)
     small_blocks(monkeypatch, size)
     assert_same_files(lp.convert(reference[0], tmp_path / "s.zarr", **ROLES), reference[1])
@@ -137,7 +135,7 @@ def test_a_cluster_does_not_change_the_bytes(tmp_path, monkeypatch, reference):
         assert_same_files(lp.convert(reference[0], tmp_path / "s.zarr", **ROLES), reference[1])
 
 
-def test_progress_counts_to_the_end(tmp_path, monkeypatch):
+def test_progress_counts_every_task(tmp_path, monkeypatch):
     small_blocks(monkeypatch, 700)
     seen = []
     converted(tmp_path, screen(lean=True), progress=seen.append)
@@ -151,7 +149,7 @@ def test_progress_counts_to_the_end(tmp_path, monkeypatch):
         assert sizes == sorted(sizes)
 
 
-def test_notes_of_another_kind_are_no_notes(tmp_path, monkeypatch):
+def test_invalid_checkpoints_are_ignored(tmp_path, monkeypatch):
     path = write(screen(lean=True), tmp_path / "a.h5ad")
 
     def fail(*_):
@@ -161,10 +159,10 @@ def test_notes_of_another_kind_are_no_notes(tmp_path, monkeypatch):
         patch.setattr("lazypert.conversion.convert.write_tables", fail)
         with pytest.raises(KeyboardInterrupt):
             lp.convert(path, tmp_path / "s.zarr", **ROLES)
-    (kept,) = tmp_path.glob("s.zarr.partial-*")
-    for note in kept.rglob("work/*/*.json"):
-        note.write_text("{}")
-    (kept / "store/X/data/c/77").write_text("junk")
+    (staging,) = tmp_path.glob("s.zarr.partial-*")
+    for checkpoint in staging.rglob("work/*/*.json"):
+        checkpoint.write_text("{}")
+    (staging / "store/X/data/c/77").write_text("junk")
     store = lp.convert(path, tmp_path / "s.zarr", **ROLES)
     assert not (store / "X/data/c/77").exists()
     assert_same(store, anndata.read_h5ad(path))

@@ -1,4 +1,4 @@
-"""Planning chooses matrices, names and roles, and refuses what a store cannot hold."""
+"""Planning chooses matrices and names, and refuses what a store cannot hold."""
 
 import h5py
 import numpy as np
@@ -22,7 +22,7 @@ from tests.support.stores import (
 )
 
 
-def test_no_x_asks_for_a_layer(tmp_path):
+def test_a_file_without_x_needs_a_layer(tmp_path):
     adata = with_layer()
     adata.X = None
     path = write(adata, tmp_path / "a.h5ad")
@@ -33,7 +33,7 @@ def test_no_x_asks_for_a_layer(tmp_path):
     assert layers_of(found) == set()
 
 
-def test_a_layer_named_x_is_not_lost(tmp_path):
+def test_a_layer_named_x_is_not_overwritten(tmp_path):
     adata = with_layer()
     adata.layers["X"] = adata.X * 2
     path = write(adata, tmp_path / "a.h5ad")
@@ -43,7 +43,7 @@ def test_a_layer_named_x_is_not_lost(tmp_path):
     np.testing.assert_array_equal(dense(found.X), 2 * dense(found.layers["X"]))
 
 
-def test_a_layer_whose_name_no_array_can_have(tmp_path):
+def test_a_layer_with_a_reserved_name_is_refused(tmp_path):
     path = write(with_layer("fine"), tmp_path / "a.h5ad")
     with h5py.File(path, "r+") as file:
         file.move("layers/fine", "layers/zarr.json")
@@ -52,7 +52,7 @@ def test_a_layer_whose_name_no_array_can_have(tmp_path):
     assert leftovers(tmp_path, "a.h5ad") == []
 
 
-def test_what_a_store_cannot_hold_is_noted(tmp_path):
+def test_what_a_store_cannot_hold_is_listed_in_its_warnings(tmp_path):
     adata = screen(lean=True)
     adata.uns["note"] = "x"
     adata.obsp["near"] = sparse.eye(90, format="csr")
@@ -63,7 +63,7 @@ def test_what_a_store_cannot_hold_is_noted(tmp_path):
     ]
 
 
-def test_files_of_one_name_are_told_apart(tmp_path):
+def test_files_with_the_same_name_get_different_dataset_names(tmp_path):
     (tmp_path / "x").mkdir()
     paths = [write(screen(10, seed=i, lean=True), tmp_path / d / "s.h5ad") for i, d in enumerate((".", "x"))]
     obs = read_store(lp.convert(paths, tmp_path / "s.zarr")).obs

@@ -1,23 +1,20 @@
-"""A store appears whole or not at all, and its columns come back as they were."""
+"""A store appears complete or not at all, and its arrays read back equal."""
 
 import threading
 import time
 from pathlib import Path
 
-import anndata
 import numpy as np
-import pandas as pd
 import pytest
 
 from lazypert.conversion import store_writer as writer_module
-from lazypert.conversion.dataframe_writer import InMemoryColumn, write_column, write_frame
 from lazypert.conversion.store_writer import StoreWriter
-from lazypert.errors import LazypertError, SourceFormatError, StoreExistsError
+from lazypert.errors import LazypertError, StoreExistsError
 from lazypert.store.format import MARKER, TABLES, Grid
 from lazypert.store.manifest import MANIFEST_FILES, manifest_digest
 from lazypert.store.store import Store
 from lazypert.store.verify import _read_manifest, verify
-from tests.support.stores import every_column, leftovers
+from tests.support.stores import ATTRS, leftovers
 
 
 def fill(writer, value=1):
@@ -25,7 +22,7 @@ def fill(writer, value=1):
     writer.array("obs/a", np.full(3, value, "i4"))
 
 
-def test_nothing_is_at_the_target_until_finalise(tmp_path):
+def test_the_target_does_not_exist_before_finalise(tmp_path):
     target = tmp_path / "s.zarr"
     with StoreWriter(target) as writer:
         fill(writer)
@@ -37,15 +34,15 @@ def test_nothing_is_at_the_target_until_finalise(tmp_path):
     assert verify(target) > 0
 
 
-def test_everything_is_on_disk_before_the_publish(tmp_path, monkeypatch):
-    synced, at_publish = set(), set()
+def test_everything_is_synced_before_the_rename(tmp_path, monkeypatch):
+    synced, at_rename = set(), set()
     monkeypatch.setattr(writer_module, "sync", lambda path: synced.add(path.relative_to(tmp_path).parts[2:]))
-    rename = StoreWriter._publish
-    monkeypatch.setattr(StoreWriter, "_publish", lambda self: [at_rename.update(synced), rename(self)])
+    publish = StoreWriter._publish
+    monkeypatch.setattr(StoreWriter, "_publish", lambda self: [at_rename.update(synced), publish(self)])
     with StoreWriter(tmp_path / "s.zarr") as writer:
         fill(writer)
         writer.finalise(ATTRS)
-    assert {p.relative_to(tmp_path).parts[1:] for p in (tmp_path / "s.zarr").rglob("*")} <= at_publish
+    assert {p.relative_to(tmp_path).parts[1:] for p in (tmp_path / "s.zarr").rglob("*")} <= at_rename
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt], ids=lambda e: e.__name__)
@@ -56,7 +53,7 @@ def test_an_exception_leaves_nothing(tmp_path, error):
     assert leftovers(tmp_path) == []
 
 
-def test_leaving_without_finalise_leaves_nothing(tmp_path):
+def test_exiting_without_finalise_leaves_nothing(tmp_path):
     with StoreWriter(tmp_path / "s.zarr") as writer:
         fill(writer)
     assert leftovers(tmp_path) == []
@@ -92,7 +89,7 @@ def test_overwrite_replaces_only_once_the_new_store_is_complete(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["folder_of_work", "file"])
-def test_overwrite_never_deletes_what_is_not_a_store(tmp_path, kind):
+def test_overwrite_refuses_what_is_not_a_store(tmp_path, kind):
     target = tmp_path / "data"
     if kind == "file":
         target.write_text("mine")
@@ -105,7 +102,7 @@ def test_overwrite_never_deletes_what_is_not_a_store(tmp_path, kind):
     assert leftovers(tmp_path, "data") == []
 
 
-def test_of_two_writers_one_wins_and_the_other_is_told(tmp_path):
+def test_the_second_of_two_writers_fails_with_an_error(tmp_path):
     target = tmp_path / "s.zarr"
     barrier, results = threading.Barrier(2), []
 
@@ -126,14 +123,14 @@ def test_of_two_writers_one_wins_and_the_other_is_told(tmp_path):
     for thread in threads:
         thread.join()
     (winner,) = [result for result in results if isinstance(result, int)]
-    (told,) = [result for result in results if isinstance(result, str)]
-    assert "Another process is writing" in told or "exists already" in told
+    (message,) = [result for result in results if isinstance(result, str)]
+    assert "another process is writing" in message or "exists already" in message
     assert Store(target).table("obs/a").tolist() == [winner] * 3
     assert leftovers(tmp_path, "s.zarr") == []
     verify(target)
 
 
-def test_a_target_that_appears_meanwhile_is_not_replaced(tmp_path):
+def test_a_target_that_appears_in_the_meantime_is_not_replaced(tmp_path):
     target = tmp_path / "s.zarr"
     with pytest.raises(StoreExistsError), StoreWriter(target) as writer:  # noqa: PT012
         fill(writer)
@@ -144,22 +141,22 @@ def test_a_target_that_appears_meanwhile_is_not_replaced(tmp_path):
     assert leftovers(tmp_path, "s.zarr") == []
 
 
-def test_the_manifest_lists_every_file_but_the_root(tmp_path):
+def test_the_manifest_and_the_root_cover_every_file(tmp_path):
     with StoreWriter(tmp_path / "s.zarr") as writer:
         fill(writer)
         writer.strings("obs/b", np.array(["x", "y", "z"], dtype=object))
         writer.finalise(ATTRS)
     store = Store(tmp_path / "s.zarr")
     entries = _read_manifest(store)
-    there = {p.relative_to(store.path).as_posix() for p in Path(store.path).rglob("*") if p.is_file()}
+    existing = {p.relative_to(store.path).as_posix() for p in Path(store.path).rglob("*") if p.is_file()}
     listed = {entry.key for entry in entries}
-    sealed_by_the_root = {key for key, _, _ in store.attrs[MANIFEST_FILES]}
-    assert there == {"zarr.json"} | listed | sealed_by_the_root
-    assert all(key.startswith(f"{TABLES}/manifest/") for key in sealed_by_the_root)
+    listed_in_the_root = {key for key, _, _ in store.attrs[MANIFEST_FILES]}
+    assert existing == {"zarr.json"} | listed | listed_in_the_root
+    assert all(key.startswith(f"{TABLES}/manifest/") for key in listed_in_the_root)
     assert manifest_digest(entries) == store._root.attrs[MARKER]["manifest_digest"]
 
 
-def test_dense_rows_come_back(tmp_path):
+def test_dense_rows_read_back_equal(tmp_path):
     rows = np.random.default_rng(0).normal(size=(7, 3))
     with StoreWriter(tmp_path / "s.zarr") as writer:
         writer.group("obsm", {})

@@ -1,9 +1,8 @@
-"""A store's tables: runs and groups, embeddings and cell statistics."""
+"""A store's tables hold its groups, and cell statistics whatever the screen."""
 
 import anndata
 import numpy as np
 import pandas as pd
-import pytest
 
 import lazypert as lp
 from lazypert.store.format import TABLES
@@ -19,7 +18,7 @@ from tests.support.stores import (
 )
 
 
-def test_the_tables_say_where_the_groups_are(tmp_path):
+def test_the_run_table_covers_every_group(tmp_path):
     _, store = converted(tmp_path, screen(lean=True))
     opened = Store(store)
     obs = read_store(store).obs
@@ -43,7 +42,7 @@ def test_cells_without_a_label_are_in_no_group(tmp_path):
     assert lp.open(store).pert.table()["n_cells"].sum() == 72
 
 
-def test_no_cell_has_a_perturbation(tmp_path):
+def test_a_screen_without_any_label_is_converted(tmp_path):
     adata = screen(lean=True)
     adata.obs["perturbation"] = pd.Categorical([None] * adata.n_obs, categories=["never"])
     path = write(adata, tmp_path / "a.h5ad")
@@ -51,7 +50,7 @@ def test_no_cell_has_a_perturbation(tmp_path):
     assert Store(store).attrs["summary"]["n_unlabelled"] == adata.n_obs
 
 
-def test_a_screen_without_genes_or_controls_has_notes_too(tmp_path):
+def test_a_screen_without_genes_or_controls_has_cell_statistics(tmp_path):
     path = write(screen(lean=True)[:, :0].copy(), tmp_path / "a.h5ad")
     store = lp.convert(path, tmp_path / "s.zarr", pert_col="perturbation")
     assert Store(store).cell_stats.control_sum.shape == (0, 4)

@@ -114,7 +114,8 @@ def main(source, folder, n_kills, seed):
             counts["finished_after_kills"] += 1
             shutil.rmtree(target)
             kills_since = 0
-    counts["wrong"] += wait(in_child(convert, source, target)) != 0 or wait(in_child(is_correct, target, reference)) != 0
+    counts["wrong"] += wait(in_child(convert, source, target)) != 0
+    counts["wrong"] += wait(in_child(is_correct, target, reference)) != 0
     counts["left"] = sorted(path.name for path in folder.iterdir() if path.name.startswith("s.zarr"))
     counts["seconds"] = run_seconds
     print(json.dumps(counts))
