@@ -57,12 +57,12 @@ def test_totals_and_genes_detected_equal_the_matrix(stored):
 
 
 def test_own_targets_equal_the_matrix(stored):
-    found, stats = read_store(stored), Store(stored).cell_stats
+    adata, stats = read_store(stored), Store(stored).cell_stats
     assert stats.gene_col == "symbol", "the perturbations are named after this column, not the index"
-    dense = found.X.toarray()
+    dense = adata.X.toarray()
     expected = [
         dense[i, GENES.index(label)] if label in GENES else np.nan
-        for i, label in enumerate(found.obs["perturbation"].astype(object))
+        for i, label in enumerate(adata.obs["perturbation"].astype(object))
     ]
     np.testing.assert_array_equal(stats.own_target.read(0, 200), expected)
     labels = Store(stored).groups.labels["perturbation"].tolist()
@@ -72,10 +72,10 @@ def test_own_targets_equal_the_matrix(stored):
 
 
 def test_control_sums_equal_the_matrix(stored):
-    found, store = read_store(stored), Store(stored)
-    dense, stats = found.X.toarray().astype("f8"), store.cell_stats
-    keys = found.obs[["cell_type", "batch"]].astype(object).where(found.obs.notna(), None).apply(tuple, axis=1)
-    is_control = (found.obs["perturbation"] == CONTROL).to_numpy()
+    adata, store = read_store(stored), Store(stored)
+    dense, stats = adata.X.toarray().astype("f8"), store.cell_stats
+    keys = adata.obs[["cell_type", "batch"]].astype(object).where(adata.obs.notna(), None).apply(tuple, axis=1)
+    is_control = (adata.obs["perturbation"] == CONTROL).to_numpy()
     assert len(stats.control_row) == keys[is_control].nunique()
     for row, sums in zip(stats.control_row, stats.control_sum, strict=True):
         cells = is_control & (keys == keys.iloc[row]).to_numpy()
@@ -122,10 +122,10 @@ def test_a_selection_of_cells_does_not_use_the_stored_statistics(stored):
     selected = ds.isel(cell=np.flatnonzero(ds.batch.values == "b1"))
     options = {"residual_expression": 1.0, "cell_residual_expression": 1.0, "min_cells": 1, "var_gene_col": "symbol"}
     table = selected.pert.knockdown(**options).table.set_index("perturbation")
-    found = read_store(stored)
-    found = found[(found.obs["batch"] == "b1").to_numpy()]
-    own = found.X.toarray().astype("f8")[:, 0]
-    labels = found.obs["perturbation"].astype(object)
+    adata = read_store(stored)
+    adata = adata[(adata.obs["batch"] == "b1").to_numpy()]
+    own = adata.X.toarray().astype("f8")[:, 0]
+    labels = adata.obs["perturbation"].astype(object)
     assert table.loc["A", "control_mean"] == pytest.approx(own[(labels == CONTROL).to_numpy()].mean(), rel=1e-12)
 
 

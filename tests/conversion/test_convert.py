@@ -81,10 +81,10 @@ def test_grouped_order_makes_every_group_one_run(tmp_path):
 
 def test_a_layer_becomes_x_and_x_becomes_a_layer(tmp_path):
     path, store = converted(tmp_path, with_layer(), layer="lognorm")
-    source, found, rows = anndata.read_h5ad(path), read_store(store), source_row(store)
-    np.testing.assert_array_equal(dense(found.X), dense(source.layers["lognorm"])[rows])
-    np.testing.assert_array_equal(dense(found.layers["X"]), dense(source.X)[rows])
-    assert layers_of(found) == {"X"}
+    source, result, rows = anndata.read_h5ad(path), read_store(store), source_row(store)
+    np.testing.assert_array_equal(dense(result.X), dense(source.layers["lognorm"])[rows])
+    np.testing.assert_array_equal(dense(result.layers["X"]), dense(source.X)[rows])
+    assert layers_of(result) == {"X"}
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (5, 0), (1, 1)], ids=str)

@@ -47,23 +47,23 @@ def test_genes_are_aligned_and_labels_are_merged(tmp_path, monkeypatch, two_file
         write(b, path_b)
     store = lp.convert([path_a, path_b], tmp_path / "s.zarr", join=join, **ROLES)
     lp.verify(store)
-    found = read_store(store)
+    result = read_store(store)
     genes = ["g1", "g3"] if join == "inner" else ["g1", "g2", "g3", "g4"]
-    assert sorted(found.var_names) == genes
-    assert found.X.has_canonical_format
+    assert sorted(result.var_names) == genes
+    assert result.X.has_canonical_format
     for name, source in (("a", a), ("b", b)):
-        cells = found[found.obs["dataset"] == name]
+        cells = result[result.obs["dataset"] == name]
         assert sorted(cells.obs_names) == sorted(source.obs_names)
         original = source[cells.obs_names].to_df()
         for gene in genes:
             expected = original[gene].to_numpy() if gene in original else np.zeros(len(cells))
             np.testing.assert_array_equal(cells.to_df()[gene].to_numpy(), expected)
             if join == "outer":
-                assert found.var.loc[gene, f"measured_in_{name}"] == (gene in source.var_names)
+                assert result.var.loc[gene, f"measured_in_{name}"] == (gene in source.var_names)
         perturbation = source[cells.obs_names].obs["perturbation"]
         np.testing.assert_array_equal(cells.obs["perturbation"].astype(str), perturbation)
         shared = [gene for gene in genes if gene in source.var_names]
-        assert found.var.loc[shared, "gene_name"].tolist() == [f"{gene}-name" for gene in shared]
+        assert result.var.loc[shared, "gene_name"].tolist() == [f"{gene}-name" for gene in shared]
         np.testing.assert_array_equal(dense(cells.obsm["X_pca"]), source[cells.obs_names].obsm["X_pca"])
     groups = Store(store).groups
     assert set(groups.labels["perturbation"]) == {"TP53", "non-targeting", "BRCA1", "KRAS", "MYC"}
@@ -87,10 +87,10 @@ def test_all_columns_of_both_files_read_back_equal(tmp_path, two_files):
     a.obs, b.obs = every_column(30, 0), every_column(20, 1)
     write(a, path_a)
     write(b, path_b)
-    found = read_store(lp.convert([path_a, path_b], tmp_path / "s.zarr", **ROLES)).obs
+    result = read_store(lp.convert([path_a, path_b], tmp_path / "s.zarr", **ROLES)).obs
     for source in (a, b):
         for name in every_column(1).columns:
-            stored, original = found.loc[source.obs_names, name], source.obs[name]
+            stored, original = result.loc[source.obs_names, name], source.obs[name]
             assert stored.isna().tolist() == original.isna().tolist(), name
             present = original.notna().to_numpy()
             assert stored[present].tolist() == original[present].tolist(), name
@@ -125,8 +125,8 @@ def test_a_role_column_named_dataset_keeps_its_role(tmp_path, two_files):
 def test_a_store_of_two_files_keeps_the_labels_of_both(tmp_path, left, right):
     a = screen("a", np.ones((len(left), 2)), obs={"c": pd.Categorical(left, categories=left)})
     b = screen("b", np.ones((len(right), 2)), obs={"c": pd.Categorical(right, categories=right)})
-    found = read_store(convert_all(tmp_path, a, b, order="source"))
-    assert found.obs["c"].tolist() == [*left, *right]
+    result = read_store(convert_all(tmp_path, a, b, order="source"))
+    assert result.obs["c"].tolist() == [*left, *right]
 
 
 @pytest.mark.parametrize(

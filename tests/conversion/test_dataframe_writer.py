@@ -28,9 +28,9 @@ def stored_frame(target, frame):
 
 def test_every_kind_of_column_reads_back_equal(tmp_path):
     frame = every_column(40)
-    found, store = stored_frame(tmp_path / "s.zarr", frame)
+    result, store = stored_frame(tmp_path / "s.zarr", frame)
     expected = frame.copy()
-    pd.testing.assert_frame_equal(found[list(frame.columns)], expected, check_index_type=False, check_dtype=False)
+    pd.testing.assert_frame_equal(result[list(frame.columns)], expected, check_index_type=False, check_dtype=False)
     for name in frame.columns:
         column = pd.Series(store.column(f"obs/{name}"), index=frame.index, name=name)
         assert column.isna().tolist() == frame[name].isna().tolist()
@@ -39,9 +39,9 @@ def test_every_kind_of_column_reads_back_equal(tmp_path):
         if isinstance(frame[name].dtype, pd.CategoricalDtype):
             assert column.cat.ordered == frame[name].cat.ordered
             assert column.cat.categories.tolist() == frame[name].cat.categories.tolist()
-            assert found[name].cat.ordered == frame[name].cat.ordered
+            assert result[name].cat.ordered == frame[name].cat.ordered
         elif isinstance(frame[name].dtype, np.dtype) and frame[name].dtype.kind in "fiub":
-            assert found[name].dtype == column.dtype == frame[name].dtype
+            assert result[name].dtype == column.dtype == frame[name].dtype
 
 
 @pytest.mark.parametrize(
@@ -65,10 +65,10 @@ def test_other_columns_read_back_equal(tmp_path, values):
         write_column(writer, "obs", "v", InMemoryColumn(values))
         writer.finalise(ATTRS)
     store = Store(tmp_path / "s.zarr")
-    found = store.column("obs/v")
-    assert pd.isna(found).tolist() == pd.isna(values).tolist()
+    result = store.column("obs/v")
+    assert pd.isna(result).tolist() == pd.isna(values).tolist()
     present = ~np.asarray(pd.isna(values))
-    assert list(np.asarray(found, dtype=object)[present]) == list(np.asarray(values, dtype=object)[present])
+    assert list(np.asarray(result, dtype=object)[present]) == list(np.asarray(values, dtype=object)[present])
     assert "obs/v" in str(store._root["obs/v"].path)
     frame = anndata.io.read_elem(zarr.open_group(tmp_path / "s.zarr", mode="r")["obs"])
     assert frame["v"].isna().tolist() == pd.isna(values).tolist()

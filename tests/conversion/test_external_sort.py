@@ -55,12 +55,12 @@ def sort_matrix(folder, matrix, destination, block, grid_shape, new_col=None, n_
         reduced = writer.write_shard(shard)
         assert [entry.key for entry in reduced.entries] == [f"data/c/{shard}", f"indices/c/{shard}"]
         assert writer.write_shard(shard) == reduced, "a completed task is loaded from its checkpoint"
-    found = [
+    result = [
         ShardedArray(LocalReader(folder), t.path, t.dtype, grid).read(0, grid.length) if grid.length else []
         for t in (data, indices)
     ]
-    assert sum(spill.total for spill in spills) == sum(found[0])
-    return sparse.csr_matrix((found[0], found[1], indptr), shape=(matrix.shape[0], n_cols))
+    assert sum(spill.total for spill in spills) == sum(result[0])
+    return sparse.csr_matrix((result[0], result[1], indptr), shape=(matrix.shape[0], n_cols))
 
 
 @given(
@@ -81,22 +81,22 @@ def test_sorting_equals_fancy_indexing(tmp_path_factory, shape, density, layout,
     destination = np.argsort(source_row)
     new_col, expected = None, dense[source_row]
     if renumber:  # drop a column and reverse the others
-        kept = np.arange(shape[1])[::-1][: max(1, shape[1] - 1)]
+        columns = np.arange(shape[1])[::-1][: max(1, shape[1] - 1)]
         new_col = np.full(shape[1], -1, dtype=np.int32)
-        new_col[kept] = np.arange(len(kept))
-        expected = expected[:, kept]
+        new_col[columns] = np.arange(len(columns))
+        expected = expected[:, columns]
     folder = tmp_path_factory.mktemp("sort")
-    found = sort_matrix(folder, matrix, destination, block, grid_shape, new_col, expected.shape[1])
-    np.testing.assert_array_equal(found.toarray(), expected)
-    assert found.has_canonical_format  # computed by SciPy: sorted, no duplicates
+    result = sort_matrix(folder, matrix, destination, block, grid_shape, new_col, expected.shape[1])
+    np.testing.assert_array_equal(result.toarray(), expected)
+    assert result.has_canonical_format  # computed by SciPy: sorted, no duplicates
 
 
 def test_renumbered_columns_of_a_column_wise_matrix_are_sorted(tmp_path):
     dense = np.arange(1, 13).reshape(2, 6)
     reverse = np.arange(6, dtype=np.int32)[::-1]
-    found = sort_matrix(tmp_path, sparse.csc_matrix(dense), np.arange(2), 2, (2, 4), reverse)
-    np.testing.assert_array_equal(found.indices, [*range(6), *range(6)])
-    np.testing.assert_array_equal(found.toarray(), dense[:, ::-1])
+    result = sort_matrix(tmp_path, sparse.csc_matrix(dense), np.arange(2), 2, (2, 4), reverse)
+    np.testing.assert_array_equal(result.indices, [*range(6), *range(6)])
+    np.testing.assert_array_equal(result.toarray(), dense[:, ::-1])
 
 
 @pytest.mark.parametrize("block", [1, 3, 100])

@@ -46,10 +46,10 @@ def test_values_are_narrowed_without_loss(tmp_path, matrix, dtype):
     adata = anndata.AnnData(matrix, pd.DataFrame(index=[f"c{i}" for i in range(20)]))
     path = write(adata, tmp_path / "a.h5ad")
     store = lp.convert(path, tmp_path / "a.zarr")
-    found = read_store(store).X
-    assert found.dtype == dtype
-    assert found.indices.dtype == found.indptr.dtype == np.int32
-    np.testing.assert_array_equal(found.toarray(), matrix.toarray())
+    result = read_store(store).X
+    assert result.dtype == dtype
+    assert result.indices.dtype == result.indptr.dtype == np.int32
+    np.testing.assert_array_equal(result.toarray(), matrix.toarray())
     summary = Store(store).attrs["matrices"]["X"]
     assert summary["nnz"] == matrix.nnz
     if not np.isnan(matrix.data).any():
@@ -69,9 +69,9 @@ def test_unsorted_duplicate_and_wide_indices_are_converted(tmp_path, layout, ind
             file[f"X/{name}"] = values
         file["X"].attrs["encoding-type"] = f"{layout}_matrix"
     expected = getattr(sparse, f"{layout}_matrix")((data, indices.astype("i4"), indptr), shape=(6, 6)).toarray()
-    found = read_store(lp.convert(path, tmp_path / "a.zarr")).X
-    assert found.has_canonical_format
-    np.testing.assert_array_equal(found.toarray(), expected)
+    result = read_store(lp.convert(path, tmp_path / "a.zarr")).X
+    assert result.has_canonical_format
+    np.testing.assert_array_equal(result.toarray(), expected)
 
 
 def test_duplicates_add_up_beyond_their_dtype(tmp_path):
@@ -91,11 +91,11 @@ def reference(tmp_path_factory):
 
 
 def assert_same_files(store, expected):
-    found = files(store)
-    assert found.keys() == expected.keys()
+    result = files(store)
+    assert result.keys() == expected.keys()
     # The manifest covers the zarr.json files too.
-    assert [key for key in found if found[key] != expected[key]] == []
-    assert sum(key.startswith("X/data/c/") for key in found) > 2
+    assert [key for key in result if result[key] != expected[key]] == []
+    assert sum(key.startswith("X/data/c/") for key in result) > 2
 
 
 @pytest.mark.parametrize("size", [1, 400, 10**6])

@@ -29,8 +29,8 @@ def test_a_file_without_x_needs_a_layer(tmp_path):
     with pytest.raises(SourceFormatError, match=r"has no X.*layer=.*lognorm"):
         lp.convert(path, tmp_path / "s.zarr", **ROLES)
     assert leftovers(tmp_path, "a.h5ad") == []
-    found = read_store(lp.convert(path, tmp_path / "s.zarr", layer="lognorm", **ROLES))
-    assert layers_of(found) == set()
+    result = read_store(lp.convert(path, tmp_path / "s.zarr", layer="lognorm", **ROLES))
+    assert layers_of(result) == set()
 
 
 def test_a_layer_named_x_is_not_overwritten(tmp_path):
@@ -39,8 +39,8 @@ def test_a_layer_named_x_is_not_overwritten(tmp_path):
     path = write(adata, tmp_path / "a.h5ad")
     with pytest.raises(SourceFormatError, match="layers/X"):
         lp.convert(path, tmp_path / "s.zarr", layer="lognorm", **ROLES)
-    found = read_store(lp.convert(path, tmp_path / "s.zarr", layer="X", **ROLES))
-    np.testing.assert_array_equal(dense(found.X), 2 * dense(found.layers["X"]))
+    result = read_store(lp.convert(path, tmp_path / "s.zarr", layer="X", **ROLES))
+    np.testing.assert_array_equal(dense(result.X), 2 * dense(result.layers["X"]))
 
 
 def test_a_layer_with_a_reserved_name_is_refused(tmp_path):

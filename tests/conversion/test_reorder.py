@@ -48,8 +48,8 @@ def test_all_slices_of_a_joined_column_have_one_dtype(left):
             slices = [read(start, min(16, start + step)) for start in range(0, 16, step)]
             assert len({str(values.dtype) for values in slices}) == 1
             assert slices[0].dtype == expected.dtype
-            found = np.concatenate([np.asarray(values, dtype=object) for values in slices])
-            for value, original in zip(found, np.asarray(expected, dtype=object), strict=True):
+            result = np.concatenate([np.asarray(values, dtype=object) for values in slices])
+            for value, original in zip(result, np.asarray(expected, dtype=object), strict=True):
                 assert (pd.isna(value) and pd.isna(original)) or value == original
 
 
@@ -85,10 +85,10 @@ def test_columns_of_any_two_kinds_join(left):
 def test_a_column_that_a_file_lacks_is_missing_there(kind):
     values = every_column(8)[kind]
     for columns, lengths in (([None, values.array], [3, 8]), ([values.array, None], [8, 3])):
-        found = join_columns(columns, lengths)
-        assert_joined(found, columns, lengths)
+        result = join_columns(columns, lengths)
+        assert_joined(result, columns, lengths)
     if isinstance(values.dtype, pd.CategoricalDtype):
-        assert found.dtype == values.dtype
+        assert result.dtype == values.dtype
 
 
 @settings(max_examples=60, deadline=None)
@@ -104,9 +104,9 @@ def test_categories_in_any_order_keep_their_cells(columns):
         pd.Categorical.from_codes([min(code, n - 1) for code in codes], categories=list(labels[:n]))
         for labels, n, codes in columns
     ]
-    found = join_columns(columns, [len(column) for column in columns])
+    result = join_columns(columns, [len(column) for column in columns])
     expected = [None if pd.isna(value) else value for column in columns for value in column]
-    assert [None if pd.isna(value) else value for value in found] == expected
+    assert [None if pd.isna(value) else value for value in result] == expected
 
 
 def test_embeddings_of_several_files_are_concatenated():

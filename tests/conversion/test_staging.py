@@ -61,7 +61,7 @@ def test_work_without_a_fingerprint_is_never_resumed(tmp_path):
 
 
 def test_folders_of_others_are_not_touched(tmp_path):
-    mine = [
+    foreign = [
         "s.zarr.old-20251105",
         "s.zarr.partial-backup",
         f"s.zarr.partial-{ONE}-copy",
@@ -69,14 +69,14 @@ def test_folders_of_others_are_not_touched(tmp_path):
         f"s.zarr.partial-{'c' * 12}",  # named like a staging directory, but with other content
         "s[1].zarr",
     ]
-    for name in mine:
+    for name in foreign:
         (tmp_path / name).mkdir()
         (tmp_path / name / "thesis.txt").write_text("mine")
     replaced = tmp_path / f"s.zarr.partial-old-{ONE}"
     replaced.mkdir()
     (replaced / "zarr.json").write_text("{}")
     StagingDirectory(tmp_path / "s.zarr", ONE).release(keep=False)
-    assert leftovers(tmp_path) == sorted(mine)
+    assert leftovers(tmp_path) == sorted(foreign)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs flock")

@@ -56,8 +56,8 @@ def files(store):
 
 def is_correct(target, reference):
     lp.verify(target)
-    found, expected = files(target), files(reference)
-    different = [key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key)]
+    actual, expected = files(target), files(reference)
+    different = [key for key in actual.keys() | expected.keys() if actual.get(key) != expected.get(key)]
     assert not different, different
     return True
 

@@ -135,29 +135,30 @@ def dense(matrix):
 
 def assert_same(store, source):
     """Assert that a store holds exactly an AnnData, in any row order."""
-    found = read_store(store)
+    result = read_store(store)
     rows = source_row(store)
     np.testing.assert_array_equal(np.sort(rows), np.arange(source.n_obs))
-    assert list(found.obs_names) == list(source.obs_names[rows])
-    assert list(found.var_names) == list(source.var_names)
-    pd.testing.assert_frame_equal(found.obs, source.obs.iloc[rows], check_index_type=False, check_names=False)
-    pd.testing.assert_frame_equal(found.var, source.var, check_index_type=False, check_names=False)
-    np.testing.assert_array_equal(dense(found.X), dense(source.X)[rows])
-    assert found.X.has_canonical_format
-    assert layers_of(found) == layers_of(source)
-    assert set(found.obsm) == set(source.obsm)
+    assert list(result.obs_names) == list(source.obs_names[rows])
+    assert list(result.var_names) == list(source.var_names)
+    pd.testing.assert_frame_equal(result.obs, source.obs.iloc[rows], check_index_type=False, check_names=False)
+    pd.testing.assert_frame_equal(result.var, source.var, check_index_type=False, check_names=False)
+    np.testing.assert_array_equal(dense(result.X), dense(source.X)[rows])
+    assert result.X.has_canonical_format
+    assert layers_of(result) == layers_of(source)
+    assert set(result.obsm) == set(source.obsm)
     for name in layers_of(source):
-        np.testing.assert_array_equal(dense(found.layers[name]), dense(source.layers[name])[rows])
+        np.testing.assert_array_equal(dense(result.layers[name]), dense(source.layers[name])[rows])
     for name in source.obsm:
-        np.testing.assert_array_equal(dense(found.obsm[name]), dense(source.obsm[name])[rows])
+        np.testing.assert_array_equal(dense(result.obsm[name]), dense(source.obsm[name])[rows])
 
 
-def assert_joined(found, columns, lengths):
+def assert_joined(result, columns, lengths):
     """Assert that joined columns keep missing values, and all others or their text."""
     expected = [v for c, n in zip(columns, lengths, strict=True) for v in ([None] * n if c is None else list(c))]
-    assert [bool(m) for m in pd.isna(found)] == [bool(pd.isna(v)) for v in expected]
-    for ours, theirs in zip(np.asarray(found, dtype=object), expected, strict=True):
-        assert pd.isna(theirs) or ours in (theirs, str(theirs)) or (isinstance(ours, float) and ours == float(theirs))
+    assert [bool(m) for m in pd.isna(result)] == [bool(pd.isna(v)) for v in expected]
+    for value, original in zip(np.asarray(result, dtype=object), expected, strict=True):
+        same = pd.isna(original) or value in (original, str(original))
+        assert same or (isinstance(value, float) and value == float(original))
 
 
 def small_grids(monkeypatch, chunk=32, shard=128):
