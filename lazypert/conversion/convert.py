@@ -60,7 +60,7 @@ def convert(
     Parameters
     ----------
     source
-        A file, or a list of files to put into one store. Genes and labels are merged, and
+        A file, or a list of files to put into one store. Genes are aligned, labels are merged, and
         the obs column ``dataset`` holds the stem of each cell's file; a column of that name in a
         file becomes ``dataset_in_file``.
     store
