@@ -131,7 +131,7 @@ def test_what_is_cut_off_leaves_no_store_and_is_gone_on_from(
 
     command = ["convert", str(screen), str(tmp_path / "s.zarr"), *ALL_ROLES]
     with monkeypatch.context() as patch:
-        patch.setattr("lazypert.conversion.convert._write_tables", fail)  # late: the matrix is written already
+        patch.setattr("lazypert.conversion.convert.write_tables", fail)  # late: the matrix is written already
         assert main(command) == status
     err = capsys.readouterr().err
     assert message in err
@@ -139,7 +139,7 @@ def test_what_is_cut_off_leaves_no_store_and_is_gone_on_from(
     assert kept.name.startswith("s.zarr.partial-")
     assert kept.name in err
     assert main(command) == 0
-    assert "going on from what an earlier run has done" in capsys.readouterr().err
+    assert "resuming an interrupted conversion" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["s.zarr"]
     assert main(["verify", str(tmp_path / "s.zarr")]) == 0
 

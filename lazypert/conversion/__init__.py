@@ -1,1 +1,1 @@
-"""From source files to a store."""
+"""Convert source files into a store."""

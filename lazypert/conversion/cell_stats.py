@@ -1,6 +1,6 @@
-"""What conversion notes of the cells that pass by anyway: totals, genes detected, own targets, control sums.
+"""Per-cell summary statistics collected during conversion: totals, genes detected, own targets, control sums.
 
-With these, knockdown QC of a fresh store reads no matrix at all.
+With these, knockdown quality control of a fresh store reads no matrix.
 """
 
 from __future__ import annotations
@@ -27,124 +27,124 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CellStatsPlan:
-    """What to note of each run of cells; small, and the same for every task.
+    """The statistics to collect for each run of cells; small, and the same for every task.
 
     Attributes
     ----------
     gene_col
-        var column in which perturbations were found; None is the var index.
+        var column in which the perturbations were found; None is the var index.
     target
-        (n_perturbations,) column of the gene each perturbation is named for, -1 for none.
-    own
-        (n_runs,) column of the own target of a run's cells, -1 for none and for controls.
-    control
-        (n_runs,) number of a run among the control runs, -1 for others.
+        (n_perturbations,) gene that each perturbation is named for, -1 for none.
+    target_of_run
+        (n_runs,) own target of a run's cells, -1 for none and for controls.
+    control_run
+        (n_runs,) number of a run among the control runs, -1 for other runs.
     """
 
     gene_col: str | None
     target: NDArray[np.int64]
-    own: NDArray[np.int64]
-    control: NDArray[np.int64]
+    target_of_run: NDArray[np.int64]
+    control_run: NDArray[np.int64]
 
     @classmethod
     def of(cls, groups: Groups, var: pd.DataFrame) -> CellStatsPlan:
-        """Look for the perturbations in the var index and in every column of text: the best match counts."""
+        """Find the perturbations in the var index or the text column that names most of them."""
         candidates: dict[str | None, Any] = {None: var.index}
         candidates |= {str(name): var[name] for name in var.columns if var[name].dtype.kind not in "fiubcmM"}
-        found = {
+        targets = {
             name: target_genes(groups, np.asarray(values).astype(str).astype(np.str_))
             for name, values in candidates.items()
         }
-        best = max(found, key=lambda name: int((found[name] >= 0).sum()))  # of equals the first
+        best = max(targets, key=lambda name: int((targets[name] >= 0).sum()))  # the first one wins a tie
         is_control = groups.is_control
-        own = np.where(is_control, -1, np.append(found[best], -1)[groups.codes["perturbation"]])
-        return cls(best, found[best], own, np.where(is_control, np.cumsum(is_control) - 1, -1))
+        target_of_run = np.where(is_control, -1, np.append(targets[best], -1)[groups.codes["perturbation"]])
+        return cls(best, targets[best], target_of_run, np.where(is_control, np.cumsum(is_control) - 1, -1))
 
     @property
     def n_control_runs(self) -> int:
         """Number of runs of control cells."""
-        return int(self.control.max(initial=-1)) + 1
+        return int(self.control_run.max(initial=-1)) + 1
 
     @property
-    def sums_bytes(self) -> int:
-        """Bytes of all control sums."""
+    def control_sums_bytes(self) -> int:
+        """Size of all control sums in bytes."""
         return 8 * self.n_control_runs * len(self.target)
 
 
 @dataclass(frozen=True, slots=True)
 class CellStats:
-    """Notes about the rows ``first`` to ``first + n``.
+    """Statistics of `n` consecutive rows, starting at `first_row`.
 
     Attributes
     ----------
     total
         (n,) float64 sum of each row.
     n_genes
-        (n,) int32 number of values that are not zero.
-    own
+        (n,) int32 number of nonzero values in each row.
+    own_target
         (n,) float64 expression of the own target; NaN where there is none, and for controls.
-    control
-        (k,) numbers of the control runs that some of the rows are in.
-    sums
-        (k, n_perturbations) their sums of every target.
+    control_runs
+        (k,) numbers of the control runs that contain any of the rows.
+    control_sums
+        (k, n_perturbations) sums of every target over these rows of each control run.
     """
 
-    first: int
+    first_row: int
     total: NDArray[np.float64]
     n_genes: NDArray[np.int32]
-    own: NDArray[np.float64]
-    control: NDArray[np.int64]
-    sums: NDArray[np.float64]
+    own_target: NDArray[np.float64]
+    control_runs: NDArray[np.int64]
+    control_sums: NDArray[np.float64]
 
     @classmethod
-    def of(cls, asked: CellStatsPlan, runs: NDArray[np.integer], first: int, block: CSRBlock) -> CellStats:
-        """Note the rows of a block.
+    def of(cls, plan: CellStatsPlan, runs: NDArray[np.integer], first_row: int, block: CSRBlock) -> CellStats:
+        """Compute the statistics of a block.
 
         Parameters
         ----------
         runs
             (n,) run of each row.
-        first
-            Number of the block's first row.
+        first_row
+            Row number of the block's first row.
         """
         n = block.shape[0]
-        total, n_genes, own = np.zeros(n), np.zeros(n, np.int32), np.full(n, np.nan)
+        total, n_genes, own_target = np.zeros(n), np.zeros(n, np.int32), np.full(n, np.nan)
         zero = np.int64(0) if block.data.dtype.kind in "iu" else np.float64(0)
         _totals(block.indptr, block.data, zero, total, n_genes)
-        here = np.unique(asked.control[runs])
-        here = here[here >= 0]
-        stratum = np.full(asked.n_control_runs + 1, -1, dtype=np.int64)  # the last is what -1 picks
-        stratum[here] = np.arange(len(here))
+        control_runs = np.unique(plan.control_run[runs])
+        control_runs = control_runs[control_runs >= 0]
+        stratum = np.full(plan.n_control_runs + 1, -1, dtype=np.int64)  # the last element serves index -1
+        stratum[control_runs] = np.arange(len(control_runs))
         slot = np.full(block.n_cols, -1, dtype=np.int64)
-        targets = np.flatnonzero(asked.target >= 0)
-        slot[asked.target[targets]] = targets
-        sums = np.zeros((len(here), len(asked.target)))
-        args = (block.indptr, block.indices, block.data, asked.own[runs], stratum[asked.control[runs]], slot)
-        target_sums(*args, own, sums)
-        return cls(first, total, n_genes, own, here, sums)
+        targeting = np.flatnonzero(plan.target >= 0)
+        slot[plan.target[targeting]] = targeting
+        control_sums = np.zeros((len(control_runs), len(plan.target)))
+        row_target, row_stratum = plan.target_of_run[runs], stratum[plan.control_run[runs]]
+        target_sums(block.indptr, block.indices, block.data, row_target, row_stratum, slot, own_target, control_sums)
+        return cls(first_row, total, n_genes, own_target, control_runs, control_sums)
 
     def save(self, path: Path) -> tuple[int, int]:
         """Write to a file; return its size and CRC-32."""
-        held = io.BytesIO()
+        buffer = io.BytesIO()
         arrays: dict[str, Any] = {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
-        np.savez(held, **arrays)
-        return write_whole(path, [held.getbuffer()])
+        np.savez(buffer, **arrays)
+        return write_whole(path, [buffer.getbuffer()])
 
     @classmethod
     def load(cls, path: Path) -> CellStats:
-        """Inverse of `save`."""
-        with np.load(path, allow_pickle=False) as found:
-            arrays: dict[str, Any] = {name: found[name] for name in found.files}
-        return cls(**(arrays | {"first": int(arrays["first"])}))
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as file:
+            arrays: dict[str, Any] = {name: file[name] for name in file.files}
+        return cls(**(arrays | {"first_row": int(arrays["first_row"])}))
 
 
 @kernel
 def _totals(indptr: Any, data: Any, zero: Any, total: Any, n_genes: Any) -> None:
     for row in range(len(indptr) - 1):
-        summed, counted = zero, 0
+        value_sum, n_nonzero = zero, 0
         values = data[indptr[row] : indptr[row + 1]]
         for k in range(len(values)):
-            summed += values[k]
+            value_sum += values[k]
         for k in range(len(values)):
-            counted += values[k] != 0
-        total[row], n_genes[row] = summed, counted
+            n_nonzero += values[k] != 0
+        total[row], n_genes[row] = value_sum, n_nonzero

@@ -1,4 +1,4 @@
-"""Records of completed tasks, read back when a conversion resumes."""
+"""Checkpoints: records of completed tasks, from which an interrupted conversion resumes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def save_checkpoint(path: Path, value: dict[str, Any]) -> None:
-    """Note that a task is done; the note is there as a whole or not at all."""
+def save_checkpoint(path: Path, record: dict[str, Any]) -> None:
+    """Save the record of a completed task; the file appears complete or not at all."""
     draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
-    draft.write_text(json.dumps(value))
+    draft.write_text(json.dumps(record))
     draft.replace(path)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """What was noted, or None where nothing was, or a power cut took it."""
+    """Load a record, or return None if it does not exist or a power cut truncated it."""
     try:
-        value = json.loads(path.read_bytes())
+        record = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return None
-    return value if isinstance(value, dict) else None
+    return record if isinstance(record, dict) else None

@@ -1,4 +1,4 @@
-"""AnnData's dataframes: every kind of column in its encoding, written piece by piece."""
+"""Writing AnnData dataframes: every kind of column in its encoding, slice by slice."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _RESERVED = {"", ".", "..", "_index", "zarr.json", TABLES.rpartition("/")[2]}
 _ARRAY = {"encoding-type": "array", "encoding-version": "0.2.0"}
 
 
-class Pieces(Protocol):
-    """(n,) values of one dtype that come piece by piece, each from a multiple of ``COLUMN_SHARD`` on."""
+class ColumnValues(Protocol):
+    """(n,) values of one dtype, iterated in slices that start at multiples of ``COLUMN_SHARD``."""
 
     def __len__(self) -> int: ...
 
@@ -33,8 +33,8 @@ class Pieces(Protocol):
 
 
 @dataclass(frozen=True)
-class Whole:
-    """Values that are all there: one piece."""
+class InMemoryColumn:
+    """Values that are all in memory: a single slice."""
 
     values: Any
 
@@ -49,20 +49,20 @@ class Whole:
         return bool(np.any(pd.isna(self.values)))
 
 
-def write_frame(writer: StoreWriter, path: str, index: Pieces, columns: list[str]) -> None:
-    """Create an AnnData dataframe group and its index; columns follow with `write_column`."""
+def write_frame(writer: StoreWriter, path: str, index: ColumnValues, columns: list[str]) -> None:
+    """Create an AnnData dataframe group and its index; the columns follow with `write_column`."""
     attrs: dict[str, Any] = {"encoding-type": "dataframe", "encoding-version": "0.2.0", "_index": "_index"}
     writer.group(path, {**attrs, "column-order": list(columns)})
-    _write(writer, f"{path}/_index", index, [_Part("", "string", None, lambda values: values)])
+    _write_arrays(writer, f"{path}/_index", index, [_ColumnArray("", "string", None, lambda values: values)])
 
 
-def write_column(writer: StoreWriter, frame: str, name: str, values: Pieces) -> None:
+def write_column(writer: StoreWriter, frame: str, name: str, values: ColumnValues) -> None:
     """Write one column of a dataframe, in AnnData's encoding for its type.
 
     Raises
     ------
     SourceFormatError
-        When the column's name cannot be that of a Zarr array.
+        When the column's name cannot be the name of a Zarr array.
     """
     if name in _RESERVED or "/" in name:
         raise SourceFormatError(
@@ -70,31 +70,39 @@ def write_column(writer: StoreWriter, frame: str, name: str, values: Pieces) -> 
             "Rename the column in the source. No store was made."
         )
     path = f"{frame}/{name}"
-    _write(writer, path, values, _parts(writer, path, values))
+    _write_arrays(writer, path, values, _create_column(writer, path, values))
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """An array that a column is made of, and how to take its values from the column's."""
+class _ColumnArray:
+    """One of the arrays that encode a column.
 
-    below: str
+    Attributes
+    ----------
+    suffix
+        Its path, appended to the column's.
+    encode
+        Turns a slice of the column into the array's values.
+    """
+
+    suffix: str
     dtype: Any
     attrs: dict[str, Any] | None
-    take: Callable[[Any], Any]
+    encode: Callable[[Any], Any]
 
 
-def _write(writer: StoreWriter, path: str, values: Pieces, parts: list[_Part]) -> None:
-    arrays = [writer.pieces(path + part.below, part.dtype, len(values), part.attrs) for part in parts]
+def _write_arrays(writer: StoreWriter, path: str, values: ColumnValues, arrays: list[_ColumnArray]) -> None:
+    writes = [writer.column(path + array.suffix, array.dtype, len(values), array.attrs) for array in arrays]
     start = 0
-    for piece in values:
-        for part, write in zip(parts, arrays, strict=True):
-            write(start, part.take(_plain(piece)))
-        start += len(piece)
+    for slice_ in values:
+        for array, write in zip(arrays, writes, strict=True):
+            write(start, array.encode(_unwrap(slice_)))
+        start += len(slice_)
     assert start == len(values), (path, start)
 
 
-def _plain(values: Any) -> Any:
-    """Numbers as NumPy has them, whatever pandas wraps them in."""
+def _unwrap(values: Any) -> Any:
+    """NumPy numbers without their pandas wrapper; other values as they are."""
     if isinstance(values, pd.Series):
         values = values.array
     if isinstance(values, pd.arrays.NumpyExtensionArray) and not isinstance(values.dtype, pd.StringDtype):
@@ -102,39 +110,40 @@ def _plain(values: Any) -> Any:
     return values
 
 
-def _parts(writer: StoreWriter, path: str, values: Pieces) -> list[_Part]:
-    """Arrays of a column, by its first piece; groups and categories are written here."""
-    first = _plain(next(iter(values)))
+def _create_column(writer: StoreWriter, path: str, values: ColumnValues) -> list[_ColumnArray]:
+    """Choose the arrays of a column by its first slice; write the group and categories, if it has any."""
+    first = _unwrap(next(iter(values)))
     if isinstance(first, pd.Categorical):
-        return _categorical(writer, path, first)
+        return _create_categorical(writer, path, first)
     if isinstance(first, pd.arrays.IntegerArray | pd.arrays.BooleanArray):
         kind, dtype = "boolean" if first.dtype.kind == "b" else "integer", first.dtype.numpy_dtype
         writer.group(path, {"encoding-type": f"nullable-{kind}", "encoding-version": "0.1.0"})
-        held = _Part("/values", dtype, _ARRAY, lambda piece: piece.to_numpy(dtype=dtype, na_value=0))
-        return [held, _Part("/mask", "bool", _ARRAY, _is_missing)]
-    if isinstance(first, pd.arrays.FloatingArray):  # AnnData has no nullable floats; NaN says the same
-        return [_Part("", "f8", _ARRAY, lambda piece: piece.to_numpy(dtype=np.float64, na_value=np.nan))]
+        filled = _ColumnArray("/values", dtype, _ARRAY, lambda values: values.to_numpy(dtype=dtype, na_value=0))
+        return [filled, _ColumnArray("/mask", "bool", _ARRAY, _is_missing)]
+    if isinstance(first, pd.arrays.FloatingArray):  # AnnData has no nullable floats, so missing values become NaN
+        return [_ColumnArray("", "f8", _ARRAY, lambda values: values.to_numpy(dtype=np.float64, na_value=np.nan))]
     if isinstance(first, np.ndarray) and first.dtype.kind in "fiub":
-        return [_Part("", first.dtype, _ARRAY, lambda piece: piece)]
-    return _text(writer, path, values, getattr(first, "dtype", None))
+        return [_ColumnArray("", first.dtype, _ARRAY, lambda values: values)]
+    return _create_text(writer, path, values, getattr(first, "dtype", None))
 
 
 def _is_missing(values: Any) -> Any:
     return np.asarray(pd.isna(values))
 
 
-def _text(writer: StoreWriter, path: str, values: Pieces, kind: Any) -> list[_Part]:
-    nullable = isinstance(kind, pd.StringDtype)
-    if not nullable and not values.has_missing():
-        return [_Part("", "string", None, lambda piece: piece)]
-    nan = nullable and kind.na_value is not pd.NA
-    attrs = {"encoding-type": "nullable-string-array", "encoding-version": "0.1.0", "na-value": "NaN" if nan else "NA"}
-    writer.group(path, attrs)
-    held = _Part("/values", "string", None, lambda piece: np.where(_is_missing(piece), "", np.asarray(piece, object)))
-    return [held, _Part("/mask", "bool", _ARRAY, _is_missing)]
+def _create_text(writer: StoreWriter, path: str, values: ColumnValues, dtype: Any) -> list[_ColumnArray]:
+    is_nullable = isinstance(dtype, pd.StringDtype)
+    if not is_nullable and not values.has_missing():
+        return [_ColumnArray("", "string", None, lambda values: values)]
+    na_value = "NaN" if is_nullable and dtype.na_value is not pd.NA else "NA"
+    writer.group(path, {"encoding-type": "nullable-string-array", "encoding-version": "0.1.0", "na-value": na_value})
+    filled = _ColumnArray(
+        "/values", "string", None, lambda values: np.where(_is_missing(values), "", np.asarray(values, object))
+    )
+    return [filled, _ColumnArray("/mask", "bool", _ARRAY, _is_missing)]
 
 
-def _categorical(writer: StoreWriter, path: str, first: pd.Categorical) -> list[_Part]:
+def _create_categorical(writer: StoreWriter, path: str, first: pd.Categorical) -> list[_ColumnArray]:
     attrs = {"encoding-type": "categorical", "encoding-version": "0.2.0", "ordered": bool(first.ordered)}
     writer.group(path, attrs)
     categories = np.asarray(first.categories)
@@ -144,4 +153,4 @@ def _categorical(writer: StoreWriter, path: str, first: pd.Categorical) -> list[
         writer.strings(f"{path}/categories", categories.astype(object))
     n = len(categories)
     dtype = "i1" if n < 2**7 else "i2" if n < 2**15 else "i4"
-    return [_Part("/codes", dtype, _ARRAY, lambda piece: piece.codes)]
+    return [_ColumnArray("/codes", dtype, _ARRAY, lambda values: values.codes)]

@@ -1,12 +1,12 @@
-"""Sorting a matrix that does not fit in memory: map blocks to sorted spills, reduce spills to shards.
+"""External sort of a matrix: map tasks sort source blocks into spills, reduce tasks gather spills into shards.
 
-Each map task reads one block of the source, sorts its rows by where they go, and writes them to a
-file of its own. Each reduce task owns one shard of the result: from every spill it reads the one
-contiguous piece that holds its rows. What a shard contains depends on the data alone, so any block
-size, number of workers and kind of scheduler give the same bytes.
+Each map task reads one source block, sorts its rows by destination, and writes them to its own
+spill. Each reduce task owns one shard of the result and reads its rows from every spill, where they
+are contiguous. The content of a shard depends on the data alone, so every block size, number of
+workers and scheduler gives the same bytes.
 
-Every task notes what it wrote, and begins by looking for that note: work that an earlier, killed
-run has done is checked and not done again.
+Every task saves a checkpoint when it is done, and starts by looking for one: the work of an
+interrupted run is verified and then reused.
 """
 
 from __future__ import annotations
@@ -33,161 +33,185 @@ if TYPE_CHECKING:
     from lazypert.conversion.store_writer import Template
     from lazypert.converter import BlockSpec, ScreenReader
 
+_INDPTR, _SPILL_LIST = "indptr.npy", "spills.json"
 
-def map_block(
-    reader: ScreenReader,
-    spec: BlockSpec,
-    destination: Path,
-    first_row: int,
-    new_col: NDArray[np.int32] | None,
-    n_cols: int,
-    path: Path,
-) -> Spill:
-    """Read one block, check it, sort its rows by destination, and write them to `path`.
 
-    Parameters
+@dataclass(frozen=True, slots=True)
+class BlockSorter:
+    """The inputs that all map tasks of one file and matrix share.
+
+    Attributes
     ----------
+    reader
+        The source file.
     destination
-        ``.npy`` file of the (n_obs,) destination of every source row.
+        ``.npy`` file with the (n_obs,) destination row of every source row.
     first_row
-        Number of the reader's first row among all source rows.
+        Number of the file's first row among the rows of all source files.
     new_col
-        Column each of the file's columns becomes, -1 for dropped; None when nothing changes.
+        Column of the result for each column of the file, -1 for dropped ones; None if columns stay.
     n_cols
         Columns of the result.
     """
-    if (done := Spill.load_checkpoint(path)) is not None:
-        return done
-    block = reader.read_block(spec)
-    csr, start = block.csr, first_row + block.first_row
-    destinations = np.load(destination, mmap_mode="r")
-    target = np.asarray(destinations[start : start + csr.shape[0]], dtype="i8")
-    total = float(csr.data.sum(dtype="f8"))
-    rows = _by_target(csr, target)
-    packed = PackedRows.of(csr, rows) if new_col is None else None
-    if packed is not None:
-        facts = ValueStats(maximum=float(packed.largest))
-        return Spill.write(path, target[rows], packed, len(destinations), facts, total)
-    csr = canonical(csr) if new_col is None else csr.select_cols(new_col, n_cols)
-    rows = _by_target(csr, target)
-    csr, facts = _narrow(csr.take_rows(rows), n_cols)
-    return Spill.write(path, target[rows], csr, len(destinations), facts, float(csr.data.sum(dtype="f8")))
+
+    reader: ScreenReader
+    destination: Path
+    first_row: int
+    new_col: NDArray[np.int32] | None
+    n_cols: int
+
+    def sort_block(self, spec: BlockSpec, path: Path) -> Spill:
+        """Run one map task: read a source block, check it, and spill its sorted rows to `path`."""
+        if (finished := Spill.from_checkpoint(path)) is not None:
+            return finished
+        block = self.reader.read_block(spec)
+        csr, start = block.csr, self.first_row + block.first_row
+        all_destinations = np.load(self.destination, mmap_mode="r")
+        n_destinations = len(all_destinations)
+        destinations = np.asarray(all_destinations[start : start + csr.shape[0]], dtype="i8")
+        total = float(csr.data.sum(dtype="f8"))
+        rows = _rows_by_destination(csr, destinations)
+        packed = PackedRows.pack(csr, rows) if self.new_col is None else None
+        if packed is not None:
+            stats = ValueStats(maximum=float(packed.maximum))
+            return Spill.write(path, destinations[rows], packed, n_destinations, stats, total)
+        csr = canonical(csr) if self.new_col is None else csr.select_cols(self.new_col, self.n_cols)
+        rows = _rows_by_destination(csr, destinations)
+        csr, stats = _narrow(csr.take_rows(rows), self.n_cols)
+        return Spill.write(path, destinations[rows], csr, n_destinations, stats, float(csr.data.sum(dtype="f8")))
 
 
-def _by_target(csr: CSRBlock, target: NDArray[np.int64]) -> NDArray[np.int64]:
+def _rows_by_destination(csr: CSRBlock, destinations: NDArray[np.int64]) -> NDArray[np.int64]:
     """Rows that hold values, in the order of their destinations."""
-    filled = np.flatnonzero(np.diff(csr.indptr) > 0)
-    return filled[np.argsort(target[filled], kind="stable")]
+    nonempty = np.flatnonzero(np.diff(csr.indptr) > 0)
+    return nonempty[np.argsort(destinations[nonempty], kind="stable")]
 
 
 def _narrow(csr: CSRBlock, n_cols: int) -> tuple[CSRBlock, ValueStats]:
-    """Any values, in the smallest types that hold them exactly."""
-    facts = value_stats(csr.data)
+    """Convert indices and values to the smallest dtypes that hold them exactly."""
+    stats = value_stats(csr.data)
     indices = csr.indices.astype("u2" if n_cols <= 2**16 else "i4", copy=False)
-    return CSRBlock(csr.indptr, indices, csr.data.astype(facts.dtype(), copy=False), n_cols), facts
+    return CSRBlock(csr.indptr, indices, csr.data.astype(stats.dtype(), copy=False), n_cols), stats
 
 
-def note_spills(work: Path, spills: Sequence[Spill]) -> None:
-    """Leave the list of all spills where reduce tasks find it."""
-    save_checkpoint(work / "spills.json", {"spills": [asdict(spill) for spill in spills]})
+def save_reduce_inputs(work: Path, spills: Sequence[Spill], indptr: NDArray[np.int64]) -> None:
+    """Save what every reduce task of a matrix reads.
+
+    Parameters
+    ----------
+    work
+        Folder of the matrix's tasks.
+    spills
+        All spills, in the order of the source blocks.
+    indptr
+        (n_obs + 1,) row offsets of the result.
+    """
+    np.save(work / _INDPTR, indptr)
+    save_checkpoint(work / _SPILL_LIST, {"spills": [asdict(spill) for spill in spills]})
 
 
 @lru_cache(maxsize=2)
-def _spills(path: Path, stamp: int) -> list[Spill]:  # noqa: ARG001 - the stamp tells lists of one path apart
-    found = load_checkpoint(path)
-    assert found is not None, path
-    return [Spill(**(one | {"facts": ValueStats(**one["facts"])})) for one in found["spills"]]
+def _load_spills(path: Path, mtime_ns: int) -> list[Spill]:  # noqa: ARG001 - the time separates lists at one path
+    record = load_checkpoint(path)
+    assert record is not None, path
+    return [Spill.from_record(spill) for spill in record["spills"]]
 
 
 @dataclass(frozen=True, slots=True)
-class Reduced:
-    """A shard that is written: its two files, and the file of notes about its rows, if there is one.
+class ReducedShard:
+    """The files that one reduce task wrote.
 
-    Keys of `entries` are those of the store; `notes` lie in the folder of the tasks.
+    Attributes
+    ----------
+    entries
+        The shards of ``data`` and ``indices``; keys are relative to the store.
+    cell_stats
+        The file of the rows' cell statistics, if any; its key is relative to the tasks' folder.
     """
 
     entries: list[Entry]
-    notes: list[Entry]
+    cell_stats: list[Entry]
 
 
 @dataclass(frozen=True, slots=True)
-class Reduction:
-    """What every reduce task of one matrix needs.
+class ShardWriter:
+    """The inputs that all reduce tasks of one matrix share.
 
     Attributes
     ----------
     data, indices
-        Where the shards go.
+        Arrays to write the shards to.
     n_cols
         Columns of the matrix.
     work
-        Folder of the tasks' notes; also holds ``indptr.npy``, the (n_obs + 1,) row offsets of the
-        result, and ``spills.json``, every spill in the order of the blocks.
-    asked, run_of_row
-        What to note of the rows, and the ``.npy`` file of each row's run; None for nothing.
+        Folder of the tasks: their checkpoints, and what `save_reduce_inputs` saved.
+    cell_stats_plan, run_of_row
+        Which cell statistics to collect, and the ``.npy`` file with each row's run; None for none.
     """
 
     data: Template
     indices: Template
     n_cols: int
     work: Path
-    asked: CellStatsPlan | None = None
+    cell_stats_plan: CellStatsPlan | None = None
     run_of_row: Path | None = None
 
-    def write_shard(self, shard: int) -> Reduced:
-        """Gather one shard's rows from all spills and write the shard of ``data`` and of ``indices``."""
-        note = self.work / f"shard-{shard:06d}.json"
-        if (done := self._load_checkpoint(note)) is not None:
-            return done
+    def write_shard(self, shard: int) -> ReducedShard:
+        """Run one reduce task: gather a shard's rows from all spills, and write ``data`` and ``indices``."""
+        checkpoint = self.work / f"shard-{shard:06d}.json"
+        if (finished := self._load_finished(checkpoint)) is not None:
+            return finished
         begin, end = self.data.grid.span(shard)
-        indptr = np.load(self.work / "indptr.npy", mmap_mode="r")
-        first = int(np.searchsorted(indptr, begin, side="right")) - 1
-        last = int(np.searchsorted(indptr, end, side="left"))
-        rows = self._gather(first, np.asarray(indptr[first : last + 1]))
-        mine = slice(begin - int(indptr[first]), end - int(indptr[first]))
+        indptr = np.load(self.work / _INDPTR, mmap_mode="r")
+        first_row = int(np.searchsorted(indptr, begin, side="right")) - 1
+        stop_row = int(np.searchsorted(indptr, end, side="left"))
+        rows = self._gather(first_row, np.asarray(indptr[first_row : stop_row + 1]))
+        in_shard = slice(begin - int(indptr[first_row]), end - int(indptr[first_row]))
         entries = [
-            self.data.write_shard(shard, rows.data[mine]),
-            self.indices.write_shard(shard, rows.indices[mine]),
+            self.data.write_shard(shard, rows.data[in_shard]),
+            self.indices.write_shard(shard, rows.indices[in_shard]),
         ]
-        notes: list[Entry] = []
-        if self.asked is not None:
-            # A row that lies in two shards is noted with the one it begins in.
-            skip = int(indptr[first] < begin)
+        cell_stats: list[Entry] = []
+        if self.cell_stats_plan is not None:
+            # A row that spans two shards counts with the shard in which it begins.
+            skip = int(indptr[first_row] < begin)
             begun = CSRBlock(rows.indptr[skip:], rows.indices, rows.data, self.n_cols)
-            notes = self._note_rows(shard, first + skip, begun)
-        reduced = Reduced(entries, notes)
-        save_checkpoint(note, asdict(reduced))
+            cell_stats = self._save_cell_stats(shard, first_row + skip, begun)
+        reduced = ReducedShard(entries, cell_stats)
+        save_checkpoint(checkpoint, asdict(reduced))
         return reduced
 
-    def _load_checkpoint(self, note: Path) -> Reduced | None:
-        found = load_checkpoint(note)
-        if found is None:
+    def _load_finished(self, checkpoint: Path) -> ReducedShard | None:
+        record = load_checkpoint(checkpoint)
+        if record is None:
             return None
         try:
-            entries, notes = ([Entry(**entry) for entry in found[kind]] for kind in ("entries", "notes"))
-        except (KeyError, TypeError):  # it is no note of ours
+            entries, cell_stats = ([Entry(**entry) for entry in record[key]] for key in ("entries", "cell_stats"))
+        except (KeyError, TypeError):  # not written by this version
             return None
-        if match_files(self.data.root, entries) and match_files(self.work, notes):
-            return Reduced(entries, notes)
+        if match_files(self.data.root, entries) and match_files(self.work, cell_stats):
+            return ReducedShard(entries, cell_stats)
         return None
 
-    def _gather(self, first: int, indptr: NDArray[np.int64]) -> CSRBlock:
-        """Whole rows from `first` on, also those that have their other part in the next shard."""
-        place = indptr - indptr[0]
-        filled = np.zeros(len(indptr) - 1, dtype=np.int64)
-        out_indices = np.empty(int(place[-1]), dtype=self.indices.dtype)
-        out_data = np.empty(int(place[-1]), dtype=self.data.dtype)
-        listed = self.work / "spills.json"
-        for spill in _spills(listed, listed.stat().st_mtime_ns):
-            spill.read(first, first + len(filled)).place(first, place, filled, out_indices, out_data)
-        # Blocks come in column order, and so do a row's pieces, unless columns were renumbered.
-        return canonical(CSRBlock(place, out_indices, out_data, self.n_cols))
+    def _gather(self, first_row: int, indptr: NDArray[np.int64]) -> CSRBlock:
+        """Gather complete rows, including those that continue in another shard."""
+        offsets = indptr - indptr[0]
+        n_filled = np.zeros(len(indptr) - 1, dtype=np.int64)
+        out_indices = np.empty(int(offsets[-1]), dtype=self.indices.dtype)
+        out_data = np.empty(int(offsets[-1]), dtype=self.data.dtype)
+        spill_list = self.work / _SPILL_LIST
+        for spill in _load_spills(spill_list, spill_list.stat().st_mtime_ns):
+            rows = spill.read(first_row, first_row + len(n_filled))
+            rows.scatter(first_row, offsets, n_filled, out_indices, out_data)
+        # Blocks of a column-wise matrix come in column order, and so do a row's values, unless columns were renumbered.
+        return canonical(CSRBlock(offsets, out_indices, out_data, self.n_cols))
 
-    def _note_rows(self, shard: int, first: int, rows: CSRBlock) -> list[Entry]:
-        assert self.asked is not None
+    def _save_cell_stats(self, shard: int, first_row: int, rows: CSRBlock) -> list[Entry]:
+        assert self.cell_stats_plan is not None
         assert self.run_of_row is not None
         if not rows.shape[0]:
             return []
         name = f"rows-{shard:06d}.npz"
-        runs = np.asarray(np.load(self.run_of_row, mmap_mode="r")[first : first + rows.shape[0]])
-        return [Entry(name, *CellStats.of(self.asked, runs, first, rows).save(self.work / name))]
+        runs = np.asarray(np.load(self.run_of_row, mmap_mode="r")[first_row : first_row + rows.shape[0]])
+        stats = CellStats.of(self.cell_stats_plan, runs, first_row, rows)
+        return [Entry(name, *stats.save(self.work / name))]

@@ -1,17 +1,18 @@
-"""Writing one matrix of a store: map blocks to spills, reduce spills to shards."""
+"""Writing the matrices of a store: each is sorted by map and reduce tasks (see `external_sort`)."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import shutil
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lazypert._internal.tasks import run
 from lazypert.conversion.checkpoints import load_checkpoint, save_checkpoint
-from lazypert.conversion.external_sort import Reduction, map_block, note_spills
+from lazypert.conversion.external_sort import BlockSorter, ShardWriter, save_reduce_inputs
 from lazypert.sparse.value_stats import ValueStats
 from lazypert.store.format import Grid, values_codec
 from lazypert.store.manifest import Entry, match_files
@@ -23,122 +24,200 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lazypert.conversion.cell_stats import CellStatsPlan
-    from lazypert.conversion.plan import Plan
+    from lazypert.conversion.external_sort import ReducedShard
+    from lazypert.conversion.plan import ConversionPlan
     from lazypert.conversion.spill import Spill
     from lazypert.conversion.store_writer import StoreWriter
     from lazypert.progress import Report
 
+X_FOLDER = "0"
+"""Folder of X's tasks inside the staging directory's ``work``; other matrices get the next numbers."""
 
-_DESTINATION, _RUN_OF_ROW = "destination.npy", "run_of_row.npy"
+_DESTINATION, _RUN_OF_ROW, _DONE = "destination.npy", "run_of_row.npy", "done.json"
 
 
-def _write_matrix(
+@dataclass(frozen=True, slots=True)
+class MatrixJob:
+    """One matrix to write.
+
+    Attributes
+    ----------
+    name, source_name
+        Its name in the store and in the files.
+    n_cols
+        Columns in the store.
+    has_genes
+        Whether its columns are the genes, which are aligned between files.
+    work
+        Folder of its tasks.
+    cell_stats_plan
+        Cell statistics to collect; None for none.
+    """
+
+    name: str
+    source_name: str
+    n_cols: int
+    has_genes: bool
+    work: Path
+    cell_stats_plan: CellStatsPlan | None
+
+
+def write_matrices(
     writer: StoreWriter,
-    plan: Plan,
-    name: str,
-    origin: str,
-    work: Path,
-    asked: CellStatsPlan | None,
+    plan: ConversionPlan,
+    destination: NDArray[np.integer],
+    cell_stats_plan: CellStatsPlan | None,
     report: Report | None,
 ) -> dict[str, Any]:
-    has_genes = name == "X" or name.startswith("layers/")
-    n_cols = len(plan.genes) if has_genes else plan.readers[0].matrices[origin]
-    writer.group(name, {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [plan.n_obs, n_cols]})
-    if (done := _finished(writer, work)) is not None:
-        return done
-    work.mkdir(exist_ok=True)
-    spills = _map(plan, name, origin, n_cols, has_genes, work, report)
-    facts = ValueStats()
+    """Write every matrix of a plan.
+
+    Parameters
+    ----------
+    destination
+        (n_obs,) row in the store of each source row.
+    cell_stats_plan
+        Cell statistics of X to collect; None for none.
+
+    Returns
+    -------
+    The summary of each matrix, by its name: its shape and value statistics.
+    """
+    work = writer.staging.work
+    np.save(work / _DESTINATION, destination)
+    np.save(work / _RUN_OF_ROW, plan.groups.expand(np.arange(len(plan.groups.start), dtype="i4"), plan.n_obs))
+    summaries = {}
+    for number, (name, source_name) in enumerate(plan.matrices.items()):  # X is the first
+        has_genes = name == "X" or name.startswith("layers/")
+        n_cols = len(plan.genes) if has_genes else plan.readers[0].matrices[source_name]
+        stats_plan = cell_stats_plan if name == "X" else None
+        job = MatrixJob(name, source_name, n_cols, has_genes, work / str(number), stats_plan)
+        summaries[name] = write_matrix(writer, plan, job, report)
+    return summaries
+
+
+def write_matrix(writer: StoreWriter, plan: ConversionPlan, job: MatrixJob, report: Report | None) -> dict[str, Any]:
+    """Write one matrix, unless an interrupted run has written it already; return its summary."""
+    shape = [plan.n_obs, job.n_cols]
+    writer.group(job.name, {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": shape})
+    if (summary := _load_finished(writer, job.work)) is not None:
+        return summary
+    job.work.mkdir(exist_ok=True)
+    spills = _sort_blocks(plan, job, report)
+    value_stats = ValueStats()
     for spill in spills:
-        facts = facts.merge(spill.facts)
-    indptr = _row_offsets(spills, plan.n_obs)
-    np.save(work / "indptr.npy", indptr)
-    note_spills(work, spills)
-    nnz = int(indptr[-1])
-    index_dtype, grid = np.dtype("i4" if nnz < 2**31 else "i8"), Grid.matrix(nnz)
-    writer.array(f"{name}/indptr", indptr.astype(index_dtype))
-    del indptr
-    reduction = Reduction(
-        data=writer.template(f"{name}/data", facts.dtype(), grid, codec=values_codec(facts.dtype()), keep=True),
-        indices=writer.template(f"{name}/indices", index_dtype, grid, keep=True),
-        n_cols=n_cols,
-        work=work,
-        asked=asked,
-        run_of_row=None if asked is None else writer.partial.work / _RUN_OF_ROW,
-    )
+        value_stats = value_stats.merge(spill.value_stats)
+    nnz = _write_indptr(writer, plan.n_obs, job, spills)
+    shard_writer = _shard_writer(writer, job, nnz, value_stats.dtype())
     shards = run(
-        Reduction.write_shard,
-        [(reduction, shard) for shard in range(grid.n_shards)],
+        ShardWriter.write_shard,
+        [(shard_writer, shard) for shard in range(shard_writer.data.grid.n_shards)],
         workers=plan.budget.workers,
-        phase=f"{name}: writing shards",
+        phase=f"{job.name}: writing shards",
         size=lambda reduced: sum(entry.size for entry in reduced.entries),
         report=report,
     )
-    entries = [entry for reduced in shards for entry in reduced.entries]
-    writer.add(entries)
-    total = math.fsum(spill.total for spill in spills)
-    summary = {
-        "n_cols": n_cols,
-        "nnz": nnz,
-        "sum": total if math.isfinite(total) else None,
-        "integral": facts.integral,
-        "minimum": facts.minimum,
-        "maximum": facts.maximum,
-        "n_nonfinite": facts.n_nonfinite,
-    }
-    of_indptr = range(Grid.column(plan.n_obs + 1).n_shards)
-    others = [f"{name}/indptr/c/{shard}" for shard in of_indptr]
-    others += [f"{name}/{part}/zarr.json" for part in ("data", "indices", "indptr")]
-    files = [[e.key, e.size, e.crc32] for e in (*entries, *(writer.entry(key) for key in others))]
-    notes = [[e.key, e.size, e.crc32] for reduced in shards for e in reduced.notes]
-    save_checkpoint(work / "done.json", {"summary": summary, "files": files, "notes": notes})
+    writer.add(entry for reduced in shards for entry in reduced.entries)
+    summary = _summary(job.n_cols, nnz, value_stats, math.fsum(spill.total for spill in spills))
+    _save_finished(writer, plan.n_obs, job, shards, summary)
     for spill in spills:
         spill.remove()
     return summary
 
 
-def _finished(writer: StoreWriter, work: Path) -> dict[str, Any] | None:
-    """Summary of a matrix that an earlier run wrote, when every byte is as it was; else its work is removed."""
-    found = load_checkpoint(work / "done.json")
-    if found is None:
-        return None
-    with contextlib.suppress(KeyError, TypeError):  # it is no note of ours
-        entries, notes = ([Entry(*entry) for entry in found[kind]] for kind in ("files", "notes"))
-        summary: dict[str, Any] = found["summary"]
-        if match_files(writer.root, entries) and match_files(work, notes):
-            writer.add(entries)
-            return summary
-    shutil.rmtree(work)
-    return None
-
-
-def _map(
-    plan: Plan, name: str, origin: str, n_cols: int, has_genes: bool, work: Path, report: Report | None
-) -> list[Spill]:
-    workers, block_bytes, _ = plan.tasks(origin)
-    blocks = [
-        (reader, spec, first, new_col if has_genes else None)
-        for reader, first, new_col in zip(plan.readers, plan.first_rows, plan.new_cols, strict=True)
-        for spec in reader.blocks(origin, block_bytes)
+def _sort_blocks(plan: ConversionPlan, job: MatrixJob, report: Report | None) -> list[Spill]:
+    """Run the map tasks."""
+    sizes = plan.map_task_sizes(job.source_name)
+    destination = job.work.parent / _DESTINATION
+    sorters = [
+        BlockSorter(reader, destination, first_row, new_col if job.has_genes else None, job.n_cols)
+        for reader, first_row, new_col in zip(plan.readers, plan.first_rows, plan.new_cols, strict=True)
     ]
-    destination = work.parent / _DESTINATION
+    blocks = [(sorter, spec) for sorter in sorters for spec in sorter.reader.blocks(job.source_name, sizes.block_bytes)]
     return run(
-        map_block,
-        [
-            (reader, spec, destination, first, new_col, n_cols, work / f"{i:06d}.spill")
-            for i, (reader, spec, first, new_col) in enumerate(blocks)
-        ],
-        workers=workers,
-        phase=f"{name}: reading and sorting",
+        BlockSorter.sort_block,
+        [(sorter, spec, job.work / f"{i:06d}.spill") for i, (sorter, spec) in enumerate(blocks)],
+        workers=sizes.workers,
+        phase=f"{job.name}: reading and sorting",
         size=lambda spill: spill.size,
         report=report,
     )
 
 
+def _write_indptr(writer: StoreWriter, n_rows: int, job: MatrixJob, spills: Sequence[Spill]) -> int:
+    """Write ``indptr`` to the store, and for the reduce tasks; return the number of values."""
+    indptr = _row_offsets(spills, n_rows)
+    save_reduce_inputs(job.work, spills, indptr)
+    nnz = int(indptr[-1])
+    writer.array(f"{job.name}/indptr", indptr.astype(_index_dtype(nnz)))
+    return nnz
+
+
 def _row_offsets(spills: Sequence[Spill], n_rows: int) -> NDArray[np.int64]:
-    """(n_rows + 1,) where each destination row begins."""
+    """(n_rows + 1,) offset of each destination row."""
     indptr = np.zeros(n_rows + 1, dtype=np.int64)
     for spill in spills:
         rows, lengths = spill.row_lengths()
         indptr[rows + 1] += lengths
     return np.cumsum(indptr, out=indptr)
+
+
+def _index_dtype(nnz: int) -> np.dtype[Any]:
+    return np.dtype("i4" if nnz < 2**31 else "i8")
+
+
+def _shard_writer(writer: StoreWriter, job: MatrixJob, nnz: int, dtype: np.dtype[Any]) -> ShardWriter:
+    grid = Grid.matrix(nnz)
+    return ShardWriter(
+        data=writer.template(f"{job.name}/data", dtype, grid, codec=values_codec(dtype), keep=True),
+        indices=writer.template(f"{job.name}/indices", _index_dtype(nnz), grid, keep=True),
+        n_cols=job.n_cols,
+        work=job.work,
+        cell_stats_plan=job.cell_stats_plan,
+        run_of_row=None if job.cell_stats_plan is None else job.work.parent / _RUN_OF_ROW,
+    )
+
+
+def _summary(n_cols: int, nnz: int, value_stats: ValueStats, total: float) -> dict[str, Any]:
+    return {
+        "n_cols": n_cols,
+        "nnz": nnz,
+        "sum": total if math.isfinite(total) else None,
+        "integral": value_stats.integral,
+        "minimum": value_stats.minimum,
+        "maximum": value_stats.maximum,
+        "n_nonfinite": value_stats.n_nonfinite,
+    }
+
+
+def _save_finished(
+    writer: StoreWriter, n_rows: int, job: MatrixJob, shards: Sequence[ReducedShard], summary: dict[str, Any]
+) -> None:
+    """Save the checkpoint of a completed matrix: its summary, and the checksums of all its files."""
+    keys = [f"{job.name}/indptr/c/{shard}" for shard in range(Grid.column(n_rows + 1).n_shards)]
+    keys += [f"{job.name}/{array}/zarr.json" for array in ("data", "indices", "indptr")]
+    entries = [entry for reduced in shards for entry in reduced.entries] + [writer.entry(key) for key in keys]
+    cell_stats = [entry for reduced in shards for entry in reduced.cell_stats]
+    record = {
+        "summary": summary,
+        "files": [[e.key, e.size, e.crc32] for e in entries],
+        "cell_stats": [[e.key, e.size, e.crc32] for e in cell_stats],
+    }
+    save_checkpoint(job.work / _DONE, record)
+
+
+def _load_finished(writer: StoreWriter, work: Path) -> dict[str, Any] | None:
+    """Return the summary of a matrix that an interrupted run completed, if all its files are intact.
+
+    Otherwise the folder of its tasks is deleted.
+    """
+    record = load_checkpoint(work / _DONE)
+    if record is None:
+        return None
+    with contextlib.suppress(KeyError, TypeError):  # not written by this version
+        entries, cell_stats = ([Entry(*entry) for entry in record[key]] for key in ("files", "cell_stats"))
+        summary: dict[str, Any] = record["summary"]
+        if match_files(writer.root, entries) and match_files(work, cell_stats):
+            writer.add(entries)
+            return summary
+    shutil.rmtree(work)
+    return None

@@ -1,49 +1,57 @@
-"""The folder in which a store comes to be: locked, and kept when the work is cut off, to be resumed.
+"""Staging directory of an unfinished conversion: locked while in use, kept after an interruption.
 
-<store>.partial.lock           held by the one process that converts to <store>
-<store>.partial-<fingerprint>  what that process has done so far
-    store/                     becomes <store> by one rename
-    work/                      spills, and a record of every task that is done
-<store>.partial-old-<id>       a store that was replaced, while it is being deleted
+<store>.partial.lock           lock file, held by the one process that converts to <store>
+<store>.partial-<fingerprint>  the staging directory
+    store/                     renamed to <store> when it is complete
+    work/                      spills, and a checkpoint of every completed task
+<store>.partial-old-<id>       a replaced store that is being deleted
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
+import errno
 import re
 import shutil
 import uuid
 from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
 
 from lazypert.errors import ConfigError, StoreExistsError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+_LOCKS_UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
+
 
 class StagingDirectory:
-    """The one folder in which a target is being made.
+    """The directory in which one process builds the store for a target.
 
     Parameters
     ----------
     target
-        Where the store will be.
+        Final path of the store.
     fingerprint
-        Says what is written there, and how. Work of the same fingerprint is resumed, other work
-        is thrown away. None begins anew each time and keeps nothing.
+        Identifies what is written and how. Work with the same fingerprint is resumed; work with
+        any other is deleted. None starts from scratch and never resumes.
 
     Attributes
     ----------
+    folder
+        Path of the staging directory.
     is_resumed
-        Whether there was work of this fingerprint.
+        Whether work with this fingerprint was found.
     is_restarted
-        Whether work of another fingerprint was thrown away.
+        Whether work with another fingerprint was deleted.
 
     Raises
     ------
     StoreExistsError
-        When another process is making the same target.
+        When another process is writing to the same target.
+    ConfigError
+        When the target's parent folder cannot be created or written to.
     """
 
     def __init__(self, target: Path, fingerprint: str | None = None) -> None:
@@ -52,78 +60,81 @@ class StagingDirectory:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(
-                f"The folder {str(target.parent)!r} for the store cannot be made ({error.strerror}). "
-                "Nothing was written. Choose another target."
+                f"store: got {str(target)!r}, but the folder {str(target.parent)!r} cannot be created "
+                f"({error.strerror}). Choose another path. Nothing was written."
             ) from error
+        self._lock_path = target.with_name(f"{self._prefix}.lock")
         self._lock = self._acquire()
         self.folder = target.with_name(f"{self._prefix}-{fingerprint or uuid.uuid4().hex[:12]}")
-        others = [path for path in self._leftovers() if path != self.folder]
-        self.is_restarted = fingerprint is not None and bool(others)
-        for path in others:
+        outdated = [path for path in self._leftovers() if path != self.folder]
+        self.is_restarted = fingerprint is not None and bool(outdated)
+        for path in outdated:
             shutil.rmtree(path, ignore_errors=True)
         self.is_resumed = self.folder.exists()
         self.store.mkdir(parents=True, exist_ok=True)
         self.work.mkdir(exist_ok=True)
 
+    def __repr__(self) -> str:
+        return f"StagingDirectory({str(self.folder)!r})"
+
     @property
     def store(self) -> Path:
-        """The store as far as it has come."""
+        """The unfinished store."""
         return self.folder / "store"
 
     @property
     def work(self) -> Path:
-        """Spills and records."""
+        """Spills and checkpoints."""
         return self.folder / "work"
 
     def _leftovers(self) -> list[Path]:
-        """Folders that killed processes left behind: unfinished work, and stores that were replaced.
+        """Directories left by killed processes: staging directories, and replaced stores.
 
-        Only what is named and built as ours: a user's own copy may have a similar name.
+        Both the name and the content must match, because a user's own backup may have a similar name.
         """
-        named = re.compile(re.escape(self._prefix) + r"-([0-9a-f]{12}|old-[0-9a-f]{12})")
-        folders = [p for p in self.target.parent.iterdir() if named.fullmatch(p.name) and p.is_dir()]
+        pattern = re.compile(re.escape(self._prefix) + r"-([0-9a-f]{12}|old-[0-9a-f]{12})")
+        folders = [p for p in self.target.parent.iterdir() if pattern.fullmatch(p.name) and p.is_dir()]
         return [p for p in folders if (p / "zarr.json").exists() or {c.name for c in p.iterdir()} <= {"store", "work"}]
 
-    def name_for_old(self) -> Path:
-        """Where a store that is being replaced lies until it is deleted."""
+    def path_for_replaced_store(self) -> Path:
+        """Return a new path for a replaced store until it is deleted."""
         return self.target.with_name(f"{self._prefix}-old-{uuid.uuid4().hex[:12]}")
 
-    def _acquire(self) -> int | None:
-        try:
-            import fcntl
-        except ImportError:  # Windows: no lock; the final rename still lets one writer win
-            return None
-        path = self.target.with_name(f"{self._prefix}.lock")
+    def _acquire(self) -> FileLock | None:
+        """Lock the target, or return None on a file system without locks.
+
+        There the final rename still lets only one writer win.
+        """
+        # The writer may be released by another thread. A marker file in place of flock would outlive a killed owner.
+        lock = FileLock(self._lock_path, thread_local=False, fallback_to_soft=False)
         while True:
             try:
-                fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            except OSError as error:
-                raise ConfigError(
-                    f"Nothing can be written beside {str(self.target)!r} ({error.strerror}). Choose another target."
-                ) from error
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                os.close(fd)
+                lock.acquire(blocking=False)
+            except Timeout as error:
+                if not self._lock_path.exists():  # its owner has just deleted it: see `release`
+                    continue
                 raise StoreExistsError(
-                    f"Another process is writing {str(self.target)!r} at this moment (it holds {path.name!r}). "
-                    "Nothing was written. Wait for it, or choose another target."
+                    f"store: another process is writing {str(self.target)!r} (it holds {self._lock_path.name!r}). "
+                    "Wait for it to finish, or choose another path. Nothing was written."
                 ) from error
-            except OSError:  # a file system without locks
-                os.close(fd)
-                path.unlink(missing_ok=True)
-                return None
-            # The one who held it before may have unlinked it since: then it locks nobody out.
-            with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_ino == os.fstat(fd).st_ino:
-                    return fd
-            os.close(fd)
+            except OSError as error:
+                if error.errno in _LOCKS_UNSUPPORTED:
+                    self._lock_path.unlink(missing_ok=True)
+                    return None
+                raise ConfigError(
+                    f"store: got {str(self.target)!r}, but its folder is not writable ({error.strerror}). "
+                    "Choose another path. Nothing was written."
+                ) from error
+            return lock
 
     def release(self, *, keep: bool) -> None:
-        """Let go of the target; without `keep` the folder goes too."""
+        """Unlock the target, and delete the staging directory unless `keep` is True."""
         if not keep:
             shutil.rmtree(self.folder, ignore_errors=True)
         if self._lock is not None:
-            self.target.with_name(f"{self._prefix}.lock").unlink(missing_ok=True)
-            os.close(self._lock)
+            # Deleted while it is still locked. A process that has opened the deleted file gets no lock on it, because
+            # filelock rejects a file without links; a process that opens the path from now on creates a new file.
+            with contextlib.suppress(PermissionError):  # Windows: filelock deletes the file itself
+                self._lock_path.unlink(missing_ok=True)
+            self._lock.release()
             self._lock = None

@@ -1,4 +1,4 @@
-"""Writing a store: create, template, write shards, finalise. Until the last step there is no store."""
+"""Writing a store: create, template, write shards, finalise. Before the last step no store exists."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    PieceWriter = Callable[[int, Any], None]
+    SliceWriter = Callable[[int, Any], None]
 
 _LOG = logging.getLogger("lazypert")
-_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+_TRANSIENT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 _MATRIX_FILE = re.compile(r".+/(data|indices|indptr)/(c/\d+|zarr\.json)")
-_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
-_CONSOLIDATING = threading.Lock()  # warning filters belong to the whole process
+_TARGET_EXISTS = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
+_WARNING_FILTERS = threading.Lock()  # they belong to the whole process
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """An array whose metadata are written and whose shards are not: enough to write any of them."""
+    """An array with metadata but no shards yet: enough for any task to write one of them."""
 
     root: Path
     path: str
@@ -50,12 +50,12 @@ class Template:
     codec: Codec = CODEC
 
     def write_shard(self, shard: int, values: NDArray[Any]) -> Entry:
-        """Write one whole shard; each is written once, by one writer.
+        """Write one complete shard.
 
         Parameters
         ----------
         values
-            Exactly the elements of ``grid.span(shard)``.
+            The elements of ``grid.span(shard)``, all of them.
         """
         start, stop = self.grid.span(shard)
         assert values.shape == (stop - start,), (self.path, shard, values.shape)
@@ -66,26 +66,26 @@ class Template:
 
 
 class StoreWriter:
-    """Builds a store beside its target and renames it into place when all is on disk.
+    """Builds a store in a staging directory and renames it to its target once everything is on disk.
 
-    Use as a context manager. Leaving it before `finalise` removes what was written, unless the
-    work has a fingerprint and was cut off from outside (Ctrl-C, a full disk, a lost worker): then
-    it stays, and the next writer of the same fingerprint finds its shards.
+    Use it as a context manager. Leaving it before `finalise` deletes what was written, unless the
+    work has a fingerprint and was interrupted from outside (Ctrl-C, a full disk, a lost worker):
+    then the staging directory stays, and the next writer with the same fingerprint reuses its shards.
 
     Parameters
     ----------
     target
-        Folder of the store to be.
+        Path of the finished store.
     overwrite
         Replace a store at the target, once the new one is complete.
     fingerprint
-        See `lazypert.partial.StagingDirectory`.
+        See `lazypert.conversion.staging.StagingDirectory`.
 
     Raises
     ------
     StoreExistsError
-        When `target` exists and `overwrite` is False, or is not a Zarr store, or when another
-        process is writing it; raised before anything is written.
+        When `target` exists and `overwrite` is False, when it is not a Zarr store, or when another
+        process is writing to it; nothing has been written by then.
     """
 
     def __init__(self, target: str | Path, *, overwrite: bool = False, fingerprint: str | None = None) -> None:
@@ -93,12 +93,15 @@ class StoreWriter:
         self._overwrite = overwrite
         self.check(self.target, overwrite=overwrite)
         self._can_resume = fingerprint is not None
-        self.partial = StagingDirectory(self.target, fingerprint)
-        self.root = self.partial.store
+        self.staging = StagingDirectory(self.target, fingerprint)
+        self.root = self.staging.store
         self._entries: dict[str, Entry] = {}
-        if self.partial.is_resumed:
-            _keep_matrices(self.root)
+        if self.staging.is_resumed:
+            _delete_all_but_matrices(self.root)
         self._zarr = zarr.open_group(self.root, mode="a", zarr_format=3)
+
+    def __repr__(self) -> str:
+        return f"StoreWriter({str(self.target)!r})"
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -106,18 +109,18 @@ class StoreWriter:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         keep = self._can_resume and _is_interruption(error)
         if keep:
-            _LOG.info("what is done so far is kept in %s: the same conversion goes on from it", self.partial.folder)
-        self.partial.release(keep=keep)
+            _LOG.info("interrupted: the same conversion will resume from %s", self.staging.folder)
+        self.staging.release(keep=keep)
 
     @staticmethod
     def check(target: Path, *, overwrite: bool) -> None:
-        """Raise `StoreExistsError` when there is something at the target that may not be replaced."""
+        """Raise `StoreExistsError` if the target exists and may not be replaced."""
         if target.exists() and not overwrite:
-            raise _exists(target)
+            raise _target_exists(target)
         if target.exists() and not _is_replaceable(target):
             raise StoreExistsError(
-                f"{str(target)!r} exists and is not a Zarr store: overwrite=True replaces stores only, so that "
-                "a mistyped path deletes nothing else. Nothing was written; choose another target."
+                f"store: {str(target)!r} exists and is not a Zarr store. overwrite=True replaces only stores, so that "
+                "a mistyped path deletes nothing else. Choose another path. Nothing was written."
             )
 
     def group(self, path: str, attrs: dict[str, Any]) -> None:
@@ -134,8 +137,8 @@ class StoreWriter:
         codec: Codec = CODEC,
         keep: bool = False,
     ) -> Template:
-        """Create a one-dimensional array without values; `keep` leaves the shards that are there."""
-        dtype = np.dtype(dtype).newbyteorder("=")  # what Zarr's metadata say of the bytes
+        """Create a one-dimensional array without values; with `keep`, existing shards stay."""
+        dtype = np.dtype(dtype).newbyteorder("=")  # as Zarr's metadata state
         if keep:
             (self.root / path / "zarr.json").unlink(missing_ok=True)
         self._create(path, (grid.length,), dtype, (grid.chunk,), (grid.shard,), attrs, codec=codec, overwrite=not keep)
@@ -147,24 +150,24 @@ class StoreWriter:
         return Template(self.root, path, dtype, grid, codec)
 
     def add(self, entries: Iterable[Entry]) -> None:
-        """Note shards that tasks have written."""
+        """Add files that tasks have written to the manifest."""
         self._entries.update((entry.key, entry) for entry in entries)
 
     def array(self, path: str, values: NDArray[Any], attrs: dict[str, Any] | None = None) -> None:
         """Write a numeric one-dimensional array."""
-        self.pieces(path, values.dtype, len(values), attrs)(0, values)
+        self.column(path, values.dtype, len(values), attrs)(0, values)
 
     def strings(self, path: str, values: Any, attrs: dict[str, Any] | None = None) -> None:
         """Write an array of variable-length strings (AnnData's ``string-array``)."""
-        self.pieces(path, "string", len(values), attrs)(0, values)
+        self.column(path, "string", len(values), attrs)(0, values)
 
-    def pieces(self, path: str, dtype: Any, length: int, attrs: dict[str, Any] | None = None) -> PieceWriter:
-        """Create a column that is written piece by piece.
+    def column(self, path: str, dtype: Any, length: int, attrs: dict[str, Any] | None = None) -> SliceWriter:
+        """Create a one-dimensional array that is written slice by slice.
 
         Parameters
         ----------
         dtype
-            Of numbers, or ``"string"``.
+            A numeric dtype, or ``"string"``.
 
         Returns
         -------
@@ -180,20 +183,20 @@ class StoreWriter:
         def write(start: int, values: Any) -> None:
             assert start % grid.shard == 0, (path, start)
             for first in range(start, start + len(values), grid.shard):
-                part = values[first - start : first - start + grid.shard]
+                shard_values = values[first - start : first - start + grid.shard]
                 if dtype == "string":
-                    array[first : first + len(part)] = np.asarray(part, dtype=object)
+                    array[first : first + len(shard_values)] = np.asarray(shard_values, dtype=object)
                 else:
-                    self.add([template.write_shard(first // grid.shard, part)])
+                    self.add([template.write_shard(first // grid.shard, shard_values)])
 
         return write
 
     def dense(self, path: str, shape: tuple[int, int], dtype: Any) -> Any:
-        """Create a dense (cell, feature) array in row chunks; rows are assigned by whole chunks.
+        """Create a dense (cell, feature) array in chunks of rows.
 
         Returns
         -------
-        The Zarr array; ``array.chunks[0]`` is the number of rows to assign at once.
+        The Zarr array. Assign a multiple of ``array.chunks[0]`` rows at a time.
         """
         rows = max(1, min(shape[0], 4_194_304 // max(1, shape[1] * np.dtype(dtype).itemsize)))
         attrs = {"encoding-type": "array", "encoding-version": "0.2.0"}
@@ -221,50 +224,47 @@ class StoreWriter:
             compressors=[BloscCodec(**asdict(codec)), Crc32cCodec()],
             fill_value="" if dtype == "string" else 0,
             attributes=attrs or {},
-            # A shard that is not there must never look like one full of zeros.
+            # A missing shard must never read as zeros.
             config={"write_empty_chunks": True},
             overwrite=overwrite,
         )
 
     def finalise(self, attrs: dict[str, Any]) -> Path:
-        """Make the store real: manifest, root metadata, sync to disk, rename.
+        """Complete the store: write the manifest and root metadata, sync to disk, rename.
 
         Parameters
         ----------
         attrs
-            Entries of the root attribute ``lazypert``, beside the format version and digests.
+            Entries of the root attribute ``lazypert``; the format version and digests are added.
 
         Raises
         ------
         StoreExistsError
-            When another writer finished a store at the target in the meantime.
+            When a store has appeared at the target in the meantime.
         """
         self.group(MANIFEST, {})
-        entries = self._manifest()
+        entries = self._all_entries()
         self._write_manifest(entries)
-        with _CONSOLIDATING, warnings.catch_warnings():  # AnnData and Zarr both write and read it for version 3
+        with _WARNING_FILTERS, warnings.catch_warnings():  # AnnData and Zarr use them in version 3, too
             warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
             zarr.consolidate_metadata(self.root, zarr_format=3)
-        self._seal({"format_version": FORMAT_VERSION, **attrs, "manifest_digest": manifest_digest(entries)})
+        self._write_root({"format_version": FORMAT_VERSION, **attrs, "manifest_digest": manifest_digest(entries)})
         _sync_tree(self.root)
-        self._rename()
+        self._publish()
         return self.target
 
-    def _seal(self, ours: dict[str, Any]) -> None:
-        """Write the root metadata, which make it a store: all of ours, and what the manifest cannot list.
-
-        These are the manifest's own files, and the root itself.
-        """
+    def _write_root(self, attrs: dict[str, Any]) -> None:
+        """Write the root metadata, which also cover what the manifest cannot list: its own files and the root."""
         file = self.root / "zarr.json"
         metadata = json.loads(file.read_bytes())
         files = sorted(path for path in (self.root / MANIFEST).rglob("*/*") if path.is_file())
-        listed = [self.entry(path.relative_to(self.root).as_posix()) for path in files]
-        ours = ours | {MANIFEST_FILES: [[e.key, e.size, e.crc32] for e in listed]}
-        metadata["attributes"] = {"encoding-type": "anndata", "encoding-version": "0.1.0", MARKER: ours}
-        ours["root_digest"] = root_digest(metadata)
+        entries = [self.entry(path.relative_to(self.root).as_posix()) for path in files]
+        attrs = attrs | {MANIFEST_FILES: [[e.key, e.size, e.crc32] for e in entries]}
+        metadata["attributes"] = {"encoding-type": "anndata", "encoding-version": "0.1.0", MARKER: attrs}
+        attrs["root_digest"] = root_digest(metadata)
         write_whole(file, [json.dumps(metadata, indent=1).encode()])
 
-    def _manifest(self) -> list[Entry]:
+    def _all_entries(self) -> list[Entry]:
         entries = dict(self._entries)
         for file in sorted(self.root.rglob("*")):
             key = file.relative_to(self.root).as_posix()
@@ -273,67 +273,67 @@ class StoreWriter:
         return [entries[key] for key in sorted(entries)]
 
     def entry(self, key: str) -> Entry:
-        """Size and checksum of a file of the store."""
-        found = crc32_of(self.root / key)
-        assert found is not None, key
-        return Entry(key, *found)
+        """Return the size and checksum of a file of the store."""
+        size_and_crc = crc32_of(self.root / key)
+        assert size_and_crc is not None, key
+        return Entry(key, *size_and_crc)
 
     def _write_manifest(self, entries: list[Entry]) -> None:
         self.strings(f"{MANIFEST}/key", np.array([entry.key for entry in entries], dtype=object))
         self.array(f"{MANIFEST}/size", np.array([entry.size for entry in entries], dtype="i8"))
         self.array(f"{MANIFEST}/crc32", np.array([entry.crc32 for entry in entries], dtype="u4"))
 
-    def _rename(self) -> None:
-        """Put the store in its place; of two writers one wins, and a store that is replaced is never gone before."""
+    def _publish(self) -> None:
+        """Rename the store to its target: only one writer can win, and a replaced store is never missing."""
         if self._overwrite and self.target.exists():
-            old = self.partial.name_for_old()
+            old = self.staging.path_for_replaced_store()
             self.root.rename(old)
             exchange(old, self.target)
             sync(self.target.parent)
             shutil.rmtree(old, ignore_errors=True)
             if old.exists():
-                _LOG.warning("the store that was replaced could not be deleted: %s", old)
+                _LOG.warning("the replaced store could not be deleted: %s", old)
             return
         try:
             self.root.rename(self.target)
         except OSError as error:
-            if error.errno not in _TAKEN:
+            if error.errno not in _TARGET_EXISTS:
                 raise
-            raise _exists(self.target) from error
+            raise _target_exists(self.target) from error
         sync(self.target.parent)
 
 
-def _keep_matrices(root: Path) -> None:
-    """Remove all that a killed writer left but whole files of matrices: the rest is quickly written anew."""
+def _delete_all_but_matrices(root: Path) -> None:
+    """Delete what an interrupted writer left, except complete files of matrices: only these take long to write."""
     for path in root.rglob("*"):
         if path.is_file() and not _MATRIX_FILE.fullmatch(path.relative_to(root).as_posix()):
             path.unlink()
 
 
-def _exists(target: Path) -> StoreExistsError:
+def _target_exists(target: Path) -> StoreExistsError:
     return StoreExistsError(
-        f"{str(target)!r} exists already, and nothing was written. Pass overwrite=True to replace it "
-        "once the new store is complete, or choose another target."
+        f"store: {str(target)!r} exists already. Pass overwrite=True to replace it once the new store is complete, "
+        "or choose another path. Nothing was written."
     )
 
 
 def _is_replaceable(target: Path) -> bool:
-    """Whether a folder is a Zarr store (perhaps a damaged one) or empty."""
+    """Whether a path is a Zarr store, intact or damaged, or an empty folder."""
     return target.is_dir() and ((target / "zarr.json").exists() or not any(target.iterdir()))
 
 
 def _is_interruption(error: BaseException | None) -> bool:
-    """Whether the work was stopped by something that may not stop it the next time."""
+    """Whether an error has a cause that may be gone the next time."""
     if error is None or isinstance(error, LazypertError):
         return isinstance(error, DiskFullError)
     if isinstance(error, OSError):
-        return error.errno in _PASSING
+        return error.errno in _TRANSIENT
     lost_worker = type(error).__module__.partition(".")[0] == "distributed"
     return lost_worker or isinstance(error, KeyboardInterrupt | SystemExit | MemoryError)
 
 
 def _sync_tree(root: Path) -> None:
-    """Bytes must be on disk before the rename says that they are."""
+    """Sync all files and folders, because the rename declares them to be on disk."""
     for path in sorted(root.rglob("*")):
         with contextlib.suppress(FileNotFoundError):
             sync(path)

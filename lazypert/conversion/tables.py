@@ -1,16 +1,16 @@
-"""Writing the obs, var and obsm tables of a store, and lazypert's own."""
+"""Writing the obs and var tables and embeddings of a store, and lazypert's own tables."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from lazypert.conversion.cell_stats import CellStats, CellStatsPlan
-from lazypert.conversion.dataframe_writer import Whole, write_column, write_frame
-from lazypert.conversion.plan import DATASET, RAW, Plan
-from lazypert.conversion.reorder import Reordered, joined
+from lazypert.conversion.dataframe_writer import InMemoryColumn, write_column, write_frame
+from lazypert.conversion.plan import DATASET, RAW
+from lazypert.conversion.reorder import ReorderedValues, embedding_reader, obs_column_reader
 from lazypert.store.format import TABLES
 
 if TYPE_CHECKING:
@@ -18,65 +18,59 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from lazypert.conversion.plan import ConversionPlan
     from lazypert.conversion.store_writer import StoreWriter
 
 
-def _write_obs(writer: StoreWriter, plan: Plan, destination: NDArray[np.integer]) -> None:
-    several, columns = len(plan.readers) > 1, plan.columns
+def write_obs(writer: StoreWriter, plan: ConversionPlan, destination: NDArray[np.integer]) -> None:
+    """Write the obs table; with several files, add the column ``dataset``."""
+    has_several_files, columns = len(plan.readers) > 1, plan.stored_names
 
-    def pieces(name: str | None) -> Reordered:
-        return Reordered(joined(plan.readers, name), destination, plan.piece)
+    def values(name: str | None) -> ReorderedValues:
+        return ReorderedValues(obs_column_reader(plan.readers, name), destination, plan.column_step)
 
-    write_frame(writer, "obs", pieces(None), [*([DATASET] if several else []), *columns.values()])
-    for name, stored in columns.items():
-        write_column(writer, "obs", stored, pieces(name))
-    if several:
-        codes = np.repeat(np.arange(len(plan.names)), [reader.n_obs for reader in plan.readers])
-        named = pd.Categorical.from_codes(codes[plan.source_row], plan.names)
-        write_column(writer, "obs", DATASET, Whole(named))
+    write_frame(writer, "obs", values(None), [*([DATASET] if has_several_files else []), *columns.values()])
+    for name, stored_name in columns.items():
+        write_column(writer, "obs", stored_name, values(name))
+    if has_several_files:
+        codes = np.repeat(np.arange(len(plan.dataset_names)), [reader.n_obs for reader in plan.readers])
+        dataset = pd.Categorical.from_codes(codes[plan.source_row], plan.dataset_names)
+        write_column(writer, "obs", DATASET, InMemoryColumn(dataset))
 
 
-def _write_var(writer: StoreWriter, plan: Plan) -> None:
-    _write_table(writer, "var", plan.genes)
+def write_var(writer: StoreWriter, plan: ConversionPlan) -> None:
+    """Write the var table, and that of ``raw`` if there is one."""
+    _write_frame(writer, "var", plan.genes)
     if RAW in plan.matrices:
         writer.group("raw", {"encoding-type": "raw", "encoding-version": "0.1.0"})
         writer.group("raw/varm", {"encoding-type": "dict", "encoding-version": "0.1.0"})
-        _write_table(writer, "raw/var", plan.readers[0].raw_var())
+        _write_frame(writer, "raw/var", plan.readers[0].raw_var())
 
 
-def _write_table(writer: StoreWriter, path: str, frame: pd.DataFrame) -> None:
+def _write_frame(writer: StoreWriter, path: str, frame: pd.DataFrame) -> None:
     index = frame.index.astype(str).to_numpy(dtype=object)
-    write_frame(writer, path, Whole(index), [str(name) for name in frame.columns])
+    write_frame(writer, path, InMemoryColumn(index), [str(name) for name in frame.columns])
     for name in frame.columns:
-        write_column(writer, path, str(name), Whole(frame[name].array))
+        write_column(writer, path, str(name), InMemoryColumn(frame[name].array))
 
 
-def _write_obsm(writer: StoreWriter, plan: Plan, destination: NDArray[np.integer]) -> None:
-    readers = plan.readers
-    bounds = np.cumsum([0, *(reader.n_obs for reader in readers)]).tolist()
-    for name in plan.obsm:
-        width = readers[0].obsm[name]
-        dtypes = (reader.read_obsm(name, 0, 0).dtype for reader in readers)
+def write_embeddings(writer: StoreWriter, plan: ConversionPlan, destination: NDArray[np.integer]) -> None:
+    """Write the dense obsm entries."""
+    for name in plan.embeddings:
+        width = plan.readers[0].obsm[name]
+        dtypes = (reader.read_obsm(name, 0, 0).dtype for reader in plan.readers)
         dtype = np.result_type(*dtypes).newbyteorder("=")
-
-        def read(start: int, stop: int, name: str = name, dtype: np.dtype[Any] = dtype) -> NDArray[Any]:
-            parts = [
-                reader.read_obsm(name, max(start - first, 0), min(stop, last) - first)
-                for reader, first, last in zip(readers, bounds, bounds[1:], strict=False)
-                if max(start, first) <= min(stop, last)
-            ]
-            return np.concatenate(parts).astype(dtype, copy=False)
-
         array = writer.dense(f"obsm/{name}", (plan.n_obs, width), dtype)
-        fitting = plan.budget.limit // 8 // max(1, width * dtype.itemsize)
-        step = max(1, fitting // array.chunks[0]) * array.chunks[0]
+        fitting_rows = plan.budget.limit // 8 // max(1, width * dtype.itemsize)
+        step = max(1, fitting_rows // array.chunks[0]) * array.chunks[0]
         start = 0
-        for piece in Reordered(read, destination, step):
-            array[start : start + len(piece)] = piece
-            start += len(piece)
+        for rows in ReorderedValues(embedding_reader(plan.readers, name, dtype), destination, step):
+            array[start : start + len(rows)] = rows
+            start += len(rows)
 
 
-def _write_tables(writer: StoreWriter, plan: Plan) -> None:
+def write_tables(writer: StoreWriter, plan: ConversionPlan) -> None:
+    """Write lazypert's own tables: source rows, the run table and the labels of every axis."""
     groups = plan.groups
     writer.group(TABLES, {})
     writer.array(f"{TABLES}/source_row", plan.source_row)
@@ -89,20 +83,21 @@ def _write_tables(writer: StoreWriter, plan: Plan) -> None:
         writer.strings(f"{TABLES}/labels/{axis}", groups.labels[axis].astype(object))
 
 
-def _write_facts(writer: StoreWriter, plan: Plan, asked: CellStatsPlan, work: Path) -> None:
-    """Put together what the reduce tasks noted of the rows of X."""
+def write_cell_stats(writer: StoreWriter, plan: ConversionPlan, stats_plan: CellStatsPlan, work: Path) -> None:
+    """Merge and write the cell statistics that the reduce tasks of X left in their folder `work`."""
     total, n_genes = np.zeros(plan.n_obs), np.zeros(plan.n_obs, dtype=np.int32)
-    own = np.where(plan.groups.expand(asked.own, plan.n_obs) >= 0, 0.0, np.nan)  # rows without values are in no note
-    sums = np.zeros((asked.n_control_runs, len(asked.target)))
+    # Rows without values are in no file.
+    own_target = np.where(plan.groups.expand(stats_plan.target_of_run, plan.n_obs) >= 0, 0.0, np.nan)
+    control_sums = np.zeros((stats_plan.n_control_runs, len(stats_plan.target)))
     for path in sorted(work.glob("rows-*.npz")):
-        found = CellStats.load(path)
-        rows = slice(found.first, found.first + len(found.total))
-        total[rows], n_genes[rows], own[rows] = found.total, found.n_genes, found.own
-        sums[found.control] += found.sums
+        stats = CellStats.load(path)
+        rows = slice(stats.first_row, stats.first_row + len(stats.total))
+        total[rows], n_genes[rows], own_target[rows] = stats.total, stats.n_genes, stats.own_target
+        control_sums[stats.control_runs] += stats.control_sums
     base = f"{TABLES}/facts"
-    writer.group(base, {"gene_col": asked.gene_col})
+    writer.group(base, {"gene_col": stats_plan.gene_col})
     writer.array(f"{base}/total", total)
     writer.array(f"{base}/n_genes", n_genes)
-    writer.array(f"{base}/own_target", own)
-    writer.array(f"{base}/target", asked.target.astype("i4"))
-    writer.array(f"{base}/control_sum", sums.ravel())
+    writer.array(f"{base}/own_target", own_target)
+    writer.array(f"{base}/target", stats_plan.target.astype("i4"))
+    writer.array(f"{base}/control_sum", control_sums.ravel())

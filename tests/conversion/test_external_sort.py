@@ -1,4 +1,4 @@
-"""Rows go where they are sent, whatever the blocks and shards."""
+"""Rows reach their destinations, whatever the blocks and shards."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from lazypert.conversion.external_sort import Reduction, map_block, note_spills
+from lazypert.conversion.external_sort import BlockSorter, ShardWriter, save_reduce_inputs
 from lazypert.conversion.store_writer import Template
 from lazypert.converter import BlockSpec, RowBlock
 from lazypert.sparse.csr import CSRBlock
@@ -18,52 +18,49 @@ from lazypert.store.sharded_array import ShardedArray
 
 
 class Source:
-    """A SciPy matrix as a source file: rows of a CSR matrix, columns of a CSC one."""
+    """A SciPy matrix as a source file: blocks are rows of a CSR matrix, or columns of a CSC matrix."""
 
     def __init__(self, matrix):
         self.matrix = matrix
 
     def read_block(self, spec):
         if self.matrix.format == "csr":
-            part, first = self.matrix[spec.start : spec.stop], spec.start
-            return RowBlock(first, CSRBlock(part.indptr.astype("i8"), part.indices, part.data, part.shape[1]))
-        part = self.matrix[:, spec.start : spec.stop].tocsr()
-        indices = (part.indices + spec.start).astype("i4")
-        return RowBlock(0, CSRBlock(part.indptr.astype("i8"), indices, part.data, self.matrix.shape[1]))
+            rows = self.matrix[spec.start : spec.stop]
+            return RowBlock(spec.start, CSRBlock(rows.indptr.astype("i8"), rows.indices, rows.data, rows.shape[1]))
+        cols = self.matrix[:, spec.start : spec.stop].tocsr()
+        indices = (cols.indices + spec.start).astype("i4")
+        return RowBlock(0, CSRBlock(cols.indptr.astype("i8"), indices, cols.data, self.matrix.shape[1]))
 
 
 def sort_matrix(folder, matrix, destination, block, grid_shape, new_col=None, n_cols=None):
-    """Run map and reduce by hand; return the store's matrix."""
+    """Run the map and reduce tasks by hand; return the sorted matrix."""
     n_cols = matrix.shape[1] if n_cols is None else n_cols
     axis = matrix.shape[0 if matrix.format == "csr" else 1]
     np.save(folder / "destination.npy", destination)
     specs = [BlockSpec("X", i, min(axis, i + block)) for i in range(0, axis, block)]
-    spills = [
-        map_block(Source(matrix), spec, folder / "destination.npy", 0, new_col, n_cols, folder / f"{i}.spill")
-        for i, spec in enumerate(specs)
-    ]
+    sorter = BlockSorter(Source(matrix), folder / "destination.npy", 0, new_col, n_cols)
+    spills = [sorter.sort_block(spec, folder / f"{i}.spill") for i, spec in enumerate(specs)]
     lengths = np.zeros(matrix.shape[0], dtype=np.int64)
     for spill in spills:
-        rows, counted = spill.row_lengths()
-        lengths[rows] += counted
+        rows, row_lengths = spill.row_lengths()
+        lengths[rows] += row_lengths
     indptr = np.concatenate([[0], np.cumsum(lengths)])
-    np.save(folder / "indptr.npy", indptr)
-    note_spills(folder, spills)
+    save_reduce_inputs(folder, spills, indptr)
     grid = Grid(int(indptr[-1]), *grid_shape)
     data, indices = Template(folder, "data", np.dtype("u4"), grid), Template(folder, "indices", np.dtype("i4"), grid)
-    for part in ("data", "indices"):
-        (folder / part / "c").mkdir(parents=True, exist_ok=True)
-    reduction = Reduction(data=data, indices=indices, n_cols=n_cols, work=folder)
+    for array in ("data", "indices"):
+        (folder / array / "c").mkdir(parents=True, exist_ok=True)
+    writer = ShardWriter(data=data, indices=indices, n_cols=n_cols, work=folder)
     for shard in range(grid.n_shards):
-        done = reduction.write_shard(shard)
-        assert [entry.key for entry in done.entries] == [f"data/c/{shard}", f"indices/c/{shard}"]
-        assert reduction.write_shard(shard) == done, "what is done is recalled"
-    found = [
+        reduced = writer.write_shard(shard)
+        assert [entry.key for entry in reduced.entries] == [f"data/c/{shard}", f"indices/c/{shard}"]
+        assert writer.write_shard(shard) == reduced, "a completed task is loaded from its checkpoint"
+    result = [
         ShardedArray(LocalReader(folder), t.path, t.dtype, grid).read(0, grid.length) if grid.length else []
         for t in (data, indices)
     ]
-    assert sum(spill.total for spill in spills) == sum(found[0])
-    return sparse.csr_matrix((found[0], found[1], indptr), shape=(matrix.shape[0], n_cols))
+    assert sum(spill.total for spill in spills) == sum(result[0])
+    return sparse.csr_matrix((result[0], result[1], indptr), shape=(matrix.shape[0], n_cols))
 
 
 @given(
@@ -80,38 +77,38 @@ def test_sorting_equals_fancy_indexing(tmp_path_factory, shape, density, layout,
     rng = np.random.default_rng(seed)
     dense = rng.integers(1, 70_000, shape) * (rng.random(shape) < density)
     matrix = sparse.csr_matrix(dense).asformat(layout)
-    order = rng.permutation(shape[0])  # row i of the result is row order[i] of the source
-    destination = np.argsort(order)
-    new_col, expected = None, dense[order]
-    if renumber:  # drop a column, turn the others round
-        kept = np.arange(shape[1])[::-1][: max(1, shape[1] - 1)]
+    source_row = rng.permutation(shape[0])
+    destination = np.argsort(source_row)
+    new_col, expected = None, dense[source_row]
+    if renumber:  # drop a column and reverse the others
+        columns = np.arange(shape[1])[::-1][: max(1, shape[1] - 1)]
         new_col = np.full(shape[1], -1, dtype=np.int32)
-        new_col[kept] = np.arange(len(kept))
-        expected = expected[:, kept]
+        new_col[columns] = np.arange(len(columns))
+        expected = expected[:, columns]
     folder = tmp_path_factory.mktemp("sort")
-    found = sort_matrix(folder, matrix, destination, block, grid_shape, new_col, expected.shape[1])
-    np.testing.assert_array_equal(found.toarray(), expected)
-    assert found.has_canonical_format  # computed by SciPy: sorted, no duplicates
+    result = sort_matrix(folder, matrix, destination, block, grid_shape, new_col, expected.shape[1])
+    np.testing.assert_array_equal(result.toarray(), expected)
+    assert result.has_canonical_format  # computed by SciPy: sorted, no duplicates
 
 
-def test_pieces_of_a_column_wise_matrix_with_renumbered_columns_are_sorted(tmp_path):
+def test_renumbered_columns_of_a_column_wise_matrix_are_sorted(tmp_path):
     dense = np.arange(1, 13).reshape(2, 6)
     reverse = np.arange(6, dtype=np.int32)[::-1]
-    found = sort_matrix(tmp_path, sparse.csc_matrix(dense), np.arange(2), 2, (2, 4), reverse)
-    np.testing.assert_array_equal(found.indices, [*range(6), *range(6)])
-    np.testing.assert_array_equal(found.toarray(), dense[:, ::-1])
+    result = sort_matrix(tmp_path, sparse.csc_matrix(dense), np.arange(2), 2, (2, 4), reverse)
+    np.testing.assert_array_equal(result.indices, [*range(6), *range(6)])
+    np.testing.assert_array_equal(result.toarray(), dense[:, ::-1])
 
 
 @pytest.mark.parametrize("block", [1, 3, 100])
 def test_shards_do_not_depend_on_the_blocks(tmp_path, block):
     rng = np.random.default_rng(4)
     matrix = sparse.csr_matrix(rng.integers(0, 3, (40, 9)))
-    order = rng.permutation(40)
-    made = []
+    source_row = rng.permutation(40)
+    shards = []
     for size in (40, block):
         folder = tmp_path / str(size)
         folder.mkdir(exist_ok=True)
-        sort_matrix(folder, matrix, np.argsort(order), size, (8, 32))
-        made.append({p.relative_to(folder): p.read_bytes() for p in Path(folder).rglob("c/*")})
-    assert made[0] == made[1]
-    assert len(made[0]) > 4
+        sort_matrix(folder, matrix, np.argsort(source_row), size, (8, 32))
+        shards.append({p.relative_to(folder): p.read_bytes() for p in Path(folder).rglob("c/*")})
+    assert shards[0] == shards[1]
+    assert len(shards[0]) > 4

@@ -1,4 +1,4 @@
-"""Conversions that are killed, starved and raced, for real: a finished store that verifies, or no store."""
+"""Conversions that are killed, run out of disk, and race, for real: a store that verifies, or no store."""
 
 import contextlib
 import json
@@ -12,12 +12,16 @@ import threading
 import time
 from pathlib import Path
 
+import anndata
 import h5py
 import numpy as np
 import pytest
 
 import lazypert as lp
 import tests.support
+from lazypert.conversion import matrices
+from lazypert.conversion.store_writer import StoreWriter
+from lazypert.conversion.tables import write_tables
 from lazypert.errors import DiskFullError, SourceFormatError, StoreDamagedError, StoreExistsError
 from lazypert.simulate import SimulationConfig, simulate_screen
 from lazypert.store.format import TABLES
@@ -30,14 +34,14 @@ KILLER = Path(tests.support.__file__).parent / "killer.py"
 
 @pytest.fixture(scope="module")
 def big(tmp_path_factory):
-    """A screen that takes about a second, and its store."""
+    """A screen that takes about a second to convert, and its store."""
     folder = tmp_path_factory.mktemp("faults")
     path = folder / "screen.h5ad"
     simulate_screen(path, SimulationConfig(n_cells=1500, n_genes=400, nnz_per_cell=100))
     return path, lp.convert(path, folder / "screen.zarr", **ROLES)
 
 
-def test_killed_at_100_random_moments(big, tmp_path):
+def test_kills_at_100_random_moments_never_leave_a_wrong_store(big, tmp_path):
     done = subprocess.run(
         [sys.executable, str(KILLER), str(big[0]), str(tmp_path), "100", "7"],
         capture_output=True,
@@ -45,13 +49,13 @@ def test_killed_at_100_random_moments(big, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout.splitlines()[-1])
-    print(seen)
-    assert seen["wrong"] == 0, done.stderr
-    assert seen["killed"] == 100
-    assert seen["finished_after_kills"] >= 10
-    assert seen["phases"].get("reduce", 0) >= 5, "some must die with shards written"
-    assert seen["left"] == ["s.zarr"]
+    counts = json.loads(done.stdout.splitlines()[-1])
+    print(counts)
+    assert counts["wrong"] == 0, done.stderr
+    assert counts["killed"] == 100
+    assert counts["finished_after_kills"] >= 10
+    assert counts["phases"].get("reduce", 0) >= 5, "some runs must be killed after they have written shards"
+    assert counts["left"] == ["s.zarr"]
 
 
 def command(*args, **options):
@@ -62,7 +66,7 @@ def command(*args, **options):
     )  # fmt: skip
 
 
-def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(tmp_path):
+def test_ctrl_c_keeps_finished_work_and_the_next_run_resumes(tmp_path):
     path = tmp_path / "screen.h5ad"
     simulate_screen(path, SimulationConfig(n_cells=40_000, n_genes=2_000, nnz_per_cell=600))
     running = command(path, tmp_path / "s.zarr")
@@ -75,19 +79,19 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(tmp_path):
     assert "interrupted" in err
     assert "Traceback" not in err
     assert not (tmp_path / "s.zarr").exists()
-    (kept,) = tmp_path.glob("s.zarr.partial*")
-    assert kept.name in err
+    (staging,) = tmp_path.glob("s.zarr.partial*")
+    assert staging.name in err
     again = command(path, tmp_path / "s.zarr")
     _, err = again.communicate(timeout=120)
     assert again.returncode == 0, err
-    assert "going on from what an earlier run has done" in err
+    assert "resuming an interrupted conversion" in err
     lp.verify(tmp_path / "s.zarr")
     assert leftovers(tmp_path, "screen.h5ad", "s.zarr") == []
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A function that mounts a tmpfs of some size, or changes its size."""
+    """Return a function that mounts a tmpfs of a given size, or resizes it."""
     folder = tmp_path / "disk"
     folder.mkdir()
 
@@ -104,7 +108,7 @@ def small_disk(tmp_path):
 
 
 def full_disk(path, target):
-    """What a conversion says of the disk; None when it finds room."""
+    """Return the error message about a full disk, or None if the conversion succeeds."""
     try:
         lp.convert(path, target, **ROLES)
     except DiskFullError as error:
@@ -113,28 +117,28 @@ def full_disk(path, target):
 
 
 @pytest.mark.skipif(sys.platform != "linux" or shutil.which("mount") is None, reason="needs mount")
-def test_a_full_disk(big, small_disk):
-    path, whole = big
-    need = sum(file.stat().st_size for file in whole.rglob("*") if file.is_file())
-    refused = kept = 0
+def test_a_full_disk_is_an_error_and_the_next_run_resumes(big, small_disk):
+    path, reference = big
+    need = sum(file.stat().st_size for file in reference.rglob("*") if file.is_file())
+    n_refused = n_kept = 0
     for size in range(need // 4, 12 * need, need // 4):  # a tmpfs counts whole pages
         folder = small_disk(size)
-        said = full_disk(path, folder / "s.zarr")
-        if said is None:
+        message = full_disk(path, folder / "s.zarr")
+        if message is None:
             break
-        assert str(folder) in said
+        assert str(folder) in message
         assert not (folder / "s.zarr").exists()
-        refused += "Nothing was written" in said
-        kept += "kept in" in said
+        n_refused += "Nothing was written" in message
+        n_kept += "kept in" in message
     lp.verify(folder / "s.zarr")
-    assert files(folder / "s.zarr") == files(whole)
+    assert files(folder / "s.zarr") == files(reference)
     assert [p.name for p in folder.iterdir()] == ["s.zarr"]
-    assert refused, "a disk too small for certain is refused before anything is written"
-    assert kept, "a disk that fills up half way is an error that says what to do"
+    assert n_refused, "a disk that is certainly too small is refused before anything is written"
+    assert n_kept, "a disk that fills up later is an error that says what to do"
 
 
 def read_everything(path):
-    """Every value of a store, through every way that lazypert reads it."""
+    """Read every value of a store, in every way that lazypert reads it."""
     store = Store(path)
     for name in store.matrices:
         matrix = store.open_matrix(name)
@@ -142,37 +146,37 @@ def read_everything(path):
         matrix.indptr.read(0, len(matrix.indptr))
     for name in ("_index", *store.obs_columns):
         store.read_column(f"obs/{name}")
-    facts = store.cell_stats
-    for array in (facts.total, facts.n_genes, facts.own_target, store.open_array(f"{TABLES}/source_row")):
+    stats = store.cell_stats
+    for array in (stats.total, stats.n_genes, stats.own_target, store.open_array(f"{TABLES}/source_row")):
         array.read(0, len(array))
     return store.groups, store.var
 
 
-def test_60_flipped_bits(big, tmp_path):
+def test_60_flipped_bits_are_all_detected(big, tmp_path):
     rng = np.random.default_rng(0)
     store = copied(big[1], tmp_path / "s.zarr")
     shards = sorted(path for path in store.rglob("c/*") if path.is_file() and "manifest" not in path.parts)
     sizes = np.array([path.stat().st_size for path in shards], dtype=float)
-    found_reading = found_verifying = 0
+    n_found_reading = n_found_verifying = 0
     for _ in range(60):
         path = shards[rng.choice(len(shards), p=sizes / sizes.sum())]
         bit = int(rng.integers(8 * path.stat().st_size))
         flip(path, bit)
         with contextlib.suppress(StoreDamagedError):
             read_everything(store)
-            raise AssertionError(f"bit {bit} of {path} was read as if nothing were")
-        found_reading += 1
+            raise AssertionError(f"bit {bit} of {path} was read without an error")
+        n_found_reading += 1
         with pytest.raises(StoreDamagedError, match=path.relative_to(store).as_posix()):
             lp.verify(store)
-        found_verifying += 1
+        n_found_verifying += 1
         flip(path, bit)
     lp.verify(store)
-    assert found_reading == found_verifying == 60
+    assert n_found_reading == n_found_verifying == 60
 
 
 @pytest.mark.parametrize("damage", ["deleted", "truncated"])
 @pytest.mark.parametrize("array", ["X/data", "X/indices", "obs/_index", "obs/__lazypert__/facts/total"])
-def test_a_shard_that_is_gone_or_cut_short(big, tmp_path, array, damage):
+def test_a_missing_or_truncated_shard_is_detected(big, tmp_path, array, damage):
     store = copied(big[1], tmp_path / "s.zarr")
     path = store / array / "c/0"
     if damage == "deleted":
@@ -185,60 +189,60 @@ def test_a_shard_that_is_gone_or_cut_short(big, tmp_path, array, damage):
         read_everything(store)
 
 
-def test_two_processes_to_one_target(big, tmp_path):
+def test_the_second_of_two_processes_fails_with_an_error(big, tmp_path):
     for _ in range(3):
         both = [command(big[0], tmp_path / "s.zarr") for _ in range(2)]
-        said = [one.communicate(timeout=120)[1] for one in both]
-        codes = sorted(one.returncode for one in both)
-        assert codes == [0, 1], said
-        (loser,) = [text for one, text in zip(both, said, strict=True) if one.returncode == 1]
-        assert "Another process is writing" in loser or "exists already" in loser
-        assert "Traceback" not in loser
+        messages = [process.communicate(timeout=120)[1] for process in both]
+        codes = sorted(process.returncode for process in both)
+        assert codes == [0, 1], messages
+        (message,) = [text for process, text in zip(both, messages, strict=True) if process.returncode == 1]
+        assert "another process is writing" in message or "exists already" in message
+        assert "Traceback" not in message
         lp.verify(tmp_path / "s.zarr")
         assert leftovers(tmp_path, "s.zarr") == []
         shutil.rmtree(tmp_path / "s.zarr")
 
 
-def test_overwriting_is_never_without_a_store(big, tmp_path):
-    """Another process that opens the target all the while always finds a whole store."""
+def test_a_store_exists_at_every_moment_of_overwriting(big, tmp_path):
+    """A thread that keeps opening the target always finds a complete store."""
     target = copied(big[1], tmp_path / "s.zarr")
     stop, opened = threading.Event(), []
 
-    def look():
+    def keep_opening():
         while not stop.is_set():
             opened.append(Store(target).n_obs)
 
-    looking = threading.Thread(target=look)
-    looking.start()
+    thread = threading.Thread(target=keep_opening)
+    thread.start()
     try:
         for seed in (1, 2):
             lp.convert(big[0], target, overwrite=True, seed=seed, **ROLES)
     finally:
         stop.set()
-        looking.join()
+        thread.join()
     assert len(opened) > 10
     assert set(opened) == {1500}
     assert leftovers(tmp_path, "s.zarr") == []
 
 
-def interrupted(path, target, monkeypatch, error=KeyboardInterrupt, **options):
-    """A conversion that is cut off after the matrix; returns what it left behind."""
+def interrupt(path, target, monkeypatch, error=KeyboardInterrupt, **options):
+    """Interrupt a conversion after its matrix; return the staging directory."""
 
     def fail(*_):
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("lazypert.conversion.convert._write_tables", fail)
+        patch.setattr("lazypert.conversion.convert.write_tables", fail)
         with pytest.raises(error):
             lp.convert(path, target, **(ROLES | options))
-    (kept,) = target.parent.glob(f"{target.name}.partial-*")
-    return kept
+    (staging,) = target.parent.glob(f"{target.name}.partial-*")
+    return staging
 
 
 @pytest.mark.parametrize("change", ["seed", "source", "memory_limit"])
-def test_a_changed_source_or_option_starts_over_and_says_so(tmp_path, monkeypatch, caplog, change):
+def test_a_changed_source_or_option_starts_over_with_a_warning(tmp_path, monkeypatch, caplog, change):
     path = write(screen(), tmp_path / "a.h5ad")
-    kept, options = interrupted(path, tmp_path / "s.zarr", monkeypatch), dict(ROLES)
+    staging, options = interrupt(path, tmp_path / "s.zarr", monkeypatch), dict(ROLES)
     if change == "source":
         with h5py.File(path, "r+") as file:
             file["X/data"][0] += 1
@@ -247,63 +251,60 @@ def test_a_changed_source_or_option_starts_over_and_says_so(tmp_path, monkeypatc
     with caplog.at_level(logging.INFO, "lazypert"):
         store = lp.convert(path, tmp_path / "s.zarr", **options)
     assert "starting over" in caplog.text
-    assert not kept.exists()
+    assert not staging.exists()
     lp.verify(store)
     fresh = lp.convert(path, tmp_path / "fresh.zarr", **options)
     assert files(store) == files(fresh)
 
 
 @pytest.mark.parametrize(
-    "damage", ["a shard cut short", "a shard flipped", "notes cut short", "a record torn", "nothing"]
+    "damage", ["truncated shard", "flipped bit", "truncated statistics", "truncated checkpoints", "none"]
 )
-def test_only_what_verifies_is_gone_on_from(tmp_path, monkeypatch, caplog, damage):
-    """A power cut may lose bytes of files that have their names already."""
-    import anndata
-
+def test_only_work_that_verifies_is_reused(tmp_path, monkeypatch, caplog, damage):
+    """A power cut may lose bytes of files that have been renamed already."""
     path = write(screen(), tmp_path / "a.h5ad")
-    kept = interrupted(path, tmp_path / "s.zarr", monkeypatch)
-    shard = kept / "store/X/data/c/0"
-    if damage == "a shard cut short":
+    staging = interrupt(path, tmp_path / "s.zarr", monkeypatch)
+    shard = staging / "store/X/data/c/0"
+    if damage == "truncated shard":
         shard.write_bytes(shard.read_bytes()[:-40])
-    elif damage == "a shard flipped":
+    elif damage == "flipped bit":
         flip(shard, 99)
-    elif damage == "notes cut short":
-        notes = kept / "work/0/rows-000000.npz"
-        notes.write_bytes(notes.read_bytes()[:-40])
-    elif damage == "a record torn":
-        (kept / "work/0/done.json").write_text('{"summary": {"n_co')
-        (kept / "work/0/shard-000000.json").write_text("")
-    done = []
-    import lazypert.conversion.convert as ingest
+    elif damage == "truncated statistics":
+        stats = staging / "work/0/rows-000000.npz"
+        stats.write_bytes(stats.read_bytes()[:-40])
+    elif damage == "truncated checkpoints":
+        (staging / "work/0/done.json").write_text('{"summary": {"n_co')
+        (staging / "work/0/shard-000000.json").write_text("")
+    phases, run = [], matrices.run
 
-    real = ingest.run
+    def record_phase(*args, **options):
+        phases.append(options["phase"])
+        return run(*args, **options)
 
-    def noting(*args, **options):
-        done.append(options["phase"])
-        return real(*args, **options)
-
-    monkeypatch.setattr(ingest, "run", noting)
+    monkeypatch.setattr(matrices, "run", record_phase)
     with caplog.at_level(logging.INFO, "lazypert"):
         store = lp.convert(path, tmp_path / "s.zarr", **ROLES)
-    assert "going on" in caplog.text
+    assert "resuming" in caplog.text
     assert_same(store, anndata.read_h5ad(path))
     lp.verify(store)
-    assert ("X: writing shards" in done) == (damage != "nothing")
+    assert ("X: writing shards" in phases) == (damage != "none")
     assert files(store) == files(lp.convert(path, tmp_path / "fresh.zarr", **ROLES))
 
 
-def test_a_source_that_changes_meanwhile_is_an_error(tmp_path, monkeypatch):
+def test_a_source_that_changes_during_the_conversion_is_an_error(tmp_path, monkeypatch):
     path = write(screen(), tmp_path / "a.h5ad")
-    import lazypert.conversion.convert as ingest
 
-    real = ingest._write_tables
-    monkeypatch.setattr(ingest, "_write_tables", lambda *args: [os.utime(path, ns=(1, 1)), real(*args)][1])
+    def touch_source_and_write(*args):
+        os.utime(path, ns=(1, 1))
+        write_tables(*args)
+
+    monkeypatch.setattr("lazypert.conversion.convert.write_tables", touch_source_and_write)
     with pytest.raises(SourceFormatError, match="changed while it was converted"):
         lp.convert(path, tmp_path / "s.zarr", **ROLES)
     assert leftovers(tmp_path, "a.h5ad") == []
 
 
-def test_an_error_in_a_task_leaves_nothing_even_with_others_under_way(tmp_path, big):
+def test_an_error_in_a_task_leaves_nothing_while_other_tasks_run(tmp_path, big):
     path = shutil.copy(big[0], tmp_path / "a.h5ad")
     with h5py.File(path, "r+") as file:
         file["X/indices"][-1] = 10**6
@@ -313,15 +314,15 @@ def test_an_error_in_a_task_leaves_nothing_even_with_others_under_way(tmp_path, 
         assert leftovers(tmp_path, "a.h5ad") == []
 
 
-def test_a_lost_worker(big, tmp_path, monkeypatch):
-    """A worker of a real cluster is killed half way; its tasks are done again elsewhere."""
+def test_tasks_of_a_lost_worker_are_repeated(big, tmp_path, monkeypatch):
+    """A worker of a real cluster is killed, and its tasks run again on another worker."""
     distributed = pytest.importorskip("distributed")
     path, expected = big[0], files(big[1])
     with (
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
         distributed.Client(cluster) as client,
     ):
-        victims = [worker["pid"] for worker in _pids(client)]
+        victims = list(client.run(os.getpid).values())
         assert len(victims) == 2
 
         def kill_one(progress):
@@ -336,11 +337,7 @@ def test_a_lost_worker(big, tmp_path, monkeypatch):
     assert read_store(store).n_obs == 1500
 
 
-def _pids(client):
-    return [{"pid": pid} for pid in client.run(os.getpid).values()]
-
-
-def test_a_writer_that_waits_is_told_at_once(big, tmp_path):
-    with lp.ingest.StoreWriter(tmp_path / "s.zarr"), pytest.raises(StoreExistsError, match="Another process"):
+def test_a_target_in_use_fails_at_once(big, tmp_path):
+    with StoreWriter(tmp_path / "s.zarr"), pytest.raises(StoreExistsError, match="another process"):
         lp.convert(big[0], tmp_path / "s.zarr", **ROLES)
     lp.convert(big[0], tmp_path / "s.zarr", **ROLES)

@@ -1,4 +1,4 @@
-"""The promise of `memory_limit`, measured in a process of its own: the peak stays within 256 MiB of it."""
+"""Peak memory of real conversions, each measured in its own process: within 256 MiB of `memory_limit`."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lazypert.simulate import SimulationConfig, simulate_screen
-from tests.support.stores import read_store
+from tests.support.stores import ROLES, read_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")]
 
@@ -19,19 +19,13 @@ import json, sys
 import anndata, h5py
 import lazypert as lp
 import lazypert_converters.h5ad
-from lazypert.memory import peak_memory
+from lazypert._internal.memory import peak_memory
 
 source, store, limit, options = sys.argv[1:]
 before = peak_memory()
 lp.convert(source, store, memory_limit=limit, **json.loads(options))
 print(peak_memory() - before)
 """
-ROLES = {
-    "pert_col": "perturbation",
-    "control_pert": "non-targeting",
-    "cell_type_col": "cell_type",
-    "batch_col": "batch",
-}
 
 
 def encode(node, kind, version="0.1.0", **attributes):
@@ -48,7 +42,7 @@ def frame(file, where, n, columns=()):
 
 
 def csc(file):
-    """Columns of 40,000 cells each: 32 million values, 256 MB."""
+    """Column-wise, with 40,000 values per column: 32 million values, 256 MB."""
     n_cells, n_genes, each = 100_000, 800, 40_000
     frame(file, "obs", n_cells)
     frame(file, "var", n_genes)
@@ -64,7 +58,7 @@ def csc(file):
 
 
 def dense_by_columns(file):
-    """Dense chunks of all cells by ten genes, gzip: 320 MB, of which every row band touches all."""
+    """Dense, in gzip chunks of all cells by ten genes: 320 MB, and every band of rows touches every chunk."""
     n_cells, n_genes = 100_000, 800
     frame(file, "obs", n_cells)
     frame(file, "var", n_genes)
@@ -78,7 +72,7 @@ def dense_by_columns(file):
 
 
 def one_chunk(file):
-    """Ten million values in one gzip chunk, which must be inflated whole."""
+    """Ten million values in one gzip chunk, which can only be decompressed as a whole."""
     n_cells, n_genes, each = 50_000, 1_000, 200
     frame(file, "obs", n_cells)
     frame(file, "var", n_genes)
@@ -92,7 +86,7 @@ def one_chunk(file):
 
 
 def skewed(file):
-    """Cells of one value, and a thousand of all genes."""
+    """Cells with one value each, except a thousand cells with values in all genes."""
     n_cells, n_genes, full = 300_000, 30_000, 1_000
     frame(file, "obs", n_cells)
     frame(file, "var", n_genes)
@@ -107,7 +101,7 @@ def skewed(file):
 
 
 def many_cells(file):
-    """Two million cells with long names, a column of text, and an embedding; three values each."""
+    """Two million cells with long names, a text column, an embedding, and three values each."""
     n_cells, n_genes, each = 2_000_000, 30, 3
     obs = frame(file, "obs", n_cells, ["guide"])
     guides = np.char.add("guide-number-", (np.arange(n_cells) % 5_000).astype(str)).astype(object)
@@ -153,7 +147,7 @@ def test_the_peak_is_within_256_mib_of_the_limit(tmp_path, make, limit, options)
     assert peak < (limit + 256) * MIB
 
 
-def test_five_times_the_cells_take_the_same_peak(tmp_path):
+def test_five_times_the_cells_have_the_same_peak(tmp_path):
     peaks = []
     for n_cells in (40_000, 200_000):
         path = tmp_path / f"{n_cells}.h5ad"

@@ -1,13 +1,14 @@
-"""Memory and disk are projected before anything is written, and a plan is told from any other."""
+"""A plan checks memory and disk before anything is written, and has a fingerprint."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
 
 import lazypert as lp
 from lazypert._internal.memory import Budget
-from lazypert.conversion import convert as ingest
-from lazypert.conversion.plan import Options, make_plan, stamp
+from lazypert.conversion.plan import ConversionOptions, source_stamp
+from lazypert.conversion.planner import make_plan
 from lazypert.converter import open_source
 from lazypert.errors import ConfigError, DiskFullError
 from lazypert.screen.roles import Roles
@@ -17,7 +18,7 @@ MIB = 1024**2
 
 
 class Reader:
-    """A reader with pieces of some size."""
+    """A reader with chunks of a given size."""
 
     def __init__(self, reader, scratch):
         self._reader, self._scratch = reader, scratch
@@ -35,7 +36,7 @@ def path(tmp_path):
 
 
 def options(**changes):
-    base = Options(roles=Roles(**ROLES), layer=None, order="grouped", seed=0, join="inner")
+    base = ConversionOptions(roles=Roles(**ROLES), layer=None, order="grouped", seed=0, join="inner")
     return replace(base, **changes)
 
 
@@ -53,46 +54,46 @@ def planned(path, scratch=0, limit="256MiB", workers=4, **changes):
         pytest.param("256MiB", 200 * MIB, 1, 14 * MIB, id="one task"),
     ],
 )
-def test_tasks_share_the_limit(path, limit, scratch, workers, block):
-    assert planned(path, scratch, limit).tasks("X")[:2] == (workers, block)
+def test_map_tasks_share_the_memory_limit(path, limit, scratch, workers, block):
+    assert planned(path, scratch, limit).map_task_sizes("X")[:2] == (workers, block)
 
 
-def test_pieces_that_never_fit_are_an_error_that_names_the_limit(path):
+def test_chunks_that_never_fit_are_an_error_with_the_least_limit(path):
     with pytest.raises(ConfigError, match=r"memory_limit: got 256\.0 MiB, expected at least 304\.0 MiB"):
-        planned(path, 300 * MIB).tasks("X")
+        planned(path, 300 * MIB).map_task_sizes("X")
 
 
-def test_cells_that_never_fit_are_an_error(path, tmp_path, monkeypatch):
-    monkeypatch.setattr("lazypert.conversion.plan._CELL_HELD", 20 * MIB)
+def test_cells_that_never_fit_are_an_error_with_the_least_limit(path, tmp_path, monkeypatch):
+    monkeypatch.setattr("lazypert.conversion.plan.BYTES_PER_CELL", 20 * MIB)
     with pytest.raises(ConfigError, match=r"memory_limit: got 1\.0 GiB, expected at least .* to sort 90 cells"):
         lp.convert(path, tmp_path / "s.zarr", **ROLES)
     assert leftovers(tmp_path, "a.h5ad") == []
 
 
-def test_a_disk_that_is_too_small_for_certain(path, tmp_path, monkeypatch):
-    usage = ingest.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(ingest.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+def test_a_disk_that_is_certainly_too_small_is_refused(path, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(DiskFullError, match=r"has 1000 B free, and the conversion needs at least .* KiB"):
         lp.convert(path, tmp_path / "s.zarr", **ROLES)
     assert leftovers(tmp_path, "a.h5ad") == []
 
 
-def test_the_fingerprint_tells_plans_apart(path):
-    seen = {planned(path).fingerprint()}
-    assert seen == {planned(path).fingerprint()}
+def test_different_plans_have_different_fingerprints(path):
+    fingerprints = {planned(path).fingerprint()}
+    assert fingerprints == {planned(path).fingerprint()}
     changes = [{"seed": 1}, {"order": "source"}, {"roles": Roles(pert_col="perturbation")}]
-    seen |= {planned(path, **change).fingerprint() for change in changes}
-    seen.add(planned(path, limit="128MiB").fingerprint())
+    fingerprints |= {planned(path, **change).fingerprint() for change in changes}
+    fingerprints.add(planned(path, limit="128MiB").fingerprint())
     write(screen(lean=True, seed=1), path)
-    seen.add(planned(path).fingerprint())
-    assert len(seen) == 6
-    assert all(len(name) == 12 for name in seen)
+    fingerprints.add(planned(path).fingerprint())
+    assert len(fingerprints) == 6
+    assert all(len(name) == 12 for name in fingerprints)
 
 
-def test_a_stamp_of_a_folder_covers_its_files(tmp_path):
+def test_the_stamp_of_a_folder_covers_its_files(tmp_path):
     (tmp_path / "d").mkdir()
     (tmp_path / "d/a").write_text("123")
     (tmp_path / "d/b").write_text("45")
-    size, latest = stamp(tmp_path / "d")
+    size, latest = source_stamp(tmp_path / "d")
     assert size == 5
     assert latest == max((tmp_path / f"d/{name}").stat().st_mtime_ns for name in "ab")

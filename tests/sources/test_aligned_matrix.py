@@ -7,7 +7,7 @@ from scipy import sparse
 from lazypert import PerturbationConcatSource
 from lazypert.sources.aligned_matrix import RowSegments
 from lazypert.sparse.columns import ColumnSelection
-from lazypert.store import native
+from tests.support.native import hide_native_functions
 from tests.support.screens import concatenated, holey_screen, in_store_order, source_of
 
 DTYPES = {"equal": ("u2", "u2"), "unsigned": ("u2", "u4"), "signed": ("u2", "i4"), "fractions": ("u2", "f4")}
@@ -45,7 +45,7 @@ def mixed(request, tmp_path_factory):
 @pytest.mark.parametrize(("genes", "join"), [("same", "inner"), ("other", "inner"), ("other", "outer")])
 def test_every_way_of_reading_rows_gives_the_same_values(mixed, genes, join, compiled, monkeypatch):
     if not compiled:
-        monkeypatch.setattr(native, "FUNCTIONS", None)
+        hide_native_functions(monkeypatch)
     source, expected = mixed(genes, join)
     n = expected.shape[1]
     wanted = np.array([7, 0, 5])
@@ -62,7 +62,7 @@ def test_every_way_of_reading_rows_gives_the_same_values(mixed, genes, join, com
         view = source.matrix.read_view(at, layout=backwards)
         assert view.data.dtype == source.matrix.dtype
         np.testing.assert_array_equal(to_dense(view), dense)
-        assert view.starts.tolist() == backwards(view.lengths)[0].tolist()
+        assert view.offsets.tolist() == backwards(view.lengths)[0].tolist()
 
         for totals in (False, True):
             chosen = source.matrix.read_columns(at, selection, totals=totals)
@@ -89,8 +89,8 @@ def backwards(lengths):
 
 def to_dense(view):
     """Dense rows of a view."""
-    out = np.zeros((len(view.starts), view.n_cols))
-    for row, start, length in zip(out, view.starts, view.lengths, strict=True):
+    out = np.zeros((len(view.offsets), view.n_cols))
+    for row, start, length in zip(out, view.offsets, view.lengths, strict=True):
         row[view.indices[start : start + length]] = view.data[start : start + length]
     return out
 

@@ -1,7 +1,7 @@
 """Convert in child processes and kill them at random moments; run by test_faults.py.
 
-Imports once and forks for every run, so that a hundred runs take no hundred imports. The parent
-itself never starts a thread.
+The script forks for every run, so that a hundred runs import the packages only once. The parent
+process never starts a thread.
 """
 
 import json
@@ -17,7 +17,7 @@ import lazypert as lp
 from lazypert.conversion import plan
 from lazypert.errors import StoreNotFoundError
 from lazypert.store import format as schema
-from lazypert_converters import h5ad, tenx  # noqa: F401 - so that no child imports them
+from lazypert_converters import h5ad, tenx  # noqa: F401 - imported once, before the forks
 
 OPTIONS = {
     "pert_col": "perturbation",
@@ -30,13 +30,13 @@ OPTIONS = {
 
 
 def in_child(function, *args):
-    """Run in a forked child; return its pid. Exit status 0 for True, 1 for False, 2 for an exception."""
+    """Run in a forked child; return its pid. The exit status is 0 for True, 1 for False, 2 for an exception."""
     pid = os.fork()
     if pid:
         return pid
     try:
         os._exit(0 if function(*args) else 1)
-    except BaseException as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
+    except BaseException as error:  # noqa: BLE001 - the exit status reports it to the parent
         print(repr(error), file=sys.stderr, flush=True)
         os._exit(2)
 
@@ -54,70 +54,71 @@ def files(store):
     return {p.relative_to(store).as_posix(): p.read_bytes() for p in Path(store).rglob("*") if p.is_file()}
 
 
-def is_right(target, reference):
+def is_correct(target, reference):
     lp.verify(target)
-    found, expected = files(target), files(reference)
-    different = [key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key)]
+    actual, expected = files(target), files(reference)
+    different = [key for key in actual.keys() | expected.keys() if actual.get(key) != expected.get(key)]
     assert not different, different
     return True
 
 
-def is_refused(partial):
-    """What a killed run left behind is no store to any reader, or a whole one that only lacked its name."""
+def is_refused_or_complete(staging):
+    """Whether readers refuse what a killed run left behind, or it was complete and only not renamed yet."""
     try:
-        lp.open(partial / "store")
+        lp.open(staging / "store")
     except StoreNotFoundError:
         return True
-    lp.verify(partial / "store")
+    lp.verify(staging / "store")
     return True
 
 
 def main(source, folder, n_kills, seed):
     schema.MATRIX_CHUNK, schema.MATRIX_SHARD = 512, 4_096  # many shards
-    plan._BLOCK_BYTES, plan._LEAST_BLOCK = 65_536, 1  # many blocks
+    plan.MAX_BLOCK_BYTES, plan.MIN_BLOCK_BYTES = 65_536, 1  # many blocks
     rng, folder = random.Random(seed), Path(folder)
     reference, target = folder / "reference.zarr", folder / "s.zarr"
     assert wait(in_child(convert, source, reference)) == 0
     shutil.rmtree(reference)
-    start = time.perf_counter()  # without what the first run compiles
+    start = time.perf_counter()  # the second run, because the first one compiles kernels
     assert wait(in_child(convert, source, reference)) == 0
-    whole = time.perf_counter() - start
-    seen = {"killed": 0, "finished": 0, "finished_after_kills": 0, "wrong": 0, "phases": {}}
+    run_seconds = time.perf_counter() - start
+    counts = {"killed": 0, "finished": 0, "finished_after_kills": 0, "wrong": 0, "phases": {}}
     kills_since = 0
-    while seen["killed"] < n_kills:
+    while counts["killed"] < n_kills:
         pid = in_child(convert, source, target)
-        time.sleep(rng.uniform(0, 1.1 * whole))
+        time.sleep(rng.uniform(0, 1.1 * run_seconds))
         os.kill(pid, signal.SIGKILL)
         status = wait(pid)
         if status == -signal.SIGKILL:
-            seen["killed"] += 1
+            counts["killed"] += 1
             kills_since += 1
         elif status != 0:
-            seen["wrong"] += 1
-        partials = [path for path in folder.iterdir() if path.name.startswith("s.zarr.partial-")]
-        for partial in partials:
-            done = sorted(path.name for path in partial.glob("work/*/*.json"))
-            phase = "reduce" if any(name.startswith("shard") for name in done) else "map" if done else "start"
-            seen["phases"][phase] = seen["phases"].get(phase, 0) + 1
-            if not target.exists() and wait(in_child(is_refused, partial)) != 0:
-                seen["wrong"] += 1
-        if target.exists():  # complete, whether its process was killed right after or not
-            seen["finished"] += 1
-            seen["finished_after_kills"] += kills_since > 0
-            seen["wrong"] += wait(in_child(is_right, target, reference)) != 0
+            counts["wrong"] += 1
+        for staging in [path for path in folder.iterdir() if path.name.startswith("s.zarr.partial-")]:
+            checkpoints = sorted(path.name for path in staging.glob("work/*/*.json"))
+            has_shards = any(name.startswith("shard") for name in checkpoints)
+            phase = "reduce" if has_shards else "map" if checkpoints else "start"
+            counts["phases"][phase] = counts["phases"].get(phase, 0) + 1
+            if not target.exists() and wait(in_child(is_refused_or_complete, staging)) != 0:
+                counts["wrong"] += 1
+        if target.exists():  # complete, even if the process was killed right afterwards
+            counts["finished"] += 1
+            counts["finished_after_kills"] += kills_since > 0
+            counts["wrong"] += wait(in_child(is_correct, target, reference)) != 0
             shutil.rmtree(target)
             kills_since = 0
-        elif rng.random() < 0.3:  # let it finish what the killed ones have begun
-            seen["wrong"] += wait(in_child(convert, source, target)) != 0
-            seen["wrong"] += wait(in_child(is_right, target, reference)) != 0
-            seen["finished"] += 1
-            seen["finished_after_kills"] += 1
+        elif rng.random() < 0.3:  # let a run finish what the killed ones started
+            counts["wrong"] += wait(in_child(convert, source, target)) != 0
+            counts["wrong"] += wait(in_child(is_correct, target, reference)) != 0
+            counts["finished"] += 1
+            counts["finished_after_kills"] += 1
             shutil.rmtree(target)
             kills_since = 0
-    seen["wrong"] += wait(in_child(convert, source, target)) != 0 or wait(in_child(is_right, target, reference)) != 0
-    seen["left"] = sorted(path.name for path in folder.iterdir() if path.name.startswith("s.zarr"))
-    seen["seconds"] = whole
-    print(json.dumps(seen))
+    counts["wrong"] += wait(in_child(convert, source, target)) != 0
+    counts["wrong"] += wait(in_child(is_correct, target, reference)) != 0
+    counts["left"] = sorted(path.name for path in folder.iterdir() if path.name.startswith("s.zarr"))
+    counts["seconds"] = run_seconds
+    print(json.dumps(counts))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Small screens with every kind of column, and naive readers that stores are compared with."""
+"""Small screens with every kind of column, and naive readers to compare stores with."""
 
 from __future__ import annotations
 
@@ -27,9 +27,15 @@ ROLES = {
 }
 
 
+ATTRS = {
+    "roles": {}, "n_obs": 3, "n_vars": 1, "matrices": {}, "order": "source",
+    "summary": {"n_groups": 1, "n_perturbations": 1, "n_cell_types": 1, "n_batches": 1, "n_controls": 0},
+}  # fmt: skip
+
+
 @pytest.fixture(autouse=True)
 def no_sync(monkeypatch):
-    """Leave out fsync, a quarter of the time of a small conversion. Import it to use it in a module."""
+    """Skip fsync, a quarter of the time of a small conversion. Import it into a module to use it there."""
     monkeypatch.setattr("lazypert.conversion.store_writer.sync", lambda _: None)
 
 
@@ -74,25 +80,32 @@ def every_column(n, seed=0):
 
 
 def screen(n_obs=90, n_vars=17, seed=0, dtype="f4", genes=None, *, lean=False):
-    """AnnData with every kind of column, layers, and dense and sparse obsm; lean, with X and the roles only."""
+    """AnnData with every kind of column, layers, and dense and sparse obsm; if lean, only X and the roles."""
     rng = np.random.default_rng(seed + 1)
     names = [f"gene{j}" for j in range(n_vars)] if genes is None else list(genes)
     n_vars = len(names)
     var = pd.DataFrame({"gene_name": [f"{n}-name" for n in names], "length": np.arange(n_vars)}, index=names)
     obs = every_column(n_obs, seed)
-    made = anndata.AnnData(
+    adata = anndata.AnnData(
         counts(n_obs, n_vars, seed, dtype), obs[["perturbation", "cell_type", "batch"]] if lean else obs, var
     )
     if lean:
-        return made
-    made.layers["lognorm"] = sparse.csr_matrix(np.log1p(made.X.toarray().astype("f8")))
-    made.obsm["X_pca"] = rng.normal(size=(n_obs, 3)).astype("f4")
-    made.obsm["guides"] = counts(n_obs, 5, seed + 2)
-    return made
+        return adata
+    adata.layers["lognorm"] = sparse.csr_matrix(np.log1p(adata.X.toarray().astype("f8")))
+    adata.obsm["X_pca"] = rng.normal(size=(n_obs, 3)).astype("f4")
+    adata.obsm["guides"] = counts(n_obs, 5, seed + 2)
+    return adata
+
+
+def with_layer(name="lognorm"):
+    """Lean screen with one layer, twice X."""
+    adata = screen(lean=True)
+    adata.layers[name] = adata.X * 2
+    return adata
 
 
 def write(adata, path):
-    """Write an AnnData with its strings as they are."""
+    """Write an AnnData without converting its strings."""
     with anndata.settings.override(allow_write_nullable_strings=True), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         adata.write_h5ad(path, convert_strings_to_categoricals=False)
@@ -100,7 +113,7 @@ def write(adata, path):
 
 
 def read_store(path):
-    """Read a store as anybody would, with AnnData, and let no warning pass."""
+    """Read a store with AnnData; warnings are errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -121,26 +134,35 @@ def dense(matrix):
 
 
 def assert_same(store, source):
-    """The store at a path holds exactly `source`, an AnnData, whatever the order of its rows."""
-    found = read_store(store)
+    """Assert that a store holds exactly an AnnData, in any row order."""
+    result = read_store(store)
     rows = source_row(store)
     np.testing.assert_array_equal(np.sort(rows), np.arange(source.n_obs))
-    assert list(found.obs_names) == list(source.obs_names[rows])
-    assert list(found.var_names) == list(source.var_names)
-    pd.testing.assert_frame_equal(found.obs, source.obs.iloc[rows], check_index_type=False, check_names=False)
-    pd.testing.assert_frame_equal(found.var, source.var, check_index_type=False, check_names=False)
-    np.testing.assert_array_equal(dense(found.X), dense(source.X)[rows])
-    assert found.X.has_canonical_format
-    assert layers_of(found) == layers_of(source)
-    assert set(found.obsm) == set(source.obsm)
+    assert list(result.obs_names) == list(source.obs_names[rows])
+    assert list(result.var_names) == list(source.var_names)
+    pd.testing.assert_frame_equal(result.obs, source.obs.iloc[rows], check_index_type=False, check_names=False)
+    pd.testing.assert_frame_equal(result.var, source.var, check_index_type=False, check_names=False)
+    np.testing.assert_array_equal(dense(result.X), dense(source.X)[rows])
+    assert result.X.has_canonical_format
+    assert layers_of(result) == layers_of(source)
+    assert set(result.obsm) == set(source.obsm)
     for name in layers_of(source):
-        np.testing.assert_array_equal(dense(found.layers[name]), dense(source.layers[name])[rows])
+        np.testing.assert_array_equal(dense(result.layers[name]), dense(source.layers[name])[rows])
     for name in source.obsm:
-        np.testing.assert_array_equal(dense(found.obsm[name]), dense(source.obsm[name])[rows])
+        np.testing.assert_array_equal(dense(result.obsm[name]), dense(source.obsm[name])[rows])
+
+
+def assert_joined(result, columns, lengths):
+    """Assert that joined columns keep missing values, and all others or their text."""
+    expected = [v for c, n in zip(columns, lengths, strict=True) for v in ([None] * n if c is None else list(c))]
+    assert [bool(m) for m in pd.isna(result)] == [bool(pd.isna(v)) for v in expected]
+    for value, original in zip(np.asarray(result, dtype=object), expected, strict=True):
+        same = pd.isna(original) or value in (original, str(original))
+        assert same or (isinstance(value, float) and value == float(original))
 
 
 def small_grids(monkeypatch, chunk=32, shard=128):
-    """Make arrays of a few hundred elements have several shards of several chunks."""
+    """Give arrays of a few hundred elements several shards of several chunks."""
     monkeypatch.setattr(schema, "MATRIX_CHUNK", chunk)
     monkeypatch.setattr(schema, "MATRIX_SHARD", shard)
     monkeypatch.setattr(schema, "COLUMN_CHUNK", chunk)
@@ -148,26 +170,26 @@ def small_grids(monkeypatch, chunk=32, shard=128):
 
 
 def small_blocks(monkeypatch, size, workers=2):
-    """Make conversion read blocks of at most `size` bytes."""
-    monkeypatch.setattr(plan, "_BLOCK_BYTES", size)
-    monkeypatch.setattr(plan, "_LEAST_BLOCK", 1)
+    """Make conversion read source blocks of at most `size` bytes."""
+    monkeypatch.setattr(plan, "MAX_BLOCK_BYTES", size)
+    monkeypatch.setattr(plan, "MIN_BLOCK_BYTES", 1)
     monkeypatch.setattr(memory, "cpu_count", lambda: workers)
 
 
 def files(store):
-    """Bytes of every array file of a store, by key."""
+    """Bytes of every file of a store except metadata, by key."""
     root = Path(store)
     paths = (path for path in root.rglob("*") if path.is_file() and path.name != "zarr.json")
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
 
 
 def leftovers(folder, *expected):
-    """Names in a folder beside the expected ones: partial stores that should be gone."""
+    """Names in a folder other than the expected ones, such as staging directories that should be gone."""
     return sorted({path.name for path in Path(folder).iterdir()} - set(expected))
 
 
 def converted(folder, adata=None, **options):
-    """A source file and its store."""
+    """Convert a screen; return the source file and the store."""
     path = write(screen() if adata is None else adata, Path(folder) / "screen.h5ad")
     return path, lp.convert(path, Path(folder) / "screen.zarr", **(ROLES | options))
 

@@ -1,0 +1,214 @@
+"""Planning a conversion: every choice is made and checked before the first value is read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lazypert._internal.names import unique_names
+from lazypert.conversion.plan import RAW, ConversionPlan
+from lazypert.conversion.reorder import READ_STEP
+from lazypert.errors import SourceFormatError, near_matches, no_such_column
+from lazypert.screen.genes import GeneAlignment, align_genes
+from lazypert.screen.groups import Groups
+from lazypert.screen.labels import factorise, unite
+from lazypert.screen.roles import ROLE_OF_AXIS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from lazypert._internal.memory import Budget
+    from lazypert.conversion.plan import ConversionOptions
+    from lazypert.converter import ScreenReader
+    from lazypert.screen.roles import Roles
+
+# Where the files' X goes when a layer becomes X.
+_X_AS_LAYER = "layers/X"
+
+
+def make_plan(readers: list[ScreenReader], options: ConversionOptions, budget: Budget) -> ConversionPlan:
+    """Plan the conversion of several files into one store.
+
+    Raises
+    ------
+    ColumnNotFoundError, LabelNotFoundError
+        When a column, a layer or the control label does not exist.
+    SourceFormatError
+        When a file cannot be converted.
+    """
+    names = dataset_names(readers)
+    warnings = [f"{reader.path.name}: {line}" for reader in readers for line in reader.not_carried]
+    var_tables = [reader.var() for reader in readers]
+    alignment = align_genes(var_tables, names, options.join)
+    warnings += _dropped_genes(var_tables, readers, alignment) + _var_differences(var_tables, readers)
+    matrices, matrix_warnings = _choose_matrices(readers, options.layer)
+    embeddings, embedding_warnings = _choose_embeddings(readers)
+    codes, labels = _role_codes(readers, options.roles, names)
+    groups = Groups.from_codes(codes, labels, options.roles, sum(reader.n_obs for reader in readers))
+    _ = groups.control_code  # raises if the control label does not exist
+    groups, source_row = _order_rows(groups, options)
+    if groups.n_unlabelled:
+        warnings.append(f"{groups.n_unlabelled} cells have no cell type or no perturbation: they are in no group")
+    return ConversionPlan(
+        readers=readers,
+        options=options,
+        budget=budget,
+        dataset_names=names,
+        matrices=matrices,
+        embeddings=embeddings,
+        genes=alignment.var,
+        new_cols=[None if alignment.is_same else new_col for new_col in alignment.new_col],
+        groups=groups,
+        source_row=source_row,
+        warnings=[*dict.fromkeys(warnings + matrix_warnings + embedding_warnings)],
+    )
+
+
+def dataset_names(readers: list[ScreenReader]) -> list[str]:
+    """One name per file, from its stem; repeated names are numbered."""
+    return list(unique_names(reader.path.name.split(".")[0] for reader in readers))
+
+
+def _order_rows(groups: Groups, options: ConversionOptions) -> tuple[Groups, NDArray[np.integer]]:
+    """Return the groups of the store's rows, and the source row of each row."""
+    dtype = np.dtype("i4" if groups.n_obs < 2**31 else "i8")
+    if options.order == "source" or not options.roles.has_columns:
+        return groups, np.arange(groups.n_obs, dtype=dtype)
+    permutation = groups.shuffled(options.seed).row_order
+    assert permutation is not None
+    return replace(groups, row_order=None), permutation.astype(dtype, copy=False)
+
+
+def _role_codes(
+    readers: list[ScreenReader], roles: Roles, names: list[str]
+) -> tuple[list[NDArray[np.int32] | None], list[NDArray[np.str_]]]:
+    """Return the codes of all cells (None without a column) and the labels of every axis."""
+    codes: list[NDArray[np.int32] | None] = []
+    labels: list[NDArray[np.str_]] = []
+    for axis, column in roles.columns().items():
+        axis_codes, axis_labels = None, np.empty(0, dtype=np.str_)
+        if column is not None and axis != "dataset":
+            axis_codes, axis_labels = _read_role_column(readers, column, ROLE_OF_AXIS[axis])
+        elif column is not None:
+            axis_labels = np.array(sorted(names), dtype=np.str_)
+            code_of_file = np.searchsorted(axis_labels, names)
+            axis_codes = np.repeat(code_of_file.astype(np.int32), [reader.n_obs for reader in readers])
+        codes.append(axis_codes)
+        labels.append(axis_labels)
+    return codes, labels
+
+
+def _read_role_column(
+    readers: list[ScreenReader], column: str, role: str
+) -> tuple[NDArray[np.int32], NDArray[np.str_]]:
+    for reader in readers:
+        if column not in reader.obs_columns:
+            reason = next((f"{line}. " for line in reader.not_carried if line.startswith(f"obs/{column}: ")), "")
+            raise no_such_column(
+                role, column, "an obs column", reader.obs_columns, of=reader.path, hint=f"{reason}No store was made."
+            )
+    return unite(
+        [
+            factorise(reader.obs_column(column, start, min(reader.n_obs, start + READ_STEP)))
+            for reader in readers
+            for start in range(0, max(1, reader.n_obs), READ_STEP)
+        ]
+    )
+
+
+def _choose_matrices(readers: list[ScreenReader], layer: str | None) -> tuple[dict[str, str], list[str]]:
+    """Return each matrix of the store with its name in the files, and warnings about the others."""
+    common = [name for name in readers[0].matrices if all(name in reader.matrices for reader in readers)]
+    warnings = [
+        f"{reader.path.name}: {name} is not in every file and was left out"
+        for reader in readers
+        for name in reader.matrices
+        if name not in common
+    ]
+    x = "X" if layer is None else f"layers/{layer}"
+    _check_x(readers, x, layer, common)
+    _check_names(readers, [name for name in common if name != "X"])
+    matrices = {"X": x} | {name: name for name in common if name not in ("X", x)}
+    for name in [name for name in matrices if name.startswith("obsm/")]:
+        if len({reader.matrices[name] for reader in readers}) > 1:
+            del matrices[name]
+            warnings.append(f"{name}: its width differs between the files, left out")
+    if RAW in matrices and len(readers) > 1:
+        first = readers[0].raw_var().index
+        if not all(reader.raw_var().index.equals(first) for reader in readers[1:]):
+            del matrices[RAW]
+            warnings.append("raw: its genes differ between the files, left out")
+    if layer is not None and "X" in common:
+        matrices[_X_AS_LAYER] = "X"
+    return matrices, warnings
+
+
+def _check_x(readers: list[ScreenReader], x: str, layer: str | None, common: list[str]) -> None:
+    for reader in readers:
+        if x not in reader.matrices:
+            raise _no_matrix(reader, layer)
+    if layer is not None and x != _X_AS_LAYER and {"X", _X_AS_LAYER} <= set(common):
+        raise SourceFormatError(
+            f"layer={layer!r} becomes X, and the file's X would become {_X_AS_LAYER!r}, but "
+            f"{str(readers[0].path)!r} has a layer of that name. Rename the layer 'X' in the file. No store was made."
+        )
+
+
+def _choose_embeddings(readers: list[ScreenReader]) -> tuple[list[str], list[str]]:
+    """Return the dense embeddings of the store, and warnings about the others."""
+    names = list(dict.fromkeys(name for reader in readers for name in reader.obsm))
+    common = [name for name in names if len({reader.obsm.get(name) for reader in readers}) == 1]
+    _check_names(readers, [f"obsm/{name}" for name in common])
+    warnings = [f"obsm/{name}: not in every file with the same width, left out" for name in names if name not in common]
+    return common, warnings
+
+
+def _check_names(readers: list[ScreenReader], names: list[str]) -> None:
+    for name in names:
+        kind, _, rest = name.partition("/")
+        if rest in ("", ".", "..", "zarr.json") or "/" in rest:
+            raise SourceFormatError(
+                f"{str(readers[0].path)!r} has {name!r}, and {rest!r} cannot be the name of a Zarr array. "
+                f"Rename it in {kind}. No store was made."
+            )
+
+
+def _dropped_genes(var_tables: list[pd.DataFrame], readers: list[ScreenReader], alignment: GeneAlignment) -> list[str]:
+    """Warnings about genes that the store does not keep."""
+    return [
+        f"{reader.path.name}: {n_dropped} of {len(var)} genes are not in every file and were left out"
+        for reader, var, new_col in zip(readers, var_tables, alignment.new_col, strict=True)
+        if (n_dropped := int((new_col < 0).sum()))
+    ]
+
+
+def _var_differences(var_tables: list[pd.DataFrame], readers: list[ScreenReader]) -> list[str]:
+    """Warnings about var columns of later files that the store does not keep."""
+    first, warnings = var_tables[0], []
+    for var, reader in zip(var_tables[1:], readers[1:], strict=True):
+        for column in var.columns:
+            if column not in first.columns:
+                warnings.append(f"{reader.path.name}: var column {column!r} is not in the first file and was left out")
+            elif var.index.equals(first.index) and not var[column].equals(first[column]):
+                warnings.append(
+                    f"{reader.path.name}: var column {column!r} differs from the first file's, which is kept"
+                )
+    return warnings
+
+
+def _no_matrix(reader: ScreenReader, layer: str | None) -> Exception:
+    layers = [name.removeprefix("layers/") for name in reader.matrices if name.startswith("layers/")]
+    if layer is not None:
+        return no_such_column("layer", layer, "a layer", layers, of=reader.path, hint="No store was made.")
+    if RAW in reader.matrices and not layers:
+        return SourceFormatError(
+            f"{str(reader.path)!r} has no X, only raw. Write raw as X and convert that file: "
+            "adata.raw.to_adata().write_h5ad(new_path). No store was made."
+        )
+    return SourceFormatError(
+        f"{str(reader.path)!r} has no X. Name a layer to use instead (layer=...). "
+        f"{near_matches('counts', layers)} No store was made."
+    )

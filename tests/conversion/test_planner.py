@@ -1,0 +1,77 @@
+"""Planning chooses matrices and names, and refuses what a store cannot hold."""
+
+import h5py
+import numpy as np
+import pytest
+from scipy import sparse
+
+import lazypert as lp
+from lazypert.errors import SourceFormatError
+from lazypert.store.store import Store
+from tests.support.stores import (
+    ROLES,
+    converted,
+    dense,
+    layers_of,
+    leftovers,
+    no_sync,  # noqa: F401 - a fixture for the whole module
+    read_store,
+    screen,
+    with_layer,
+    write,
+)
+
+
+def test_a_file_without_x_needs_a_layer(tmp_path):
+    adata = with_layer()
+    adata.X = None
+    path = write(adata, tmp_path / "a.h5ad")
+    with pytest.raises(SourceFormatError, match=r"has no X.*layer=.*lognorm"):
+        lp.convert(path, tmp_path / "s.zarr", **ROLES)
+    assert leftovers(tmp_path, "a.h5ad") == []
+    result = read_store(lp.convert(path, tmp_path / "s.zarr", layer="lognorm", **ROLES))
+    assert layers_of(result) == set()
+
+
+def test_a_layer_named_x_is_not_overwritten(tmp_path):
+    adata = with_layer()
+    adata.layers["X"] = adata.X * 2
+    path = write(adata, tmp_path / "a.h5ad")
+    with pytest.raises(SourceFormatError, match="layers/X"):
+        lp.convert(path, tmp_path / "s.zarr", layer="lognorm", **ROLES)
+    result = read_store(lp.convert(path, tmp_path / "s.zarr", layer="X", **ROLES))
+    np.testing.assert_array_equal(dense(result.X), 2 * dense(result.layers["X"]))
+
+
+def test_a_layer_with_a_reserved_name_is_refused(tmp_path):
+    path = write(with_layer("fine"), tmp_path / "a.h5ad")
+    with h5py.File(path, "r+") as file:
+        file.move("layers/fine", "layers/zarr.json")
+    with pytest.raises(SourceFormatError, match="cannot be the name of a Zarr array"):
+        lp.convert(path, tmp_path / "s.zarr", **ROLES)
+    assert leftovers(tmp_path, "a.h5ad") == []
+
+
+def test_what_a_store_cannot_hold_is_listed_in_its_warnings(tmp_path):
+    adata = screen(lean=True)
+    adata.uns["note"] = "x"
+    adata.obsp["near"] = sparse.eye(90, format="csr")
+    _, store = converted(tmp_path, adata)
+    assert sorted(w.partition(": ")[2].partition(":")[0] for w in Store(store).attrs["warnings"]) == [
+        "obsp/near",
+        "uns/note",
+    ]
+
+
+def test_files_with_the_same_name_get_different_dataset_names(tmp_path):
+    (tmp_path / "x").mkdir()
+    paths = [write(screen(10, seed=i, lean=True), tmp_path / d / "s.h5ad") for i, d in enumerate((".", "x"))]
+    obs = read_store(lp.convert(paths, tmp_path / "s.zarr")).obs
+    assert obs["dataset"].value_counts().to_dict() == {"s": 10, "s_2": 10}
+
+
+def test_files_without_common_genes_are_refused(tmp_path):
+    paths = [write(screen(9, seed=i, genes=[f"{i}g1", f"{i}g2"], lean=True), tmp_path / f"{i}.h5ad") for i in range(2)]
+    with pytest.raises(SourceFormatError, match="share no gene names"):
+        lp.convert(paths, tmp_path / "s.zarr")
+    assert leftovers(tmp_path, "0.h5ad", "1.h5ad") == []
