@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from lazypert.errors import ConfigError, near_matches
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from _typeshed import DataclassInstance
+
+ConfigT = TypeVar("ConfigT", bound="DataclassInstance")
 
 
 def require(holds: bool, name: str, got: object, expected: str) -> None:
@@ -68,3 +76,23 @@ def require_names(name: str, values: Any) -> list[str]:
     for item in values:
         require(isinstance(item, str), name, item, "names only")
     return [str(item) for item in values]
+
+
+def make_config(cls: type[ConfigT], options: Mapping[str, Any], *, also: Iterable[str] = ()) -> ConfigT:
+    """Make a config dataclass from keyword options.
+
+    Parameters
+    ----------
+    also
+        Other options that the same call accepts. Near matches of a misspelt option are sought among these too.
+
+    Raises
+    ------
+    ConfigError
+        If an option is unknown, or the config refuses a value.
+    """
+    known = [field.name for field in dataclasses.fields(cls) if field.init]
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"{name}: unknown option. {near_matches(name, [*known, *also])}")
+    return cls(**options)
