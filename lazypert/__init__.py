@@ -20,7 +20,9 @@ from lazypert.design.splits import (
     ZeroShotSplitter,
     ZeroShotSplitterConfig,
 )
+from lazypert.downsampling.config import DownsamplingConfig
 from lazypert.errors import LazypertError
+from lazypert.loading.config import LoaderConfig
 from lazypert.pipeline import PerturbationPipeline, PerturbationPipelineConfig, PerturbationPipelineResult
 from lazypert.quality import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter, is_on_target_knockdown
 from lazypert.sources.anndata_source import PerturbationAnnDataSource
@@ -30,13 +32,12 @@ from lazypert.store.verify import verify
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from lazypert.downsampling.downsampler import DownsamplingConfig, ReadDownsampler
+    from lazypert.downsampling.downsampler import ReadDownsampler
     from lazypert.loading.batch import PerturbationBatch, SparseRows
     from lazypert.loading.loader import Loader
 
 # These need JAX, which takes a second to import; they come when they are first named.
 _NEED_JAX = {
-    "DownsamplingConfig": "lazypert.downsampling.downsampler",
     "ReadDownsampler": "lazypert.downsampling.downsampler",
     "Loader": "lazypert.loading.loader",
     "PerturbationBatch": "lazypert.loading.batch",
@@ -72,6 +73,7 @@ __all__ = [
     # batches
     "DownsamplingConfig",
     "Loader",
+    "LoaderConfig",
     "PerturbationBatch",
     "PerturbationBatchSampler",
     "PerturbationSamplerConfig",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Unpack, get_args
 
 from lazypert._internal.config import derive
 from lazypert._internal.names import unique_names
-from lazypert._internal.validation import require, require_choice, require_flag, require_number
+from lazypert._internal.validation import make_config, require, require_choice, require_flag, require_number
 from lazypert.design.batch_sampler import PerturbationBatchSampler
 from lazypert.design.control_pools import control_pools
 from lazypert.design.controls import ControlMappingConfig, ControlOptions, MappingStrategy, control_mapping
@@ -26,6 +27,7 @@ from lazypert.design.splits import (
     make_splitter,
 )
 from lazypert.errors import ConfigError
+from lazypert.loading.config import LoaderConfig
 from lazypert.quality import KnockdownFilterConfig, KnockdownOptions, KnockdownResult, OnTargetKnockdownFilter
 from lazypert.screen.genes import JOINS, Join
 from lazypert.sources.anndata_source import PerturbationAnnDataSource
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from lazypert.loading.config import LoaderOptions
     from lazypert.loading.loader import Loader
     from lazypert.screen.rows import Rows
     from lazypert.sources.base import PerturbationSource
@@ -239,14 +242,13 @@ class PerturbationPipelineResult:
         *,
         sentence_size: int | None = None,
         sentences_per_batch: int | None = None,
-        n_basal_samples: int | None = None,
         shuffle: bool | None = None,
         drop_last: bool = False,
         seed: int | None = None,
         shuffle_size: int | None = None,
         balance: Balance | None = None,
         weights: Mapping[str, float] | None = None,
-        **options: Any,
+        **options: Unpack[LoaderOptions],
     ) -> Loader:
         """Iterate over a split in batches of JAX arrays.
 
@@ -254,30 +256,37 @@ class PerturbationPipelineResult:
         ----------
         split
             ``"train"``, ``"valid"`` or ``"test"``.
-        sentence_size, sentences_per_batch, n_basal_samples, seed
-            The pipeline's, unless given.
+        sentence_size, sentences_per_batch, seed
+            By default those of the pipeline.
         shuffle
-            Default: for training only. Evaluation goes through the groups in order.
+            By default only for training. Evaluation iterates over the groups in order.
         drop_last, shuffle_size, balance
             See `PerturbationSamplerConfig`.
         weights
-            How much of an epoch each perturbation gets, in place of every cell once: ``{label: weight}``,
-            0 for those not named.
+            Share of each epoch per perturbation, ``{label: weight}``, instead of every cell once.
+            Perturbations that are not named get 0.
         **options
-            Of `Loader`: layout, genes, normalisation, embeddings, devices, threads, memory and more.
+            See `LoaderConfig`: layout, genes, normalisation, embeddings, devices, threads, memory and
+            more. `n_basal_samples` is by default that of the pipeline.
 
         Returns
         -------
-        A `Loader`; iterating it runs through one epoch.
+        A `Loader`; iterating over it runs through one epoch.
 
         Raises
         ------
         EmptyPoolError
-            When a group of the split has no control.
+            If a group of the split has no control.
+        ConfigError
+            If an option is unknown or has an invalid value.
         """
         from lazypert.loading.loader import Loader
 
         config = self.config
+        if options.get("n_basal_samples") is None:
+            options["n_basal_samples"] = config.n_basal_samples
+        keywords = [name for name in inspect.signature(self.loader).parameters if name != "options"]
+        loader_config = make_config(LoaderConfig, options, also=keywords)
         shuffle = split == "train" if shuffle is None else require_flag("shuffle", shuffle)
         rows = self.splits[split]
         plan_config = PerturbationSamplerConfig(
@@ -300,18 +309,17 @@ class PerturbationPipelineResult:
         pools = control_pools(
             groups, by_batch=self._by_batch, splits=self.splits, name="valid" if split == "val" else split
         )
-        n_basal = config.n_basal_samples if n_basal_samples is None else n_basal_samples
-        if n_basal:
+        if loader_config.n_basal_samples:
             pools.check(groups.run_of(rows.starts))
-        return Loader(self.source, rows, plan, pools, n_basal_samples=n_basal, **options)
+        return Loader(self.source, rows, plan, pools, loader_config)
 
-    def _weights(self, given: Mapping[str, float]) -> NDArray[np.float64]:
-        """(n_perturbations,) weights by code."""
+    def _weights(self, weights: Mapping[str, float]) -> NDArray[np.float64]:
+        """(n_perturbations,) weight of each perturbation, by code."""
         import numpy as np
 
-        require(isinstance(given, Mapping), "weights", given, "a dict of numbers by perturbation")
+        require(isinstance(weights, Mapping), "weights", weights, "a dict of numbers by perturbation")
         groups = self.source.groups
-        out = np.zeros(len(groups.labels["perturbation"]))
-        for label, weight in given.items():
-            out[groups.code_of("perturbation", label)] = require_number(f"weights[{label!r}]", weight, least=0)
-        return out
+        by_code = np.zeros(len(groups.labels["perturbation"]))
+        for label, weight in weights.items():
+            by_code[groups.code_of("perturbation", label)] = require_number(f"weights[{label!r}]", weight, least=0)
+        return by_code

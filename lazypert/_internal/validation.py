@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from lazypert.errors import ConfigError, near_matches
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from _typeshed import DataclassInstance
+
+ConfigT = TypeVar("ConfigT", bound="DataclassInstance")
 
 
 def require(holds: bool, name: str, got: object, expected: str) -> None:
@@ -73,21 +78,21 @@ def require_names(name: str, values: Any) -> list[str]:
     return [str(item) for item in values]
 
 
-def make_config(cls: type[T], options: Mapping[str, Any], *, known: Iterable[str] | None = None) -> T:
-    """Make a config from keyword options.
+def make_config(cls: type[ConfigT], options: Mapping[str, Any], *, also: Iterable[str] = ()) -> ConfigT:
+    """Make a config dataclass from keyword options.
 
     Parameters
     ----------
-    known
-        Names that are accepted; None accepts every field of the config.
+    also
+        Other options that the same call accepts. Near matches of a misspelt option are sought among these too.
 
     Raises
     ------
     ConfigError
-        When an option is unknown; near matches are listed.
+        If an option is unknown, or the config refuses a value.
     """
-    names = [field.name for field in dataclasses.fields(cls)] if known is None else list(known)  # type: ignore[arg-type]
+    known = [field.name for field in dataclasses.fields(cls) if field.init]
     for name in options:
-        if name not in names:
-            raise ConfigError(f"{name}: unknown option. {near_matches(name, names)}")
+        if name not in known:
+            raise ConfigError(f"{name}: unknown option. {near_matches(name, [*known, *also])}")
     return cls(**options)

@@ -1,8 +1,9 @@
-"""What a loader yields: JAX pytrees of static shape."""
+"""Batches: JAX pytrees of static shape."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import textwrap
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,23 +16,24 @@ if TYPE_CHECKING:
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["indptr", "indices", "data"], meta_fields=["n_columns"])
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class SparseRows:
-    """Compressed sparse rows, padded so that shapes repeat: a JAX pytree.
+    """Compressed sparse rows, padded to a static shape: a JAX pytree.
 
-    The ``B`` rows lie in ``S`` parts of ``B / S`` rows: one for each device that a batch is spread over,
-    by default one. Each part has room for ``C`` values.
+    The ``B`` rows are divided into ``S`` slices of ``B / S`` rows, one for each device that the batch is
+    spread over (by default one). Each slice has a capacity of ``C`` values.
 
     Attributes
     ----------
     indptr
-        (S, B / S + 1) int32: values of row ``i`` of part ``s`` are ``indptr[s, i]`` to ``indptr[s, i + 1]``.
+        (S, B / S + 1) int32: the values of row ``i`` of slice ``s`` are ``indptr[s, i]`` to
+        ``indptr[s, i + 1]``.
     indices
-        (S, C) unsigned column of each value, uint16 where that holds all; 0 beyond the last row's.
+        (S, C) unsigned column number of each value, uint16 if that holds all; 0 after the last row.
     data
-        (S, C) values as stored if they take up to four bytes, else float32; 0 beyond the last row's.
+        (S, C) values: as stored if they take at most four bytes, otherwise float32; 0 after the last row.
     n_columns
-        Columns (static).
+        Number of columns (static).
     """
 
     indptr: jax.Array
@@ -41,37 +43,48 @@ class SparseRows:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
-        parts, bounds = self.indptr.shape
-        return parts * (bounds - 1), self.n_columns
+        """Number of rows and columns."""
+        n_slices, n_bounds = self.indptr.shape
+        return n_slices * (n_bounds - 1), self.n_columns
 
     def to_dense(self) -> jax.Array:
-        """(B, n_columns) float32. Meant for the device: call it inside `jax.jit`."""
-        return _scatter_parts(self.indptr, self.indices, self.data, self.n_columns).reshape(self.shape)
+        """(B, n_columns) float32. Intended for the device: call it inside `jax.jit`."""
+        return _scatter_slices(self.indptr, self.indices, self.data, self.n_columns).reshape(self.shape)
 
     def to_scipy(self) -> csr_matrix:
         """Copy of the rows as a SciPy matrix in host memory."""
         from scipy.sparse import csr_matrix
 
-        indptr, indices, data = (np.asarray(part) for part in (self.indptr, self.indices, self.data))
-        bounds, used = np.diff(indptr, axis=1).ravel(), indptr[:, -1]
+        indptr, indices, data = (np.asarray(array) for array in (self.indptr, self.indices, self.data))
+        lengths, n_values = np.diff(indptr, axis=1).ravel(), indptr[:, -1]
         columns, values = (
-            np.concatenate([row[:n] for row, n in zip(part, used, strict=True)]) for part in (indices, data)
+            np.concatenate([row[:n] for row, n in zip(array, n_values, strict=True)]) for array in (indices, data)
         )
-        rows = np.concatenate([[0], np.cumsum(bounds)])
-        out = csr_matrix((values, columns.astype(np.int32), rows), shape=self.shape)
+        bounds = np.concatenate([[0], np.cumsum(lengths)])
+        out = csr_matrix((values, columns.astype(np.int32), bounds), shape=self.shape)
         out.sort_indices()
         return out
 
+    def __repr__(self) -> str:
+        arrays = ", ".join(f"{name} {_describe(getattr(self, name))}" for name in ("indptr", "indices", "data"))
+        return f"SparseRows(n_columns={self.n_columns}: {arrays})"
+
+
+def _describe(value: Any) -> str:
+    """Dtype and shape, such as ``float32[28,200]``; the repr of what has none."""
+    if isinstance(value, SparseRows) or not (hasattr(value, "dtype") and hasattr(value, "shape")):
+        return repr(value)
+    return f"{value.dtype}[{','.join(map(str, value.shape))}]"
+
 
 @partial(jax.jit, static_argnames="n_columns")
-def _scatter_parts(indptr: jax.Array, indices: jax.Array, data: jax.Array, n_columns: int) -> jax.Array:
+def _scatter_slices(indptr: jax.Array, indices: jax.Array, data: jax.Array, n_columns: int) -> jax.Array:
     return jax.vmap(partial(_scatter, n_columns=n_columns))(indptr, indices, data)
 
 
 def _scatter(indptr: jax.Array, indices: jax.Array, data: jax.Array, n_columns: int) -> jax.Array:
     n_rows = indptr.shape[0] - 1
-    # What lies beyond the last row is sent to a row that does not exist, and dropped.
+    # Padding is scattered to a row that does not exist, and dropped.
     row = jnp.searchsorted(indptr, jnp.arange(data.shape[0], dtype=indptr.dtype), side="right") - 1
     dense = jnp.zeros((n_rows, n_columns), jnp.float32)
     return dense.at[row, indices.astype(jnp.int32)].add(data.astype(jnp.float32), mode="drop")
@@ -97,41 +110,42 @@ def _scatter(indptr: jax.Array, indices: jax.Array, data: jax.Array, n_columns: 
     ],
     meta_fields=["sentence_size"],
 )
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class PerturbationBatch:
-    """Sentences of cells and their controls: a JAX pytree, of `jax.Array` or (asked for) NumPy arrays.
+    """Sentences of cells and their controls: a JAX pytree of `jax.Array`, or of NumPy arrays on request.
 
     With ``B = sentences_per_batch * sentence_size`` cells, ``K = n_basal_samples`` and ``G`` features:
 
     Attributes
     ----------
     counts
-        (B, G) float32 features of the cells, or `SparseRows`; cells of one sentence lie side by side.
+        (B, G) float32 features of the cells, or `SparseRows`. The cells of a sentence are adjacent.
     controls
-        (B, K, G) float32 features of each cell's matched controls; `SparseRows` of ``B * K`` rows, those
-        of one cell side by side; or None when there are no controls.
+        (B, K, G) float32 features of each cell's matched controls; or `SparseRows` of ``B * K`` rows, with
+        the controls of a cell adjacent; or None without controls.
     pert_code, cell_type_code, batch_code
-        (B,) int32 label numbers, as in the source's categories; -1 for a missing label.
+        (B,) int32 codes of labels, as in the source's categories; -1 for a missing label.
     is_control
         (B,) bool: the cell is itself a control.
     is_padding
-        (B,) bool: the cell only fills up a short sentence or batch; leave it out of averages that
+        (B,) bool: the cell was resampled to fill a short sentence or batch. Leave it out of averages that
         must count each cell once.
     row
-        (B,) int32 (int64 with JAX's 64-bit mode) store row of each cell.
+        (B,) int32 (int64 in JAX's 64-bit mode) store row of each cell.
     control_row
-        (B, K) store row of each control.
+        (B, K) store row of each control, or None without controls.
     pert_emb
-        (B, E) float32 one-hot, or the features given for each perturbation; if asked for.
+        (B, E) float32 one-hot vectors, or the features given for each perturbation; None unless requested.
     cell_type_onehot, batch_onehot
-        (B, n_labels) float32; if asked for.
+        (B, n_labels) float32; None unless requested.
     barcode
-        (B, W) uint8 cell names as UTF-8, padded with zeros; if asked for. See `barcodes`.
+        (B, W) uint8 cell names as UTF-8, padded with zeros; None unless requested. See `barcodes`.
     obs
-        obs columns asked for, by name: (B,) numbers as stored (as `jax.Array`, 64-bit ones become 32-bit
-        without JAX's 64-bit mode); of labels int32 codes into ``loader.obs_labels[name]``; (B, W) uint8 texts.
+        Requested obs columns by name. Numbers are (B,) as stored (as `jax.Array`, 64-bit ones become
+        32-bit outside JAX's 64-bit mode), labels are (B,) int32 codes into ``loader.obs_labels[name]``,
+        and texts are (B, W) uint8.
     sentence_size
-        Cells a sentence (static).
+        Cells per sentence (static).
     """
 
     counts: jax.Array | SparseRows
@@ -151,7 +165,15 @@ class PerturbationBatch:
     sentence_size: int
 
     def barcodes(self) -> list[str]:
-        """Cell names as texts; empty when they were not asked for."""
+        """Cell names as strings; empty unless ``extras`` had ``"barcode"``."""
         if self.barcode is None:
             return []
         return [bytes(row).rstrip(b"\0").decode() for row in np.asarray(self.barcode)]
+
+    def __repr__(self) -> str:
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "obs"}
+        values |= {f"obs[{name!r}]": self.obs[name] for name in list(self.obs)[:3]}
+        described = [f"{name} {_describe(value)}" for name, value in values.items() if value is not None]
+        described += ["..."] * (len(self.obs) > 3)
+        lines = textwrap.wrap(", ".join(described), 110, initial_indent="    ", subsequent_indent="    ")
+        return "\n".join(["PerturbationBatch(", *lines, ")"])

@@ -1,4 +1,4 @@
-"""Blocks: the cells of some batches and their controls, read together, in memory as compact as stored."""
+"""Blocks: the cells of several batches and their controls, read together and held as stored."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lazypert._internal.randomness import counter_hash
+from lazypert.loading.control_cache import PAGE_SIZE, ControlCache
 from lazypert.loading.row_pointers import RowPointers
+from lazypert.sparse.row_view import contiguous_layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,31 +19,31 @@ if TYPE_CHECKING:
 
     from lazypert.design.control_pools import ControlPools
     from lazypert.design.epoch import Epoch
+    from lazypert.loading.cell_metadata import CellMetadata
     from lazypert.screen.rows import Rows
     from lazypert.sources.base import PerturbationSource
     from lazypert.sparse.columns import ColumnSelection
     from lazypert.sparse.row_view import RowLayout
-from lazypert.loading.control_cache import PIECE, ControlCache
 
-_CELLS, _CONTROLS = 201, 202  # whose reads random numbers are for
+_CELL_READS, _CONTROL_READS = 201, 202  # streams of random numbers that decide which reads are kept
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """The cells of some batches, batch by batch, with ``n`` cells and ``K`` controls each.
+    """The cells of several batches, batch by batch: ``n`` cells with ``K`` controls each.
 
     Attributes
     ----------
     run
-        (n,) run of each cell in the groups.
+        (n,) run of each cell.
     columns
-        What a batch shows of its cells, under the names and in the dtypes that it has there, cells first.
+        Fields of a batch by name, cells first, in the dtypes that a batch has.
     cells, controls
-        Their ``n`` and ``n * K`` sparse rows; or (n, width) and (n * K, width) float32 as a batch shows
-        them. Controls are None where K is 0.
+        ``n`` and ``n * K`` sparse rows; or (n, width) and (n * K, width) float32 features as a batch
+        shows them. Controls are None if K is 0.
     cell_keys, control_keys
         uint64 random number of each of these rows.
-    annotations
+    metadata
         Cell names and obs columns, by name.
     """
 
@@ -51,36 +53,61 @@ class Block:
     controls: RowPointers | NDArray[np.float32] | None
     cell_keys: NDArray[np.uint64]
     control_keys: NDArray[np.uint64]
-    annotations: dict[str, NDArray[Any]]
+    metadata: dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BlockConfig:
+    """Options of `BlockReader`.
+
+    Parameters
+    ----------
+    n_basal_samples
+        Controls per cell.
+    fixed_pairs
+        Give each cell the same controls in every epoch.
+    is_embedding
+        Read the embedding instead of the matrix.
+    columns, target_sum
+        Columns to read, None for all; and the sum that rows are scaled to, if any.
+    reads_dense
+        Read cells dense, already scaled.
+    control_cache_bytes, control_bytes
+        Byte budget of the control cache, and bytes per control, estimated.
+    row_dtype
+        Dtype of row numbers in batches.
+    """
+
+    n_basal_samples: int
+    fixed_pairs: bool
+    is_embedding: bool
+    columns: ColumnSelection | None
+    target_sum: float | None
+    reads_dense: bool
+    control_cache_bytes: int
+    control_bytes: int
+    row_dtype: Any = np.int32
 
 
 class BlockReader:
-    """Reads blocks of an epoch. Thread-safe; what a block holds depends on its number alone.
+    """Reads the blocks of an epoch. Thread-safe; the content of a block depends only on epoch and number.
 
     Parameters
     ----------
     source, rows, pools
-        Where features come from, the split's rows, and where controls come from.
-    annotate
-        Gives what else is wanted of cells, by their store rows.
-    n_basal_samples
-        Controls a cell.
-    embedding
-        Read the embedding in place of the matrix.
-    pool_bytes
-        Bytes of controls to keep in memory.
-    control_bytes
-        Bytes that one control takes, about.
-    fixed_pairs
-        Give a cell the same controls in every epoch.
-    row_dtype
-        Of row numbers in batches.
-    columns, target_sum
-        Read these columns only, None reads all; and the sum that is to be scaled to, if any.
-    dense
-        Read cells dense, and scaled.
-    place, empty
-        Where the cells' rows should lie in memory, and whose memory it is; see `Matrix.read_view`.
+        The source of features, the rows of the split, and the control pools.
+    config
+        What to read.
+    metadata
+        Reads cell names and obs columns.
+    layout, allocate
+        Offsets of the cells' rows in memory, and the function that allocates it; see
+        `RowReader.read_view`.
+
+    Attributes
+    ----------
+    rotating_sample_size
+        Controls per pool that may be drawn at a time: as many as fit in the cache together.
     """
 
     def __init__(
@@ -88,57 +115,68 @@ class BlockReader:
         source: PerturbationSource,
         rows: Rows,
         pools: ControlPools,
+        config: BlockConfig,
         *,
-        annotate: Callable[[NDArray[np.int64]], dict[str, NDArray[Any]]],
-        n_basal_samples: int,
-        embedding: bool,
-        pool_bytes: int,
-        control_bytes: int,
-        fixed_pairs: bool,
-        row_dtype: Any,
-        columns: ColumnSelection | None,
-        target_sum: float | None,
-        dense: bool,
-        place: RowLayout,
-        empty: Callable[[Any, Any], NDArray[Any]],
+        metadata: CellMetadata,
+        layout: RowLayout = contiguous_layout,
+        allocate: Callable[[Any, Any], NDArray[Any]] = np.empty,
     ) -> None:
-        self.source, self.rows, self.pools, self.annotate = source, rows, pools, annotate
-        self.place, self.empty, self.row_dtype = place, empty, row_dtype
-        self.columns, self.target_sum, self.dense = columns, target_sum, dense
-        self.n_basal_samples, self.embedding, self.fixed_pairs = n_basal_samples, embedding, fixed_pairs
-        self.reach = pools.sample_size(pool_bytes // max(1, control_bytes), PIECE)
-        # Pairs for life are all over the pools: where not all controls stay in memory, each is read by itself.
-        in_pieces = not fixed_pairs or self.reach >= len(pools.controls)
-        self._kept = ControlCache(
-            source.matrix, pools.controls, pool_bytes if in_pieces else 0, columns, totals=target_sum is not None
+        self._source, self._rows, self._pools, self._config = source, rows, pools, config
+        self._metadata, self._layout, self._allocate = metadata, layout, allocate
+        self.rotating_sample_size = pools.sample_size(
+            config.control_cache_bytes // max(1, config.control_bytes), PAGE_SIZE
+        )
+        # Fixed pairs are scattered over their pools. If the cache does not hold all controls, reading whole
+        # pages would be mostly read amplification.
+        use_cache = not config.fixed_pairs or self.rotating_sample_size >= len(pools.controls)
+        self._control_cache = ControlCache(
+            source.matrix,
+            pools.controls,
+            config.control_cache_bytes if use_cache else 0,
+            config.columns,
+            totals=config.target_sum is not None,
         )
 
     def read(self, epoch: Epoch, number: int) -> Block:
         """Read block `number` of an epoch."""
-        places, is_padding = epoch.block(number)
-        positions = self.rows.positions(places.ravel())
-        run = self.source.groups.run_of(positions)
-        row = self.rows.to_rows(positions)
-        seed, n = epoch.plan.config.seed, self.n_basal_samples
-        if not n:
-            chosen = np.empty((len(row), 0), np.int64)
-        elif self.fixed_pairs:
-            chosen = self.pools.control_index(row, run, n, (seed,))
-        else:
-            turn = epoch.number * epoch.n_blocks + number
-            chosen = self.pools.control_index(row, run, n, (seed, epoch.number), sample_size=self.reach, rotation=turn)
-        control_row = self.pools.controls[chosen] if n else chosen
-        cells, controls = self._features(row, chosen.ravel(), control_row.ravel())
-        keys = counter_hash((seed, epoch.number, _CELLS), row)
-        of_control = (row[:, None] * np.int64(n) + np.arange(n)).ravel()
-        control_keys = counter_hash((seed, epoch.number, _CONTROLS), of_control)
-        columns = self._columns(run) | {"is_padding": is_padding.ravel(), "row": row.astype(self.row_dtype)}
+        split_index, is_padding = epoch.block(number)
+        positions = self._rows.positions(split_index.ravel())
+        run = self._source.groups.run_of(positions)
+        row = self._rows.to_rows(positions)
+        seed, n, row_dtype = epoch.plan.config.seed, self._config.n_basal_samples, self._config.row_dtype
+        control_index = self._draw_controls(epoch, number, row, run)
+        control_row = self._pools.controls[control_index] if n else control_index
+        cells, controls = self._read_features(row, control_index.ravel(), control_row.ravel())
+        pair_number = (row[:, None] * np.int64(n) + np.arange(n)).ravel()
+        columns = self._label_columns(run) | {"is_padding": is_padding.ravel(), "row": row.astype(row_dtype)}
         if n:
-            columns["control_row"] = control_row.astype(self.row_dtype)
-        return Block(run, columns, cells, controls, keys, control_keys, self.annotate(row))
+            columns["control_row"] = control_row.astype(row_dtype)
+        return Block(
+            run,
+            columns,
+            cells,
+            controls,
+            counter_hash((seed, epoch.number, _CELL_READS), row),
+            counter_hash((seed, epoch.number, _CONTROL_READS), pair_number),
+            self._metadata.read(row),
+        )
 
-    def _columns(self, run: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        groups = self.source.groups
+    def _draw_controls(
+        self, epoch: Epoch, number: int, row: NDArray[np.int64], run: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """(n, K) control index of the controls of each cell."""
+        seed, n = epoch.plan.config.seed, self._config.n_basal_samples
+        if not n:
+            return np.empty((len(row), 0), np.int64)
+        if self._config.fixed_pairs:
+            return self._pools.control_index(row, run, n, (seed,))
+        block_count = epoch.number * epoch.n_blocks + number
+        return self._pools.control_index(
+            row, run, n, (seed, epoch.number), sample_size=self.rotating_sample_size, rotation=block_count
+        )
+
+    def _label_columns(self, run: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        groups = self._source.groups
         return {
             "pert_code": groups.codes["perturbation"][run],
             "cell_type_code": groups.codes["cell_type"][run],
@@ -146,18 +184,19 @@ class BlockReader:
             "is_control": groups.is_control[run],
         }
 
-    def _features(
-        self, row: NDArray[np.int64], chosen: NDArray[np.int64], control_row: NDArray[np.int64]
+    def _read_features(
+        self, row: NDArray[np.int64], control_index: NDArray[np.int64], control_row: NDArray[np.int64]
     ) -> tuple[Any, Any]:
-        if self.embedding:
-            return self.source.read_embedding(row), self.source.read_embedding(control_row)
-        controls = self._kept.rows(chosen) if len(chosen) else None
-        if self.columns is None:
-            placed = self.source.matrix.read_view(row, layout=self.place, allocate=self.empty)
-        elif self.dense:
-            return self.source.matrix.read_dense(
-                row, self.columns, target_sum=self.target_sum, allocate=self.empty
-            ), controls
+        """Features of cells and controls, or None without controls."""
+        config, matrix = self._config, self._source.matrix
+        if config.is_embedding:
+            return self._source.read_embedding(row), self._source.read_embedding(control_row)
+        controls = self._control_cache.rows(control_index) if len(control_index) else None
+        if config.columns is None:
+            view = matrix.read_view(row, layout=self._layout, allocate=self._allocate)
+        elif config.reads_dense:
+            dense = matrix.read_dense(row, config.columns, target_sum=config.target_sum, allocate=self._allocate)
+            return dense, controls
         else:
-            placed = self.source.matrix.read_columns(row, self.columns, totals=self.target_sum is not None)
-        return RowPointers.whole(placed), controls
+            view = matrix.read_columns(row, config.columns, totals=config.target_sum is not None)
+        return RowPointers.from_view(view), controls

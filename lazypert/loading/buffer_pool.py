@@ -1,4 +1,4 @@
-"""Memory that is used again: a buffer comes back when the last array that shows it is gone."""
+"""Reference-counted buffer pool."""
 
 from __future__ import annotations
 
@@ -11,69 +11,74 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ALIGNMENT = 64
-"""JAX shows host memory that begins at such a multiple as it is, without a copy."""
+"""JAX uses host memory without a copy if its address is a multiple of this."""
 
 
 class BufferPool:
-    """Lends arrays and takes their memory back by itself.
+    """Allocates arrays, and reuses their memory once nothing refers to it any more.
 
-    Fresh memory costs a page fault for every 4 KiB, which is more than filling it. Arrays handed to JAX
-    may live on as `jax.Array` without a copy, so nobody can say when they are done with except
-    their reference count: each loan is owned by the arrays that show it.
+    Fresh memory costs a page fault per 4 KiB, which takes longer than filling it. JAX may share the memory
+    of a NumPy array for as long as a `jax.Array` lives, so only the reference count tells when memory is
+    free: each array of the pool refers to a `_Lease`, which returns the memory when it is deleted.
 
-    Thread-safe. At most `keep` bytes wait for the next loan; more are freed.
+    Thread-safe.
+
+    Parameters
+    ----------
+    max_idle_bytes
+        Bytes to keep for reuse at most; memory beyond that is freed.
     """
 
-    def __init__(self, keep: int) -> None:
-        self._keep = keep
-        # Appending to and popping from a deque is atomic, also within a garbage collection.
+    def __init__(self, max_idle_bytes: int) -> None:
+        self._max_idle_bytes = max_idle_bytes
+        # Appending to and popping from a deque is atomic, even inside a garbage collection.
         self._idle: defaultdict[int, deque[NDArray[np.uint8]]] = defaultdict(deque)
 
     @property
     def idle_bytes(self) -> int:
-        """Bytes that wait for the next loan."""
-        return sum(size * len(memories) for size, memories in list(self._idle.items()))
+        """Bytes kept for reuse."""
+        return sum(size * len(buffers) for size, buffers in list(self._idle.items()))
 
     def take(self, shape: int | tuple[int, ...], dtype: Any) -> NDArray[Any]:
-        """Lend an array of any content."""
+        """Return an uninitialised array."""
         dtype = np.dtype(dtype)
-        wanted = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        # Few sizes, an eighth apart, so that batches of slightly different size share buffers.
-        step = 1 << max(12, wanted.bit_length() - 3)
-        size = -(-max(wanted, 1) // step) * step
-        memory = self._pop(size)
-        loan = _Loan(self, _aligned(size) if memory is None else memory)
-        return np.asarray(loan)[:wanted].view(dtype).reshape(shape)
+        n_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        # Sizes are rounded up by at most an eighth, so that batches of similar size share buffers.
+        step = 1 << max(12, n_bytes.bit_length() - 3)
+        size = -(-max(n_bytes, 1) // step) * step
+        buffer = self._pop(size)
+        lease = _Lease(self, _allocate_aligned(size) if buffer is None else buffer)
+        return np.asarray(lease)[:n_bytes].view(dtype).reshape(shape)
 
     def _pop(self, size: int) -> NDArray[np.uint8] | None:
-        """Idle memory of this size, or not much more."""
-        for have in sorted(self._idle):
-            if size <= have <= size + size // 2:
+        """Idle buffer of this size or slightly larger, or None."""
+        for idle_size in sorted(self._idle):
+            if size <= idle_size <= size + size // 2:
                 try:
-                    return self._idle[have].pop()
+                    return self._idle[idle_size].pop()
                 except IndexError:
                     continue
         return None
 
-    def _back(self, memory: NDArray[np.uint8]) -> None:
-        if self.idle_bytes + len(memory) <= self._keep:
-            self._idle[len(memory)].append(memory)
+    def _give_back(self, buffer: NDArray[np.uint8]) -> None:
+        if self.idle_bytes + len(buffer) <= self._max_idle_bytes:
+            self._idle[len(buffer)].append(buffer)
 
 
-class _Loan:
-    """Owner of the memory that lent arrays show; NumPy and JAX keep it alive as their base."""
+class _Lease:
+    """Owner of an array's memory; NumPy and JAX keep it alive as the array's base."""
 
-    __slots__ = ("__array_interface__", "_memory", "_owner")
+    __slots__ = ("__array_interface__", "_buffer", "_pool")
 
-    def __init__(self, owner: BufferPool, memory: NDArray[np.uint8]) -> None:
-        self._owner, self._memory = owner, memory
-        self.__array_interface__ = memory.__array_interface__
+    def __init__(self, pool: BufferPool, buffer: NDArray[np.uint8]) -> None:
+        self._pool, self._buffer = pool, buffer
+        self.__array_interface__ = buffer.__array_interface__
 
     def __del__(self) -> None:
-        self._owner._back(self._memory)
+        self._pool._give_back(self._buffer)
 
 
-def _aligned(size: int) -> NDArray[np.uint8]:
-    memory = np.empty(size + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    return memory[start : start + size]
+def _allocate_aligned(size: int) -> NDArray[np.uint8]:
+    buffer = np.empty(size + ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % ALIGNMENT
+    return buffer[start : start + size]

@@ -1,4 +1,4 @@
-"""A bounded cache of control cells."""
+"""A bounded least-recently-used cache of control cells."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ if TYPE_CHECKING:
     from lazypert.sparse.row_reader import RowReader
     from lazypert.sparse.row_view import RowView
 
-PIECE = 16
-"""Controls that are read and kept together."""
+PAGE_SIZE = 16
+"""Controls that are read, cached and evicted together."""
 
 
 class ControlCache:
-    """Controls that were read lately, within a bound. Thread-safe.
+    """Controls that were read recently, as stored, within a byte budget. Thread-safe.
 
     Parameters
     ----------
     matrix, controls
-        Where values come from, and the rows of all controls.
+        The matrix, and the rows of all controls.
     n_bytes
-        Bytes to keep; 0 reads just the controls asked for.
+        Byte budget; 0 caches nothing and reads only the controls that are requested.
     columns, totals
-        Read these columns only; and with `totals` know the rows' sums over all. None reads all columns.
+        Read only these columns and, with `totals`, the sums of the rows over all columns. None reads all
+        columns.
     """
 
     def __init__(
@@ -44,53 +45,54 @@ class ControlCache:
         *,
         totals: bool = False,
     ) -> None:
-        self._matrix, self._controls, self._most = matrix, controls, n_bytes
+        self._matrix, self._controls, self._budget = matrix, controls, n_bytes
         self._columns, self._totals = columns, totals
-        self._pieces: OrderedDict[int, RowPointers] = OrderedDict()  # each of one block
+        self._pages: OrderedDict[int, RowPointers] = OrderedDict()  # each has a row view of its own
         self._bytes = 0
         self._lock, self._reading = threading.Lock(), threading.Lock()
 
-    def rows(self, places: NDArray[np.int64]) -> RowPointers:
-        """Sparse rows of controls by their places in the list of all, repeats allowed."""
-        if not self._most:
-            wanted, which = np.unique(places, return_inverse=True)
-            placed = self._read_rows(self._controls[wanted])
-            return RowPointers.whole(placed)[which]
-        numbers, which = np.unique(places // PIECE, return_inverse=True)
-        held = self._held(numbers.tolist())
-        if len(held) < len(numbers):
-            with self._reading:  # one thread at a time: others mostly need the same
-                held |= self._held([number for number in numbers.tolist() if number not in held])
-                held |= self._read([number for number in numbers.tolist() if number not in held])
-        pieces = [held[number] for number in numbers.tolist()]
-        return RowPointers.pick(pieces, which, places % PIECE)
+    def rows(self, control_index: NDArray[np.int64]) -> RowPointers:
+        """Sparse rows of controls by control index, repeats allowed."""
+        if not self._budget:
+            requested, inverse = np.unique(control_index, return_inverse=True)
+            view = self._read_view(self._controls[requested])
+            return RowPointers.from_view(view)[inverse]
+        numbers, page_index = np.unique(control_index // PAGE_SIZE, return_inverse=True)
+        page_numbers = numbers.tolist()
+        pages = self._cached(page_numbers)
+        if len(pages) < len(page_numbers):
+            with self._reading:  # one thread at a time, because others mostly need the same pages
+                pages |= self._cached([number for number in page_numbers if number not in pages])
+                pages |= self._read([number for number in page_numbers if number not in pages])
+        return RowPointers.gather([pages[number] for number in page_numbers], page_index, control_index % PAGE_SIZE)
 
-    def _held(self, numbers: list[int]) -> dict[int, RowPointers]:
+    def _cached(self, page_numbers: list[int]) -> dict[int, RowPointers]:
         with self._lock:
-            held = {number: self._pieces[number] for number in numbers if number in self._pieces}
-            for number in held:
-                self._pieces.move_to_end(number)
-        return held
+            cached = {number: self._pages[number] for number in page_numbers if number in self._pages}
+            for number in cached:
+                self._pages.move_to_end(number)
+        return cached
 
-    def _read_rows(self, rows: NDArray[np.int64]) -> RowView:
+    def _read_view(self, rows: NDArray[np.int64]) -> RowView:
         if self._columns is None:
             return self._matrix.read_view(rows)
         return self._matrix.read_columns(rows, self._columns, totals=self._totals)
 
-    def _read(self, numbers: list[int]) -> dict[int, RowPointers]:
-        if not numbers:
+    def _read(self, page_numbers: list[int]) -> dict[int, RowPointers]:
+        """Read pages in one request, and cache them."""
+        if not page_numbers:
             return {}
-        bounds = [(n * PIECE, min((n + 1) * PIECE, len(self._controls))) for n in numbers]
-        places = np.concatenate([np.arange(start, stop) for start, stop in bounds])
-        together = self._read_rows(self._controls[places])
-        found, at = {}, 0
-        for number, (start, stop) in zip(numbers, bounds, strict=True):
-            found[number] = RowPointers.whole(together.copy_rows(at, at + stop - start))
-            at += stop - start
+        bounds = [(n * PAGE_SIZE, min((n + 1) * PAGE_SIZE, len(self._controls))) for n in page_numbers]
+        control_index = np.concatenate([np.arange(start, stop) for start, stop in bounds])
+        view = self._read_view(self._controls[control_index])
+        pages, first = {}, 0
+        for number, (start, stop) in zip(page_numbers, bounds, strict=True):
+            pages[number] = RowPointers.from_view(view.copy_rows(first, first + stop - start))
+            first += stop - start
         with self._lock:
-            for number, piece in found.items():
-                self._pieces[number] = piece
-                self._bytes += piece.blocks[0].nbytes
-            while self._bytes > self._most:
-                self._bytes -= self._pieces.popitem(last=False)[1].blocks[0].nbytes
-        return found
+            for number, page in pages.items():
+                self._pages[number] = page
+                self._bytes += page.views[0].nbytes
+            while self._bytes > self._budget:
+                self._bytes -= self._pages.popitem(last=False)[1].views[0].nbytes
+        return pages

@@ -82,7 +82,8 @@ def downsampling_sweep(
     """
     import jax
 
-    from lazypert.downsampling.downsampler import DownsamplingConfig, ReadDownsampler
+    from lazypert.downsampling.config import DownsamplingConfig
+    from lazypert.downsampling.downsampler import ReadDownsampler
 
     if not len(fractions) or not np.size(counts):
         raise ConfigError(

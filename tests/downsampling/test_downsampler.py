@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lazypert.downsampling.downsampler import DownsamplingConfig, ReadDownsampler
+from lazypert.downsampling.config import DownsamplingConfig
+from lazypert.downsampling.downsampler import ReadDownsampler
 from lazypert.errors import ColumnNotFoundError, ConfigError, NotCountsError
 
 KEY = jax.random.key(0)

@@ -1,4 +1,4 @@
-"""Sparse rows are the matrix they were made of, on any device and on the host."""
+"""Sparse rows equal the matrix they were made from, on the device and on the host; reprs are short."""
 
 import jax
 import numpy as np
@@ -6,37 +6,38 @@ import pytest
 from scipy import sparse
 
 from lazypert import SparseRows
+from tests.support.loaders import loader_of
 from tests.support.stores import counts
 
 
-def padded(matrix, parts=1, room=None, index=np.uint16, value=np.uint16):
-    per_part = matrix.shape[0] // parts
-    pieces = [matrix[part * per_part : (part + 1) * per_part] for part in range(parts)]
-    room = room or max(piece.nnz for piece in pieces) + 3
-    indptr = np.stack([piece.indptr for piece in pieces]).astype(np.int32)
-    indices, data = np.zeros((parts, room), index), np.zeros((parts, room), value)
-    for part, piece in enumerate(pieces):
-        indices[part, : piece.nnz], data[part, : piece.nnz] = piece.indices, piece.data
+def padded(matrix, n_slices=1, capacity=None, index=np.uint16, value=np.uint16):
+    per_slice = matrix.shape[0] // n_slices
+    slices = [matrix[number * per_slice : (number + 1) * per_slice] for number in range(n_slices)]
+    capacity = capacity or max(rows.nnz for rows in slices) + 3
+    indptr = np.stack([rows.indptr for rows in slices]).astype(np.int32)
+    indices, data = np.zeros((n_slices, capacity), index), np.zeros((n_slices, capacity), value)
+    for number, rows in enumerate(slices):
+        indices[number, : rows.nnz], data[number, : rows.nnz] = rows.indices, rows.data
     return SparseRows(indptr, indices, data, matrix.shape[1])
 
 
-@pytest.mark.parametrize("parts", [1, 3, 9])
+@pytest.mark.parametrize("n_slices", [1, 3, 9])
 @pytest.mark.parametrize(("index", "value"), [(np.uint16, np.uint16), (np.int32, np.float32), (np.uint16, np.uint8)])
-def test_are_dense_under_jit_and_scipys_on_the_host(parts, index, value):
+def test_to_dense_and_to_scipy_equal_the_matrix(n_slices, index, value):
     matrix = counts(9, 31)
-    rows = padded(matrix, parts, index=index, value=value)
+    rows = padded(matrix, n_slices, index=index, value=value)
     assert rows.shape == (9, 31)
-    for given in (rows, jax.device_put(rows)):
-        dense = jax.jit(SparseRows.to_dense)(given)
+    for placed in (rows, jax.device_put(rows)):
+        dense = jax.jit(SparseRows.to_dense)(placed)
         assert dense.dtype == np.float32
         np.testing.assert_array_equal(dense, matrix.toarray())
-        host = given.to_scipy()
+        host = placed.to_scipy()
         assert isinstance(host, sparse.csr_matrix)
         assert host.has_canonical_format
         np.testing.assert_array_equal(host.toarray(), matrix.toarray())
 
 
-def test_what_lies_beyond_the_last_row_is_ignored():
+def test_values_after_the_last_row_are_ignored():
     rows = padded(counts(4, 6))
     rows.data[:, rows.indptr[0, -1] :] = 9
     np.testing.assert_array_equal(jax.jit(SparseRows.to_dense)(rows), counts(4, 6).toarray())
@@ -50,7 +51,7 @@ def test_empty_rows(shape):
     assert rows.to_scipy().nnz == 0
 
 
-def test_compile_once_for_one_room():
+def test_equal_capacities_compile_once():
     traced = []
 
     @jax.jit
@@ -60,7 +61,7 @@ def test_compile_once_for_one_room():
 
     for seed in range(3):
         matrix = counts(8, 20, seed)
-        assert step(padded(matrix, room=200)) == matrix.sum()
+        assert step(padded(matrix, capacity=200)) == matrix.sum()
     assert traced == [20]
 
 
@@ -76,3 +77,31 @@ def test_gradients_reach_the_values():
     row, col = np.repeat(np.arange(4), np.diff(matrix.indptr)), matrix.indices
     np.testing.assert_array_equal(found[: matrix.nnz], weights[row, col])
     assert not found[matrix.nnz :].any()
+
+
+@pytest.mark.parametrize("layout", ["dense", "csr"])
+@pytest.mark.parametrize("to", ["jax", "numpy"])
+def test_repr_shows_dtypes_and_shapes_in_a_few_lines(source, layout, to):
+    obs = ("perturbation", "cell_type", "batch", source.stores[0].obs_columns[0])
+    extras = ("pert_emb", "cell_type_onehot", "batch_onehot", "barcode")
+    batch = next(iter(loader_of(source, layout=layout, to=to, extras=extras, obs=obs)))
+    text = repr(batch)
+    assert len(text.splitlines()) <= 8
+    assert max(map(len, text.splitlines())) <= 120
+    assert "is_padding bool[28]" in text
+    assert "obs['cell_type'] int32[28]" in text
+    assert "sentence_size 7" in text
+    if layout == "dense":
+        assert "counts float32[28,200], controls float32[28,2,200]" in text
+    else:
+        assert "counts SparseRows(n_columns=200: indptr int32[1,29]," in text
+
+
+def test_repr_of_batches_of_other_leaves(source):
+    """JAX maps functions over batches, and prints batches of tracers in its errors."""
+    batch = next(iter(loader_of(source, n_basal_samples=0)))
+    assert "controls" not in repr(batch)
+    assert "counts 'leaf'" in repr(jax.tree.map(lambda _: "leaf", batch))
+    texts = []
+    jax.jit(lambda traced: texts.append(repr(traced)))(batch)
+    assert "counts float32[28,200]" in texts[0]

@@ -1,4 +1,4 @@
-"""What batches say of their cells is what the file says, in dtypes that JAX takes."""
+"""Metadata of batches equals that of the file, in dtypes that JAX accepts."""
 
 import jax
 import numpy as np
@@ -20,20 +20,20 @@ def adata():
 
 @pytest.fixture(scope="module")
 def result(adata, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("annotations")
+    folder = tmp_path_factory.mktemp("metadata")
     config = lp.PerturbationPipelineConfig(train_frac=1.0, valid_frac=0.0, sentence_size=4, sentences_per_batch=4)
     return lp.PerturbationPipeline(config).setup(write(adata, folder / "screen.h5ad"))
 
 
 def cells_of(result, adata, **options):
-    """Each batch, and the rows of AnnData's obs that it is of."""
+    """Batches, each with the obs rows and names of its cells in the AnnData."""
     for batch in result.loader("train", **options):
         names = result.source.obs_names(np.asarray(batch.row))
         yield batch, adata.obs.loc[names], list(names)
 
 
 @pytest.mark.parametrize("to", ["jax", "numpy"])
-def test_extras(result, adata, to):
+def test_extras_equal_the_labels_and_names_of_the_file(result, adata, to):
     source, extras = result.source, ("pert_emb", "cell_type_onehot", "batch_onehot", "barcode")
     for batch, obs, names in cells_of(result, adata, extras=extras, to=to):
         assert batch.barcodes() == names
@@ -43,10 +43,10 @@ def test_extras(result, adata, to):
             assert found.dtype == np.float32
             labels = source.groups.labels[axis]
             expected = pd.get_dummies(pd.Categorical(obs[axis], categories=labels)).to_numpy()
-            np.testing.assert_array_equal(found, expected)  # a missing label is zeros
+            np.testing.assert_array_equal(found, expected)  # zeros for a missing label
 
 
-def test_nothing_is_there_that_was_not_asked_for(result, adata):
+def test_optional_fields_are_absent_by_default(result, adata):
     for batch, _, _ in cells_of(result, adata):
         assert batch.barcodes() == []
         assert batch.obs == {}
@@ -56,7 +56,7 @@ def test_nothing_is_there_that_was_not_asked_for(result, adata):
 COLUMNS = ["ordered", "int_category", "holey_category", "u1", "f4", "f8", "flag", "maybe_int", "text", "maybe_text"]
 
 
-def test_obs_columns(result, adata):
+def test_obs_columns_equal_those_of_the_file(result, adata):
     loader = result.loader("train", obs=COLUMNS, text_width=8)
     assert set(loader.obs_labels) == {"ordered", "holey_category"}
     for batch, obs, _ in cells_of(result, adata, obs=COLUMNS, text_width=8):
@@ -75,12 +75,14 @@ def test_obs_columns(result, adata):
             assert found == ["" if pd.isna(value) else value for value in obs[name]]
 
 
-def test_a_text_that_is_too_long_says_how_long(result):
-    with pytest.raises(ConfigError, match=r"text_width: got 3, and barcode has a text of \d bytes.*Pass text_width"):
+def test_texts_that_are_too_long_are_rejected(result):
+    with pytest.raises(
+        ConfigError, match=r"text_width: got 3, expected at least \d: barcode has a text of \d bytes.*Pass text_width"
+    ):
         next(iter(result.loader("train", extras=("barcode",), text_width=3)))
 
 
-def test_labels_are_those_of_several_screens(tmp_path):
+def test_labels_are_the_union_over_screens(tmp_path):
     paths = []
     for seed, kinds in enumerate((["x", "y"], ["y", "z"])):
         made = screen(40, seed=seed)
@@ -96,7 +98,7 @@ def test_labels_are_those_of_several_screens(tmp_path):
         assert found == list(result.source.read_obs("kind", rows))
 
 
-def test_embeddings_of_perturbations_are_the_given_features(reference, tmp_path):
+def test_pert_emb_holds_the_features_given_for_perturbations(reference, tmp_path):
     labels = reference.source.get_pert_categories()
     table = pd.DataFrame(np.random.default_rng(0).normal(size=(len(labels), 3)), index=labels)
     table.sample(frac=1, random_state=0).to_csv(tmp_path / "features.csv")

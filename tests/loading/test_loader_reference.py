@@ -1,4 +1,4 @@
-"""The loader against the plainest NumPy there is: the file in memory, and one loop over its cells."""
+"""The loader against naive NumPy: the file in memory, and one loop over its cells."""
 
 from collections import Counter
 
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import lazypert as lp
 from lazypert.design.control_pools import control_pools
 from lazypert.design.sentences import PerturbationSamplerConfig, SentencePlan
+from lazypert.loading.config import LoaderConfig
 from lazypert.loading.loader import Loader
 from tests.support.screens import make_screen, write_screen
 
@@ -18,13 +19,13 @@ CONTROL = "non-targeting"
 GENES = 23
 
 
-@pytest.fixture(scope="module", params=["one file", "two files", "the genes of both", "the genes of either"])
+@pytest.fixture(scope="module", params=["one file", "two files", "inner join", "outer join"])
 def screen(request, tmp_path_factory):
-    """Groups from a single cell to hundreds, in any order; and a cell without labels here and there."""
+    """Groups of one to hundreds of cells, in random order, and a few cells without labels."""
     rng = np.random.default_rng(1)
     folder = tmp_path_factory.mktemp("screens")
-    parts = []
-    for part in range(1 if request.param == "one file" else 2):
+    screens = []
+    for number in range(1 if request.param == "one file" else 2):
         sizes = {("T", CONTROL): 150, ("U", CONTROL): 3, ("T", "A"): 1, ("T", "B"): 300, ("U", "A"): 2, ("U", "C"): 65}
         labels = [pair for pair, n in sizes.items() for _ in range(n)] + [(None, "A"), ("U", None)]
         labels = [labels[i] for i in rng.permutation(len(labels))]
@@ -35,29 +36,29 @@ def screen(request, tmp_path_factory):
         }
         counts = rng.poisson(rng.gamma(1, 1, GENES), (len(labels), GENES)) * (rng.random((len(labels), 1)) < 0.95)
         genes = [f"g{i}" for i in range(GENES)]
-        if part and request.param != "two files":  # some others, in another order
+        if number and request.param != "two files":  # four other genes, in another order
             genes = [f"g{i}" for i in rng.permutation(GENES) + 4]
         made = make_screen(obs, counts, genes=genes)
-        made.obs_names = [f"{part}-{i}" for i in range(len(labels))]
-        parts.append(made)
-    paths = [write_screen(made, folder / f"{i}.h5ad") for i, made in enumerate(parts)]
-    join = "outer" if request.param == "the genes of either" else "inner"
+        made.obs_names = [f"{number}-{i}" for i in range(len(labels))]
+        screens.append(made)
+    paths = [write_screen(made, folder / f"{i}.h5ad") for i, made in enumerate(screens)]
+    join = "outer" if request.param == "outer join" else "inner"
     config = lp.PerturbationPipelineConfig(train_frac=1.0, valid_frac=0.0, control_pert=CONTROL, join=join)
     result = lp.PerturbationPipeline(config).setup(paths)
-    # What the source shows, in one AnnData by its row numbers.
-    whole = anndata.concat(parts, label="file", join=join, fill_value=0)
-    whole = whole[list(result.source.obs_names(np.arange(result.source.n_rows))), list(result.source.var.index)]
-    assert (whole.n_vars < GENES, whole.n_vars > GENES) == (request.param.endswith("both"), join == "outer")
-    return result.source, whole.obs, whole.X.toarray().astype(np.float32)
+    # All cells in one AnnData, in the order of the row numbers of the source.
+    combined = anndata.concat(screens, label="file", join=join, fill_value=0)
+    combined = combined[list(result.source.obs_names(np.arange(result.source.n_rows))), list(result.source.var.index)]
+    assert (combined.n_vars < GENES, combined.n_vars > GENES) == (request.param == "inner join", join == "outer")
+    return result.source, combined.obs, combined.X.toarray().astype(np.float32)
 
 
 def naive(matrix, rows, wanted, target_sum):
     out = np.zeros((len(rows), len(wanted)))
     for line, row in zip(out, rows, strict=True):
         total = matrix[row].sum()
-        for place, gene in enumerate(wanted):
+        for column, gene in enumerate(wanted):
             value = float(matrix[row, gene])
-            line[place] = np.log1p(value * target_sum / total) if target_sum and total else value
+            line[column] = np.log1p(value * target_sum / total) if target_sum and total else value
     return out
 
 
@@ -71,7 +72,7 @@ gene_lists = st.none() | st.lists(st.integers(0, GENES + 3), unique=True)
 
 @given(
     seed=st.integers(0, 100),
-    kept=st.sampled_from([0.0, 0.02, 0.5, 1.0]),
+    share=st.sampled_from([0.0, 0.02, 0.5, 1.0]),
     sentence_size=st.integers(1, 40),
     sentences_per_batch=st.integers(1, 6),
     shuffle_size=st.sampled_from([1, 50, 4096]),
@@ -86,15 +87,15 @@ gene_lists = st.none() | st.lists(st.integers(0, GENES + 3), unique=True)
     memory_limit=st.sampled_from(["1MiB", "512MiB"]),
 )
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_batches_are_those_of_plain_numpy(
-    screen, seed, kept, sentence_size, sentences_per_batch, shuffle_size, n_basal_samples, by_batch, shuffle,
+def test_batches_equal_those_of_naive_numpy(
+    screen, seed, share, sentence_size, sentences_per_batch, shuffle_size, n_basal_samples, by_batch, shuffle,
     genes, target_sum, layout, to, threads, memory_limit,
 ):  # fmt: skip
     source, obs, matrix = screen
     wanted = range(matrix.shape[1]) if genes is None else [gene for gene in genes if gene < matrix.shape[1]]
     groups = source.groups
-    # Any cells may have been dropped by QC, or belong to another split.
-    chosen = np.random.default_rng(seed).random(len(obs)) < kept
+    # QC may have dropped any cells, and any may belong to another split.
+    chosen = np.random.default_rng(seed).random(len(obs)) < share
     rows = groups.rows(groups.ids >= 0).keep(chosen)
     config = PerturbationSamplerConfig(
         sentence_size=sentence_size, sentences_per_batch=sentences_per_batch, seed=seed, shuffle_size=shuffle_size
@@ -102,23 +103,26 @@ def test_batches_are_those_of_plain_numpy(
     plan = SentencePlan.from_rows(config, groups, rows, by_batch=by_batch, shuffle=shuffle)
     pools = control_pools(groups, by_batch=by_batch)
     loader = Loader(
-        source, rows, plan, pools, n_basal_samples=n_basal_samples, target_sum=target_sum,
-        genes=None if genes is None else source.var.index[wanted],
-        layout=layout, to=to, threads=threads, memory_limit=memory_limit,
+        source, rows, plan, pools,
+        LoaderConfig(
+            n_basal_samples=n_basal_samples, target_sum=target_sum,
+            genes=None if genes is None else source.var.index[wanted],
+            layout=layout, to=to, threads=threads, memory_limit=memory_limit,
+        ),
     )  # fmt: skip
     axes = ["cell_type", "perturbation", "batch"][: 3 if by_batch else 2]
     group = obs.groupby(axes, observed=True, dropna=False).ngroup().to_numpy()
     seen = Counter()
     size = sentence_size * sentences_per_batch
     for batch in loader:
-        row, fillers = np.asarray(batch.row), np.asarray(batch.is_padding)
+        row, is_padding = np.asarray(batch.row), np.asarray(batch.is_padding)
         assert row.shape == (size,)
         np.testing.assert_allclose(
             as_dense(batch.counts, size), naive(matrix, row, wanted, target_sum), rtol=2e-6, atol=1e-7
         )
         sentences = group[row].reshape(-1, sentence_size)
         assert (sentences == sentences[:, :1]).all()
-        seen.update(row[~fillers].tolist())
+        seen.update(row[~is_padding].tolist())
         assert (np.asarray(batch.is_control) == (obs["perturbation"].iloc[row] == CONTROL)).all()
         if not n_basal_samples:
             assert batch.controls is None
@@ -132,7 +136,9 @@ def test_batches_are_those_of_plain_numpy(
             rtol=2e-6,
             atol=1e-7,
         )
-        told = obs.iloc[control.ravel()]
-        assert (told["perturbation"] == CONTROL).all()
-        assert (told["cell_type"].to_numpy() == np.repeat(obs["cell_type"].iloc[row].to_numpy(), n_basal_samples)).all()
+        control_obs = obs.iloc[control.ravel()]
+        assert (control_obs["perturbation"] == CONTROL).all()
+        assert (
+            control_obs["cell_type"].to_numpy() == np.repeat(obs["cell_type"].iloc[row].to_numpy(), n_basal_samples)
+        ).all()
     assert seen == Counter(int(r) for r in rows)

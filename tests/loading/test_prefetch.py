@@ -1,4 +1,4 @@
-"""Batches come in order, few at a time, errors in their place; and threads always end."""
+"""Batches are yielded in order and errors in their place, memory is bounded, and threads always end."""
 
 import gc
 import threading
@@ -9,7 +9,7 @@ import pytest
 
 from lazypert.loading.prefetch import prefetch
 
-ENDS = 5  # seconds; what should end at once has ended by then
+TIMEOUT = 5  # seconds, for what should happen at once
 
 
 def alive():
@@ -17,14 +17,14 @@ def alive():
 
 
 @pytest.fixture(autouse=True)
-def no_thread_is_left():
+def no_threads_are_left():
     yield
     gc.collect()
     assert not alive()
 
 
 class Work:
-    """Blocks and batches that say what they are of, and count how many there are at a time."""
+    """Makes blocks and batches that can be told apart, and counts how many exist at a time."""
 
     def __init__(self, per_block, *, slow_block=None, bad_block=None, bad_batch=None):
         self.per_block, self.slow_block, self.bad_block, self.bad_batch = per_block, slow_block, bad_block, bad_batch
@@ -56,9 +56,9 @@ class Work:
             self.block,
             self.batch,
             steps,
-            per_block=self.per_block,
+            batches_per_block=self.per_block,
             threads=threads,
-            ahead=ahead,
+            batches_ahead=ahead,
             n_blocks=n_blocks,
         )
 
@@ -66,7 +66,7 @@ class Work:
 @pytest.mark.parametrize("threads", [1, 2, 8])
 @pytest.mark.parametrize("per_block", [1, 3, 100])
 @pytest.mark.parametrize("steps", [range(0), range(1), range(20), range(7, 20), range(19, 20)])
-def test_every_batch_comes_once_and_in_order(threads, per_block, steps):
+def test_every_batch_is_yielded_once_and_in_order(threads, per_block, steps):
     work = Work(per_block, slow_block=1)
     assert list(work(steps, threads=threads)) == list(steps)
     assert work.made == Counter(steps)
@@ -75,48 +75,48 @@ def test_every_batch_comes_once_and_in_order(threads, per_block, steps):
 
 @pytest.mark.parametrize("ahead", [1, 3])
 @pytest.mark.parametrize("n_blocks", [2, 4])
-def test_no_more_is_held_than_allowed(ahead, n_blocks):
+def test_blocks_and_batches_in_memory_are_bounded(ahead, n_blocks):
     work = Work(4)
     for step in work(range(60), threads=8, ahead=ahead, n_blocks=n_blocks):
         work.taken = step
         if step % 7 == 0:
-            time.sleep(0.01)  # for the threads to get as far ahead as they can
-    # The consumer's word of what it has taken comes a moment late.
+            time.sleep(0.01)  # let the threads get as far ahead as they can
+    # `taken` is updated a moment after the batch was taken.
     assert work.most_ahead <= ahead + 1
     assert work.most_blocks <= n_blocks + 1
 
 
 @pytest.mark.parametrize("threads", [1, 8])
 @pytest.mark.parametrize("which", ["bad_block", "bad_batch"])
-def test_an_error_comes_in_the_place_of_the_batch(which, threads):
+def test_errors_are_raised_in_place_of_their_batch(which, threads):
     work = Work(3, **{which: 2 if which == "bad_block" else 6})
     batches, seen = work(range(30), threads=threads), []
     with pytest.raises((OSError, ValueError), match=r"the disk is gone|a bad batch"):
         seen.extend(batches)
     assert not alive()
     assert seen == list(range(6))
-    assert next(batches, "ended") == "ended"
+    assert next(batches, "exhausted") == "exhausted"
 
 
 @pytest.mark.parametrize("threads", [1, 8])
 @pytest.mark.parametrize("taken", [1, 5, 30])
-def test_threads_end_when_it_is_closed_or_forgotten(threads, taken):
-    for forget in (False, True):
+def test_threads_end_when_the_generator_is_closed_or_deleted(threads, taken):
+    for delete in (False, True):
         batches = Work(3, slow_block=2)(range(30), threads=threads)
         for _ in range(taken):
             next(batches)
         assert alive() or taken == 30
         start = time.perf_counter()
-        if forget:
+        if delete:
             del batches
             gc.collect()
         else:
             batches.close()
         assert not alive()
-        assert time.perf_counter() - start < ENDS
+        assert time.perf_counter() - start < TIMEOUT
 
 
-def test_an_exception_of_the_consumer_ends_the_threads():
+def test_an_exception_in_the_consumer_ends_the_threads():
     def train():
         for step in Work(3)(range(30)):
             if step == 4:
@@ -132,35 +132,39 @@ def test_threads_start_with_the_first_batch():
     batches = Work(3)(range(30))
     assert not alive()
     next(batches)
-    assert len(alive()) == 4  # two that read, two that make batches
+    assert len(alive()) == 4  # two that read, two that collate
     batches.close()
 
 
 def test_a_batch_does_not_wait_for_a_long_read():
-    """While the only reader is busy, batches of the block that is there are made."""
+    """Batches of a block in memory are collated while the only reading thread is busy."""
     release, reading = threading.Event(), threading.Event()
 
     def block(number):
         if number == 1:
             reading.set()
-            assert release.wait(ENDS)
+            assert release.wait(TIMEOUT)
         return number
 
-    batches = prefetch(block, lambda _, step: step, range(20), per_block=10, threads=1, ahead=2, n_blocks=2)
+    batches = prefetch(
+        block, lambda _, step: step, range(20), batches_per_block=10, threads=1, batches_ahead=2, n_blocks=2
+    )
     assert next(batches) == 0
-    assert reading.wait(ENDS)
+    assert reading.wait(TIMEOUT)
     assert [next(batches) for _ in range(9)] == list(range(1, 10))
     release.set()
     assert list(batches) == list(range(10, 20))
 
 
-def test_a_batch_is_not_kept_once_it_is_taken():
+def test_batches_are_released_once_they_are_taken():
     import weakref
 
     class Batch:
         pass
 
-    batches = prefetch(lambda n: n, lambda *_: Batch(), range(9), per_block=3, threads=2, ahead=2, n_blocks=2)
+    batches = prefetch(
+        lambda n: n, lambda *_: Batch(), range(9), batches_per_block=3, threads=2, batches_ahead=2, n_blocks=2
+    )
     taken = [weakref.ref(batch) for batch in batches]
     gc.collect()
     assert [ref() for ref in taken if ref() is not None] == []

@@ -1,11 +1,19 @@
-"""Loaders over small screens."""
+"""Loaders over small screens, and helpers to compare their batches."""
 
-from functools import partial
+import threading
+
+import jax
+import numpy as np
 
 from lazypert import FewShotSplitter, FewShotSplitterConfig, PerturbationAnnDataSource, PerturbationSourceConfig
 from lazypert.design.control_pools import control_pools
 from lazypert.design.sentences import PerturbationSamplerConfig, SentencePlan
+from lazypert.loading.config import LoaderConfig
 from lazypert.loading.loader import Loader
+
+# Fields of a batch without optional ones.
+FIELDS = ["counts", "controls", "pert_code", "cell_type_code", "batch_code"]
+FIELDS += ["is_control", "is_padding", "row", "control_row"]
 
 
 def loader_of(
@@ -20,23 +28,40 @@ def loader_of(
     shuffle_size=4096,
     **options,
 ):
+    """A loader of one split, with small sentences unless asked otherwise."""
     splits = FewShotSplitter(FewShotSplitterConfig(held_out_perturbations=("MYC",))).split(source)
     config = PerturbationSamplerConfig(
         sentence_size=sentence_size, sentences_per_batch=sentences_per_batch, shuffle_size=shuffle_size
     )
     plan = SentencePlan.from_rows(config, source.groups, splits[split], by_batch=by_batch, shuffle=shuffle)
     pools = control_pools(source.groups, by_batch=by_batch, splits=splits, name=split)
-    return Loader(source, splits[split], plan, pools, n_basal_samples=n_basal_samples, **options)
+    return Loader(source, splits[split], plan, pools, LoaderConfig(n_basal_samples=n_basal_samples, **options))
 
 
-def whole_loader(path):
-    """Make loaders over all cells of a file, four of a group a sentence."""
-    source = PerturbationAnnDataSource(PerturbationSourceConfig(file_path=path))
+def whole_loader(path, **source_options):
+    """A function that makes loaders over all cells of a file, in batches of 2 x 4 cells with 2 controls each."""
+    source = PerturbationAnnDataSource(PerturbationSourceConfig(file_path=path, **source_options))
     rows = source.groups.rows(source.groups.ids >= 0)
     plan = SentencePlan.from_rows(
         PerturbationSamplerConfig(sentence_size=4, sentences_per_batch=2), source.groups, rows
     )
     pools = control_pools(source.groups, by_batch=False)
-    make = partial(Loader, source, rows, plan, pools, n_basal_samples=2)
+
+    def make(*, n_basal_samples=2, **options):
+        return Loader(source, rows, plan, pools, LoaderConfig(n_basal_samples=n_basal_samples, **options))
+
     make.source = source
     return make
+
+
+def loader_threads():
+    """Names of the background threads that are alive."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("lazypert-loader")]
+
+
+def same_batch(one, other):
+    """Whether two batches are bit-identical."""
+    leaves, other_leaves = (jax.tree.leaves(batch) for batch in (one, other))
+    return len(leaves) == len(other_leaves) and all(
+        a.dtype == b.dtype and (np.asarray(a) == np.asarray(b)).all() for a, b in zip(leaves, other_leaves, strict=True)
+    )

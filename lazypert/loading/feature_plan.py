@@ -1,0 +1,120 @@
+"""Which features a batch shows, and how they are made from what the source stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from lazypert.errors import ConfigError, NotCountsError, no_such_column
+from lazypert.loading.row_pointers import RowTransform
+from lazypert.sparse.columns import ColumnSelection
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from lazypert.loading.config import LoaderConfig
+    from lazypert.sources.base import PerturbationSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FeaturePlan:
+    """The features of a cell: an embedding as stored, or genes of the matrix.
+
+    Attributes
+    ----------
+    n_features
+        Features per cell.
+    is_embedding
+        Whether the features are an embedding.
+    columns
+        Genes that are selected while rows are read; None reads all genes.
+    transform
+        What collation does to rows after they were read, including the selection of genes if it must
+        come after downsampling.
+    """
+
+    n_features: int
+    is_embedding: bool
+    columns: ColumnSelection | None
+    transform: RowTransform
+
+    @classmethod
+    def from_config(cls, source: PerturbationSource, config: LoaderConfig) -> FeaturePlan:
+        """Plan the features that a loader's options ask for.
+
+        Raises
+        ------
+        ConfigError
+            If an option has no meaning in the source's output space, or a gene is named twice.
+        ColumnNotFoundError
+            If a gene does not exist.
+        NotCountsError
+            If reads are to be downsampled and a matrix holds something else.
+        """
+        is_embedding = source.config.output_space == "embedding"
+        if is_embedding:
+            _check_embedding_options(config)
+        thinning = config.downsampling
+        if thinning is not None:
+            _check_counts(source)
+        columns = _select_genes(source, config.genes)
+        # Reads are dropped over all genes, so genes can be selected while reading only without downsampling.
+        selects_on_read = thinning is None
+        transform = RowTransform(
+            columns=None if selects_on_read else columns,
+            n_columns=source.get_n_genes() if columns is None else columns.n_columns,
+            fraction=1.0 if thinning is None else thinning.fraction,
+            target_depth=None if thinning is None else thinning.target_depth,
+            target_sum=config.target_sum,
+        )
+        return cls(
+            n_features=source.n_features if is_embedding else transform.n_columns,
+            is_embedding=is_embedding,
+            columns=columns if selects_on_read else None,
+            transform=transform,
+        )
+
+
+def _check_embedding_options(config: LoaderConfig) -> None:
+    for name in ("genes", "target_sum", "downsampling"):
+        if getattr(config, name) is not None:
+            raise ConfigError(
+                f"{name}: got {getattr(config, name)!r} with output_space='embedding', expected None. "
+                "Embeddings are returned as stored."
+            )
+    if config.layout == "csr":
+        raise ConfigError("layout: got 'csr' with output_space='embedding', expected 'dense'. Embeddings are dense.")
+
+
+def _check_counts(source: PerturbationSource) -> None:
+    for matrix in source.matrices:
+        if not matrix.is_counts:
+            raise NotCountsError(
+                f"downsampling: got {matrix.name}, which holds values that are not counts, expected counts: "
+                "only reads can be dropped. Name a layer of counts (layer=...)."
+            )
+
+
+def _select_genes(source: PerturbationSource, genes: Sequence[str] | None) -> ColumnSelection | None:
+    names = source.var.index
+    if genes is None:
+        if source.config.output_space != "gene":
+            return None
+        assert source.hvg_indices is not None
+        return ColumnSelection.from_indices(source.hvg_indices, len(names))
+    requested = pd.Index(genes, dtype=object)
+    absent = requested[~requested.isin(names)]
+    if len(absent):
+        raise no_such_column("genes", absent[0], "a gene of the screen", names)
+    repeated = requested[requested.duplicated() | requested.isin(names[names.duplicated()])]
+    if len(repeated):
+        raise ConfigError(
+            f"genes: got {repeated[0]!r}, which occurs more than once in genes or in the screen, expected unique names."
+        )
+    indices: NDArray[np.integer] = names.get_indexer_for(requested) if len(requested) else np.empty(0, np.int64)
+    return ColumnSelection.from_indices(indices, len(names))
