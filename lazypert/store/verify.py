@@ -81,7 +81,7 @@ def _problem(reader: ByteReader, entry: Entry) -> str | None:
     for offset in range(0, size, _BYTES_AT_ONCE):
         crc = crc32(reader.read(entry.key, offset, min(_BYTES_AT_ONCE, size - offset)), crc)
     if crc != entry.crc32:
-        return f"{entry.key}: changed since it was written"
+        return f"{entry.key}: its bytes changed since it was written"
     return None
 
 
