@@ -173,7 +173,9 @@ class PerturbationBatch:
     def __repr__(self) -> str:
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "obs"}
         values |= {f"obs[{name!r}]": self.obs[name] for name in list(self.obs)[:3]}
-        described = [f"{name} {_describe(value)}" for name, value in values.items() if value is not None]
-        described += ["..."] * (len(self.obs) > 3)
-        lines = textwrap.wrap(", ".join(described), 110, initial_indent="    ", subsequent_indent="    ")
-        return "\n".join(["PerturbationBatch(", *lines, ")"])
+        items = [f"{name} {_describe(value)}" for name, value in values.items() if value is not None]
+        items += ["..."] * (len(self.obs) > 3)
+        # Lines break only between items.
+        text = ", ".join(item.replace(" ", "\N{NO-BREAK SPACE}") for item in items)
+        text = textwrap.fill(text, 116, initial_indent="    ", subsequent_indent="    ")
+        return "PerturbationBatch(\n" + text.replace("\N{NO-BREAK SPACE}", " ") + "\n)"
