@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lazypert._internal.memory import Budget, format_bytes, give_back
+from lazypert._internal.memory import Budget, format_bytes, release_memory
 from lazypert._internal.permutation import inverse
 from lazypert.conversion.cell_stats import CellStatsPlan
 from lazypert.conversion.plan import DATASET, Options, Plan, make_plan, stamp
@@ -209,7 +209,7 @@ def _write(writer: StoreWriter, plan: Plan, report: Report | None) -> dict[str, 
         writer.group(group, {"encoding-type": "dict", "encoding-version": "0.1.0"})
     _write_obs(writer, plan, destination)
     _write_var(writer, plan)
-    give_back()
+    release_memory()
     asked: CellStatsPlan | None = CellStatsPlan.of(plan.groups, plan.genes)
     assert asked is not None
     if asked.sums_bytes > plan.budget.limit // 8:

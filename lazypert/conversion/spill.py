@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lazypert._internal.files import crc32_of, read_exact, write_whole
+from lazypert._internal.files import crc32_of, read_exact, write_atomic
 from lazypert._internal.kernels import kernel
 from lazypert.conversion.checkpoints import load_checkpoint, save_checkpoint
 from lazypert.sparse.value_stats import ValueStats
@@ -150,7 +150,7 @@ class Spill:
         else:
             parts += [values.indices, values.data]
             dtypes = values.indices.dtype.str, values.data.dtype.str
-        size, crc = write_whole(path, (np.ascontiguousarray(part).view(np.uint8).data for part in parts))
+        size, crc = write_atomic(path, (np.ascontiguousarray(part).view(np.uint8).data for part in parts))
         spill = cls(str(path), len(marks), len(target), int(values.indptr[-1]), *dtypes, size, crc, facts, total)
         save_checkpoint(_note(path), asdict(spill))
         return spill

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from lazypert._internal.files import write_whole
+from lazypert._internal.files import write_atomic
 from lazypert.errors import LazypertError, StoreDamagedError
 from lazypert.store.byte_reader import LocalReader
 from lazypert.store.chunk_kernels import checksum
@@ -34,7 +34,7 @@ def write_ours(root, values, grid, codec=CODEC):
     for shard in range(grid.n_shards):
         start, stop = grid.span(shard)
         (Path(root) / "a/c").mkdir(parents=True, exist_ok=True)
-        write_whole(Path(root) / f"a/c/{shard}", encode_shard(values[start:stop], grid, codec))
+        write_atomic(Path(root) / f"a/c/{shard}", encode_shard(values[start:stop], grid, codec))
     return ShardedArray(LocalReader(Path(root)), "a", values.dtype, grid)
 
 
@@ -79,8 +79,8 @@ def test_encoding_equals_zarr_at_the_formats_own_sizes(tmp_path, chunk):
         assert (tmp_path / f"ours/a/c/{shard}").read_bytes() == (tmp_path / f"theirs/a/c/{shard}").read_bytes()
 
 
-def test_write_whole_reports_size_and_checksum(tmp_path):
-    size, crc = write_whole(tmp_path / "file", [b"1234", b"56789"])
+def test_write_atomic_reports_size_and_checksum(tmp_path):
+    size, crc = write_atomic(tmp_path / "file", [b"1234", b"56789"])
     assert (tmp_path / "file").read_bytes() == b"123456789"
     assert size == 9
     assert crc == 0xCBF43926  # the check value of CRC-32
@@ -91,7 +91,7 @@ def test_checksums_tell_valid_shards_of_one_length_apart(tmp_path):
     found = set()
     for seed in range(6):
         values = np.random.default_rng(seed).integers(0, 2**16, 128).astype("u2")
-        found.add(write_whole(tmp_path / str(seed), encode_shard(values, Grid(128, 32, 128))))
+        found.add(write_atomic(tmp_path / str(seed), encode_shard(values, Grid(128, 32, 128))))
     assert len({size for size, _ in found}) == 1
     assert len(found) == 6
 
