@@ -4,10 +4,10 @@ Convert a screen once (`convert`), open it lazily (`open`), and train on it (`Pe
 Importing lazypert loads neither JAX, matplotlib, anndata nor h5py.
 """
 
-from lazypert import errors
+from lazypert import errors as errors
 from lazypert.conversion.convert import convert
 from lazypert.dataset import accessor as _accessor  # noqa: F401 - registers ds.pert
-from lazypert.dataset.open import open  # noqa: A004 - named like xr.open_dataset and zarr.open
+from lazypert.dataset.open import open as open  # noqa: A004 - named like xr.open_dataset and zarr.open
 from lazypert.design.controls import BatchControlMapping, ControlMappingConfig, RandomControlMapping
 from lazypert.design.experiment import ExperimentConfig, load_experiment_config
 from lazypert.design.sentences import PerturbationBatchSampler, PerturbationSamplerConfig
@@ -31,7 +31,8 @@ from lazypert.store.verify import verify
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from lazypert import plots, simulate
+    from lazypert import plots as plots
+    from lazypert import simulate as simulate
     from lazypert.downsampling.downsampler import DownsamplingConfig, ReadDownsampler
     from lazypert.loading.batch import PerturbationBatch, SparseRows
     from lazypert.loading.loader import Loader
