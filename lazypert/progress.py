@@ -109,13 +109,13 @@ class Bar:
                 dynamic_ncols=True,
                 smoothing=0,
             )
+        self._bar.set_postfix_str(size + rate, refresh=False)
         is_new = progress.phase != self._phase
         if is_new:
             self._phase = progress.phase
             self._bar.set_description_str(progress.phase, refresh=False)
             self._bar.reset(total=max(1, progress.total))
             self._bar.start_t -= progress.seconds  # the phase may have started before the bar appeared
-        self._bar.set_postfix_str(size + rate, refresh=False)
         self._bar.update(progress.done - self._bar.n)
         if is_new or progress.done == progress.total:  # `update` skips most of the steps
             self._bar.refresh()

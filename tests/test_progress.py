@@ -10,10 +10,9 @@ from lazypert.progress import Bar, Phase, Progress
 
 JOB = """
 import sys, time, warnings
-warnings.simplefilter("error")
 {setup}
 from lazypert.progress import Bar, Phase
-with Bar() as bar:
+with warnings.catch_warnings(action="error"), Bar() as bar:
     time.sleep(1.1)
     reading = Phase("X: reading and sorting", 2, bar)
     reading.step(4_000_000)
@@ -22,7 +21,6 @@ with Bar() as bar:
     for _ in range({n_steps}):
         time.sleep(0.15)
         writing.step(4_000_000)
-
 """
 
 
