@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lazypert._internal.files import directory_size
 from lazypert._internal.memory import format_bytes
 from lazypert._internal.randomness import generator
 from lazypert._internal.validation import require_integer
@@ -216,7 +217,7 @@ class _Demo:
             seed=self.config.seed,
             overwrite=True,
         )
-        size, took = size_of(self.store), time.perf_counter() - start
+        size, took = directory_size(self.store), time.perf_counter() - start
         self.report.line("store", f"{self.store} ({format_bytes(size)}, written in {took:.2f} s)")
 
     @cached_property
@@ -598,11 +599,6 @@ class _Demo:
                 paths.append(path)
                 self.report.line(name, path)
         return paths
-
-
-def size_of(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _listed(names: Sequence[Any] | NDArray[Any], n: int = 6) -> str:

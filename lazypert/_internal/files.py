@@ -92,6 +92,11 @@ def crc32_of(path: Path) -> tuple[int, int] | None:
     return size, crc
 
 
+def directory_size(folder: Path) -> int:
+    """Return the bytes of all files below a directory."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def sync(path: Path) -> None:
     """Flush a file or directory to disk."""
     fd = os.open(path, os.O_RDONLY)

@@ -115,5 +115,11 @@ def _reads(pread: Any, path: str) -> bool:
         return bool(pread(file.fileno(), found, 8, 3) == 8 and found.raw == os.pread(file.fileno(), 8, 3))
 
 
+def describe() -> dict[str, str]:
+    """Say for each C function whether it was found."""
+    status = "found" if FUNCTIONS is not None else "missing"
+    return dict.fromkeys(("pread", "crc32c_value", "blosc_decompress_ctx", "blosc_getitem"), status)
+
+
 FUNCTIONS = _find()
 """The functions, or None where they cannot be called."""

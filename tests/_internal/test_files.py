@@ -3,7 +3,7 @@ import threading
 import numpy as np
 import pytest
 
-from lazypert._internal.files import crc32, crc32_of, read_exact, swap, write_atomic
+from lazypert._internal.files import crc32, crc32_of, directory_size, read_exact, swap, write_atomic
 
 
 def test_write_atomic_writes_the_complete_file_or_nothing(tmp_path):
@@ -53,3 +53,10 @@ def test_swap_exchanges_the_names_of_two_directories(tmp_path, monkeypatch, atom
     swap(tmp_path / "a", tmp_path / "b")
     assert [(tmp_path / name / "file").read_text() for name in ("a", "b")] == ["b", "a"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_directory_size_adds_up_all_files(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "file").write_bytes(bytes(10))
+    (tmp_path / "a" / "b" / "file").write_bytes(bytes(5))
+    assert directory_size(tmp_path) == 15

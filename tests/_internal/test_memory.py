@@ -14,6 +14,7 @@ from lazypert._internal.memory import (
     cpu_count,
     default_threads,
     format_bytes,
+    machine_memory,
     parse_bytes,
     peak_memory,
     release_memory,
@@ -70,6 +71,17 @@ def test_formatted_sizes_can_be_parsed(size):
 def test_memory_can_be_measured_and_released():
     release_memory()
     assert peak_memory() > 2**20
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("1048576\n", 2**20), ("max\n", None), (None, None)], ids=repr)
+def test_machine_memory_respects_the_limit_of_a_container(tmp_path, monkeypatch, limit, expected):
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(limit)
+    monkeypatch.setattr(memory, "_CGROUP_LIMITS", ())
+    total = machine_memory()
+    assert total > 2**28
+    monkeypatch.setattr(memory, "_CGROUP_LIMITS", (tmp_path / "memory.max",))
+    assert machine_memory() == (expected or total)
 
 
 def test_a_budget_is_divided_among_its_workers():
