@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +15,6 @@ from lazypert._internal.memory import cpu_count, default_threads, format_bytes, 
 if TYPE_CHECKING:
     import argparse
 
-PACKAGES = (
-    "numpy", "zarr", "numcodecs", "google-crc32c", "numba", "dask", "xarray", "jax", "jaxlib", "pandas", "scipy",
-    "anndata", "h5py", "isal", "tqdm",
-)  # fmt: skip
 EXTRAS = {
     "plot": ("matplotlib", "draw figures"),
     "distributed": ("distributed", "convert on a Dask cluster"),
@@ -65,7 +62,8 @@ def _version(package: str) -> str:
 
 
 def _versions() -> dict[str, str]:
-    return {package: _version(package) for package in PACKAGES}
+    required = [re.split(r"[^\w.-]", text)[0] for text in metadata.requires("lazypert") or () if "extra ==" not in text]
+    return {package: _version(package) for package in sorted(required)}
 
 
 def _python() -> str:
