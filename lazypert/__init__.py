@@ -1,12 +1,13 @@
-"""lazypert: a lazy out-of-core engine for perturbation screens on Zarr, Dask, xarray and JAX.
+"""A lazy out-of-core engine for perturbation screens on Zarr, Dask, xarray and JAX.
 
-Convert a screen once (`convert`), open it lazily (`open`), and train on it
-(`PerturbationPipeline`). Importing lazypert loads neither JAX, matplotlib, anndata nor h5py.
+Convert a screen once (`convert`), open it lazily (`open`), and train on it (`PerturbationPipeline`).
+Importing lazypert loads neither JAX, matplotlib, anndata nor h5py.
 """
 
+from lazypert import errors as errors
 from lazypert.conversion.convert import convert
 from lazypert.dataset import accessor as _accessor  # noqa: F401 - registers ds.pert
-from lazypert.dataset.open import open  # noqa: A004 - lp.open is the door, as xr.open_dataset and zarr.open are
+from lazypert.dataset.open import open as open  # noqa: A004 - named like xr.open_dataset and zarr.open
 from lazypert.design.batch_sampler import PerturbationBatchSampler
 from lazypert.design.controls import BatchControlMapping, ControlMappingConfig, RandomControlMapping
 from lazypert.design.experiment import ExperimentConfig, load_experiment_config
@@ -24,6 +25,7 @@ from lazypert.downsampling.config import DownsamplingConfig
 from lazypert.errors import LazypertError
 from lazypert.loading.config import LoaderConfig
 from lazypert.pipeline import PerturbationPipeline, PerturbationPipelineConfig, PerturbationPipelineResult
+from lazypert.progress import Progress
 from lazypert.quality import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter, is_on_target_knockdown
 from lazypert.sources.anndata_source import PerturbationAnnDataSource
 from lazypert.sources.concat_source import PerturbationConcatSource
@@ -32,22 +34,27 @@ from lazypert.store.verify import verify
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from lazypert import plots as plots
+    from lazypert import simulate as simulate
     from lazypert.downsampling.downsampler import ReadDownsampler
     from lazypert.loading.batch import PerturbationBatch, SparseRows
     from lazypert.loading.loader import Loader
 
-# These need JAX, which takes a second to import; they come when they are first named.
+    __version__: str
+
+# JAX takes a second to import, so these are imported when they are first used.
 _NEED_JAX = {
     "ReadDownsampler": "lazypert.downsampling.downsampler",
     "Loader": "lazypert.loading.loader",
     "PerturbationBatch": "lazypert.loading.batch",
     "SparseRows": "lazypert.loading.batch",
 }
+_SUBMODULES = ("errors", "plots", "simulate")
 
 __all__ = [
-    # stores
+    # stores; `open` is left out, so that a star import does not replace the built-in function
     "convert",
-    "open",
+    "Progress",
     "verify",
     # screens
     "PerturbationAnnDataSource",
@@ -79,7 +86,7 @@ __all__ = [
     "PerturbationSamplerConfig",
     "ReadDownsampler",
     "SparseRows",
-    # the whole way
+    # end-to-end pipeline
     "ExperimentConfig",
     "PerturbationPipeline",
     "PerturbationPipelineConfig",
@@ -91,12 +98,16 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name in _NEED_JAX:
-        from importlib import import_module
+    from importlib import import_module, metadata
 
+    if name == "__version__":
+        return metadata.version("lazypert")
+    if name in _SUBMODULES:
+        return import_module(f"lazypert.{name}")
+    if name in _NEED_JAX:
         return getattr(import_module(_NEED_JAX[name]), name)
     raise AttributeError(f"module 'lazypert' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted([*__all__, *_SUBMODULES, "__version__", "open"])

@@ -1,4 +1,4 @@
-"""``python -m lazypert`` is the command ``lazypert``."""
+"""Run the command line with ``python -m lazypert``."""
 
 import sys
 

@@ -1,7 +1,23 @@
-"""Every error lazypert raises on purpose: what happened, got and expected, what to do.
+"""Every exception that lazypert raises on purpose.
 
-Each is a `LazypertError` and also the builtin that fits, so ``except KeyError`` and
-``except LazypertError`` both work.
+Each is a `LazypertError` and also the built-in exception that fits, so both
+``except LazypertError`` and ``except KeyError`` catch a missing column::
+
+    LazypertError
+    ├── ConfigError (ValueError)                         an option has a value that cannot be used
+    │   └── ExperimentFileNotFoundError (FileNotFoundError)
+    ├── ColumnNotFoundError (KeyError)                   no such column, layer, embedding or gene
+    ├── LabelNotFoundError (KeyError)                    no such perturbation, cell type or batch
+    ├── SourceFormatError (ValueError)                   a source file cannot be read or stored exactly
+    │   └── SourceMissingError (FileNotFoundError)
+    ├── StoreNotFoundError (FileNotFoundError)           no finished store at this path
+    ├── StoreExistsError (FileExistsError)               the output of a conversion already exists
+    ├── StoreDamagedError (OSError)                      the bytes of a store have changed
+    ├── DiskFullError (OSError)                          not enough space on the disk
+    ├── EmptyPoolError (ValueError)                      a group has no control to be matched with
+    └── NotCountsError (ValueError)                      the matrix does not hold raw counts
+
+Messages say what was wrong and what to do: ``name: got X, expected Y. What to do.``
 """
 
 from __future__ import annotations
@@ -14,10 +30,10 @@ if TYPE_CHECKING:
 
 
 class LazypertError(Exception):
-    """Base class of every error that lazypert raises on purpose."""
+    """Base class of all exceptions that lazypert raises on purpose."""
 
     def __str__(self) -> str:
-        # KeyError prints the repr of its argument, which turns a message into one escaped line.
+        # KeyError prints the repr of its argument, which escapes line breaks and adds quotes.
         return str(self.args[0]) if len(self.args) == 1 else super().__str__()
 
 
@@ -26,7 +42,7 @@ class ConfigError(LazypertError, ValueError):
 
 
 class ColumnNotFoundError(LazypertError, KeyError):
-    """A named obs/var column, layer, embedding or gene is not in the screen."""
+    """A named obs or var column, layer, embedding or gene does not exist in the screen."""
 
 
 class LabelNotFoundError(LazypertError, KeyError):
@@ -34,46 +50,51 @@ class LabelNotFoundError(LazypertError, KeyError):
 
 
 class SourceFormatError(LazypertError, ValueError):
-    """A source file is not what it claims to be, or cannot be carried exactly."""
+    """A source file is not in the format that it claims, or holds values that cannot be stored exactly."""
 
 
 class StoreNotFoundError(LazypertError, FileNotFoundError):
-    """There is no finished lazypert store at the given place."""
+    """The given path or URL holds no finished lazypert store."""
 
 
 class StoreExistsError(LazypertError, FileExistsError):
-    """The target of a conversion exists already."""
+    """The output of a conversion already exists."""
 
 
 class DiskFullError(LazypertError, OSError):
-    """There is no room on the disk for what is to be written."""
+    """The disk has too little free space for the output."""
 
 
 class StoreDamagedError(LazypertError, OSError):
-    """A store's bytes are not the ones that were written."""
+    """The bytes of a store are not those that were written."""
 
 
 class EmptyPoolError(LazypertError, ValueError):
-    """A group of cells has no control cell to be matched with."""
+    """A group of cells has no control to be matched with."""
 
 
 class NotCountsError(LazypertError, ValueError):
-    """Raw counts were needed, and the matrix holds something else."""
+    """Raw counts are required, but the matrix holds other values."""
 
 
-class ExperimentFileNotFoundError(ConfigError, FileNotFoundError):
-    """An experiment's TOML file, or a dataset that it names, is not there."""
+# FileNotFoundError comes first in the next two: only `OSError.__new__` can construct both of their bases, and
+# libraries that rebuild exceptions in another process call the `__new__` of the first base.
 
 
-class SourceMissingError(SourceFormatError, FileNotFoundError):
-    """There is no source file at the given path."""
+class ExperimentFileNotFoundError(FileNotFoundError, ConfigError):
+    """An experiment's TOML file, or a dataset that it names, does not exist."""
+
+
+class SourceMissingError(FileNotFoundError, SourceFormatError):
+    """The source file of a conversion does not exist."""
 
 
 def near_matches(name: str, known: Iterable[str], *, limit: int = 5) -> str:
-    """Say which known names look like `name`, or list the first few when none does.
+    """Suggest known names that resemble `name`, or list the first few if none does.
 
-    Returns a phrase for the end of an error message, such as
-    ``"Did you mean 'non-targeting'?"``.
+    Returns
+    -------
+    The last sentence of an error message, such as ``"Did you mean 'non-targeting'?"``.
     """
     names = [str(item) for item in known]
     folded: dict[str, str] = {}
@@ -91,20 +112,22 @@ def near_matches(name: str, known: Iterable[str], *, limit: int = 5) -> str:
 def no_such_column(
     name: str, column: str, kind: str, known: Iterable[str], *, of: object = None, hint: str = ""
 ) -> ColumnNotFoundError:
-    """Make the error for a column, layer, embedding or gene that does not exist.
+    """Return the error for a column, layer, embedding or gene that does not exist.
 
     Parameters
     ----------
     name
         The option that named it, such as ``"pert_col"``.
+    column
+        The name that was given.
     kind
-        What it should have been, such as ``"an obs column"``.
+        What was expected, such as ``"an obs column"``.
     known
-        Those that exist.
+        The names that exist.
     of
-        The file or store, if one is to be named.
+        The file or store, if the message should name it.
     hint
-        What else to do about it.
+        Further advice, appended to the message.
     """
     where = "" if of is None else f" of {str(of)!r}"
     return ColumnNotFoundError(

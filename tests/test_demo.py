@@ -9,24 +9,24 @@ import pandas as pd
 import pytest
 
 from lazypert._cli import main
-from lazypert._demo import PICTURES, DemoConfig, run_demo
+from lazypert._demo import FIGURES, DemoConfig, run_demo
 from lazypert._internal.randomness import generator
 from lazypert.errors import ColumnNotFoundError, ConfigError, LabelNotFoundError
 from tests.support.data import DATA
 
 
 def run(*arguments):
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
         assert main(["demo", *map(str, arguments)]) == 0
-    return said.getvalue()
+    return printed.getvalue()
 
 
 def line_of(report, name):
     return next(" ".join(line.split()) for line in report.splitlines() if line.strip().startswith(name))
 
 
-def is_picture(path):
+def is_figure(path):
     from matplotlib.image import imread
 
     image = (255 * imread(path)).astype(np.uint8)
@@ -41,11 +41,11 @@ def reference(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def log_screen(tmp_path_factory):
-    """Log-normalised, doubles, no batch column, one cell without a label, controls in one cell type only."""
+    """A log-normalised float64 screen without batches, with one unlabelled cell, and controls in one cell type only."""
     import anndata
 
     rng = np.random.default_rng(0)
-    # As many controls of K562 and as many genes as the reference screen has: JAX has compiled for these.
+    # As many K562 controls and genes as in the reference screen, so that JAX does not compile again.
     n, genes = 900, ["AAA", "BBB", "CCC", *(f"g{i}" for i in range(197))]
     pert = np.array(["ctrl", "AAA", "BBB", "AAA+BBB"])[np.arange(n) % 4]
     cell_type = np.where(np.arange(n) < 600, "K562", "RPE1")
@@ -64,31 +64,31 @@ def log_screen(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("name", "figures"),
+    ("name", "expected"),
     [
         ("cells 900", "cells 900"),
         ("cell types", "cell types 3 (Astrocyte, Microglia, Neuron)"),
-        ("perturbations", "perturbations 6, 'non-targeting' among them"),
-        ("controls", "controls 150"),
-        ("groups", "groups 18 of 50 cells"),
+        ("perturbations", "perturbations 6, including the control 'non-targeting'"),
+        ("controls", "controls 150 cells"),
+        ("groups", "groups 18, each of 50 cells"),
         ("zero-shot", "zero-shot Microglia 533 67 300 900 900"),
         ("few-shot", "few-shot BRCA1, TP53 550 50 300 900 900"),
         ("jit", "jit the model was compiled once"),
     ],
     ids=lambda value: value,
 )
-def test_the_report_gives_the_known_figures(reference, name, figures):
+def test_the_report_states_the_known_numbers(reference, name, expected):
     report = re.sub(r" +", " ", reference[1])
-    assert figures in [line.strip() for line in report.splitlines()], report
+    assert expected in [line.strip() for line in report.splitlines()], report
 
 
-def test_every_target_is_knocked_down_to_a_tenth(reference):
+def test_every_target_is_reduced_to_a_tenth(reference):
     for target in ("BRCA1", "TP53", "KRAS", "MYC", "EGFR"):
-        _, cells, residual, kept, why = line_of(reference[1], f"{target} ").split()
+        _, cells, residual, kept, result = line_of(reference[1], f"{target} ").split()
         assert cells == "150"
         assert float(residual) == pytest.approx(0.1, abs=0.03)
         assert int(kept) > 140
-        assert why == "passed"
+        assert result == "passed"
 
 
 def test_sentences_are_pure_and_cover_the_training_cells(reference):
@@ -102,12 +102,12 @@ def test_sentences_are_pure_and_cover_the_training_cells(reference):
     assert f"train {train}, " in line_of(reference[1], "pipeline")
 
 
-def test_controls_are_of_the_cell_type_and_of_the_batch_if_asked(reference):
+def test_controls_share_the_cell_type_and_with_the_batch_strategy_the_batch(reference):
     assert re.fullmatch(r"random 750 0 0 [45]\d\.\d% 0", line_of(reference[1], "random      "))
     assert line_of(reference[1], "batch      ").startswith("batch 750 0 0 100.0% 0")
 
 
-def test_downsampling_keeps_the_fraction_and_has_gradients(reference):
+def test_downsampling_keeps_the_requested_fraction_and_has_gradients(reference):
     rows = re.findall(r"^ +(\d\.\d\d) +([\d,]+) +(\d\.\d{4}) +(\d+)$", reference[1], re.MULTILINE)
     assert [float(row[0]) for row in rows] == [1.0, 0.75, 0.5, 0.25, 0.1]
     total = int(rows[0][1].replace(",", ""))
@@ -115,13 +115,13 @@ def test_downsampling_keeps_the_fraction_and_has_gradients(reference):
         assert float(ratio) == pytest.approx(float(fraction), abs=0.01)
         assert int(reads.replace(",", "")) / total == pytest.approx(float(ratio), abs=1e-4)
     finite, size, nonzero = re.search(
-        r"norm [\d.e-]+; ([\d,]+) of ([\d,]+) finite, ([\d,]+) not zero", reference[1]
+        r"norm [\d.e-]+; ([\d,]+) of ([\d,]+) finite, ([\d,]+) nonzero", reference[1]
     ).groups()
     assert finite == size == nonzero == "30,000"
-    assert line_of(reference[1], "d loss/d fraction").endswith("finite, not zero")
+    assert line_of(reference[1], "d loss/d fraction").endswith("finite and nonzero")
 
 
-def test_the_store_is_verified_lazy_and_read_in_static_shapes(reference):
+def test_the_store_is_verified_and_opened_lazily_and_batches_have_static_shapes(reference):
     assert re.search(r"verified +ok: \d+ files", reference[1])
     lazy, of, tasks = re.search(r"lazy: (\d+) of (\d+) variables .* (\d+) tasks run", reference[1]).groups()
     assert lazy == of
@@ -131,12 +131,12 @@ def test_the_store_is_verified_lazy_and_read_in_static_shapes(reference):
 
 
 @pytest.mark.slow
-def test_pictures_are_drawn_and_a_second_run_replaces_its_outputs(reference):
+def test_figures_are_drawn_and_a_second_run_replaces_them(reference):
     out, _ = reference
     names = {path.name for path in out.iterdir()}
-    assert set(PICTURES.values()) < names
-    for name in PICTURES.values():
-        assert is_picture(out / name)
+    assert set(FIGURES.values()) < names
+    for name in FIGURES.values():
+        assert is_figure(out / name)
     report = run("--out", out, "--seed", 7)
     assert {path.name for path in out.iterdir()} == names
     assert "533     67   300" in report
@@ -145,33 +145,33 @@ def test_pictures_are_drawn_and_a_second_run_replaces_its_outputs(reference):
 # -- a user's file ----------------------------------------------------------------------------------
 
 
-def test_a_log_screen_without_batches_is_done_as_far_as_it_can_be(log_screen, tmp_path):
-    (tmp_path / "downsampling.png").write_bytes(b"left by an earlier demo")
+def test_sections_that_a_log_normalised_screen_without_batches_does_not_allow_are_skipped(log_screen, tmp_path):
+    (tmp_path / "downsampling.png").write_bytes(b"of an earlier demo")
     before = log_screen.read_bytes()
     seed = next(s for s in range(99) if "AAA" not in generator(s).choice(["AAA", "AAA+BBB", "BBB"], 2, replace=False))
     options = ("--pert-col", "condition", "--control-pert", "ctrl", "--seed", seed)
     report = run("--out", tmp_path, "--h5ad", log_screen, *options)
     assert log_screen.read_bytes() == before
-    assert {path.name for path in log_screen.parent.iterdir()} == {"log.h5ad"}, "nothing is written beside the file"
+    assert {path.name for path in log_screen.parent.iterdir()} == {"log.h5ad"}, "nothing is written next to the file"
     assert "none: no obs column 'batch'" in line_of(report, "batch ")
     assert line_of(report, "batch strategy") == "batch strategy skipped: the screen has no batch column"
-    assert "only raw counts can be thinned" in line_of(report, "downsampling")
+    assert "only raw counts can be downsampled" in line_of(report, "downsampling")
     assert line_of(report, "cells").startswith("cells 900 (1 unlabelled)")
     assert re.match(r"zero-shot RPE1 \d+ \d+ 300 899 900", line_of(report, "zero-shot"))
     assert line_of(report, "1 more") == "1 more target gene not measured"
     assert line_of(report, "AAA ").endswith("passed")
     assert "1 group has no controls: (RPE1, AAA)" in line_of(report, "loader")
-    mapped, of_other_type, no_control, _, unmatched = line_of(report, "random      ").split()[1:]
-    assert (of_other_type, no_control) == ("0", "0")
-    assert int(mapped) + int(unmatched) == 899 - 150, "all that are labelled and no controls"
+    n_pairs, n_other_type, n_not_control, _, unmatched = line_of(report, "random      ").split()[1:]
+    assert (n_other_type, n_not_control) == ("0", "0")
+    assert int(n_pairs) + int(unmatched) == 899 - 150, "all labelled cells that are not controls"
     assert int(unmatched) == 225 + 75, "RPE1 has no controls"
-    assert is_picture(tmp_path / "splits.png")
-    assert is_picture(tmp_path / "knockdown.png")
+    assert is_figure(tmp_path / "splits.png")
+    assert is_figure(tmp_path / "knockdown.png")
     assert not (tmp_path / "downsampling.png").exists()
 
 
 @pytest.mark.slow
-def test_a_screen_with_one_cell_type_says_that_zero_shot_is_skipped(log_screen, tmp_path):
+def test_zero_shot_is_skipped_for_a_screen_with_one_cell_type(log_screen, tmp_path):
     import anndata
 
     adata = anndata.read_h5ad(log_screen)
@@ -184,11 +184,11 @@ def test_a_screen_with_one_cell_type_says_that_zero_shot_is_skipped(log_screen, 
     )
     assert "skipped: the screen has one cell type" in line_of(report, "zero-shot")
     assert "skipped: it needs at least two perturbations" in line_of(report, "few-shot")
-    assert "cells              150 of 150 controls, from layer 'counts', as X holds no counts" in report
+    assert "cells              150 of 150 controls, from layer 'counts', because X does not hold counts" in report
     assert line_of(report, "jit") == "jit the model was compiled once"
 
 
-def test_what_the_user_got_wrong_is_an_error(log_screen, tmp_path):
+def test_wrong_columns_labels_and_seeds_are_errors(log_screen, tmp_path):
     with pytest.raises(ColumnNotFoundError, match="condition"):
         run_demo(DemoConfig(out=tmp_path, h5ad=log_screen, pert_col="conditon", control_pert="ctrl"))
     with pytest.raises(LabelNotFoundError, match="control"):

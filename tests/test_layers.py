@@ -32,7 +32,7 @@ LAYERS = {
     "dataset": "the xarray view: open, variables, backend, the ds.pert accessor",
     "simulate": "simulated screens of known truth",
     "plots": "figures of splits, knockdowns and downsampling",
-    "_demo": "the demo: every part on one screen",
+    "_demo": "the demo: every component on one screen",
     "_cli": "the command line",
 }
 

@@ -1,4 +1,4 @@
-"""Files: whole writes, exact reads, checksums, and getting bytes to disk."""
+"""Files: atomic writes, exact reads, checksums and fsync."""
 
 from __future__ import annotations
 
@@ -16,49 +16,49 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_PIECE = 1 << 20
-_HERE, _SWAP = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
+_READ_BYTES = 1 << 20  # per read when a checksum is computed
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # constants of renameat2(2)
 
 
-def write_whole(path: Path, pieces: Iterable[Any], *, sync: bool = False) -> tuple[int, int]:
-    """Write a file that appears when it is complete.
+def write_atomic(path: Path, buffers: Iterable[Any], *, sync: bool = False) -> tuple[int, int]:
+    """Write a file that appears only once it is complete.
 
-    Two workers may do the same task when a cluster believes that one of them is lost: each writes
-    a draft of its own, and the last rename wins.
+    A cluster may run a task twice if it believes that a worker is lost. Each run writes a temporary file
+    of its own, and the last rename wins.
 
     Parameters
     ----------
-    pieces
-        Buffers to write one after another.
+    buffers
+        Contents, written one after another.
     sync
-        Whether the bytes must be on disk before the file has its name.
+        Whether to wait until the bytes are on disk before the file gets its name.
 
     Returns
     -------
-    Its size in bytes and its CRC-32.
+    Size in bytes, and CRC-32.
     """
     size = crc = 0
-    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
-    with draft.open("xb", buffering=0) as file:
-        for piece in pieces:
-            view = memoryview(piece).cast("B")
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
+    with temporary.open("xb", buffering=0) as file:
+        for buffer in buffers:
+            view = memoryview(buffer).cast("B")
             crc = isal_zlib.crc32(view, crc)
             size += len(view)
-            while len(view):  # one call writes 2 GiB at most
+            while len(view):  # a single call writes at most 2 GiB
                 view = view[os.write(file.fileno(), view) :]
         if sync:
             os.fsync(file.fileno())
-    draft.replace(path)
+    temporary.replace(path)
     return size, crc
 
 
 def read_exact(fd: int, dtype: Any, count: int, offset: int) -> NDArray[Any]:
-    """`count` numbers from a byte offset.
+    """Read `count` numbers, starting at a byte offset.
 
     Raises
     ------
     OSError
-        When the file ends before.
+        If the file is too short.
     """
     out = np.empty(count, dtype=dtype)
     read_into(fd, out, offset)
@@ -66,7 +66,7 @@ def read_exact(fd: int, dtype: Any, count: int, offset: int) -> NDArray[Any]:
 
 
 def read_into(fd: int, out: NDArray[Any], offset: int) -> None:
-    """Fill a contiguous array with the bytes from `offset` on."""
+    """Fill a contiguous array with the bytes that start at `offset`."""
     view = out.view(np.uint8).data
     while len(view):
         n = os.preadv(fd, [view], offset)
@@ -76,24 +76,29 @@ def read_into(fd: int, out: NDArray[Any], offset: int) -> None:
 
 
 def crc32(data: Any, crc: int = 0) -> int:
-    """CRC-32 of a buffer."""
+    """Return the CRC-32 of a buffer; `crc` is that of the bytes before it."""
     return int(isal_zlib.crc32(data, crc))
 
 
 def crc32_of(path: Path) -> tuple[int, int] | None:
-    """Size and CRC-32 of a file, or None where there is none."""
+    """Return the size and CRC-32 of a file, or None if it does not exist."""
     size = crc = 0
     try:
         with path.open("rb") as file:
-            while piece := file.read(_PIECE):
-                crc, size = isal_zlib.crc32(piece, crc), size + len(piece)
+            while data := file.read(_READ_BYTES):
+                crc, size = isal_zlib.crc32(data, crc), size + len(data)
     except FileNotFoundError:
         return None
     return size, crc
 
 
+def directory_size(folder: Path) -> int:
+    """Return the bytes of all files below a directory."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def sync(path: Path) -> None:
-    """Get a file's, or a folder's, bytes to disk."""
+    """Flush a file or directory to disk."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -101,12 +106,12 @@ def sync(path: Path) -> None:
         os.close(fd)
 
 
-def exchange(one: Path, other: Path) -> None:
-    """Let two folders swap names: in one step on Linux, in three elsewhere."""
+def swap(one: Path, other: Path) -> None:
+    """Swap the names of two directories: atomically on Linux, in three renames elsewhere."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if os.name == "posix" else None
-    if rename is not None and rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _SWAP) == 0:
+    if rename is not None and rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
         return
-    between = other.with_name(f"{one.name}.swap")
-    other.rename(between)
+    spare = other.with_name(f"{one.name}.swap")
+    other.rename(spare)
     one.rename(other)
-    between.rename(one)
+    spare.rename(one)

@@ -1,4 +1,4 @@
-"""Names that must differ."""
+"""Unique names."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 
 
 def unique_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Number repeated names: the first keeps its name, the next become ``name_2``, ``name_3`` and so on."""
-    found: list[str] = []
+    """Number repeated names: the first stays as it is, the others become ``name_2``, ``name_3`` and so on."""
+    taken: list[str] = []
     for name in names:
         unique, number = name, 2
-        while unique in found:
+        while unique in taken:
             unique, number = f"{name}_{number}", number + 1
-        found.append(unique)
-    return tuple(found)
+        taken.append(unique)
+    return tuple(taken)

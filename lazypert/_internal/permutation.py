@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def inverse(permutation: NDArray[Any]) -> NDArray[Any]:
-    """Where each element of a permutation is."""
+    """Return the inverse of a permutation: the position of each of its elements."""
     out = np.empty_like(permutation)
     out[permutation] = np.arange(len(permutation), dtype=permutation.dtype)
     return out

@@ -1,7 +1,8 @@
-"""Randomness that depends on what is asked, never on when, where or by how many it is asked.
+"""Reproducible random numbers that depend neither on the order of requests nor on threads.
 
-Two kinds: `generator` seeds an ordinary NumPy generator from a tuple of words, and `counter_hash`
-gives every (seed, cell, draw) its own number, so that draws for one cell need no others.
+`generator` seeds an ordinary NumPy generator from several integers. `counter_hash` gives counter-based
+random numbers: each is a function of its key and counter alone, so drawing for one cell requires no
+numbers of other cells.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def generator(*words: int) -> np.random.Generator:
-    """Make a generator from non-negative words such as ``(seed, epoch, step)``."""
+    """Return a generator seeded with non-negative integers such as ``(seed, epoch, step)``."""
     return np.random.default_rng(np.random.SeedSequence(words))
 
 
 def counter_hash(words: tuple[int, ...], counter: NDArray[np.integer]) -> NDArray[np.uint64]:
-    """Return one uniform 64-bit number for each counter: SplitMix64 keyed by `words`.
+    """Return one uniform 64-bit number per counter: SplitMix64, keyed by `words`.
 
     Parameters
     ----------
     words
-        Non-negative key, such as ``(seed, epoch)``.
+        Key of non-negative integers, such as ``(seed, epoch)``.
     counter
         Any shape, any integer dtype.
 
@@ -47,16 +48,18 @@ def counter_hash(words: tuple[int, ...], counter: NDArray[np.integer]) -> NDArra
 def permute_index(
     words: tuple[int, ...], which: NDArray[np.integer], index: NDArray[np.integer], size: NDArray[np.integer]
 ) -> NDArray[np.int64]:
-    """Where random permutations put numbers.
+    """Evaluate random permutations at single elements.
 
-    Permutation number `which` of ``range(size)``, one of many keyed by `words`, puts ``index`` at the
-    value returned. Small ones are shuffled; large ones are never made: a Feistel network over the next
-    power of four is gone through until the value is below `size`.
+    `words` keys a family of permutations of ``range(size)``; the result is element `index` of number
+    `which` among them. Small permutations are shuffled. Large ones are never stored: a Feistel network
+    over the next power of four is applied until the value is below `size` (cycle walking).
 
     Parameters
     ----------
+    words
+        Key of non-negative integers.
     which, index, size
-        Integers of shapes that broadcast; ``0 <= index < size``. Where `size` is 0, the value is -1.
+        Integers of shapes that broadcast, with ``0 <= index < size``. Where `size` is 0, the result is -1.
 
     Returns
     -------
@@ -74,28 +77,28 @@ def permute_index(
     return out.reshape(shape)
 
 
-_SMALL = 1024
+_MAX_SHUFFLED = 1024  # elements of a permutation that is shuffled rather than computed
 
 
 @kernel
 def _permute(keys: Any, numbers: Any, sizes: Any, out: Any) -> None:
-    made, made_key, made_size = np.empty(_SMALL, np.int64), np.uint64(0), np.int64(-1)
+    shuffled, shuffled_key, shuffled_size = np.empty(_MAX_SHUFFLED, np.int64), np.uint64(0), np.int64(-1)
     for i in range(len(out)):
         key, size = keys[i], sizes[i]
         if size <= 1:
             out[i] = size - 1
-        elif size <= _SMALL:
-            if key != made_key or size != made_size:  # neighbours mostly ask for the same one
-                _shuffle(key, made[:size])
-                made_key, made_size = key, size
-            out[i] = made[numbers[i]]
+        elif size <= _MAX_SHUFFLED:
+            if key != shuffled_key or size != shuffled_size:  # neighbours mostly share a permutation
+                _shuffle(key, shuffled[:size])
+                shuffled_key, shuffled_size = key, size
+            out[i] = shuffled[numbers[i]]
         else:
             out[i] = _feistel(key, numbers[i], size)
 
 
 @kernel
 def mix(z: Any) -> Any:
-    """Scramble 64 bits: the last step of SplitMix64, for kernels that count by the golden ratio."""
+    """Scramble 64 bits: the output function of SplitMix64, for kernels that add `GOLDEN` themselves."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
@@ -109,7 +112,7 @@ def _mix_all(out: Any, key: Any) -> None:
 
 @kernel
 def _shuffle(key: Any, out: Any) -> None:
-    for i in range(len(out)):  # Fisher and Yates, from within
+    for i in range(len(out)):  # Fisher-Yates, inside-out
         key += GOLDEN
         j = np.int64(mix(key) % np.uint64(i + 1))
         out[i] = out[j]
@@ -124,8 +127,8 @@ def _feistel(key: Any, number: Any, size: Any) -> Any:
     mask, value = (np.uint64(1) << half) - np.uint64(1), np.uint64(number)
     while True:
         left, right = value >> half, value & mask
-        for turn in range(4):
-            left, right = right, left ^ (mix(key + right + (np.uint64(turn + 1) << np.uint64(56))) & mask)
+        for feistel_round in range(4):
+            left, right = right, left ^ (mix(key + right + (np.uint64(feistel_round + 1) << np.uint64(56))) & mask)
         value = (left << half) | right
         if np.int64(value) < size:
             return np.int64(value)
@@ -134,10 +137,10 @@ def _feistel(key: Any, number: Any, size: Any) -> Any:
 def draw_distinct(
     words: tuple[int, ...], counter: NDArray[np.integer], sizes: NDArray[np.integer], n_draws: int
 ) -> NDArray[np.int64]:
-    """Draw `n_draws` numbers below ``sizes[i]`` for each counter, without repeats where there are enough.
+    """Draw `n_draws` distinct numbers below ``sizes[i]`` for each counter.
 
-    Floyd's algorithm, run over all counters at once. Each number below ``sizes[i]`` is equally
-    likely (to one part in 2^64 / size); where ``sizes[i] < n_draws`` draws are with replacement.
+    Floyd's algorithm, vectorised over the counters. Each number below ``sizes[i]`` is equally likely
+    (up to size / 2^64). Where ``sizes[i] < n_draws``, numbers are drawn with replacement.
 
     Returns
     -------
@@ -148,8 +151,8 @@ def draw_distinct(
     out = np.empty((len(counter), n_draws), dtype=np.int64)
     enough = sizes >= n_draws
     for j in range(n_draws):
-        # Floyd draws the j-th from the first (size - n_draws + j + 1) numbers, and takes the last
-        # of these instead when the drawn one is taken already.
+        # Floyd's j-th draw is from the first (size - n_draws + j + 1) numbers. If that number is
+        # already taken, the last of these replaces it.
         last = np.where(enough, sizes - n_draws + j, sizes - 1)
         drawn = (counter_hash((*words, j), counter) % (last + 1).astype(np.uint64)).astype(np.int64)
         taken = enough & (out[:, :j] == drawn[:, None]).any(axis=1)

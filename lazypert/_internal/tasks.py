@@ -1,4 +1,4 @@
-"""Running many tasks as a Dask graph: on threads, on the caller's scheduler, or on a cluster."""
+"""Run many tasks as a Dask graph: on threads, on the caller's scheduler, or on a cluster."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import dask
 
-from lazypert._internal.memory import give_back
+from lazypert._internal.memory import release_memory
 from lazypert.progress import Phase
 
 if TYPE_CHECKING:
@@ -28,37 +28,43 @@ def run(
     size: Callable[[T], int],
     report: Report | None,
 ) -> list[T]:
-    """Call a function with each tuple of arguments, as one task each.
+    """Call a function with each tuple of arguments, as one task per call.
 
-    Runs on the scheduler that the caller has set up (a `dask.distributed.Client`, or
-    ``dask.config.set(scheduler=...)``), else on threads. Returns, or raises, only when no task of
-    its own threads is running any more.
+    Tasks run on the caller's scheduler (a `dask.distributed.Client`, or ``dask.config.set(scheduler=...)``)
+    if there is one, and on threads otherwise. The threads have finished when this function returns or raises.
 
     Parameters
     ----------
+    arguments
+        Arguments of each call.
     workers
-        Threads, where the caller has set up nothing.
+        Number of threads, if the caller has not set up a scheduler.
+    phase
+        Name of this phase of the job, for `report`.
     size
-        Bytes that a result stands for, for `report`.
+        Returns the number of bytes that a result stands for, for `report`.
+    report
+        Called with a `Progress` after each task.
 
     Returns
     -------
-    The results, in the order of the arguments.
+    Results in the order of `arguments`.
     """
     counter = Phase(phase, len(arguments), report)
     shared: dict[int, Any] = {}
     task = dask.delayed(function, pure=False)
-    # Of tasks that nothing else sets apart Dask takes the last name first: so files are read from front to back.
+    # Dask runs otherwise equal tasks in descending order of their names; numbering them downwards
+    # therefore reads files from front to back.
     name = f"{phase}-{uuid4().hex}"
     tasks = [
-        task(*(_once(value, shared) for value in given), dask_key_name=f"{name}-{left:09d}")
-        for left, given in zip(range(len(arguments), 0, -1), arguments, strict=True)
+        task(*(_share(value, shared) for value in values), dask_key_name=f"{name}-{remaining:09d}")
+        for remaining, values in zip(range(len(arguments), 0, -1), arguments, strict=True)
     ]
     scheduler = dask.base.get_scheduler()
     client = getattr(scheduler, "__self__", None)
     if client is not None and hasattr(client, "submit"):
         return _on_cluster(client, tasks, counter, size)
-    with _counting(counter, size, {one.key for one in tasks}):
+    with _counting(counter, size, {task.key for task in tasks}):
         if scheduler is not None:
             return list(dask.compute(*tasks, optimize_graph=False))
         pool = ThreadPoolExecutor(workers)
@@ -66,11 +72,11 @@ def run(
             return list(dask.compute(*tasks, optimize_graph=False, scheduler="threads", pool=pool))
         finally:
             pool.shutdown(cancel_futures=True)
-            give_back()
+            release_memory()
 
 
-def _once(value: Any, shared: dict[int, Any]) -> Any:
-    """Large arguments that many tasks share travel to a worker once."""
+def _share(value: Any, shared: dict[int, Any]) -> Any:
+    """Wrap a large argument so that tasks that share it send it to each worker only once."""
     if not hasattr(value, "__dict__") and not hasattr(value, "__slots__") and not hasattr(value, "__array__"):
         return value
     return shared.setdefault(id(value), dask.delayed(value, pure=False, traverse=False))

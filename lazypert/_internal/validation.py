@@ -1,11 +1,11 @@
-"""Checks of options: one wording for whatever may be passed wrongly."""
+"""Checks of options, which word all errors alike: ``name: got X, expected Y.``"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import numpy as np
 
@@ -20,22 +20,22 @@ ConfigT = TypeVar("ConfigT", bound="DataclassInstance")
 
 
 def require(holds: bool, name: str, got: object, expected: str) -> None:
-    """Raise `ConfigError` unless something holds."""
+    """Raise `ConfigError` unless a condition holds."""
     if not holds:
         raise ConfigError(f"{name}: got {got!r}, expected {expected}.")
 
 
 def require_integer(name: str, value: Any, least: int = 0) -> int:
-    """Return an integer of at least `least` as Python's own."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    require(whole and value >= least, name, value, f"an integer, {least} or more")
+    """Return an integer that is at least `least` as an int; NumPy integers are accepted."""
+    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    require(is_integer and value >= least, name, value, f"an integer, {least} or more")
     return int(value)
 
 
 def require_number(
     name: str, value: Any, *, above: float | None = None, least: float | None = None, most: float | None = None
 ) -> float:
-    """Return a finite number within bounds as Python's own."""
+    """Return a finite number within bounds as a float; NumPy numbers are accepted."""
     bounds = [
         f"{word} {bound:g}"
         for word, bound in (("above", above), ("at least", least), ("at most", most))
@@ -54,25 +54,50 @@ def require_number(
 
 
 def require_flag(name: str, value: Any) -> bool:
-    """Return True or False as Python's own."""
+    """Return True or False as a bool; NumPy booleans are accepted."""
     require(isinstance(value, bool | np.bool_), name, value, "True or False")
     return bool(value)
 
 
-def require_choice(name: str, value: Any, known: Sequence[str]) -> None:
-    """Require one of some words."""
-    if not isinstance(value, str) or value not in known:
-        expected = " or ".join(map(repr, known)) if len(known) == 2 else f"one of {', '.join(map(repr, known))}"
-        guess = near_matches(value, known) if isinstance(value, str) else ""
-        raise ConfigError(f"{name}: got {value!r}, expected {expected}. {guess if 'mean' in guess else ''}".rstrip())
+def literal_choices(literal: Any) -> tuple[Any, ...]:
+    """Return the values of a ``Literal``, or of ``Literal[...] | None``, in the order in which they are written.
+
+    Examples
+    --------
+    >>> from typing import Literal
+    >>> literal_choices(Literal["inner", "outer"] | None)
+    ('inner', 'outer', None)
+    """
+    if literal is type(None):
+        return (None,)
+    arguments = get_args(literal)
+    return tuple(
+        choice for a in arguments for choice in (literal_choices(a) if get_args(a) or a is type(None) else [a])
+    )
+
+
+def require_choice(name: str, value: Any, choices: Any) -> None:
+    """Require one of several values.
+
+    Parameters
+    ----------
+    choices
+        A sequence of texts, or a ``Literal`` type, so that the choices are stated only once.
+    """
+    known = choices if isinstance(choices, Sequence) else literal_choices(choices)
+    if any(value is choice or (isinstance(value, str) and value == choice) for choice in known):
+        return
+    expected = " or ".join(map(repr, known)) if len(known) == 2 else f"one of {', '.join(map(repr, known))}"
+    guess = near_matches(value, [text for text in known if text is not None]) if isinstance(value, str) else ""
+    raise ConfigError(f"{name}: got {value!r}, expected {expected}. {guess if 'mean' in guess else ''}".rstrip())
 
 
 def require_names(name: str, values: Any) -> list[str]:
-    """Return names as a list; a single text is none, nor what has no order."""
+    """Return a list of names; a single text and unordered collections are refused."""
     example = repr([values]) if isinstance(values, str) else "['A', 'B']"
-    in_order = isinstance(values, Sequence) and not isinstance(values, str | bytes)
-    in_order |= np.ndim(getattr(values, "values", values)) == 1  # of NumPy and pandas
-    require(in_order, name, values, f"a list of names, such as {example}")
+    is_ordered = isinstance(values, Sequence) and not isinstance(values, str | bytes)
+    is_ordered |= np.ndim(getattr(values, "values", values)) == 1  # arrays, Series and Index
+    require(is_ordered, name, values, f"a list of names, such as {example}")
     for item in values:
         require(isinstance(item, str), name, item, "names only")
     return [str(item) for item in values]

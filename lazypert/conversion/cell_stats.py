@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lazypert._internal.files import write_whole
+from lazypert._internal.files import write_atomic
 from lazypert._internal.kernels import kernel
 from lazypert.screen.targets import target_genes, target_sums
 
@@ -128,7 +128,7 @@ class CellStats:
         buffer = io.BytesIO()
         arrays: dict[str, Any] = {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
         np.savez(buffer, **arrays)
-        return write_whole(path, [buffer.getbuffer()])
+        return write_atomic(path, [buffer.getbuffer()])
 
     @classmethod
     def load(cls, path: Path) -> CellStats:

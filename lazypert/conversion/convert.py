@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lazypert._internal.memory import Budget, give_back
+from lazypert._internal.memory import Budget, release_memory
 from lazypert._internal.permutation import inverse
 from lazypert.conversion.cell_stats import CellStatsPlan
 from lazypert.conversion.matrices import X_FOLDER, write_matrices
@@ -196,7 +196,7 @@ def _write(writer: StoreWriter, plan: ConversionPlan, report: Report | None) -> 
         writer.group(group, {"encoding-type": "dict", "encoding-version": "0.1.0"})
     write_obs(writer, plan, destination)
     write_var(writer, plan)
-    give_back()
+    release_memory()
     stats_plan = _plan_cell_stats(plan)
     summaries = write_matrices(writer, plan, destination, stats_plan, report)
     write_embeddings(writer, plan, destination)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lazypert._internal.files import crc32_of, read_exact, write_whole
+from lazypert._internal.files import crc32_of, read_exact, write_atomic
 from lazypert._internal.kernels import kernel
 from lazypert.conversion.checkpoints import load_checkpoint, save_checkpoint
 from lazypert.sparse.value_stats import ValueStats
@@ -164,7 +164,7 @@ class Spill:
         else:
             arrays += [rows.indices, rows.data]
             dtypes = rows.indices.dtype.str, rows.data.dtype.str
-        size, crc = write_whole(path, (np.ascontiguousarray(array).view(np.uint8).data for array in arrays))
+        size, crc = write_atomic(path, (np.ascontiguousarray(array).view(np.uint8).data for array in arrays))
         counts = len(marks), len(destinations), int(rows.indptr[-1])
         spill = cls(str(path), *counts, *dtypes, size, crc, value_stats, total)
         save_checkpoint(_checkpoint_path(path), asdict(spill))

@@ -18,7 +18,7 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from lazypert._internal.files import crc32_of, exchange, sync, write_whole
+from lazypert._internal.files import crc32_of, swap, sync, write_atomic
 from lazypert.conversion.staging import StagingDirectory
 from lazypert.errors import DiskFullError, LazypertError, StoreExistsError
 from lazypert.store.format import CODEC, FORMAT_VERSION, MARKER, Codec, Grid
@@ -61,7 +61,7 @@ class Template:
         assert values.shape == (stop - start,), (self.path, shard, values.shape)
         values = values.astype(self.dtype, copy=False)
         key = f"{self.path}/c/{shard}"
-        size, crc = write_whole(self.root / key, encode_shard(values, self.grid, self.codec))
+        size, crc = write_atomic(self.root / key, encode_shard(values, self.grid, self.codec))
         return Entry(key, size, crc)
 
 
@@ -262,7 +262,7 @@ class StoreWriter:
         attrs = attrs | {MANIFEST_FILES: [[e.key, e.size, e.crc32] for e in entries]}
         metadata["attributes"] = {"encoding-type": "anndata", "encoding-version": "0.1.0", MARKER: attrs}
         attrs["root_digest"] = root_digest(metadata)
-        write_whole(file, [json.dumps(metadata, indent=1).encode()])
+        write_atomic(file, [json.dumps(metadata, indent=1).encode()])
 
     def _all_entries(self) -> list[Entry]:
         entries = dict(self._entries)
@@ -288,7 +288,7 @@ class StoreWriter:
         if self._overwrite and self.target.exists():
             old = self.staging.path_for_replaced_store()
             self.root.rename(old)
-            exchange(old, self.target)
+            swap(old, self.target)
             sync(self.target.parent)
             shutil.rmtree(old, ignore_errors=True)
             if old.exists():

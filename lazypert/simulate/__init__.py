@@ -1,20 +1,20 @@
-"""Made-up perturbation screens with known truth, written as H5AD in bounded memory.
+"""Simulated perturbation screens with known truth, written as H5AD in bounded memory.
 
-`reference_screen` writes the small screen that the examples and the tests use. `simulate_screen`
-writes realistic screens of any size: depth, expression, overdispersion and knockdown follow
-distributions estimated from the non-targeting cells of published CRISPRi screens.
+`reference_screen` writes the small screen that the examples and tests use. `simulate_screen` writes
+realistic screens of any size: depth, expression, overdispersion and knockdown follow distributions
+estimated from the non-targeting cells of published CRISPRi screens.
 
-The model of `simulate_screen`. The reads of gene g in cell c are negative binomial with mean
-``m = depth_c * profile_tg * batch_bg * fold_pg`` and variance ``m + alpha_g * m**2``, for the cell's
-type t, batch b and perturbation p. They are drawn exactly, as the compound Poisson that a negative
-binomial is: ``Poisson(log(1 + alpha m) / alpha)`` clusters of log-series many reads each. The clusters
-are the arrivals of one Poisson process that runs along the genes, so a cell costs a logarithm
-for every gene and a few draws for every cluster, not a gamma and a Poisson draw for every gene, and
-its row comes out sorted.
+Model of `simulate_screen`: the reads of gene g in cell c are negative binomial with mean
+``m = depth_c * profile_tg * batch_bg * fold_pg`` and variance ``m + alpha_g * m**2``, where t, b and p are
+the cell's type, batch and perturbation. They are drawn exactly, because a negative binomial is a compound
+Poisson distribution: ``Poisson(log(1 + alpha m) / alpha)`` clusters, each with a log-series number of
+reads. The clusters are the arrivals of one Poisson process that runs along the genes. A cell therefore
+costs one logarithm per gene and a few draws per cluster, rather than a gamma and a Poisson draw per gene,
+and its row is sorted.
 
-What is approximate: genes are independent given a cell's labels and depth (no regulatory programmes,
-doublets or ambient reads), every guide of a target works equally well, and a target's effects are the
-same in every cell type.
+Simplifications: given a cell's labels and depth, genes are independent (no regulatory programmes,
+doublets or ambient reads); all guides of a target are equally effective; and a target has the same
+effects in all cell types.
 """
 
 from lazypert.simulate.config import SimulationConfig, SimulationTruth

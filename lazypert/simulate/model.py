@@ -1,4 +1,4 @@
-"""What is decided before the first cell: expression, dispersion, depth, effects and the design."""
+"""Parameters of a simulated screen: expression, dispersion, depth, effects and design."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from lazypert.simulate.parameters import (
     TYPE_DIRICHLET,
     UNASSIGNED,
     WEAK_SHARE,
-    _numbered,
+    numbered_names,
 )
 
 if TYPE_CHECKING:
@@ -41,38 +41,39 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Design:
-    """How cells come to their labels."""
+class Design:
+    """Distribution of the cells' labels."""
 
     labels: list[str]  # perturbation categories, sorted
     label_target: NDArray[np.int64]  # (label,), -1 where nothing is perturbed
     guides: list[str]
-    guide_start: NDArray[np.int64]  # (label + 1,), into guides
-    group_ends: NDArray[np.float64]  # (cell_type * label,), running sum of the groups' shares or cells
+    guide_start: NDArray[np.int64]  # (label + 1,), offsets into guides
+    group_ends: NDArray[np.float64]  # (cell_type * label,), cumulative shares of groups, or cumulative cells
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Model:
-    """Everything that is decided before the first cell."""
+class Model:
+    """All parameters that are drawn before the first cell."""
 
     gene_names: list[str]
-    variable: NDArray[np.bool_]  # (gene,)
+    highly_variable: NDArray[np.bool_]  # (gene,)
     profile: NDArray[np.float32]  # (cell_type, gene), rows sum to 1
     batch: NDArray[np.float32]  # (batch, gene), factors
     alpha: NDArray[np.float32]  # (gene,), dispersion
     depth_log_mean: float  # natural log of reads
-    targets: NDArray[np.int64]  # (target,), genes in order
+    targets: NDArray[np.int64]  # (target,), gene indices in ascending order
     on_target_log2: NDArray[np.float64]  # (target,)
-    effect_start: NDArray[np.int64]  # (target + 1,), into the next two
+    effect_start: NDArray[np.int64]  # (target + 1,), offsets into the next two
     effect_gene: NDArray[np.int32]
     effect_fold: NDArray[np.float32]
-    design: _Design
+    design: Design
 
 
-def _build_model(config: SimulationConfig) -> _Model:
+def build_model(config: SimulationConfig) -> Model:
+    """Draw the parameters of a screen from its seed."""
     rng = generator(config.seed, 0)
-    names = _numbered("Gene_{:0{}d}", range(config.n_genes), config.n_genes, least_width=4)
-    require(config.control_pert not in names, "control_pert", config.control_pert, "no gene's name")
+    names = numbered_names("Gene_{:0{}d}", range(config.n_genes), config.n_genes, min_width=4)
+    require(config.control_pert not in names, "control_pert", config.control_pert, "a label that is not a gene name")
     shape = (len(config.cell_types), config.n_genes)
     expression = 10 ** rng.normal(CP10K_LOG10_MEAN, CP10K_LOG10_SD, config.n_genes)
     markers = rng.normal(0, MARKER_LOG2_SD, shape) * (rng.random(shape) < MARKER_SHARE)
@@ -80,17 +81,17 @@ def _build_model(config: SimulationConfig) -> _Model:
     profile /= profile.sum(axis=1, keepdims=True)
     type_share = rng.dirichlet(np.full(shape[0], TYPE_DIRICHLET))
     noise = rng.lognormal(0, ALPHA_LOG_SD, config.n_genes)
-    depth_log_mean = _depth_for(_nnz_wanted(config), profile, type_share, noise)
+    depth_log_mean = _depth_for(expected_nnz(config), profile, type_share, noise)
     means = profile * _mean_depth(depth_log_mean)
     alpha = _dispersion(type_share @ means, noise)
-    # Targets are expressed genes, as libraries are designed.
+    # Targets are expressed genes, as in real libraries.
     expressed = np.argsort(-expression, kind="stable")[: max(config.n_targets, config.n_genes // 2)]
     targets = np.sort(rng.choice(expressed, config.n_targets, replace=False))
     on_target = rng.uniform(*ON_TARGET_LOG2, config.n_targets)
-    start, gene, fold = _draw_effects(rng, targets, on_target, config.n_genes)
-    return _Model(
+    start, gene, fold = draw_effects(rng, targets, on_target, config.n_genes)
+    return Model(
         gene_names=names,
-        variable=_most_variable(means, alpha, type_share),
+        highly_variable=_most_variable(means, alpha, type_share),
         profile=profile.astype(np.float32),
         batch=rng.lognormal(0, BATCH_LOG_SD, (config.n_batches, config.n_genes)).astype(np.float32),
         alpha=alpha.astype(np.float32),
@@ -104,7 +105,8 @@ def _build_model(config: SimulationConfig) -> _Model:
     )
 
 
-def _nnz_wanted(config: SimulationConfig) -> float:
+def expected_nnz(config: SimulationConfig) -> float:
+    """Return the expected number of genes detected per cell."""
     return DENSITY * config.n_genes if config.nnz_per_cell is None else config.nnz_per_cell
 
 
@@ -119,11 +121,11 @@ def _dispersion(mean: NDArray[np.float64], noise: NDArray[np.float64]) -> NDArra
 def _depth_for(
     nnz: float, profile: NDArray[np.float64], type_share: NDArray[np.float64], noise: NDArray[np.float64]
 ) -> float:
-    """Log-mean of the depth at which a cell shows `nnz` genes on average.
+    """Return the log-mean of the depth at which a cell has `nnz` detected genes on average.
 
-    A gene of mean m is seen with probability ``1 - (1 + alpha m) ** (-1 / alpha)``; the mean over the
-    lognormal depth is a Gauss-Hermite sum. Batch and perturbation effects are left out: they average
-    to about 1.
+    A gene of mean m is detected with probability ``1 - (1 + alpha m) ** (-1 / alpha)``. The mean over the
+    lognormal depth is computed by Gauss-Hermite quadrature. Batch and perturbation effects are ignored,
+    because they average to about 1.
     """
     from scipy.optimize import brentq
 
@@ -132,21 +134,21 @@ def _depth_for(
 
     def excess(log_mean: float) -> float:
         alpha = _dispersion(type_share @ profile * _mean_depth(log_mean), noise)
-        seen = 0.0
+        detected = 0.0
         for share, row in zip(type_share, profile, strict=True):
             for node, weight in zip(nodes, weights, strict=True):
                 mean = math.exp(log_mean + DEPTH_LOG_SD * node) * row
-                seen += share * weight * -np.expm1(-np.log1p(alpha * mean) / alpha).sum()
-        return float(seen - nnz)
+                detected += share * weight * -np.expm1(-np.log1p(alpha * mean) / alpha).sum()
+        return float(detected - nnz)
 
-    # The measured depth belongs to about 18,000 genes; the bracket spans e**30 on both sides of it.
+    # The measured depth is for about 18,000 genes; the bracket reaches e**30 below and above it.
     return float(brentq(excess, DEPTH_LOG_MEAN - 30, DEPTH_LOG_MEAN + 30, xtol=1e-3))
 
 
-def _draw_effects(
+def draw_effects(
     rng: np.random.Generator, targets: NDArray[np.int64], on_target: NDArray[np.float64], n_genes: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
-    """Genes and folds of every target: its own gene first, then those that it shifts."""
+    """Draw the affected genes and fold changes of each target: first its own gene, then those that it shifts."""
     strong = rng.random(len(targets)) < STRONG_TARGETS
     shares = np.where(strong, rng.uniform(*STRONG_SHARE, len(targets)), rng.uniform(*WEAK_SHARE, len(targets)))
     genes, logs = [], []
@@ -162,7 +164,7 @@ def _draw_effects(
 def _most_variable(
     means: NDArray[np.float64], alpha: NDArray[np.float64], type_share: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    """Mark the fifth of the genes (2,000 at most) with the largest variance-to-mean ratio in the model."""
+    """Mark a fifth of the genes, at most 2,000: those with the largest variance-to-mean ratio in the model."""
     mean = type_share @ means
     variance = mean + type_share @ (alpha * means**2) + type_share @ (means - mean) ** 2
     marked = np.zeros(len(mean), dtype=bool)
@@ -172,15 +174,15 @@ def _most_variable(
 
 def _draw_design(
     rng: np.random.Generator, targets: list[str], type_share: NDArray[np.float64], config: SimulationConfig
-) -> _Design:
-    """Draw guides, and the sizes of groups: shares for the random order, cells for the grouped one."""
+) -> Design:
+    """Draw guides and group sizes: shares if the order is random, numbers of cells if it is grouped."""
     n_guides = dict(zip(targets, rng.integers(*GUIDES_PER_TARGET, len(targets), endpoint=True), strict=True))
     weights = np.array(list(n_guides.values())) * rng.lognormal(0, TARGET_LOG_SD, len(targets))
     perturbed = 1 - config.control_fraction - config.unassigned_fraction
     share = dict(zip(targets, perturbed * weights / weights.sum(), strict=True))
     if config.control_fraction:
         share[config.control_pert] = config.control_fraction
-        # As many control guides as give each about the cells of a targeting one.
+        # So many control guides that each has about as many cells as a targeting guide.
         per_guide = perturbed / sum(n_guides.values())
         n_guides[config.control_pert] = max(GUIDES_PER_TARGET[0], round(config.control_fraction / per_guide))
     if config.unassigned_fraction:
@@ -188,15 +190,15 @@ def _draw_design(
     labels = sorted(share)
     guides = []
     for label in labels:
-        numbered = [f"{label}_g{guide + 1}" for guide in range(n_guides[label])]
-        guides += [UNASSIGNED] if label == UNASSIGNED else numbered
+        guide_names = [f"{label}_g{guide + 1}" for guide in range(n_guides[label])]
+        guides += [UNASSIGNED] if label == UNASSIGNED else guide_names
     groups = np.outer(type_share, [share[label] for label in labels]).ravel()
     if config.order == "grouped":
         groups = rng.multinomial(config.n_cells, groups / groups.sum()).astype(np.float64)
-    row_of = {target: row for row, target in enumerate(targets)}
-    return _Design(
+    target_index = {target: index for index, target in enumerate(targets)}
+    return Design(
         labels=labels,
-        label_target=np.array([row_of.get(label, -1) for label in labels]),
+        label_target=np.array([target_index.get(label, -1) for label in labels]),
         guides=guides,
         guide_start=np.cumsum([0, *(n_guides[label] for label in labels)]),
         group_ends=np.cumsum(groups),

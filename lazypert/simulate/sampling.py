@@ -1,4 +1,4 @@
-"""Cells drawn from the model: streams of random numbers, joined into blocks, made by several threads."""
+"""Sampling cells from a model: streams of random numbers, joined into blocks, on several threads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from lazypert._internal.kernels import kernel
 from lazypert._internal.randomness import generator
-from lazypert.simulate.h5ad import _Block
+from lazypert.simulate.h5ad import Block
 from lazypert.simulate.parameters import DEPTH_LOG_SD, STREAM_CELLS
 
 if TYPE_CHECKING:
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from lazypert.simulate.config import SimulationConfig
-    from lazypert.simulate.model import _Model
+    from lazypert.simulate.model import Model
 
 
-def _sampled_blocks(model: _Model, config: SimulationConfig, threads: int) -> Iterator[_Block]:
-    """Blocks in order; at most ``threads + 1`` are being made or waiting."""
+def sample_blocks(model: Model, config: SimulationConfig, threads: int) -> Iterator[Block]:
+    """Yield blocks in order; at most ``threads + 1`` are sampled ahead."""
     with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[_Block]] = deque()
+        waiting: deque[Future[Block]] = deque()
         for first in range(0, config.n_cells, config.block_cells):
             waiting.append(pool.submit(_sample_block, model, config, first))
             if len(waiting) > threads:
@@ -34,40 +34,40 @@ def _sampled_blocks(model: _Model, config: SimulationConfig, threads: int) -> It
             yield waiting.popleft().result()
 
 
-def _sample_block(model: _Model, config: SimulationConfig, first: int) -> _Block:
+def _sample_block(model: Model, config: SimulationConfig, first: int) -> Block:
     last = min(first + config.block_cells, config.n_cells)
-    parts = [
+    streams = [
         _sample_stream(model, config, start, min(start + STREAM_CELLS, last))
         for start in range(first, last, STREAM_CELLS)
     ]
-    offsets = np.cumsum([0, *(part.indptr[-1] for part in parts)])
-    pieces = [part.indptr[1:] + offset for part, offset in zip(parts, offsets[:-1], strict=True)]
-    return _Block(
-        indptr=np.concatenate([[0], *pieces]),
-        indices=np.concatenate([part.indices for part in parts]),
-        data=np.concatenate([part.data for part in parts]),
-        obs={name: np.concatenate([part.obs[name] for part in parts]) for name in parts[0].obs},
+    offsets = np.cumsum([0, *(stream.indptr[-1] for stream in streams)])
+    ends = [stream.indptr[1:] + offset for stream, offset in zip(streams, offsets[:-1], strict=True)]
+    return Block(
+        indptr=np.concatenate([[0], *ends]),
+        indices=np.concatenate([stream.indices for stream in streams]),
+        data=np.concatenate([stream.data for stream in streams]),
+        obs={name: np.concatenate([stream.obs[name] for stream in streams]) for name in streams[0].obs},
     )
 
 
-def _sample_stream(model: _Model, config: SimulationConfig, first: int, last: int) -> _Block:
-    """Sample the cells of one random stream; they depend on the seed and on `first` only."""
+def _sample_stream(model: Model, config: SimulationConfig, first: int, last: int) -> Block:
+    """Sample the cells of one random stream, which depend only on the config and `first`."""
     design = model.design
     rng = generator(config.seed, 1, first // STREAM_CELLS)
     n_cells = last - first
-    # The grouped order has the groups' sizes drawn already, so the row decides; the random order draws.
-    position = np.arange(first, last) if config.order == "grouped" else rng.random(n_cells)
-    group = np.searchsorted(design.group_ends, position, side="right")
+    # With the grouped order, group sizes are fixed and the row determines the group; otherwise it is drawn.
+    quantile = np.arange(first, last) if config.order == "grouped" else rng.random(n_cells)
+    group = np.searchsorted(design.group_ends, quantile, side="right")
     cell_type, label = np.divmod(np.minimum(group, len(design.group_ends) - 1), len(design.labels))
     guide = rng.integers(design.guide_start[label], design.guide_start[label + 1])
     batch = rng.integers(config.n_batches, size=n_cells)
     depth = rng.lognormal(model.depth_log_mean, DEPTH_LOG_SD, n_cells)
-    # Room for full rows; the pages that the counts do not reach are never touched.
+    # Space for dense rows; the operating system provides only the pages that are written.
     indices = np.empty(n_cells * config.n_genes, dtype=np.int32)
     data = np.empty(n_cells * config.n_genes, dtype=np.float32)
     indptr = np.zeros(n_cells + 1, dtype=np.int64)
     n_umis = np.zeros(n_cells, dtype=np.int64)
-    _sample_rows(
+    sample_rows(
         rng,
         depth,
         (cell_type, batch, design.label_target[label]),
@@ -77,17 +77,17 @@ def _sample_stream(model: _Model, config: SimulationConfig, first: int, last: in
     )
     nnz = indptr[-1]
     obs = {"perturbation": label, "guide": guide, "cell_type": cell_type, "batch": batch, "n_umis": n_umis}
-    return _Block(indptr=indptr, indices=indices[:nnz].copy(), data=data[:nnz].copy(), obs=obs)
+    return Block(indptr=indptr, indices=indices[:nnz].copy(), data=data[:nnz].copy(), obs=obs)
 
 
 @kernel
-def _sample_rows(
+def sample_rows(
     rng: np.random.Generator, depth: Any, labels: Any, rates: Any, effects: Any, out: Any
 ) -> None:  # pragma: no cover - compiled
-    """Fill `out` (indptr, indices, data, reads of a cell) with negative binomial rows.
+    """Fill `out` (indptr, indices, data, reads per cell) with negative binomial rows.
 
-    A Poisson process runs along the genes, at rate ``log(1 + alpha m) / alpha`` over each; every
-    arrival is a cluster of log-series many reads.
+    A Poisson process runs along the genes, with rate ``log(1 + alpha m) / alpha`` for each. Each arrival
+    is a cluster with a log-series number of reads.
     """
     cell_type, batch, target = labels
     profile, batch_factor, alpha = rates
@@ -96,11 +96,11 @@ def _sample_rows(
     n_genes = profile.shape[1]
     fold = np.ones(n_genes, np.float32)
     inverse_alpha = 1.0 / alpha.astype(np.float64)
-    position = 0
+    end = 0
     for cell in range(len(depth)):
-        own = target[cell]
-        if own >= 0:
-            for effect in range(effect_start[own], effect_start[own + 1]):
+        own_target = target[cell]
+        if own_target >= 0:
+            for effect in range(effect_start[own_target], effect_start[own_target + 1]):
                 fold[effect_gene[effect]] = effect_fold[effect]
         mean_row, batch_row = profile[cell_type[cell]], batch_factor[batch[cell]]
         until_next = rng.standard_exponential()
@@ -112,20 +112,20 @@ def _sample_rows(
             if until_next < 0.0:
                 reads = 0
                 while until_next < 0.0:
-                    reads += _log_series(rng, odds, log_term)
+                    reads += log_series(rng, odds, log_term)
                     until_next += rng.standard_exponential()
-                indices[position] = gene
-                data[position] = reads
+                indices[end] = gene
+                data[end] = reads
                 n_umis[cell] += reads
-                position += 1
-        indptr[cell + 1] = position
-        if own >= 0:
-            for effect in range(effect_start[own], effect_start[own + 1]):
+                end += 1
+        indptr[cell + 1] = end
+        if own_target >= 0:
+            for effect in range(effect_start[own_target], effect_start[own_target + 1]):
                 fold[effect_gene[effect]] = 1.0
 
 
 @kernel
-def _log_series(rng: np.random.Generator, odds: float, log_term: float) -> int:  # pragma: no cover - compiled
+def log_series(rng: np.random.Generator, odds: float, log_term: float) -> int:  # pragma: no cover - compiled
     """Draw from the log-series distribution with ``p = odds / (1 + odds)``; `log_term` is ``log(1 + odds)``.
 
     Algorithm LK of Kemp, "Efficient generation of logarithmically distributed pseudo-random

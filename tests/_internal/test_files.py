@@ -3,18 +3,18 @@ import threading
 import numpy as np
 import pytest
 
-from lazypert._internal.files import crc32, crc32_of, exchange, read_exact, write_whole
+from lazypert._internal.files import crc32, crc32_of, directory_size, read_exact, swap, write_atomic
 
 
-def test_a_file_is_there_as_a_whole_or_not_at_all(tmp_path):
-    def pieces():
+def test_write_atomic_writes_the_complete_file_or_nothing(tmp_path):
+    def failing_buffers():
         yield b"12345"
         raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError):
-        write_whole(tmp_path / "a", pieces())
+        write_atomic(tmp_path / "a", failing_buffers())
     assert not (tmp_path / "a").exists()
-    size, crc = write_whole(tmp_path / "a", [b"1234", np.frombuffer(b"56789", "u1"), b""], sync=True)
+    size, crc = write_atomic(tmp_path / "a", [b"1234", np.frombuffer(b"56789", "u1"), b""], sync=True)
     assert (tmp_path / "a").read_bytes() == b"123456789"
     assert (size, crc) == (9, 0xCBF43926)  # the check value of CRC-32
     assert crc32(b"56789", crc32(b"1234")) == crc
@@ -22,9 +22,9 @@ def test_a_file_is_there_as_a_whole_or_not_at_all(tmp_path):
     assert crc32_of(tmp_path / "b") is None
 
 
-def test_writers_of_one_file_do_not_mix(tmp_path):
+def test_concurrent_writers_of_one_file_do_not_mix(tmp_path):
     def write(letter):
-        write_whole(tmp_path / "a", [letter] * 1000)
+        write_atomic(tmp_path / "a", [letter] * 1000)
 
     threads = [threading.Thread(target=write, args=(bytes([65 + i]),)) for i in range(8)]
     for thread in threads:
@@ -35,7 +35,7 @@ def test_writers_of_one_file_do_not_mix(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_short_file_is_an_error(tmp_path):
+def test_reading_past_the_end_is_an_error(tmp_path):
     (tmp_path / "a").write_bytes(np.arange(5, dtype="i4").tobytes())
     with (tmp_path / "a").open("rb") as file:
         assert read_exact(file.fileno(), "i4", 3, 8).tolist() == [2, 3, 4]
@@ -43,13 +43,20 @@ def test_a_short_file_is_an_error(tmp_path):
             read_exact(file.fileno(), "i4", 3, 12)
 
 
-@pytest.mark.parametrize("at_once", [True, False])
-def test_folders_swap_names(tmp_path, monkeypatch, at_once):
+@pytest.mark.parametrize("atomic", [True, False])
+def test_swap_exchanges_the_names_of_two_directories(tmp_path, monkeypatch, atomic):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)
-    if not at_once:
+    if not atomic:
         monkeypatch.setattr("lazypert._internal.files.ctypes.CDLL", lambda *_, **__: object())
-    exchange(tmp_path / "a", tmp_path / "b")
+    swap(tmp_path / "a", tmp_path / "b")
     assert [(tmp_path / name / "file").read_text() for name in ("a", "b")] == ["b", "a"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_directory_size_adds_up_all_files(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "file").write_bytes(bytes(10))
+    (tmp_path / "a" / "b" / "file").write_bytes(bytes(5))
+    assert directory_size(tmp_path) == 15

@@ -1,36 +1,45 @@
+from typing import Literal
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from lazypert._internal.validation import require_choice, require_flag, require_integer, require_names, require_number
+from lazypert._internal.validation import (
+    literal_choices,
+    require_choice,
+    require_flag,
+    require_integer,
+    require_names,
+    require_number,
+)
 from lazypert.errors import ConfigError
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3)])
-def test_integers_become_pythons(value):
+def test_require_integer_returns_an_int(value):
     assert type(require_integer("n", value, 3)) is int
 
 
 @pytest.mark.parametrize("value", [2, -3, 3.0, np.float32(3), "3", None, True, np.True_, [3]])
-def test_no_integers(value):
+def test_require_integer_refuses_other_values(value):
     with pytest.raises(ConfigError, match=r"^n: got .*, expected an integer, 3 or more\.$"):
         require_integer("n", value, 3)
 
 
 @pytest.mark.parametrize("value", [1, 0.5, np.float32(0.5), np.int8(1)])
-def test_numbers_become_pythons(value):
-    found = require_number("f", value, above=0, most=1)
-    assert type(found) is float
-    assert found == value
+def test_require_number_returns_a_float(value):
+    number = require_number("f", value, above=0, most=1)
+    assert type(number) is float
+    assert number == value
 
 
 @pytest.mark.parametrize("value", [0, 1.5, float("nan"), float("inf"), "0.5", None, True, [0.5]])
-def test_no_numbers(value):
+def test_require_number_refuses_other_values(value):
     with pytest.raises(ConfigError, match=r"^f: got .*, expected a number above 0 and at most 1\.$"):
         require_number("f", value, above=0, most=1)
 
 
-def test_bounds_of_numbers():
+def test_require_number_states_the_bounds():
     assert require_number("f", 0, least=0) == 0
     assert require_number("f", -1e9) == -1e9
     with pytest.raises(ConfigError, match=r"expected a number at least 0\.$"):
@@ -39,7 +48,7 @@ def test_bounds_of_numbers():
         require_number("f", "1")
 
 
-def test_flags():
+def test_require_flag_accepts_booleans_only():
     require_flag("f", value=False)
     require_flag("f", value=np.True_)
     for value in (0, 1, "yes", None):
@@ -57,19 +66,45 @@ def test_flags():
         (None, "got None"),
     ],
 )
-def test_words(value, expected):
+def test_require_choice_suggests_the_nearest_choice(value, expected):
     require_choice("mode", "depth", ("fraction", "depth"))
     with pytest.raises(ConfigError, match=expected):
         require_choice("mode", value, ("fraction", "depth"))
 
 
+Mode = Literal["fraction", "depth"]
+
+
+@pytest.mark.parametrize(
+    ("literal", "choices"),
+    [
+        (Mode, ("fraction", "depth")),
+        (Mode | None, ("fraction", "depth", None)),
+        (Literal["gzip", None], ("gzip", None)),
+        (Literal["a"], ("a",)),
+    ],
+    ids=str,
+)
+def test_literal_choices_are_those_of_the_type(literal, choices):
+    assert literal_choices(literal) == choices
+
+
+def test_require_choice_reads_the_choices_of_a_literal():
+    require_choice("mode", "depth", Mode)
+    require_choice("mode", None, Mode | None)
+    with pytest.raises(ConfigError, match=r"^mode: got None, expected 'fraction' or 'depth'\.$"):
+        require_choice("mode", None, Mode)
+    with pytest.raises(ConfigError, match=r"expected one of 'fraction', 'depth', None\. Did you mean 'depth'\?$"):
+        require_choice("mode", "depht", Mode | None)
+
+
 @pytest.mark.parametrize(
     "names", [["a", "b"], ("a", "b"), np.array(["a", "b"]), pd.Index(["a", "b"]), pd.Series(["a", "b"])]
 )
-def test_names_in_order(names):
-    found = require_names("genes", names)
-    assert found == ["a", "b"]
-    assert {type(name) for name in found} == {str}
+def test_require_names_returns_a_list_of_texts(names):
+    listed = require_names("genes", names)
+    assert listed == ["a", "b"]
+    assert {type(name) for name in listed} == {str}
 
 
 @pytest.mark.parametrize(
@@ -84,6 +119,6 @@ def test_names_in_order(names):
         (["TP53", 5], "genes: got 5, expected names only"),
     ],
 )
-def test_no_names(names, expected):
+def test_require_names_refuses_other_values(names, expected):
     with pytest.raises(ConfigError, match=expected):
         require_names("genes", names)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazypert._internal.files import write_whole
+from lazypert._internal.files import write_atomic
 from lazypert.errors import StoreDamagedError
 from lazypert.store import native
 from lazypert.store.byte_reader import LocalReader
@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
         values = values_of(dtype)
         for shard in range(GRID.n_shards):
             start, stop = GRID.span(shard)
-            write_whole(root / dtype / f"c/{shard}", encode_shard(values[start:stop], GRID, codec))
+            write_atomic(root / dtype / f"c/{shard}", encode_shard(values[start:stop], GRID, codec))
     return root
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lazypert._internal.files import write_whole
+from lazypert._internal.files import write_atomic
 from lazypert.store.format import CODEC, COUNTS_CODEC, Grid
 from lazypert.store.shard_encoding import encode_shard
 from tests.support.arrays import values_of, write_ours, zarr_array
@@ -37,6 +37,6 @@ def test_checksums_distinguish_valid_shards_of_equal_length(tmp_path):
     found = set()
     for seed in range(6):
         values = np.random.default_rng(seed).integers(0, 2**16, 128).astype("u2")
-        found.add(write_whole(tmp_path / str(seed), encode_shard(values, Grid(128, 32, 128))))
+        found.add(write_atomic(tmp_path / str(seed), encode_shard(values, Grid(128, 32, 128))))
     assert len({size for size, _ in found}) == 1
     assert len(found) == 6

@@ -7,7 +7,7 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from lazypert._internal.files import write_whole
+from lazypert._internal.files import write_atomic
 from lazypert.store.byte_reader import LocalReader
 from lazypert.store.format import CODEC
 from lazypert.store.shard_encoding import encode_shard
@@ -23,7 +23,7 @@ def write_ours(root, values, grid, codec=CODEC):
     for shard in range(grid.n_shards):
         start, stop = grid.span(shard)
         (Path(root) / "a/c").mkdir(parents=True, exist_ok=True)
-        write_whole(Path(root) / f"a/c/{shard}", encode_shard(values[start:stop], grid, codec))
+        write_atomic(Path(root) / f"a/c/{shard}", encode_shard(values[start:stop], grid, codec))
     return ShardedArray(LocalReader(Path(root)), "a", values.dtype, grid)
 
 

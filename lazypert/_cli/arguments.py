@@ -1,0 +1,102 @@
+"""Arguments of the command line."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lazypert._cli import commands
+from lazypert._cli.doctor import print_diagnosis
+from lazypert._cli.info import print_info
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse arguments; ``run`` of the result is the function of the command.
+
+    Raises
+    ------
+    SystemExit
+        For invalid arguments, ``--help`` and ``--version``.
+    """
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.run is commands.demo and options.h5ad is None:
+        given = [name for name in commands.DEMO_COLUMNS if getattr(options, name) is not None]
+        if given:
+            parser.error(f"demo: --{given[0].replace('_', '-')} describes a file; pass that file with --h5ad")
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    import lazypert
+
+    parser = argparse.ArgumentParser(
+        prog="lazypert",
+        description="A lazy out-of-core engine for perturbation screens: convert once, then read only what you need.",
+    )
+    parser.add_argument("--version", action="version", version=f"lazypert {lazypert.__version__}")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_demo(subparsers)
+    _add_convert(subparsers)
+    info = subparsers.add_parser("info", help="describe a store")
+    info.add_argument("store", metavar="STORE", help="a directory or a URL")
+    info.set_defaults(run=print_info)
+    verify = subparsers.add_parser("verify", help="read a store completely and compare it with its manifest")
+    verify.add_argument("store", metavar="STORE", help="a directory or a URL")
+    verify.set_defaults(run=commands.verify)
+    doctor = subparsers.add_parser("doctor", help="check the installation: versions, codecs, cache, optional packages")
+    doctor.set_defaults(run=print_diagnosis)
+    return parser
+
+
+def _add_demo(subparsers: Any) -> None:
+    demo = subparsers.add_parser(
+        "demo",
+        help="run every component on a simulated screen, or on your own data",
+        description="Run every component on the simulated reference screen, or on an .h5ad file; print a report and "
+        "draw three figures.",
+    )
+    demo.add_argument("--out", type=Path, default=Path("lazypert-demo"), metavar="DIR", help="default: %(default)s")
+    demo.add_argument("--h5ad", type=Path, metavar="FILE", help="your own screen; it is not modified")
+    demo.add_argument("--pert-col", metavar="COL", help="obs column of the perturbation; default: perturbation")
+    demo.add_argument("--control-pert", metavar="LABEL", help="label of control cells; default: non-targeting")
+    demo.add_argument("--cell-type-col", metavar="COL", help="obs column; default: cell_type, if it exists")
+    demo.add_argument("--batch-col", metavar="COL", help="obs column; default: batch, if it exists")
+    demo.add_argument("--var-gene-col", metavar="COL", help="var column of gene names; default: the var index")
+    demo.add_argument("--seed", type=_natural_number, default=42, metavar="N", help="default: %(default)s")
+    demo.set_defaults(run=commands.demo)
+
+
+def _add_convert(subparsers: Any) -> None:
+    convert = subparsers.add_parser(
+        "convert",
+        help="convert one or several files into a store",
+        description="Convert one or several files into a lazypert store, which is also a valid AnnData Zarr store.",
+    )
+    convert.add_argument("source", metavar="SOURCE", nargs="+", type=Path)
+    convert.add_argument("store", metavar="STORE", type=Path)
+    convert.add_argument("--pert-col", metavar="COL", help="obs column of the perturbation")
+    convert.add_argument("--control-pert", metavar="LABEL", help="label of control cells")
+    convert.add_argument("--cell-type-col", metavar="COL", help="obs column of the cell type")
+    convert.add_argument("--batch-col", metavar="COL", help="obs column of the batch")
+    convert.add_argument("--layer", help="layer to use as X")
+    convert.add_argument("--order", choices=("grouped", "source"), default="grouped", help="default: %(default)s")
+    convert.add_argument(
+        "--seed", type=_natural_number, default=0, metavar="N", help="seed of the shuffling; default: %(default)s"
+    )
+    convert.add_argument("--memory-limit", default="1GiB", metavar="SIZE", help="default: %(default)s")
+    convert.add_argument("--overwrite", action="store_true", help="replace an existing store")
+    convert.add_argument(
+        "--join", choices=("inner", "outer"), default="inner", help="how to combine genes; default: %(default)s"
+    )
+    convert.set_defaults(run=commands.convert)
+
+
+def _natural_number(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a non-negative integer")
+    return int(text)

@@ -1,0 +1,71 @@
+"""The commands demo, convert and verify."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lazypert._cli.output import print_field, print_warnings
+
+if TYPE_CHECKING:
+    import argparse
+
+    from lazypert.store.store import Store
+
+DEMO_COLUMNS = ("pert_col", "control_pert", "cell_type_col", "batch_col", "var_gene_col")
+"""Options of the demo that describe the user's file."""
+
+
+def demo(options: argparse.Namespace) -> None:
+    """Run the demo."""
+    from lazypert._demo import DemoConfig, run_demo
+
+    columns = {name: getattr(options, name) for name in DEMO_COLUMNS if getattr(options, name) is not None}
+    run_demo(DemoConfig(out=options.out, h5ad=options.h5ad, seed=options.seed, **columns))
+
+
+def convert(options: argparse.Namespace) -> None:
+    """Convert files into a store and print a summary."""
+    from lazypert.conversion.convert import convert
+    from lazypert.store.store import Store
+
+    start = time.perf_counter()
+    path = convert(
+        options.source,
+        options.store,
+        pert_col=options.pert_col,
+        control_pert=options.control_pert,
+        cell_type_col=options.cell_type_col,
+        batch_col=options.batch_col,
+        layer=options.layer,
+        order=options.order,
+        seed=options.seed,
+        memory_limit=options.memory_limit,
+        overwrite=options.overwrite,
+        join=options.join,
+    )
+    _print_summary(Store(path), time.perf_counter() - start)
+
+
+def _print_summary(store: Store, seconds: float) -> None:
+    from lazypert._internal.files import directory_size
+    from lazypert._internal.memory import format_bytes, peak_memory
+
+    source_size = sum(source["size"] for source in store.attrs["sources"])
+    print_field("store", store.path)
+    print_field("cells", f"{store.n_obs:,}")
+    print_field("genes", f"{store.n_vars:,}")
+    print_field("nonzeros", f"{store.matrix().stats['nnz']:,}")
+    print_field("groups", f"{store.attrs['summary']['n_groups']:,}")
+    print_field("size", f"{format_bytes(directory_size(Path(store.path)))}, converted from {format_bytes(source_size)}")
+    print_field("time", f"{seconds:.1f} s")
+    print_field("peak memory", format_bytes(peak_memory()))
+    print_warnings(store)
+
+
+def verify(options: argparse.Namespace) -> None:
+    """Compare a store with its manifest."""
+    from lazypert.store.verify import verify
+
+    print(f"ok: {verify(options.store):,} files match the manifest")

@@ -1,0 +1,88 @@
+"""The command info: what a store holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lazypert._cli.output import print_field, print_warnings
+
+if TYPE_CHECKING:
+    import argparse
+
+    from lazypert.store.store import Store
+
+_MAX_GROUPS = 20
+
+
+def print_info(options: argparse.Namespace) -> None:
+    """Print the size, roles, sources, matrices, columns and groups of a store."""
+    from lazypert.store.store import Store
+
+    store = Store(options.store)
+    _print_shape_and_roles(store)
+    _print_origin(store)
+    for name in store.matrices:
+        print_field("matrix", _describe_matrix(store, name))
+    for name, array in store.obsm.items():
+        print_field("embedding", f"obsm/{name}  {array.dtype}  {array.shape[1]:,} dimensions")
+    print_field("obs", ", ".join(store.obs_columns))
+    print_warnings(store)
+    _print_groups(store)
+
+
+def _print_shape_and_roles(store: Store) -> None:
+    attrs, summary = store.attrs, store.attrs["summary"]
+    print_field("store", f"{store.path} (format version {attrs['format_version']})")
+    print_field("cells", f"{store.n_obs:,}" + (f" ({n:,} unlabelled)" if (n := summary["n_unlabelled"]) else ""))
+    print_field("genes", f"{store.n_vars:,}")
+    counts = {"pert_col": "n_perturbations", "cell_type_col": "n_cell_types", "batch_col": "n_batches"}
+    for role, value in store.roles.to_json().items():
+        if value is not None:
+            labels = f"{summary[counts[role]]:,} labels" if role in counts else ""
+            labels = f"{summary['n_controls']:,} cells" if role == "control_pert" else labels
+            print_field(role, f"{value}" + (f" ({labels})" if labels else ""))
+
+
+def _print_origin(store: Store) -> None:
+    from lazypert._internal.memory import format_bytes
+
+    attrs = store.attrs
+    seed = f", shuffled within groups with seed {attrs['seed']}" if attrs["order"] == "grouped" else ""
+    print_field("order", f"{attrs['order']}{seed}")
+    for source in attrs["sources"]:
+        print_field("source", f"{source['file']} ({source['n_obs']:,} cells, {format_bytes(source['size'])})")
+
+
+def _describe_matrix(store: Store, name: str) -> str:
+    matrix = store.open_matrix(name)
+    stats, n_values = matrix.stats, max(1, matrix.shape[0] * matrix.shape[1])
+    kind = "counts" if matrix.is_counts else "integers" if stats["integral"] else "real numbers"
+    return (
+        f"{name}  {matrix.dtype}  {stats['nnz']:,} nonzeros ({stats['nnz'] / n_values:.1%})  "
+        f"{kind} from {stats['minimum']:g} to {stats['maximum']:g}"
+    )
+
+
+def _print_groups(store: Store) -> None:
+    if not store.roles.has_columns:
+        return
+    table = store.groups.table()
+    sizes = table["n_cells"]
+    span = f"{sizes.min():,}" if sizes.nunique() == 1 else f"{sizes.min():,} to {sizes.max():,}"
+    print_field("groups", f"{len(table):,}, each of {span} cells" if len(table) else "0")
+    shown = table.head(_MAX_GROUPS)
+    if not len(shown):
+        return
+    widths = [
+        max(len(head), *(len(str(label)) for label in shown[axis]))
+        for axis, head in (("cell_type", "cell type"), ("perturbation", "perturbation"))
+    ]
+    print(f"\n  {'cell type':<{widths[0]}}  {'perturbation':<{widths[1]}}  {'cells':>9}  {'batches':>7}")
+    for group in shown.itertuples():
+        control = "  control" if group.is_control else ""
+        print(
+            f"  {group.cell_type:<{widths[0]}}  {group.perturbation:<{widths[1]}}  {group.n_cells:>9,}  "
+            f"{group.n_batches:>7,}{control}"
+        )
+    if len(table) > len(shown):
+        print(f"  ... and {len(table) - len(shown):,} more")
