@@ -1,8 +1,8 @@
-"""What a reader of a source format must be able to do. lazypert knows no format itself.
+"""The protocol that a source format's reader implements. lazypert itself knows no source format.
 
-A converter only reads: it says what is in a file and hands out blocks of rows of a size it is
-told. The engine alone sorts, writes, checks and finalises. Converters are found through the
-entry-point group ``lazypert.converters``, so one of a third party is the equal of ours.
+A converter only reads: it describes a file and returns blocks of rows of at most a given size. Sorting,
+writing, checking and finalising are left to `lazypert.convert`. Converters are found through the entry-point
+group ``lazypert.converters``, so those of third parties work exactly like the ones that lazypert ships.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
     "CSRBlock",
     "first_bad_index",
     "kernel",
-    # what the engine calls
+    # what lazypert calls
     "converters",
     "open_source",
     "SourceMissingError",
@@ -42,9 +42,10 @@ ENTRY_POINTS = "lazypert.converters"
 
 @dataclass(frozen=True, slots=True)
 class BlockSpec:
-    """A piece of a matrix that is read at once: rows of a row-wise matrix, columns of a column-wise one.
+    """A source block: the part of a matrix that is read at once.
 
-    `start` and `stop` mean something to the converter only.
+    Only the converter interprets `start` and `stop`: typically as rows of a CSR matrix, or columns of a CSC
+    matrix.
     """
 
     matrix: str
@@ -54,9 +55,9 @@ class BlockSpec:
 
 @dataclass(frozen=True, slots=True)
 class RowBlock:
-    """Values of a piece: a CSR block whose first row is the matrix's row `first_row`.
+    """Values of a source block: CSR rows, the first of which is row `first_row` of the matrix.
 
-    Blocks of a column-wise matrix cover all rows, each with the values of some columns.
+    The source blocks of a CSC matrix each cover all rows, with the values of some columns.
     """
 
     first_row: int
@@ -64,23 +65,23 @@ class RowBlock:
 
 
 class ScreenReader(Protocol):
-    """An opened source file. Deterministic, picklable, and safe to use from many threads.
+    """An opened source file. Must be deterministic, picklable, and safe to use from many threads.
 
     Attributes
     ----------
     path
         The file.
     n_obs, n_vars
-        Cells and genes.
+        Number of cells and genes.
     obs_columns
-        Names of the obs columns, in the file's order.
+        Names of the obs columns, in file order.
     matrices
-        Name and number of columns of each matrix: ``"X"``, ``"layers/<name>"``, ``"raw/X"``, and
-        sparse ``"obsm/<name>"``.
+        Number of columns of each matrix, by name: ``"X"``, ``"layers/<name>"``, ``"raw/X"``, or
+        ``"obsm/<name>"`` if it is sparse.
     obsm
-        Name and width of each dense embedding.
+        Width of each dense embedding, by name.
     not_carried
-        Paths inside the file that a store cannot hold, each with the reason.
+        What the store will not contain, one ``"<path inside the file>: <reason>"`` each.
     """
 
     path: Path
@@ -92,43 +93,43 @@ class ScreenReader(Protocol):
     not_carried: tuple[str, ...]
 
     def obs_names(self, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """(stop - start,) cell names, as strings; reads no more than it must."""
+        """(stop - start,) cell names as strings; should read only that range."""
         ...
 
     def obs_column(self, name: str, start: int = 0, stop: int | None = None) -> Any:
         """(stop - start,) values of an obs column: a NumPy array, a Categorical or a nullable pandas array.
 
-        Every piece has the same dtype: a Categorical lists all categories in each.
+        The dtype is the same for every range: a Categorical always lists all categories.
         """
         ...
 
     def var(self) -> pd.DataFrame:
-        """Return the var table; its index holds the gene names."""
+        """Return the var table, indexed by gene name."""
         ...
 
     def raw_var(self) -> pd.DataFrame:
-        """Return the var table of ``"raw/X"``; asked only where `matrices` names that."""
+        """Return the var table of ``"raw/X"``; called only if `matrices` contains it."""
         ...
 
     def nnz(self, matrix: str) -> int | None:
-        """Stored values of a matrix; None where only reading it would tell."""
+        """Number of stored values of a matrix; None if it would have to be read to find out."""
         ...
 
     def scratch_bytes(self, matrix: str) -> int:
-        """Bytes that `read_block` needs at once beside the block: the largest HDF5 chunk, say."""
+        """Bytes that `read_block` needs in addition to the block, such as the largest HDF5 chunk."""
         ...
 
     def blocks(self, matrix: str, max_bytes: int) -> list[BlockSpec]:
-        """Cut a matrix into pieces of at most `max_bytes` (of data and indices) where rows allow it."""
+        """Cut a matrix into source blocks of at most `max_bytes` of data and indices, but at least one row each."""
         ...
 
     def read_block(self, spec: BlockSpec) -> RowBlock:
-        """Read and check one piece.
+        """Read and check one source block.
 
         Raises
         ------
         SourceFormatError
-            When the file's content is not a valid matrix; the message names the path inside the file.
+            If the file's content is not a valid matrix; the message names the path inside the file.
         """
         ...
 
@@ -144,7 +145,7 @@ class Converter(Protocol):
     name: str
 
     def recognises(self, path: Path) -> bool:
-        """Whether the file is of this format, by its content as well as its name."""
+        """Whether the file has this format, judged by its content rather than its name alone."""
         ...
 
     def open(self, path: Path) -> ScreenReader:
@@ -153,13 +154,13 @@ class Converter(Protocol):
         Raises
         ------
         SourceFormatError
-            When it is not of this format or cannot be carried.
+            If it does not have this format, or cannot be converted exactly.
         """
         ...
 
 
 def converters() -> dict[str, Converter]:
-    """Every installed converter, by name."""
+    """All installed converters, by name."""
     return {point.name: point.load()() for point in sorted(entry_points(group=ENTRY_POINTS))}
 
 
@@ -169,41 +170,43 @@ def open_source(path: str | Path) -> ScreenReader:
     Raises
     ------
     FileNotFoundError
-        When there is no such file.
+        If the file does not exist.
     SourceFormatError
-        When no installed converter recognises it.
+        If no installed converter recognises it, or the one that does cannot convert it.
     """
     path = Path(path)
     if not path.exists():
-        raise SourceMissingError(f"There is no file {str(path)!r}. Check the path; nothing was written.")
+        raise SourceMissingError(f"{str(path)!r} does not exist. Check the path. Nothing was written.")
     if path.is_file():
         try:
             path.open("rb").close()
         except OSError as error:
             raise SourceFormatError(
-                f"{str(path)!r} cannot be read ({error.strerror}). Check its permissions; nothing was written."
+                f"{str(path)!r} cannot be read ({error.strerror}). Check its permissions. Nothing was written."
             ) from error
     known = converters()
     for converter in known.values():
         if converter.recognises(path):
             return converter.open(path)
     raise SourceFormatError(
-        f"{str(path)!r} is not a file of a known format: {_describe(path)}. Expected one of: "
-        f"{', '.join(sorted(known.keys() - {'foreign'})) or 'none installed'}. Nothing was written."
+        f"{str(path)!r} has an unknown format: it {_described(path)}, expected one of: "
+        f"{', '.join(sorted(known.keys() - {'foreign'})) or 'none installed'}. Check the path, or install a converter "
+        "for the format. Nothing was written."
     )
 
 
-def _describe(path: Path) -> str:
+def _described(path: Path) -> str:
+    """Describe a file of an unknown format, to continue a sentence that begins with "it"."""
     if path.is_dir():
-        return "it is a folder"
+        return "is a folder"
     with path.open("rb") as file:
         head = file.read(8)
     if not head:
-        return "it is empty (0 bytes)"
+        return "is empty (0 bytes)"
     if head[:2] == b"\x1f\x8b":
-        return "it is gzip-compressed (decompress it first)"
+        return "is gzip-compressed (decompress it first)"
     if head[:2] == b"PK":
-        return "it is a zip archive"
+        return "is a zip archive"
     if head.lstrip()[:1] == b"<":
-        return "it is a web page or XML (a download that failed?)"
-    return f"it starts with the bytes {head!r}"
+        return "is a web page or XML (possibly a failed download)"
+    return f"starts with the bytes {head!r}"

@@ -1,4 +1,4 @@
-"""Where version 0.1 had `CSRBlock`. Import it from `lazypert.converter`; this module will go in version 1.0."""
+"""The home of `CSRBlock` in version 0.1, deprecated in favour of `lazypert.converter`; to be removed in version 1.0."""
 
 import warnings
 
@@ -6,4 +6,6 @@ from lazypert.converter import CSRBlock, first_bad_index, kernel
 
 __all__ = ["CSRBlock", "first_bad_index", "kernel"]
 
-warnings.warn("lazypert.csr has moved: import CSRBlock from lazypert.converter.", DeprecationWarning, stacklevel=2)
+warnings.warn(
+    "lazypert.csr is deprecated: import CSRBlock from lazypert.converter instead.", DeprecationWarning, stacklevel=2
+)

@@ -1,1 +1,1 @@
-"""Readers of source formats, found by lazypert through the entry-point group ``lazypert.converters``."""
+"""lazypert's converters, found through the entry-point group ``lazypert.converters``."""

@@ -1,15 +1,15 @@
-"""An AnnData, whatever tree it lies in: obs, var, X, layers, raw and embeddings, read in pieces."""
+"""Reader of an AnnData in any tree: obs, var, X, layers, raw and embeddings."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lazypert.errors import ColumnNotFoundError, near_matches
-from lazypert_converters._frames import open_frame, read_column, read_frame, read_names, used_in_uns
+from lazypert_converters._frames import labels_in_uns, open_frame, read_column, read_frame, read_names
 from lazypert_converters._matrices import (
     Matrix,
     blocks,
+    is_dense_matrix,
     open_matrix,
     read_block,
     scratch_bytes,
@@ -17,11 +17,10 @@ from lazypert_converters._matrices import (
     sparse_shape,
     stored_values,
 )
+from lazypert_converters._reader import Reader
 from lazypert_converters._tree import Array, Group, join
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
     from numpy.typing import NDArray
 
@@ -30,35 +29,29 @@ if TYPE_CHECKING:
     from lazypert_converters._tree import Tree
 
 _RAW = "raw/X"
-_OLD_RAW = "raw."
-_ABSENT = ("null", "0.1.0")
-_READ = ("obs", "var", "X", "layers", "obsm", "raw")
-_NOT_PART = ("obsp", "varm", "varp", "uns")
+_OLD_RAW_PREFIX = "raw."
+_NULL_ENCODING = ("null", "0.1.0")
+_CARRIED = ("obs", "var", "X", "layers", "obsm", "raw")
+_NOT_KEPT = ("obsp", "varm", "varp", "uns")
+_ONLY_MATRICES = "and only numeric matrices are copied"
 
 
 @dataclass(frozen=True)
-class AnnDataReader:
-    """An AnnData on disk. Holds no open handle, so it can be pickled and used from many threads.
+class AnnDataReader(Reader):
+    """An AnnData on disk.
 
     Attributes
     ----------
     tree
         The file.
     frames
-        ``"obs"``, ``"var"`` and, of raw, ``"raw/var"``.
+        The tables ``"obs"``, ``"var"`` and, if there is a raw matrix, ``"raw/var"``.
     layouts
         Where each matrix is.
     embeddings
-        Where each dense embedding is: a path and, in AnnData before 0.7, a field of records there.
+        Where each dense embedding is: a path and, for AnnData before 0.7, a field of the records there.
     """
 
-    path: Path
-    n_obs: int
-    n_vars: int
-    obs_columns: tuple[str, ...]
-    matrices: dict[str, int]
-    obsm: dict[str, int]
-    not_carried: tuple[str, ...]
     tree: Tree
     frames: dict[str, Frame]
     layouts: dict[str, Matrix]
@@ -72,10 +65,7 @@ class AnnDataReader:
     def obs_column(self, name: str, start: int = 0, stop: int | None = None) -> Any:
         """(stop - start,) values of an obs column."""
         if name not in self.obs_columns:
-            why = next((f"{line}. " for line in self.not_carried if line.startswith(f"obs/{name}: ")), "")
-            raise ColumnNotFoundError(
-                f"obs column {name!r} is not in {str(self.path)!r}. {why}{near_matches(name, self.obs_columns)}"
-            )
+            raise self.no_obs_column(name)
         with self.tree.root() as root:
             return read_column(root, self.frames["obs"].columns[name], start, stop)
 
@@ -87,16 +77,16 @@ class AnnDataReader:
     def raw_var(self) -> pd.DataFrame:
         """Return the var table of raw."""
         if _RAW not in self.matrices:
-            raise ColumnNotFoundError(f"raw is not in {str(self.path)!r}.")
+            return super().raw_var()
         with self.tree.root() as root:
             return read_frame(root, self.frames["raw/var"])
 
     def nnz(self, matrix: str) -> int | None:
-        """Stored values of a sparse matrix."""
+        """Number of stored values of a sparse matrix; None for a dense one."""
         return stored_values(self.tree, self.layouts[matrix])
 
     def scratch_bytes(self, matrix: str) -> int:
-        """Bytes of chunks and of row pointers that `read_block` needs beside the block."""
+        """Bytes of chunks and of row pointers that `read_block` needs in addition to the block."""
         return scratch_bytes(self.tree, self.layouts[matrix])
 
     def blocks(self, matrix: str, max_bytes: int) -> list[BlockSpec]:
@@ -104,135 +94,135 @@ class AnnDataReader:
         return blocks(self.tree, matrix, self.layouts[matrix], max_bytes)
 
     def read_block(self, spec: BlockSpec) -> RowBlock:
-        """Read and check one piece of a matrix."""
+        """Read and check one source block."""
         return read_block(self.tree, self.layouts[spec.matrix], spec)
 
     def read_obsm(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """(stop - start, width) rows of an embedding."""
-        where, field = self.embeddings[name]
+        if name not in self.embeddings:
+            return super().read_obsm(name, start, stop)
         with self.tree.root() as root:
-            array = root.array(where)
-            return (array.field(field) if field else array).read(start, stop)
+            return _embedding_array(root, *self.embeddings[name]).read(start, stop)
 
 
 def open_anndata(tree: Tree) -> AnnDataReader:
-    """Check the structure of an AnnData, and the lengths of all its parts; no values are read.
+    """Check the structure of an AnnData and the lengths of its elements, without reading values.
 
     Raises
     ------
     SourceFormatError
-        When a part is missing, of an unknown encoding, or of the wrong length.
+        If an element is missing, has an unknown encoding, or has the wrong length.
     """
     with tree.root() as root:
-        kind = root.encoding[0]
-        if kind not in ("anndata", ""):
-            raise root.fault(f"is encoded as {kind!r}", "'anndata'")
+        encoding_type = root.encoding[0]
+        if encoding_type not in ("anndata", ""):
+            raise root.fault(f"is encoded as {encoding_type!r}", "'anndata'")
         names = root.names()
         frames = {name: open_frame(root, name) for name in ("obs", "var")}
-        shape = frames["obs"].length, frames["var"].length
-        layouts: dict[str, Matrix] = {}
-        embeddings: dict[str, tuple[str, str]] = {}
-        not_carried = [line for frame in frames.values() for line in frame.not_carried]
-        if "X" in names and (node := root.child("X")).encoding != _ABSENT:
-            layouts["X"] = open_matrix(node, shape)
-        for part in (_layers(root, shape), _obsm(root, shape[0]), _raw(root, shape[0], frames)):
-            layouts |= part.layouts
-            embeddings |= part.embeddings
-            not_carried += part.not_carried
-        used = used_in_uns(list(frames.values()))
-        not_carried += _left(root, names, used)
-        obsm = {name: _width(root, *place) for name, place in embeddings.items()}
+        n_obs, n_vars = frames["obs"].length, frames["var"].length
+        contents = _Contents(not_carried=[line for frame in frames.values() for line in frame.not_carried])
+        if "X" in names and (node := root.child("X")).encoding != _NULL_ENCODING:
+            contents.layouts["X"] = open_matrix(node, (n_obs, n_vars))
+        contents.add_layers(root, (n_obs, n_vars))
+        contents.add_obsm(root, n_obs)
+        contents.add_raw(root, n_obs, frames)
+        used_labels = labels_in_uns(list(frames.values()))
+        obsm = {name: _embedding_array(root, *location).shape[1] for name, location in contents.embeddings.items()}
+        not_carried = contents.not_carried + _not_kept(root, names, used_labels)
     return AnnDataReader(
         path=tree.path,
-        n_obs=shape[0],
-        n_vars=shape[1],
+        n_obs=n_obs,
+        n_vars=n_vars,
         obs_columns=tuple(frames["obs"].columns),
-        matrices={name: matrix.n_cols for name, matrix in layouts.items()},
+        matrices={name: matrix.n_cols for name, matrix in contents.layouts.items()},
         obsm=obsm,
         not_carried=tuple(not_carried),
         tree=tree,
         frames=frames,
-        layouts=layouts,
-        embeddings=embeddings,
+        layouts=contents.layouts,
+        embeddings=contents.embeddings,
     )
 
 
-@dataclass(frozen=True)
-class _Part:
-    layouts: dict[str, Matrix]
-    embeddings: dict[str, tuple[str, str]]
+@dataclass
+class _Contents:
+    """Matrices and embeddings that were found, and what cannot be carried."""
+
     not_carried: list[str]
+    layouts: dict[str, Matrix] = field(default_factory=dict)
+    embeddings: dict[str, tuple[str, str]] = field(default_factory=dict)
 
-
-def _layers(root: Group, shape: tuple[int, int]) -> _Part:
-    layouts, not_carried = {}, []
-    if "layers" in root.names():
+    def add_layers(self, root: Group, shape: tuple[int, int]) -> None:
+        if "layers" not in root.names():
+            return
         group = root.group("layers")
         for name in group.names():
             node = group.child(name)
             if _is_matrix(node):
-                layouts[node.where] = open_matrix(node, shape)
+                self.layouts[node.where] = open_matrix(node, shape)
             else:
-                not_carried.append(f"{node.where}: {_describe(node)}, and only numeric matrices are carried")
-    return _Part(layouts, {}, not_carried)
+                self.not_carried.append(f"{node.where}: {_described(node)}, {_ONLY_MATRICES}")
 
-
-def _obsm(root: Group, n_obs: int) -> _Part:
-    if "obsm" not in root.names():
-        return _Part({}, {}, [])
-    node = root.child("obsm")
-    if isinstance(node, Array):  # AnnData before 0.7
-        places = {name: (node.where, name) for name in node.dtype.names or ()}
-        children: dict[str, Array | Group] = {name: node.field(name) for name in places}
-    else:
-        children = {name: node.child(name) for name in node.names()}
-        places = {name: (child.where, "") for name, child in children.items()}
-    layouts, embeddings, not_carried = {}, {}, []
-    for name, child in children.items():
-        where = join("obsm", name)
-        if isinstance(child, Group) and sparse_layout(child):
-            layouts[where] = open_matrix(child, (n_obs, sparse_shape(child)[1]))
-        elif isinstance(child, Array) and _is_matrix(child) and len(child.shape) == 2:
-            open_matrix(child, (n_obs, child.shape[1]))
-            embeddings[name] = places[name]
+    def add_obsm(self, root: Group, n_obs: int) -> None:
+        if "obsm" not in root.names():
+            return
+        node = root.child("obsm")
+        if isinstance(node, Array):  # AnnData before 0.7
+            locations = {name: (node.where, name) for name in node.dtype.names or ()}
+            children: dict[str, Array | Group] = {name: node.field(name) for name in locations}
         else:
-            not_carried.append(f"{where}: {_describe(child)}, and only numeric matrices are carried")
-    return _Part(layouts, embeddings, not_carried)
+            children = {name: node.child(name) for name in node.names()}
+            locations = {name: (child.where, "") for name, child in children.items()}
+        for name, child in children.items():
+            where = join("obsm", name)
+            if isinstance(child, Group) and sparse_layout(child):
+                self.layouts[where] = open_matrix(child, (n_obs, sparse_shape(child)[1]))
+            elif isinstance(child, Array) and is_dense_matrix(child) and len(child.shape) == 2:
+                open_matrix(child, (n_obs, child.shape[1]))
+                self.embeddings[name] = locations[name]
+            else:
+                self.not_carried.append(f"{where}: {_described(child)}, {_ONLY_MATRICES}")
+
+    def add_raw(self, root: Group, n_obs: int, frames: dict[str, Frame]) -> None:
+        """Add raw, or ``raw.X`` and ``raw.var`` of AnnData before 0.7, and its var table to `frames`."""
+        names = root.names()
+        old = [name for name in names if name.startswith(_OLD_RAW_PREFIX)]
+        if "raw" in names and old:
+            raise root.fault(f"has both 'raw' and {old[0]!r}", "one raw matrix")
+        if "raw" in names:
+            if root.child("raw").encoding == _NULL_ENCODING:
+                return
+            elements = {name: f"raw/{name}" for name in root.group("raw").names()}
+        else:
+            elements = {name.removeprefix(_OLD_RAW_PREFIX): name for name in old}
+        absent = next((name for name in ("X", "var") if name not in elements), None)
+        if absent is not None:
+            self.not_carried += [f"{where}: raw has no {absent}" for where in elements.values()]
+            return
+        frames["raw/var"] = frame = open_frame(root, elements.pop("var"))
+        self.layouts[_RAW] = open_matrix(root.child(elements.pop("X")), (n_obs, frame.length))
+        self.not_carried += frame.not_carried
+        self.not_carried += [
+            f"{where}: stores keep X and var of raw only" for where in elements.values() if not _is_empty(root, where)
+        ]
 
 
-def _raw(root: Group, n_obs: int, frames: dict[str, Frame]) -> _Part:
-    """raw, of today or of before 0.7 (``raw.X`` and ``raw.var`` at the root); adds its var to `frames`."""
-    names = root.names()
-    old = [name for name in names if name.startswith(_OLD_RAW)]
-    if "raw" in names and old:
-        raise root.fault(f"has both 'raw' and {old[0]!r}", "one raw matrix")
-    if "raw" in names:
-        node = root.child("raw")
-        if node.encoding == _ABSENT:
-            return _Part({}, {}, [])
-        parts = {name: f"raw/{name}" for name in root.group("raw").names()}
-    else:
-        parts = {name.removeprefix(_OLD_RAW): name for name in old}
-    if not {"X", "var"} <= parts.keys():
-        return _Part({}, {}, [f"{where}: raw has no {'X' if 'X' not in parts else 'var'}" for where in parts.values()])
-    frames["raw/var"] = frame = open_frame(root, parts.pop("var"))
-    matrix = open_matrix(root.child(parts.pop("X")), (n_obs, frame.length))
-    not_carried = [f"{where}: not part of a store" for where in parts.values() if not _is_empty(root, where)]
-    return _Part({_RAW: matrix}, {}, [*frame.not_carried, *not_carried])
-
-
-def _left(root: Group, names: list[str], used: set[str]) -> list[str]:
-    """Everything that no store holds, one line each."""
+def _not_kept(root: Group, names: list[str], used_labels: set[str]) -> list[str]:
+    """One line for each element that stores do not keep."""
     lines = []
-    for name in (*_NOT_PART, *sorted(set(names) - {*_NOT_PART, *_READ})):
-        if name not in names or name.startswith(_OLD_RAW):
+    for name in (*_NOT_KEPT, *sorted(set(names) - {*_NOT_KEPT, *_CARRIED})):
+        if name not in names or name.startswith(_OLD_RAW_PREFIX):
             continue
-        node = root.child(name) if name in _NOT_PART else None
+        node = root.child(name) if name in _NOT_KEPT else None
         if isinstance(node, Group):
-            lines += [f"{name}/{child}: not part of a store" for child in node.names() if child not in used]
+            lines += [_left_out(join(name, child)) for child in node.names() if child not in used_labels]
         elif not isinstance(node, Array) or node.shape != (0,):
-            lines.append(f"{name}: not part of a store")
+            lines.append(_left_out(name))
     return lines
+
+
+def _left_out(where: str) -> str:
+    return f"{where}: stores do not keep {where.split('/')[0]}"
 
 
 def _is_empty(root: Group, where: str) -> bool:
@@ -241,18 +231,15 @@ def _is_empty(root: Group, where: str) -> bool:
 
 
 def _is_matrix(node: Array | Group) -> bool:
-    if isinstance(node, Group):
-        return sparse_layout(node) is not None
-    return node.kind == "number" and node.encoding in (("", ""), ("array", "0.2.0"))
+    return is_dense_matrix(node) if isinstance(node, Array) else sparse_layout(node) is not None
 
 
-def _describe(node: Array | Group) -> str:
-    kind = node.encoding[0]
+def _described(node: Array | Group) -> str:
     if isinstance(node, Array):
         return f"an array of shape {node.shape} and dtype {node.dtype}"
-    return f"encoded as {kind!r}" if kind else "a group without an encoding"
+    return f"a group {node.encoding_text}"
 
 
-def _width(root: Group, where: str, field: str) -> int:
+def _embedding_array(root: Group, where: str, field_name: str) -> Array:
     array = root.array(where)
-    return (array.field(field) if field else array).shape[1]
+    return array.field(field_name) if field_name else array

@@ -1,9 +1,9 @@
-"""Parts of HDF5 datasets, read past HDF5's global lock.
+"""Reading slices of HDF5 datasets without HDF5's global lock.
 
-HDF5 reads, inflates and converts in one thread at a time, whatever the number of callers. Where a
-dataset lies in its file as it is (contiguous), or in chunks that are plain or gzip-compressed, its
-bytes can be read at their offsets and inflated in the caller's thread. Everything else (other
-filters, views, fill values) goes the ordinary way; both give the same values.
+HDF5 reads, inflates and converts in one thread at a time, however many threads call it. If a dataset is
+contiguous, or chunked and either plain or gzip-compressed, its bytes can be read at their file offsets and
+inflated in the calling thread. Everything else (other filters, virtual datasets, fill values) goes through
+h5py. Both ways give the same values.
 """
 
 from __future__ import annotations
@@ -24,100 +24,103 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _DEFLATE, _SHUFFLE = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE
-_DAMAGED: tuple[type[Exception], ...] = (isal_zlib.error, EOFError)  # type: ignore[assignment]  # a fault of its stub
-_NOWHERE = 2**64 - 1  # HADDR_UNDEF: nothing was written there
+_DAMAGED: tuple[type[Exception], ...] = (isal_zlib.error, EOFError)  # type: ignore[assignment]  # isal's stub is wrong
+_UNALLOCATED = 2**64 - 1  # HADDR_UNDEF: the chunk was never written
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
-    """A box of a dataset's elements: where its bytes are in the file, and what was done to them."""
+class _Chunk:
+    """A box of a dataset's elements, the byte range that holds it, and the filters that were applied to it.
 
-    first: tuple[int, ...]
+    A chunk of a chunked dataset, or the requested rows of a contiguous one.
+    """
+
+    origin: tuple[int, ...]
     shape: tuple[int, ...]
     offset: int
-    size: int
+    n_bytes: int
     filters: tuple[int, ...]
 
 
-def read_part(node: h5py.Dataset, *parts: slice) -> NDArray[Any]:
-    """Part of a dataset of numbers, one slice a dimension.
+def read_slices(node: h5py.Dataset, *slices: slice) -> NDArray[Any]:
+    """Read a box of a numeric dataset, given one slice per dimension.
 
     Raises
     ------
     OSError
-        When the file is cut short or a chunk is damaged, as HDF5 itself does.
+        If the file is cut short or a chunk is damaged, like HDF5 itself.
     """
-    bounds = [part.indices(n)[:2] for part, n in zip(parts, node.shape, strict=True)]
-    start, shape = tuple(lo for lo, _ in bounds), tuple(max(0, hi - lo) for lo, hi in bounds)
-    pieces = _pieces(node, start, shape)
-    if pieces is None:
-        values: NDArray[Any] = node[parts]
+    bounds = [one.indices(n)[:2] for one, n in zip(slices, node.shape, strict=True)]
+    origin, shape = tuple(lo for lo, _ in bounds), tuple(max(0, hi - lo) for lo, hi in bounds)
+    chunks = _chunks(node, origin, shape)
+    if chunks is None:
+        values: NDArray[Any] = node[slices]
         return values
     out = np.empty(shape, dtype=node.dtype)
     fd = os.open(os.fsencode(node.file.filename), os.O_RDONLY)
     try:
-        for piece in pieces:
-            _read_piece(fd, piece, out, start)
+        for chunk in chunks:
+            _read_chunk(fd, chunk, out, origin)
     finally:
         os.close(fd)
     return out
 
 
-def _pieces(node: h5py.Dataset, start: tuple[int, ...], shape: tuple[int, ...]) -> list[_Piece] | None:
-    """Where the elements are, or None when HDF5 must read them."""
+def _chunks(node: h5py.Dataset, origin: tuple[int, ...], shape: tuple[int, ...]) -> list[_Chunk] | None:
+    """Chunks that overlap a box, or None if only HDF5 can read them."""
     created = node.id.get_create_plist()
     filters = [created.get_filter(i)[0] for i in range(created.get_nfilters())]
-    # Offsets of chunks do not count a user block in every version of HDF5.
-    ordinary = node.dtype.kind in "fiu" and not node.file.userblock_size and node.file.driver == "sec2"
-    # HDF5 knows integers of 12 bits at an offset, which NumPy's dtype does not tell from those of 16.
-    ordinary = ordinary and node.id.get_type().equal(h5py.h5t.py_create(node.dtype))
-    if not ordinary or not {*filters} <= {_DEFLATE, _SHUFFLE} or h5py.check_enum_dtype(node.dtype) is not None:
+    # Not every version of HDF5 counts the user block in the offsets of chunks.
+    supported = node.dtype.kind in "fiu" and not node.file.userblock_size and node.file.driver == "sec2"
+    # HDF5 supports 12-bit integers at a bit offset; NumPy's dtype cannot tell them from 16-bit ones.
+    supported = supported and node.id.get_type().equal(h5py.h5t.py_create(node.dtype))
+    if not supported or not {*filters} <= {_DEFLATE, _SHUFFLE} or h5py.check_enum_dtype(node.dtype) is not None:
         return None
     if not all(shape):
         return []
     if created.get_layout() == h5py.h5d.CONTIGUOUS and not created.get_external_count():
-        offset, width = node.id.get_offset(), int(np.prod(node.shape[1:])) * node.dtype.itemsize
+        offset, row_bytes = node.id.get_offset(), int(np.prod(node.shape[1:])) * node.dtype.itemsize
         if offset is None or shape[1:] != node.shape[1:]:
             return None
-        return [_Piece(start, shape, offset + start[0] * width, shape[0] * width, ())]
+        return [_Chunk(origin, shape, offset + origin[0] * row_bytes, shape[0] * row_bytes, ())]
     if created.get_layout() != h5py.h5d.CHUNKED:
         return None
-    boxes = [range(lo - lo % step, lo + n, step) for lo, n, step in zip(start, shape, node.chunks, strict=True)]
-    pieces = []
-    for first in _corners(boxes):
-        info = node.id.get_chunk_info_by_coord(first)
-        if info.byte_offset in (None, _NOWHERE) or not info.size:
+    grid = [range(lo - lo % step, lo + n, step) for lo, n, step in zip(origin, shape, node.chunks, strict=True)]
+    chunks = []
+    for corner in _corners(grid):
+        info = node.id.get_chunk_info_by_coord(corner)
+        if info.byte_offset in (None, _UNALLOCATED) or not info.size:
             return None
         applied = tuple(code for i, code in enumerate(filters) if not info.filter_mask >> i & 1)
-        pieces.append(_Piece(first, node.chunks, info.byte_offset, info.size, applied))
-    return pieces
+        chunks.append(_Chunk(corner, node.chunks, info.byte_offset, info.size, applied))
+    return chunks
 
 
-def _corners(boxes: list[range]) -> Iterator[tuple[int, ...]]:
-    """Every combination, one after another: `itertools.product` would make lists of ranges of any length."""
-    return ((i, *rest) for i in boxes[0] for rest in _corners(boxes[1:])) if boxes else iter([()])
+def _corners(grid: list[range]) -> Iterator[tuple[int, ...]]:
+    """Yield the product of ranges lazily; `itertools.product` would turn each range into a tuple first."""
+    return ((i, *rest) for i in grid[0] for rest in _corners(grid[1:])) if grid else iter([()])
 
 
-def _read_piece(fd: int, piece: _Piece, out: NDArray[Any], start: tuple[int, ...]) -> None:
-    """Put what a piece has of ``out``, whose first element is `start` of the dataset, in its place."""
-    lows = [max(a, b) for a, b in zip(start, piece.first, strict=True)]
-    highs = [min(a + n, b + m) for a, n, b, m in zip(start, out.shape, piece.first, piece.shape, strict=True)]
-    inside = tuple(slice(lo - a, hi - a) for lo, hi, a in zip(lows, highs, piece.first, strict=True))
-    place = out[tuple(slice(lo - a, hi - a) for lo, hi, a in zip(lows, highs, start, strict=True))]
-    if not piece.filters and out.ndim == 1:
-        _fill(fd, place, piece.offset + inside[0].start * out.itemsize)
+def _read_chunk(fd: int, chunk: _Chunk, out: NDArray[Any], origin: tuple[int, ...]) -> None:
+    """Copy the overlap of a chunk with ``out`` into it; element 0 of ``out`` is `origin` in the dataset."""
+    lows = [max(a, b) for a, b in zip(origin, chunk.origin, strict=True)]
+    highs = [min(a + n, b + m) for a, n, b, m in zip(origin, out.shape, chunk.origin, chunk.shape, strict=True)]
+    source = tuple(slice(lo - a, hi - a) for lo, hi, a in zip(lows, highs, chunk.origin, strict=True))
+    target = out[tuple(slice(lo - a, hi - a) for lo, hi, a in zip(lows, highs, origin, strict=True))]
+    if not chunk.filters and out.ndim == 1:
+        _fill(fd, target, chunk.offset + source[0].start * out.itemsize)
         return
-    raw: Any = np.empty(piece.size, np.uint8)
-    _fill(fd, raw, piece.offset)
-    size = int(np.prod(piece.shape)) * out.itemsize
-    for code in reversed(piece.filters):
+    raw: Any = np.empty(chunk.n_bytes, np.uint8)
+    _fill(fd, raw, chunk.offset)
+    n_bytes = int(np.prod(chunk.shape)) * out.itemsize
+    for code in reversed(chunk.filters):
         if code == _DEFLATE:
-            raw = np.frombuffer(_inflate(raw, size), np.uint8)
+            raw = np.frombuffer(_inflate(raw, n_bytes), np.uint8)
         elif out.itemsize > 1:
             raw = unshuffle(raw, out.itemsize)
-    if len(raw) != size:
-        raise OSError(f"a chunk holds {len(raw):,} bytes, expected {size:,}")
-    place[...] = raw.view(out.dtype).reshape(piece.shape)[inside]
+    if len(raw) != n_bytes:
+        raise OSError(f"a chunk holds {len(raw):,} bytes, expected {n_bytes:,}")
+    target[...] = raw.view(out.dtype).reshape(chunk.shape)[source]
 
 
 def _fill(fd: int, out: NDArray[Any], offset: int) -> None:
@@ -129,26 +132,26 @@ def _fill(fd: int, out: NDArray[Any], offset: int) -> None:
         view, offset = view[n:], offset + n
 
 
-def _inflate(raw: NDArray[np.uint8], size: int) -> bytes:
+def _inflate(raw: NDArray[np.uint8], n_bytes: int) -> bytes:
     try:
-        inflated: bytes = isal_zlib.decompress(raw.data, bufsize=size)
+        inflated: bytes = isal_zlib.decompress(raw.data, bufsize=n_bytes)
     except _DAMAGED as error:
         raise OSError(f"a compressed chunk is damaged ({error})") from error
     return inflated
 
 
-def unshuffle(raw: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Undo HDF5's shuffle filter, which stores the first bytes of all elements, then the second ones, and so on."""
+def unshuffle(raw: NDArray[np.uint8], item_bytes: int) -> NDArray[np.uint8]:
+    """Undo HDF5's shuffle filter, which stores the first byte of every element, then the second, and so on."""
     out = np.empty_like(raw)
-    _unshuffle(raw, size, out)
+    _unshuffle(raw, item_bytes, out)
     return out
 
 
 @kernel
-def _unshuffle(raw: Any, size: int, out: Any) -> None:
-    n = len(raw) // size
-    for byte in range(size):
+def _unshuffle(raw: Any, item_bytes: int, out: Any) -> None:
+    n = len(raw) // item_bytes
+    for byte in range(item_bytes):
         for i in range(n):
-            out[i * size + byte] = raw[byte * n + i]
-    for k in range(n * size, len(raw)):  # bytes past the last whole element stay where they are
+            out[i * item_bytes + byte] = raw[byte * n + i]
+    for k in range(n * item_bytes, len(raw)):  # the filter leaves trailing bytes of an incomplete element alone
         out[k] = raw[k]

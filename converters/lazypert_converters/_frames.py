@@ -1,7 +1,7 @@
-"""AnnData's tables, obs and var, in every encoding since AnnData 0.5, read by column and in pieces.
+"""AnnData's obs and var tables, in every encoding since AnnData 0.5, read by column and by row range.
 
-Opening a table looks at shapes and attributes only and says where each column's values are; a
-`Frame` is a small value that can be pickled.
+Opening a table looks at shapes and attributes only, and records where the values of each column are.
+The result is a small picklable `Frame`.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-DATAFRAME = {("dataframe", "0.1.0"), ("dataframe", "0.2.0")}
-_PLAIN = {("", ""), ("array", "0.2.0"), ("string-array", "0.2.0")}
+_DATAFRAME_ENCODINGS = {("dataframe", "0.1.0"), ("dataframe", "0.2.0")}
+_ARRAY_ENCODINGS = {("", ""), ("array", "0.2.0"), ("string-array", "0.2.0")}
 _CATEGORICAL = ("categorical", "0.2.0")
-_NULLABLE = {
+_NULLABLE_KINDS = {
     ("nullable-integer", "0.1.0"): "iu",
     ("nullable-boolean", "0.1.0"): "b",
     ("nullable-string-array", "0.1.0"): "",
 }
-_OLD_CATEGORIES, _IN_UNS = "__categories", "_categories"
-_CANNOT_BE_STORED = ("", ".", "..", "zarr.json", "_index")
-_AT_ONCE = 1 << 20  # codes looked at together
+_OLD_CATEGORIES, _UNS_SUFFIX = "__categories", "_categories"
+_RESERVED_NAMES = ("", ".", "..", "zarr.json", "_index")
+_CODES_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,15 @@ class Column:
     Attributes
     ----------
     values
-        Path of the array of values, or of a categorical's codes.
+        Path of the array of values, or of the codes of a categorical.
     field
-        Name of the column in an array of records; empty elsewhere.
+        Name of the column within an array of records; empty elsewhere.
     labels
-        Path of a categorical's categories; None for other columns.
+        Path of the categories of a categorical; None for other columns.
     mask
         Path of the mask of a nullable column; None for other columns.
     na_is_nan
-        Whether a missing text is NaN, as pandas 3 has it, and not NA.
+        Whether missing text is NaN, as in pandas 3, rather than NA.
     """
 
     values: str
@@ -59,7 +59,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Frame:
-    """A table: its length, its index, and its columns in the file's order."""
+    """A table: its length, its index, and its columns in file order."""
 
     where: str
     length: int
@@ -69,40 +69,40 @@ class Frame:
 
 
 def open_frame(root: Group, where: str) -> Frame:
-    """Look at a table's structure and lengths; no values are read, but for codes of AnnData before 0.7."""
+    """Check a table's structure and lengths. Reads no values, except for codes written by AnnData before 0.7."""
     node = root.child(where)
     if isinstance(node, Array):
         return _open_records(root, node)
-    if node.encoding not in DATAFRAME:
-        raise node.fault(f"is encoded as {_named(node.encoding)}", "a dataframe of version 0.1.0 or 0.2.0")
+    if node.encoding not in _DATAFRAME_ENCODINGS:
+        raise node.fault(f"is {node.encoding_text}", "a dataframe of version 0.1.0 or 0.2.0")
     for name in ("_index", "column-order"):
         if name not in node.attributes():
             raise node.fault(f"has no attribute {name!r}", "the attributes '_index' and 'column-order'")
-    key, names = str(node.attribute("_index")), _column_order(node)
-    index = _column(root, node, key)
+    index_name, names = str(node.attribute("_index")), _column_order(node)
+    index = _open_column(root, node, index_name)
     if isinstance(index, str):
-        raise node.fault(f"has an index, {key!r}, that is {index}", "an array of names")
-    length = _length(root, index)
+        raise node.fault(f"has an index, {index_name!r}, that is {index}", "an array of names")
+    length = _values_of(root, index).vector().shape[0]
     columns, not_carried = {}, []
     for name in names:
         _check_name(node, name)
-        column = _column(root, node, name)
+        column = _open_column(root, node, name)
         if isinstance(column, str):
             not_carried.append(f"{where}/{name}: {column}")
         else:
             _check_lengths(root, column, length)
             columns[name] = column
-    listed = {name.split("/")[0] for name in (*names, key, _OLD_CATEGORIES)}
-    not_carried += [f"{where}/{name}: not in column-order" for name in node.names() if name not in listed]
+    known = {name.split("/")[0] for name in (*names, index_name, _OLD_CATEGORIES)}
+    not_carried += [f"{where}/{name}: not listed in column-order" for name in node.names() if name not in known]
     return Frame(where, length, index, columns, tuple(not_carried))
 
 
 def read_column(root: Group, column: Column, start: int = 0, stop: int | None = None) -> Any:
     """(stop - start,) values: a NumPy array, a Categorical with all categories, or a nullable array."""
-    array = _array(root, column)
+    array = _values_of(root, column)
     values = array.read(start, stop)
     if column.labels is not None:
-        return _categorical(array, values, _labels(root, column.labels), column.ordered)
+        return _categorical(array, values, _read_labels(root, column.labels), column.ordered)
     if column.mask is None:
         return values
     mask = root.array(column.mask).read(start, stop)
@@ -111,17 +111,17 @@ def read_column(root: Group, column: Column, start: int = 0, stop: int | None = 
             dtype = pd.StringDtype(na_value=np.nan) if column.na_is_nan else pd.StringDtype("python")
             values[mask] = None
             return pd.array(values, dtype=dtype)
-        kind = pd.arrays.BooleanArray if values.dtype.kind == "b" else pd.arrays.IntegerArray
-        return kind(values, mask)
+        nullable = pd.arrays.BooleanArray if values.dtype.kind == "b" else pd.arrays.IntegerArray
+        return nullable(values, mask)
 
 
 def read_names(root: Group, frame: Frame, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-    """(stop - start,) index of a table as text, whatever it is in the file."""
+    """(stop - start,) index of a table as text, whatever its dtype in the file."""
     values = read_column(root, frame.index, start, stop)
-    absent = np.asarray(pd.isna(values))
-    if absent.any():
+    is_missing = np.asarray(pd.isna(values))
+    if is_missing.any():
         raise root.tree.fault(
-            frame.index.values, f"has no name at row {start + int(np.argmax(absent))}", "a name for each row"
+            frame.index.values, f"has no name at row {start + int(np.argmax(is_missing))}", "a name for each row"
         )
     if not isinstance(values, np.ndarray):
         values = np.asarray(values, dtype=object)
@@ -129,7 +129,7 @@ def read_names(root: Group, frame: Frame, start: int = 0, stop: int | None = Non
 
 
 def read_frame(root: Group, frame: Frame) -> pd.DataFrame:
-    """Read a whole table, indexed by name; text columns are of dtype object under every pandas."""
+    """Read an entire table, indexed by name; text columns have dtype object in every version of pandas."""
     index = pd.Index(read_names(root, frame), dtype=object)
     columns = {}
     for name, column in frame.columns.items():
@@ -140,59 +140,67 @@ def read_frame(root: Group, frame: Frame) -> pd.DataFrame:
 
 
 def _column_order(node: Group) -> list[str]:
-    order = node.attribute("column-order")
-    names = order if isinstance(order, list) else [order] if isinstance(order, str) else []
+    listed = node.attribute("column-order")
+    names = listed if isinstance(listed, list) else [listed] if isinstance(listed, str) else []
     if not all(isinstance(name, str) for name in names):
         raise node.fault(f"lists columns that are not text, {names!r}", "names")
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-    if twice:
-        raise node.fault(f"lists the column {twice[0]!r} more than once", "a name for each column")
+    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if repeated:
+        raise node.fault(f"lists the column {repeated[0]!r} more than once", "a different name for each column")
     return names
 
 
 def _check_name(node: Group | Array, name: str) -> None:
-    if name in _CANNOT_BE_STORED or "/" in name:
+    if name in _RESERVED_NAMES or "/" in name:
         raise node.fault(
             f"has a column named {name!r}, which cannot be the name of an array in a store",
-            "a name without slashes that is no part of a path",
+            "a name without slashes that is not reserved",
             f"Rename it: adata.{node.where.split('/')[-1]}.rename(columns={{{name!r}: ...}}).",
         )
 
 
-def _column(root: Group, frame: Group, name: str) -> Column | str:
-    """Where a column's values are, or why they cannot be carried."""
+def _open_column(root: Group, frame: Group, name: str) -> Column | str:
+    """Find the values of a column, or say why they cannot be carried."""
     node = frame.child(name)
     where = join(frame.where, name)
     if isinstance(node, Array):
-        if node.encoding not in _PLAIN:
-            return f"encoded as {_named(node.encoding)}, which is not known here"
+        if node.encoding not in _ARRAY_ENCODINGS:
+            return _unknown_encoding(node)
         if "categories" in node.attributes():  # AnnData 0.7
-            return _old_categorical(root, frame, node)
-        if len(node.shape) != 1 or node.kind not in ("number", "text"):
-            return f"an array of shape {node.shape} and dtype {node.dtype}, which no column of a store can hold"
+            return _open_old_categorical(root, frame, node)
+        if not _is_plain(node):
+            return f"an array of shape {node.shape} and dtype {node.dtype}, which cannot be a column of a store"
         return Column(where)
     if node.encoding == _CATEGORICAL:
         codes, labels = node.array("codes"), join(where, "categories")
         _check_codes(codes)
-        _labels(root, labels, head=True)
+        _check_labels(root, labels)
         return Column(join(where, "codes"), labels=labels, ordered=bool(node.attribute("ordered", False)))
-    if node.encoding in _NULLABLE:
-        return _nullable(node)
-    return f"encoded as {_named(node.encoding)}, which is not known here"
+    if node.encoding in _NULLABLE_KINDS:
+        return _open_nullable(node)
+    return _unknown_encoding(node)
 
 
-def _old_categorical(root: Group, frame: Group, node: Array) -> Column:
+def _unknown_encoding(node: Array | Group) -> str:
+    return f"{node.encoding_text}, which lazypert does not support"
+
+
+def _is_plain(array: Array) -> bool:
+    return len(array.shape) == 1 and array.kind in ("number", "text")
+
+
+def _open_old_categorical(root: Group, frame: Group, node: Array) -> Column:
     _check_codes(node)
-    place = str(node.attribute("categories"))
-    # A reference is a path from the root; text is a path from the table.
-    labels = place.strip("/") if place.startswith("/") else join(frame.where, place)
+    reference = str(node.attribute("categories"))
+    # An object reference is a path from the root; text is a path from the table.
+    labels = reference.strip("/") if reference.startswith("/") else join(frame.where, reference)
     ordered = root.child(labels).attribute("ordered", False)
-    _labels(root, labels, head=True)
+    _check_labels(root, labels)
     return Column(node.where, labels=labels, ordered=bool(ordered))
 
 
-def _nullable(node: Group) -> Column | str:
-    kinds = _NULLABLE[node.encoding]
+def _open_nullable(node: Group) -> Column:
+    kinds = _NULLABLE_KINDS[node.encoding]
     values, mask = node.array("values").vector(), node.array("mask").vector()
     if values.kind != ("number" if kinds else "text") or (kinds and values.dtype.kind not in kinds):
         raise values.fault(f"is of dtype {values.dtype}", f"values of a {node.encoding[0]}")
@@ -204,60 +212,67 @@ def _nullable(node: Group) -> Column | str:
 def _check_codes(codes: Array) -> None:
     codes.vector()
     if codes.kind != "number" or codes.dtype.kind not in "iu":
-        raise codes.fault(f"is of dtype {codes.dtype}", "codes of categories, which are integers")
+        raise codes.fault(f"is of dtype {codes.dtype}", "integer codes of categories")
 
 
-def _labels(root: Group, where: str, *, head: bool = False) -> Any:
-    """Categories of a column; with `head`, only looks at what they are."""
+def _check_labels(root: Group, where: str) -> None:
+    """Check that a node can hold categories; reads values only if they are nullable."""
     node = root.child(where)
     if isinstance(node, Group):
-        column = _nullable(node) if node.encoding in _NULLABLE else None
-        if not isinstance(column, Column):
-            raise node.fault(f"is encoded as {_named(node.encoding)}", "categories")
-        values = read_column(root, column)
-        if values.isna().any():
-            raise node.fault("has a missing value", "categories, none of them missing")
-        dtype = values.dtype.numpy_dtype if not isinstance(values.dtype, pd.StringDtype) else object
-        return np.asarray(values, dtype=dtype)
+        _read_nullable_labels(root, node)
+    else:
+        _check_label_array(node)
+
+
+def _check_label_array(node: Array) -> None:
     if len(node.shape) > 1 or node.kind not in ("number", "text"):
         raise node.fault(f"is an array of shape {node.shape} and dtype {node.dtype}", "categories")
-    return np.empty(0) if head else np.atleast_1d(node.read())
+
+
+def _read_labels(root: Group, where: str) -> NDArray[Any]:
+    """(n_categories,) categories of a column."""
+    node = root.child(where)
+    if isinstance(node, Group):
+        return _read_nullable_labels(root, node)
+    _check_label_array(node)
+    return np.atleast_1d(node.read())
+
+
+def _read_nullable_labels(root: Group, node: Group) -> NDArray[Any]:
+    if node.encoding not in _NULLABLE_KINDS:
+        raise node.fault(f"is {node.encoding_text}", "categories")
+    values = read_column(root, _open_nullable(node))
+    if values.isna().any():
+        raise node.fault("has a missing value", "categories, none of them missing")
+    dtype = values.dtype.numpy_dtype if not isinstance(values.dtype, pd.StringDtype) else object
+    return np.asarray(values, dtype=dtype)
 
 
 def _categorical(array: Array, codes: NDArray[Any], labels: Any, ordered: bool) -> pd.Categorical:
     wrong = np.flatnonzero((codes < -1) | (codes >= len(labels)))
     if len(wrong):
         raise array.fault(
-            f"holds the code {int(codes[wrong[0]])}", f"codes from -1 to {len(labels) - 1}, one a category"
+            f"holds the code {int(codes[wrong[0]])}", f"codes from -1 to {len(labels) - 1}, one per category"
         )
     with array.reading():
         dtype = object if labels.dtype == object else None
         return pd.Categorical.from_codes(codes, pd.Index(labels, dtype=dtype), ordered=ordered)
 
 
-def _array(root: Group, column: Column) -> Array:
+def _values_of(root: Group, column: Column) -> Array:
     array = root.array(column.values)
     return array.field(column.field) if column.field else array
-
-
-def _length(root: Group, column: Column) -> int:
-    return _array(root, column).vector().shape[0]
 
 
 def _check_lengths(root: Group, column: Column, length: int) -> None:
     for where in (column.values, *([column.mask] if column.mask else [])):
         array = root.array(where)
         if array.shape[0] != length:
-            raise array.fault(f"has {array.shape[0]:,} values", f"{length:,}, one a row of the index")
-
-
-def _named(encoding: tuple[str, str]) -> str:
-    kind, version = encoding
-    return f"{kind!r} {version}".strip() if kind else "nothing that is named"
+            raise array.fault(f"has {array.shape[0]:,} values", f"{length:,}, one per row of the index")
 
 
 def _open_records(root: Group, node: Array) -> Frame:
-    """Open a table of AnnData before 0.7: an array of records, the first field the index."""
+    """Open a table written by AnnData before 0.7: an array of records whose first field is the index."""
     if node.kind != "record":
         raise node.fault(f"is an array of dtype {node.dtype}", "a dataframe")
     node.vector()
@@ -266,36 +281,37 @@ def _open_records(root: Group, node: Array) -> Frame:
     columns, not_carried = {}, []
     for name in names:
         _check_name(node, name)
-        field = fields[name]
-        if len(field.shape) != 1 or field.kind not in ("number", "text"):
-            not_carried.append(f"{field.where}: of dtype {node.dtype[name]}, which no column of a store can hold")
-        else:
+        if _is_plain(fields[name]):
             columns[name] = Column(node.where, name)
-    if fields[index].kind not in ("number", "text") or len(fields[index].shape) != 1:
+        else:
+            not_carried.append(
+                f"{fields[name].where}: of dtype {node.dtype[name]}, which cannot be a column of a store"
+            )
+    if not _is_plain(fields[index]):
         raise fields[index].fault(f"is of dtype {node.dtype[index]}", "an index of names")
     columns = {name: _with_labels(root, column) for name, column in columns.items()}
     return Frame(node.where, node.shape[0], Column(node.where, index), columns, tuple(not_carried))
 
 
 def _with_labels(root: Group, column: Column) -> Column:
-    """Find the categories of codes in ``uns``, as AnnData does: by the column's name, if all codes fit."""
-    if "/" in column.values or "." in column.values or "uns" not in root.names():  # raw.var has none
+    """Find the categories of codes in ``uns`` as AnnData does: by column name, provided that all codes fit."""
+    if "/" in column.values or "." in column.values or "uns" not in root.names():  # raw.var has no categories
         return column
     uns = root.child("uns")
     if not isinstance(uns, Group):
         return column
-    keys = [key for key in uns.names() if key.endswith(_IN_UNS) and key.replace(_IN_UNS, "") == column.field]
-    codes = _array(root, column)
+    keys = [key for key in uns.names() if key.endswith(_UNS_SUFFIX) and key.replace(_UNS_SUFFIX, "") == column.field]
+    codes = _values_of(root, column)
     if not keys or codes.dtype.kind not in "iu":
         return column
     labels = join("uns", keys[-1])
-    n = len(_labels(root, labels))
-    for start in range(0, codes.shape[0], _AT_ONCE):
-        if (codes.read(start, start + _AT_ONCE) >= n).any():
-            return column  # the categories are of the other table's column of that name
+    n_labels = len(_read_labels(root, labels))
+    for start in range(0, codes.shape[0], _CODES_AT_ONCE):
+        if (codes.read(start, start + _CODES_AT_ONCE) >= n_labels).any():
+            return column  # these are the categories of the column of that name in the other table
     return Column(column.values, column.field, labels=labels)
 
 
-def used_in_uns(frames: list[Frame]) -> set[str]:
-    """Entries of ``uns`` that are the categories of a column."""
+def labels_in_uns(frames: list[Frame]) -> set[str]:
+    """Names of the entries of ``uns`` that hold the categories of a column."""
     return {c.labels.removeprefix("uns/") for f in frames for c in f.columns.values() if c.labels and c.field}

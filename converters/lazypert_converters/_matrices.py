@@ -1,145 +1,155 @@
-"""Matrices of a tree, CSR, CSC or dense: their checks, how they are cut into pieces, and the pieces."""
+"""CSR, CSC and dense matrices of a tree: checking them, cutting them into source blocks, and reading these."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
 from lazypert.converter import BlockSpec, CSRBlock, RowBlock, first_bad_index
-from lazypert_converters._sparse import blocks_by_nnz, indptr_fault
+from lazypert_converters._sparse import blocks_by_nnz, indptr_fault, row_pointers
 from lazypert_converters._tree import Array, Group, join
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from lazypert.errors import SourceFormatError
     from lazypert_converters._tree import Tree
 
+SparseLayout = Literal["csr", "csc"]
+
+ARRAYS = ("data", "indices", "indptr")  # of a sparse matrix
 _INDEX_BYTES = 4  # of a column number in a block made from a dense matrix
-_SLAB = 1 << 18  # elements of a dense piece that are looked at together
-_LARGEST = 2**63 - 1
-_DENSE = {("", ""), ("array", "0.2.0")}
+_SLAB = 1 << 18  # elements of a dense tile that are compressed at once
+_MAX_INTEGER = 2**63 - 1
+_DENSE_ENCODINGS = {("", ""), ("array", "0.2.0")}
+_ONLY_NUMBERS = "numbers of at most 64 bits"
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """Where a matrix is and how it is laid out: ``"csr"``, ``"csc"`` or ``"dense"``.
+    """Where a matrix is in the file, and its layout.
 
     Attributes
     ----------
     where
-        Path of the array, or of the group of ``data``, ``indices`` and ``indptr``.
+        Path of the array, or of the group that holds ``data``, ``indices`` and ``indptr``.
     """
 
     where: str
-    layout: str
+    layout: Literal["csr", "csc", "dense"]
     n_rows: int
     n_cols: int
 
 
-def sparse_layout(node: Array | Group) -> str | None:
-    """``"csr"``, ``"csc"``, or None when a node is no sparse matrix."""
+def sparse_layout(node: Array | Group) -> SparseLayout | None:
+    """``"csr"`` or ``"csc"``; None if a node is not a sparse matrix."""
     if not isinstance(node, Group):
         return None
-    kind, version = node.encoding
-    if not kind:
-        kind, version = str(node.attribute("h5sparse_format", "")), "0.1.0"  # AnnData before 0.7
-    layout = kind.removesuffix("_matrix")
-    return layout if layout in ("csr", "csc") and version == "0.1.0" else None
+    encoding_type, version = node.encoding
+    if not encoding_type:
+        encoding_type, version = str(node.attribute("h5sparse_format", "")), "0.1.0"  # AnnData before 0.7
+    layout = encoding_type.removesuffix("_matrix")
+    return cast("SparseLayout", layout) if layout in ("csr", "csc") and version == "0.1.0" else None
 
 
 def sparse_shape(node: Group) -> tuple[int, int]:
-    """Rows and columns that a sparse matrix says it has."""
+    """Rows and columns that a sparse matrix declares."""
     shape = node.attribute("shape", node.attribute("h5sparse_shape"))
     if not (isinstance(shape, list) and len(shape) == 2 and all(isinstance(n, int) and n >= 0 for n in shape)):
         raise node.fault(f"has {shape!r} as its shape", "two numbers: rows and columns")
     return shape[0], shape[1]
 
 
+def is_dense_matrix(node: Array) -> bool:
+    """Whether an array holds numbers in an encoding of dense matrices."""
+    return node.kind == "number" and node.encoding in _DENSE_ENCODINGS
+
+
 def open_matrix(node: Array | Group, shape: tuple[int, int]) -> Matrix:
-    """Check a matrix's structure and lengths; no values are read.
+    """Check a matrix's structure and lengths without reading its values.
 
     Raises
     ------
     SourceFormatError
-        When it is of another encoding, dtype or shape.
+        If its encoding or dtype is not supported, or its shape is not `shape`.
     """
     if isinstance(node, Array):
         return _open_dense(node, shape)
     layout = sparse_layout(node)
     if layout is None:
-        kind = " ".join(node.encoding).strip() or "a group without an encoding"
-        raise node.fault(f"is encoded as {kind!r}", "csr_matrix or csc_matrix of version 0.1.0, or an array")
-    if (found := sparse_shape(node)) != shape:
-        raise node.fault(f"is of shape {found}", f"{shape} from the lengths of obs and var")
+        encoding = " ".join(node.encoding).strip() or "a group without an encoding"
+        raise node.fault(f"is encoded as {encoding!r}", "csr_matrix or csc_matrix of version 0.1.0, or an array")
+    if (declared := sparse_shape(node)) != shape:
+        raise node.fault(f"is a matrix of shape {declared}", f"{shape}, the lengths of obs and var")
     return open_sparse(node, layout, shape)
 
 
-def open_sparse(node: Group, layout: str, shape: tuple[int, int]) -> Matrix:
+def open_sparse(node: Group, layout: SparseLayout, shape: tuple[int, int]) -> Matrix:
     """Check the three arrays of a sparse matrix."""
-    data, indices, indptr = (node.array(part).vector() for part in ("data", "indices", "indptr"))
+    data, indices, indptr = (node.array(name).vector() for name in ARRAYS)
     if data.kind != "number":
-        raise data.fault(f"is of dtype {data.dtype}", "numbers of at most 64 bits")
-    for part in (indices, indptr):
-        if part.kind != "number" or part.dtype.kind not in "iu":
-            raise part.fault(f"is of dtype {part.dtype}", "integers")
+        raise data.fault(f"is of dtype {data.dtype}", _ONLY_NUMBERS)
+    for array in (indices, indptr):
+        if array.kind != "number" or array.dtype.kind not in "iu":
+            raise array.fault(f"is of dtype {array.dtype}", "integers")
     if data.shape != indices.shape:
         raise indices.fault(f"has {indices.shape[0]:,} elements", f"{data.shape[0]:,}, as many as data")
     return Matrix(node.where, layout, *shape)
 
 
 def _open_dense(node: Array, shape: tuple[int, int]) -> Matrix:
-    if node.encoding not in _DENSE or node.kind != "number":
-        kind = node.encoding[0] or "array"
-        raise node.fault(f"is encoded as {kind!r} of dtype {node.dtype}", "numbers of at most 64 bits")
+    if not is_dense_matrix(node):
+        raise node.fault(f"is encoded as {node.encoding[0] or 'array'!r} of dtype {node.dtype}", _ONLY_NUMBERS)
     if node.shape != shape:
-        raise node.fault(f"is an array of shape {node.shape}", f"{shape} from the lengths of obs and var")
+        raise node.fault(f"is an array of shape {node.shape}", f"{shape}, the lengths of obs and var")
     return Matrix(node.where, "dense", *shape)
 
 
 def blocks(tree: Tree, name: str, matrix: Matrix, max_bytes: int) -> list[BlockSpec]:
-    """Cut a matrix into pieces of at most `max_bytes`: rows of CSR, columns of CSC, tiles of a dense matrix.
+    """Cut a matrix into source blocks of at most `max_bytes`.
 
-    A tile is numbered by its first element and the one after its last, counted row by row.
+    They are row ranges of a CSR matrix, column ranges of a CSC matrix, and tiles of a dense one. A tile
+    starts and stops at its first element and after its last, counted row by row.
     """
     with tree.root() as root:
         if matrix.layout == "dense":
             array = root.array(matrix.where)
-            size = array.dtype.itemsize + _INDEX_BYTES  # as CSR, with nothing zero
+            value_bytes = array.dtype.itemsize + _INDEX_BYTES  # as CSR without any zeros
             shape = (matrix.n_rows, matrix.n_cols)
-            cuts = tiles(shape, array.chunks, max(1, max_bytes // size))
-            return [BlockSpec(name, r0 * shape[1] + c0, (r1 - 1) * shape[1] + c1) for r0, r1, c0, c1 in cuts]
+            bounds = tiles(shape, array.chunks, max(1, max_bytes // value_bytes))
+            return [BlockSpec(name, r0 * shape[1] + c0, (r1 - 1) * shape[1] + c1) for r0, r1, c0, c1 in bounds]
         group = root.group(matrix.where)
-        data, indices, indptr = (group.array(part) for part in ("data", "indices", "indptr"))
+        data, indices, indptr = (group.array(array_name) for array_name in ARRAYS)
         pointers = indptr.read()
-        if pointers.dtype.kind == "u" and pointers.size and int(pointers.max()) > _LARGEST:
+        if pointers.dtype.kind == "u" and pointers.size and int(pointers.max()) > _MAX_INTEGER:
             raise indptr.fault(f"holds {int(pointers.max())}", "numbers below 2^63")
         pointers = pointers.astype(np.int64)
-        major = matrix.n_rows if matrix.layout == "csr" else matrix.n_cols
-        fault = indptr_fault(pointers, major, data.shape[0])
+        n_major = matrix.n_rows if matrix.layout == "csr" else matrix.n_cols
+        fault = indptr_fault(pointers, n_major, data.shape[0])
         if fault is not None:
             raise indptr.fault(*fault)
         _check_written(data, indices, pointers)
-        size = data.dtype.itemsize + indices.dtype.itemsize
-    return blocks_by_nnz(name, pointers, max(1, max_bytes // size))
+        value_bytes = data.dtype.itemsize + indices.dtype.itemsize
+    return blocks_by_nnz(name, pointers, max(1, max_bytes // value_bytes))
 
 
 def tiles(shape: tuple[int, int], chunks: tuple[int, ...] | None, limit: int) -> list[tuple[int, int, int, int]]:
-    """Cut a dense matrix into tiles of at most `limit` elements, each of whole chunks where one fits.
+    """Cut a dense matrix into tiles of at most `limit` elements, made of complete chunks if one fits.
 
     Parameters
     ----------
     shape
         Rows and columns.
     chunks
-        Shape of a chunk; None for values that lie in the file row by row.
+        Shape of a chunk; None for values that are stored contiguously, row by row.
 
     Returns
     -------
-    First row, row after the last, first column, column after the last of each; row bands from top to
-    bottom and inside a band from left to right, so that the pieces of a row come in column order. A chunk
-    larger than the limit is cut into rows, and read as often.
+    (first row, row stop, first column, column stop) of each tile. Row bands come from top to bottom, and the
+    tiles of a band from left to right, so that the values of a row come in column order. A chunk larger
+    than the limit is cut into rows and read once for each of them.
     """
     n_rows, n_cols = shape
     if not n_rows or not n_cols:
@@ -161,25 +171,26 @@ def tiles(shape: tuple[int, int], chunks: tuple[int, ...] | None, limit: int) ->
 
 
 def _check_written(data: Array, indices: Array, indptr: NDArray[np.int64]) -> None:
-    """Chunks that are not there read as zeros, which sparse matrices have no reason to hold."""
-    for start, stop in data.missing():
-        raise data.fault(
-            f"was never written from element {start:,} to {stop:,}",
-            "all of its values",
-            "Zeros would be shown in their place. If they are zeros, remove them: adata.X.eliminate_zeros().",
-        )
-    for start, stop in indices.missing():
-        # Column 0 may be all there is, but only once a row.
+    """Refuse unwritten chunks of a sparse matrix: they read as zeros, which it has no reason to store."""
+    for start, stop in data.unwritten():
+        advice = "If they really are zeros, remove them: adata.X.eliminate_zeros()."
+        raise _unwritten_fault(data, start, stop, advice)
+    for start, stop in indices.unwritten():
+        # Column 0 may be stored on its own, but at most once per row.
         if np.diff(np.clip(indptr, start, stop)).max(initial=0) > 1:
-            raise indices.fault(
-                f"was never written from element {start:,} to {stop:,}",
-                "all of its values",
-                "Zeros would be shown in their place. Get the file again.",
-            )
+            raise _unwritten_fault(indices, start, stop, "Get the file again.")
+
+
+def _unwritten_fault(array: Array, start: int, stop: int, advice: str) -> SourceFormatError:
+    return array.fault(
+        f"was never written from element {start:,} to {stop:,}",
+        "all of its values",
+        f"Zeros would be shown in their place. {advice}",
+    )
 
 
 def read_block(tree: Tree, matrix: Matrix, spec: BlockSpec) -> RowBlock:
-    """Read and check one piece of a matrix."""
+    """Read and check one source block."""
     with tree.root() as root:
         if matrix.layout == "dense":
             return _read_tile(root.array(matrix.where), matrix, spec)
@@ -187,7 +198,7 @@ def read_block(tree: Tree, matrix: Matrix, spec: BlockSpec) -> RowBlock:
 
 
 def stored_values(tree: Tree, matrix: Matrix) -> int | None:
-    """Number of stored values of a sparse matrix; None of a dense one, where only reading it would tell."""
+    """Number of stored values of a sparse matrix; None for a dense one, which would have to be read."""
     if matrix.layout == "dense":
         return None
     with tree.root() as root:
@@ -195,36 +206,34 @@ def stored_values(tree: Tree, matrix: Matrix) -> int | None:
 
 
 def scratch_bytes(tree: Tree, matrix: Matrix) -> int:
-    """Bytes that `read_block` needs beside the block."""
+    """Bytes that `read_block` needs in addition to the block."""
     with tree.root() as root:
         if matrix.layout == "dense":
             array = root.array(matrix.where)
             return array.scratch_bytes + _SLAB * (array.dtype.itemsize + 9)
-        parts = [root.array(join(matrix.where, part)) for part in ("data", "indices", "indptr")]
-    largest = max(part.scratch_bytes for part in parts)
-    # Columns become rows with one more set of pointers to all rows: SciPy's, its copy, and the block's.
+        largest = max(root.array(join(matrix.where, name)).scratch_bytes for name in ARRAYS)
+    # Transposing columns takes three more sets of row pointers: SciPy's, its copy, and the block's.
     return largest if matrix.layout == "csr" else largest + 3 * 8 * (matrix.n_rows + 1)
 
 
 def _read_tile(array: Array, matrix: Matrix, spec: BlockSpec) -> RowBlock:
     top, left = divmod(spec.start, matrix.n_cols)
     bottom, right = divmod(spec.stop - 1, matrix.n_cols)
-    values = _for_kernels(array.tile(slice(top, bottom + 1), slice(left, right + 1)))
-    _check_size(array, values)
+    values = _widened(array.tile(slice(top, bottom + 1), slice(left, right + 1)))
+    _check_integers(array, values)
     return RowBlock(top, _to_csr(values, left, matrix.n_cols))
 
 
 def _to_csr(values: NDArray[Any], first_col: int, n_cols: int) -> CSRBlock:
-    lengths = np.count_nonzero(values, axis=1)
-    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    indptr = row_pointers(np.count_nonzero(values, axis=1))
     indices, data = np.empty(int(indptr[-1]), np.int32), np.empty(int(indptr[-1]), values.dtype)
     step = max(1, _SLAB // values.shape[1])
     for row in range(0, len(values), step):
         slab = values[row : row + step]
-        here = slice(indptr[row], indptr[row + len(slab)])
-        filled = slab != 0
-        indices[here] = np.nonzero(filled)[1] + first_col
-        data[here] = slab[filled]
+        span = slice(indptr[row], indptr[row + len(slab)])
+        is_stored = slab != 0
+        indices[span] = np.nonzero(is_stored)[1] + first_col
+        data[span] = slab[is_stored]
     return CSRBlock(indptr, indices, data, n_cols)
 
 
@@ -232,15 +241,15 @@ def _read_sparse(group: Group, matrix: Matrix, spec: BlockSpec) -> RowBlock:
     data, indices = group.array("data"), group.array("indices")
     indptr = group.array("indptr").read(spec.start, spec.stop + 1).astype(np.int64)
     first, last = int(indptr[0]), int(indptr[-1])
-    columns, values = indices.read(first, last), _for_kernels(data.read(first, last))
+    columns, values = indices.read(first, last), _widened(data.read(first, last))
     if not len(columns) == len(values) == last - first:
         raise group.fault(f"ends before element {last:,}", "as many values as indptr says")
-    _check_size(data, values)
-    minor = matrix.n_cols if matrix.layout == "csr" else matrix.n_rows
-    bad = first_bad_index(columns, minor)
+    _check_integers(data, values)
+    n_minor = matrix.n_cols if matrix.layout == "csr" else matrix.n_rows
+    bad = first_bad_index(columns, n_minor)
     if bad >= 0:
-        raise indices.fault(f"holds {int(columns[bad])} at element {first + bad}", f"numbers from 0 to {minor - 1}")
-    if minor <= 2**31:
+        raise indices.fault(f"holds {int(columns[bad])} at element {first + bad}", f"numbers from 0 to {n_minor - 1}")
+    if n_minor <= 2**31:
         columns = columns.astype(np.int32, copy=False)
     if matrix.layout == "csr":
         return RowBlock(spec.start, CSRBlock(indptr - first, columns, values, matrix.n_cols))
@@ -250,7 +259,7 @@ def _read_sparse(group: Group, matrix: Matrix, spec: BlockSpec) -> RowBlock:
 def _columns_to_rows(
     indptr: NDArray[np.int64], indices: NDArray[Any], data: NDArray[Any], first_col: int, matrix: Matrix
 ) -> CSRBlock:
-    """Columns ``first_col`` on, as rows of the whole matrix (columns keep their numbers)."""
+    """Convert consecutive columns, the first of them `first_col`, to rows of the complete matrix."""
     from scipy.sparse import csc_array
 
     rows = csc_array((data, indices, indptr), shape=(matrix.n_rows, len(indptr) - 1)).tocsr()
@@ -258,15 +267,15 @@ def _columns_to_rows(
     return CSRBlock(rows.indptr.astype(np.int64), columns, rows.data, matrix.n_cols)
 
 
-def _for_kernels(values: NDArray[Any]) -> NDArray[Any]:
-    """Half floats, which no kernel takes, as floats."""
+def _widened(values: NDArray[Any]) -> NDArray[Any]:
+    """Convert float16, which kernels do not support, to float32."""
     return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
-def _check_size(array: Array, values: NDArray[Any]) -> None:
-    if values.dtype == np.uint64 and values.size and int(values.max()) > _LARGEST:
+def _check_integers(array: Array, values: NDArray[Any]) -> None:
+    if values.dtype == np.uint64 and values.size and int(values.max()) > _MAX_INTEGER:
         raise array.fault(
             f"holds {int(values.max())}",
-            f"integers of at most {_LARGEST}",
-            "No dtype of a store holds it, and no count is that large: check the file.",
+            f"integers of at most {_MAX_INTEGER}",
+            "No dtype of a store can represent it, and no count is that large: check the file.",
         )

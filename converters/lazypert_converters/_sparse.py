@@ -1,4 +1,4 @@
-"""What readers of compressed sparse matrices share, whatever file they lie in."""
+"""Row pointers of compressed sparse matrices: checking them, and cutting matrices into source blocks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def blocks_by_nnz(matrix: str, indptr: NDArray[np.int64], limit: int) -> list[BlockSpec]:
-    """Cut rows into ranges of at most `limit` values, one row at the least."""
+    """Cut rows into ranges of at most `limit` values, but at least one row."""
     specs, start, end = [], 0, len(indptr) - 1
     while start < end:
         stop = int(np.searchsorted(indptr, indptr[start] + limit, side="right")) - 1
@@ -24,7 +24,7 @@ def blocks_by_nnz(matrix: str, indptr: NDArray[np.int64], limit: int) -> list[Bl
 
 
 def indptr_fault(indptr: NDArray[Any], n_rows: int, nnz: int) -> tuple[str, str] | None:
-    """Say what is wrong with row pointers, as (got, expected); None when nothing is."""
+    """Describe what is wrong with row pointers, as (got, expected); None if they are valid."""
     if len(indptr) != n_rows + 1:
         return f"has {len(indptr):,} elements", f"{n_rows + 1:,}"
     if indptr[0] != 0:
@@ -35,3 +35,8 @@ def indptr_fault(indptr: NDArray[Any], n_rows: int, nnz: int) -> tuple[str, str]
     if indptr[-1] != nnz:
         return f"ends at {indptr[-1]:,}", f"{nnz:,}, the number of stored values"
     return None
+
+
+def row_pointers(lengths: NDArray[np.integer]) -> NDArray[np.int64]:
+    """(n + 1,) row pointers of rows of the given lengths."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

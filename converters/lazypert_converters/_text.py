@@ -1,4 +1,4 @@
-"""Text files, plain or gzip-compressed, read by whole lines from any offset in bounded memory."""
+"""Text files, plain or gzip-compressed, read as complete lines from any offset in bounded memory."""
 
 from __future__ import annotations
 
@@ -13,36 +13,35 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_RAW = 16 * 1024  # compressed bytes read at once: at most 16 MiB of text, since deflate shrinks 1000-fold at best
-BLOCK = 256 * 1024
-_MARK_STEP = 8 * 1024**2
-_MAX_MARKS = 256
-MARKS_BYTES = _MAX_MARKS * 40 * 1024  # about what an inflater keeps
+_READ_BYTES = 16 * 1024  # compressed: at most 16 MiB of text, since deflate shrinks data 1000-fold at best
+TEXT_BLOCK_BYTES = 256 * 1024
+_ACCESS_STEP = 8 * 1024**2
+_MAX_ACCESS_POINTS = 256
+ACCESS_POINTS_BYTES = _MAX_ACCESS_POINTS * 40 * 1024  # approximate size of an inflater
 
 
 @dataclass(frozen=True, slots=True)
-class _Mark:
-    """A place in a gzip file to go on from: offsets in the text and in the file, and the inflater there."""
+class _AccessPoint:
+    """A position from which inflating can resume: text offset, file offset, and the inflater's state."""
 
     offset: int
-    in_file: int
+    file_offset: int
     inflater: Any
 
 
 class TextFile:
-    """A text file. Safe to use from many threads; equal and pickled by its path.
+    """A text file. Safe to use from many threads; compared and pickled by its path.
 
-    A gzip file can only be read from its beginning, so the inflater's state is kept every few
-    mebibytes, and a piece costs the text since the last such mark. A process that has not
-    passed a piece's place before gets there by reading from the beginning, with the same result.
+    A gzip file can only be inflated from its beginning, so the inflater's state is kept every few mebibytes,
+    and reading from an offset inflates the text since the last such access point. A process that has not
+    read that far yet inflates from the beginning, with the same result.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with path.open("rb") as file:
-            self.is_gzip = file.read(2) == b"\x1f\x8b"
-        self._marks = [_Mark(0, 0, zlib.decompressobj(wbits=31))]
-        self._step = _MARK_STEP
+        self.is_gzip = is_gzip(path)
+        self._access_points = [_AccessPoint(0, 0, zlib.decompressobj(wbits=31))]
+        self._step = _ACCESS_STEP
         self._lock = Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -52,54 +51,54 @@ class TextFile:
         return isinstance(other, TextFile) and other.path == self.path
 
     def lines(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
-        """Blocks of whole lines, each with its offset in the text, from `start` to `stop` bytes.
+        """Yield blocks of complete lines with their text offsets, from byte `start` to byte `stop` of the text.
 
-        Every block ends with a line's end, also where the file does not.
+        Every block ends with a newline, even if the file does not.
 
         Raises
         ------
         SourceFormatError
-            When compressed data is damaged or cut short, or a line is longer than a block.
+            If compressed data is damaged or cut short, or a line is longer than a block.
         """
-        held, offset = b"", start
-        for piece in self._pieces(start, stop):
-            held += piece
-            if len(held) < BLOCK:
+        pending, offset = b"", start
+        for text in self._text(start, stop):
+            pending += text
+            if len(pending) < TEXT_BLOCK_BYTES:
                 continue
-            cut = held.rfind(b"\n") + 1
-            if not cut:
+            length = pending.rfind(b"\n") + 1
+            if not length:
                 raise SourceFormatError(
-                    f"{str(self.path)!r} has a line of more than {BLOCK:,} bytes at byte {offset:,}, expected lines "
-                    "of text. The file is damaged or of another format. No store was made."
+                    f"{str(self.path)!r} has a line of more than {TEXT_BLOCK_BYTES:,} bytes at byte {offset:,}, "
+                    "expected lines of text. The file is damaged or has another format. No store was made."
                 )
-            yield offset, held[:cut]
-            held, offset = held[cut:], offset + cut
-        if held:
-            yield offset, held if held.endswith(b"\n") else held + b"\n"
+            yield offset, pending[:length]
+            pending, offset = pending[length:], offset + length
+        if pending:
+            yield offset, pending if pending.endswith(b"\n") else pending + b"\n"
 
-    def _pieces(self, start: int, stop: int | None) -> Iterator[bytes]:
+    def _text(self, start: int, stop: int | None) -> Iterator[bytes]:
         for offset, text in self._inflated(start) if self.is_gzip else self._plain(start):
             if stop is not None and offset >= stop:
                 return
-            piece = text[max(0, start - offset) : None if stop is None else stop - offset]
-            if piece:
-                yield piece
+            wanted = text[max(0, start - offset) : None if stop is None else stop - offset]
+            if wanted:
+                yield wanted
 
     def _plain(self, start: int) -> Iterator[tuple[int, bytes]]:
         with self.path.open("rb") as file:
             file.seek(start)
-            while text := file.read(BLOCK):
+            while text := file.read(TEXT_BLOCK_BYTES):
                 yield start, text
                 start += len(text)
 
     def _inflated(self, start: int) -> Iterator[tuple[int, bytes]]:
         with self._lock:
-            mark = next(mark for mark in reversed(self._marks) if mark.offset <= start)
-            inflater = mark.inflater.copy()
-        offset, in_member = mark.offset, mark.in_file > 0
+            point = next(point for point in reversed(self._access_points) if point.offset <= start)
+            inflater = point.inflater.copy()
+        offset, in_member = point.offset, point.file_offset > 0
         with self.path.open("rb") as file:
-            file.seek(mark.in_file)
-            while raw := file.read(_RAW):
+            file.seek(point.file_offset)
+            while raw := file.read(_READ_BYTES):
                 while raw := raw if in_member else raw.lstrip(b"\0"):
                     in_member = True
                     try:
@@ -109,24 +108,38 @@ class TextFile:
                     yield offset, text
                     offset += len(text)
                     raw = inflater.unused_data
-                    if inflater.eof:  # another member may follow, or zeros that fill a block of tape
+                    if inflater.eof:  # another member may follow, or zeros that pad a tape block
                         inflater, in_member = zlib.decompressobj(wbits=31), False
                 if in_member:
-                    self._remember(offset, file.tell(), inflater)
+                    self._add_access_point(offset, file.tell(), inflater)
         if in_member:
             raise self._damaged(f"ends in the middle of its data, after {offset:,} bytes of text")
 
-    def _remember(self, offset: int, in_file: int, inflater: Any) -> None:
+    def _add_access_point(self, offset: int, file_offset: int, inflater: Any) -> None:
         with self._lock:
-            if offset < self._marks[-1].offset + self._step:
+            if offset < self._access_points[-1].offset + self._step:
                 return
-            self._marks.append(_Mark(offset, in_file, inflater.copy()))
-            if len(self._marks) > _MAX_MARKS:
-                self._marks = self._marks[::2]
+            self._access_points.append(_AccessPoint(offset, file_offset, inflater.copy()))
+            if len(self._access_points) > _MAX_ACCESS_POINTS:
+                self._access_points = self._access_points[::2]
                 self._step *= 2
 
-    def _damaged(self, what: str) -> SourceFormatError:
+    def _damaged(self, got: str) -> SourceFormatError:
         return SourceFormatError(
-            f"{str(self.path)!r} {what}, expected a complete gzip file. It was probably cut short by a download or a "
+            f"{str(self.path)!r} {got}, expected a complete gzip file. It was probably cut short by a download or a "
             "full disk; get it again. No store was made."
         )
+
+
+def is_gzip(path: Path) -> bool:
+    """Whether a file begins with the gzip signature."""
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def invalid_file(path: Path, format: str, got: str, expected: str) -> SourceFormatError:  # noqa: A002
+    """Make the error for a text file that is not valid; `got` continues a sentence that begins with "it"."""
+    return SourceFormatError(
+        f"{str(path)!r} is not a valid {format}: it {got}, expected {expected}. "
+        "The file is damaged or was written by a faulty tool; get it again. No store was made."
+    )

@@ -1,14 +1,14 @@
-"""A file as a tree of groups and arrays, whether it is HDF5 or Zarr: what every reader stands on.
+"""Groups and arrays inside a file, whether it is HDF5 or Zarr: the common ground of the AnnData and 10x readers.
 
-Nothing here knows a format of screens. A place that cannot be read is a `SourceFormatError` that
-names the file and the place, whatever the library below raised.
+Nothing here knows about screens. Whatever the underlying library raises becomes a `SourceFormatError`
+that names the file and the path inside it.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -21,31 +21,42 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-NUMBERS = "fiub"
+Kind = Literal["number", "text", "record", "other"]
+
+_NUMERIC_KINDS = "fiub"
 _ADVICE = "The file is damaged or was written by a faulty tool; write it again."
 
 
 class Tree(ABC):
-    """A file that is opened anew at each use, so that readers can be pickled and shared by threads.
+    """A file that is reopened for each use, so that readers can be pickled and shared by threads.
 
     Attributes
     ----------
-    kind
-        What the file is, for messages.
+    path
+        The file.
+    format
+        What the file is, for error messages.
     """
 
     path: Path
-    kind: str
+    format: str
 
     @abstractmethod
     def root(self) -> AbstractContextManager[Group]:
         """Open the file for as long as the context lasts."""
 
     def fault(self, where: str, got: str, expected: str, advice: str = _ADVICE) -> SourceFormatError:
-        """Make the error of a place in the file."""
+        """Make the error for a path inside the file; `got` continues a sentence that begins with "it"."""
         return SourceFormatError(
-            f"{str(self.path)!r} is not a valid {self.kind} at {where or '/'!r}: it {got}, expected {expected}. "
+            f"{str(self.path)!r} is not a valid {self.format} at {where or '/'!r}: it {got}, expected {expected}. "
             f"{advice} No store was made."
+        )
+
+    def unreadable(self, library_format: str, error: Exception) -> SourceFormatError:
+        """Make the error for a file that the underlying library cannot open."""
+        return SourceFormatError(
+            f"{str(self.path)!r} cannot be read as {library_format}: {error}. It is probably cut short, incomplete or "
+            "damaged; get it again. Nothing was written."
         )
 
 
@@ -55,96 +66,105 @@ class Node(ABC):
     Attributes
     ----------
     where
-        Its path inside the file, without a slash before it; empty for the root.
+        Its path inside the file, without a leading slash; empty for the root.
     """
 
     tree: Tree
     where: str
 
     def fault(self, got: str, expected: str, advice: str = _ADVICE) -> SourceFormatError:
-        """Make the error of this place."""
+        """Make the error for this node; see `Tree.fault`."""
         return self.tree.fault(self.where, got, expected, advice)
 
     @abstractmethod
     def attributes(self) -> dict[str, Any]:
-        """All attributes as they are; references to other objects as their paths."""
+        """All attributes as the library returns them, except that object references become paths."""
 
     def attribute(self, name: str, default: Any = None) -> Any:
-        """Value of an attribute: text for text, a list for an array, whatever the library gives."""
+        """Value of an attribute, with bytes decoded and arrays as lists."""
         value = self.attributes().get(name, default)
         if isinstance(value, np.ndarray | list | tuple):
-            return [_text(item) for item in np.asarray(value, dtype=object).ravel().tolist()]
-        return _text(value)
+            return [_decoded(item) for item in np.asarray(value, dtype=object).ravel().tolist()]
+        return _decoded(value)
 
     @property
     def encoding(self) -> tuple[str, str]:
-        """AnnData's ``encoding-type`` and ``encoding-version``; empty where there are none."""
-        found = self.attributes()
-        return str(_text(found.get("encoding-type", ""))), str(_text(found.get("encoding-version", "")))
+        """AnnData's ``encoding-type`` and ``encoding-version``; empty where an attribute is absent."""
+        attributes = self.attributes()
+        return (
+            str(_decoded(attributes.get("encoding-type", ""))),
+            str(_decoded(attributes.get("encoding-version", ""))),
+        )
+
+    @property
+    def encoding_text(self) -> str:
+        """The encoding, for error messages."""
+        encoding_type, version = self.encoding
+        return f"encoded as {encoding_type!r} {version}".strip() if encoding_type else "without an encoding-type"
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Turn what the library below raises into an error of this place."""
+        """Turn whatever the underlying library raises into an error that names this node."""
         try:
             yield
         except SourceFormatError:
             raise
         except UnicodeDecodeError as error:
             raise self.fault(f"holds text that is not UTF-8 ({error})", "UTF-8") from error
-        except Exception as error:  # the kinds differ from library to library and from version to version
-            said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise self.fault(f"cannot be read ({said})", "intact values") from error
+        except Exception as error:  # types differ between libraries and between their versions
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise self.fault(f"cannot be read ({reason})", "intact values") from error
 
 
 class Array(Node):
-    """An array whose values are read in pieces.
+    """An array that is read in row ranges or tiles.
 
     Attributes
     ----------
     shape
         Empty for a scalar.
     dtype
-        As in the file; for text it says nothing.
+        As in the file; meaningless for text.
     kind
-        ``"number"`` (of at most 64 bits), ``"text"``, ``"record"`` or ``"other"``.
+        ``"number"`` (at most 64 bits), ``"text"``, ``"record"`` or ``"other"``.
     chunks
-        Shape of what is decompressed at once; None when values lie in the file as they are.
+        Shape of the unit of compression; None if values are contiguous.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    kind: str
+    kind: Kind
     chunks: tuple[int, ...] | None
 
     @abstractmethod
     def read(self, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Rows `start` to `stop`: numbers in this machine's byte order, text as str objects."""
+        """Rows `start` to `stop`: numbers in native byte order, text as str objects."""
 
     @abstractmethod
     def tile(self, rows: slice, cols: slice) -> NDArray[Any]:
-        """Part of a two-dimensional array, in this machine's byte order."""
+        """A rectangle of a two-dimensional array, in native byte order."""
 
     @abstractmethod
     def read_field(self, name: str, start: int, stop: int | None) -> NDArray[Any]:
-        """Rows of one field of records."""
+        """Rows `start` to `stop` of one field of an array of records."""
 
     @abstractmethod
-    def missing(self) -> list[tuple[int, int]]:
-        """Ranges of a one-dimensional array that were never written: they would read as zeros."""
+    def unwritten(self) -> list[tuple[int, int]]:
+        """Element ranges of a one-dimensional array that were never written and would read as zeros."""
 
     @property
     @abstractmethod
     def scratch_bytes(self) -> int:
-        """Bytes held while a piece is read, beside the piece: chunks, compressed and not."""
+        """Bytes held during a read in addition to its result: chunks, compressed and decompressed."""
 
     def field(self, name: str) -> Field:
         """One field of an array of records, as an array."""
         return Field(self, name)
 
-    def vector(self, expected: str = "an array of one dimension") -> Array:
-        """Itself, if it has one dimension."""
+    def vector(self) -> Array:
+        """The array itself, after checking that it has one dimension."""
         if len(self.shape) != 1:
-            raise self.fault(f"is an array of shape {self.shape}", expected)
+            raise self.fault(f"is an array of shape {self.shape}", "an array of one dimension")
         return self
 
 
@@ -160,28 +180,28 @@ class Field(Array):
         self.chunks = records.chunks
 
     def attributes(self) -> dict[str, Any]:
-        """Fields have none."""
+        """Nothing: fields have no attributes."""
         return {}
 
     def read(self, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Rows of the field."""
+        """Rows `start` to `stop` of the field."""
         return self._records.read_field(self._name, start, stop)
 
     def tile(self, rows: slice, cols: slice) -> NDArray[Any]:
-        """Part of a field of vectors."""
+        """A rectangle of a field of vectors."""
         return self.read(rows.start, rows.stop)[:, cols]
 
     def read_field(self, name: str, start: int, stop: int | None) -> NDArray[Any]:
-        """Records inside records are never asked for."""
+        """Raise: records inside records are not supported."""
         raise self.fault("holds records", f"no records inside records ({name}, {start}, {stop})")
 
-    def missing(self) -> list[tuple[int, int]]:
-        """Unknown: a field is a part of every chunk."""
+    def unwritten(self) -> list[tuple[int, int]]:
+        """Nothing: every chunk holds all fields, so a field's own ranges are unknown."""
         return []
 
     @property
     def scratch_bytes(self) -> int:
-        """Bytes of whole records."""
+        """Bytes held while complete records are read."""
         return self._records.scratch_bytes
 
 
@@ -190,53 +210,53 @@ class Group(Node):
 
     @abstractmethod
     def names(self) -> list[str]:
-        """Names of the children, those of broken links included."""
+        """Names of the children, including broken links."""
 
     @abstractmethod
     def child(self, name: str) -> Array | Group:
-        """The child at a path below the group.
+        """The array or group at a path relative to this group.
 
         Raises
         ------
         SourceFormatError
-            When it is not there, or its values are not really in the file.
+            If it does not exist, or its values are not in the file.
         """
 
     def array(self, name: str) -> Array:
-        """The child at a path, which must be an array."""
+        """The array at a relative path."""
         node = self.child(name)
         if not isinstance(node, Array):
             raise node.fault("is a group", "an array")
         return node
 
     def group(self, name: str) -> Group:
-        """The child at a path, which must be a group."""
+        """The group at a relative path."""
         node = self.child(name)
         if not isinstance(node, Group):
             raise node.fault(f"is an array of shape {node.shape}", "a group")
         return node
 
 
-def kind_of(dtype: np.dtype[Any]) -> str:
-    """Kind of an array's values."""
+def kind_of(dtype: np.dtype[Any]) -> Kind:
+    """Classify a dtype."""
     if dtype.fields is not None:
         return "record"
-    if dtype.kind in NUMBERS and dtype.itemsize <= 8:
+    if dtype.kind in _NUMERIC_KINDS and dtype.itemsize <= 8:
         return "number"
-    # Text of variable length is objects to h5py, which it marks.
-    marks: dict[str, Any] = dict(dtype.metadata or {})
-    return "text" if dtype.kind in "SUT" or marks.get("vlen") in (str, bytes) else "other"
+    # h5py represents variable-length text as objects and tags the dtype.
+    tags: dict[str, Any] = dict(dtype.metadata or {})
+    return "text" if dtype.kind in "SUT" or tags.get("vlen") in (str, bytes) else "other"
 
 
 def native(values: NDArray[Any]) -> NDArray[Any]:
-    """Values in this machine's byte order."""
+    """Convert values to native byte order."""
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
-def join(*parts: str) -> str:
-    """Put paths inside a file together."""
-    return "/".join(part for part in parts if part)
+def join(*names: str) -> str:
+    """Join paths inside a file, skipping empty ones."""
+    return "/".join(name for name in names if name)
 
 
-def _text(value: Any) -> Any:
+def _decoded(value: Any) -> Any:
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value

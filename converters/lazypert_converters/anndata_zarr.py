@@ -1,6 +1,7 @@
-"""AnnData's Zarr stores: ``.zarr`` folders and ``.zarr.zip`` files, of Zarr format 2 and 3.
+"""Converter of AnnData's Zarr stores: ``.zarr`` folders and ``.zarr.zip`` files, Zarr formats 2 and 3.
 
-A store of lazypert is one, so that it can be converted again, into another order or together with others.
+lazypert's own stores are AnnData stores too, so they can be converted again, in another row order or
+together with other files.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
     from lazypert_converters._anndata import AnnDataReader
 
-_LEAVES_NOTHING_OUT = "lazypert"
-"""Root attribute of stores whose writer writes every chunk, so that one that is not there is lost."""
+_WRITES_EVERY_CHUNK = "lazypert"
+"""Root attribute of stores whose writer writes every chunk, so that an absent chunk is a lost one."""
 
 
 class AnnDataZarrConverter:
@@ -25,13 +26,13 @@ class AnnDataZarrConverter:
     name = "anndata_zarr"
 
     def recognises(self, path: Path) -> bool:
-        """Whether the folder or zip file is a Zarr group; what is not AnnData in it is ours to explain."""
+        """Whether a folder or zip file is a Zarr group; `open` explains those that are not AnnData."""
         return is_zarr(path)
 
     def open(self, path: Path) -> AnnDataReader:
-        """Open a store and read its structure, no values."""
+        """Open a store and check its structure, without reading values."""
         tree = ZarrTree(path, "AnnData Zarr store")
         with tree.root() as root:
-            if _LEAVES_NOTHING_OUT in root.attributes():
-                root.check_whole()
+            if _WRITES_EVERY_CHUNK in root.attributes():
+                root.check_complete()
         return open_anndata(tree)

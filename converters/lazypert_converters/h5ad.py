@@ -1,4 +1,4 @@
-"""AnnData's ``.h5ad`` files, of every version since 0.5."""
+"""Converter of AnnData's ``.h5ad`` files, of every version since 0.5."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from lazypert_converters._anndata import AnnDataReader
 
-_PARTS = {"obs", "var", "X"}
-_OTHERS = {"mod", "matrix"}  # MuData has obs and var as well; 10x and Loom files have a matrix
+_ANNDATA_NAMES = {"obs", "var", "X"}
+_OTHER_NAMES = {"mod", "matrix"}  # MuData files have obs and var too; 10x and Loom files have a matrix
 
 
 class H5adConverter:
@@ -24,16 +24,16 @@ class H5adConverter:
     name = "h5ad"
 
     def recognises(self, path: Path) -> bool:
-        """Whether the file is HDF5 with a part of AnnData in it, or called so."""
+        """Whether the file is HDF5 and either holds an element of AnnData or is named ``.h5ad``."""
         if not is_hdf5(path):
             return False
         try:
             with h5py.File(path, "r") as file:
-                found = set(file)
-        except (OSError, RuntimeError):  # HDF5 that cannot be opened is ours to explain
+                names = set(file)
+        except (OSError, RuntimeError):  # damaged HDF5: `open` explains it
             return True
-        return not found & _OTHERS and (bool(found & _PARTS) or path.suffix.lower() == ".h5ad")
+        return not names & _OTHER_NAMES and (bool(names & _ANNDATA_NAMES) or path.suffix.lower() == ".h5ad")
 
     def open(self, path: Path) -> AnnDataReader:
-        """Open a file and read its structure, no values."""
+        """Open a file and check its structure, without reading values."""
         return open_anndata(Hdf5Tree(path, "AnnData file"))

@@ -1,7 +1,7 @@
-"""10x Genomics' folders of ``matrix.mtx``, ``barcodes.tsv`` and ``features.tsv`` (or ``genes.tsv``).
+"""Converter of 10x Genomics' folders of ``matrix.mtx``, ``barcodes.tsv`` and ``features.tsv`` (or ``genes.tsv``).
 
-The matrix is genes x cells in text, by cell. It is read twice in pieces: once to check every
-entry and to find where each cell begins, once to hand out blocks.
+The matrix is a text file of genes x cells, sorted by cell. It is streamed twice: once to check every entry
+and to find where each cell begins, and once to read source blocks.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 
 from lazypert.converter import BlockSpec, CSRBlock, RowBlock
-from lazypert.errors import ColumnNotFoundError, SourceFormatError
+from lazypert.errors import SourceFormatError
 from lazypert_converters._matrix_market import BANNER, SHORTEST_ENTRY, Header, parse, read_header, scan
-from lazypert_converters._sparse import blocks_by_nnz
-from lazypert_converters._text import BLOCK, MARKS_BYTES, TextFile
+from lazypert_converters._reader import Reader
+from lazypert_converters._sparse import blocks_by_nnz, row_pointers
+from lazypert_converters._text import ACCESS_POINTS_BYTES, TEXT_BLOCK_BYTES, TextFile, invalid_file, is_gzip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,25 +27,26 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_MATRIX = ("matrix.mtx", "matrix.mtx.gz")
-_ENTRY_BYTES = 16  # an entry in memory: row, column, and a value of 8 bytes
-_PARSED_BYTES = _ENTRY_BYTES + 9  # with where it begins and whether Python must read it
-_LINES = 1 << 16  # of a table that are read at once
+_MATRIX_NAMES = ("matrix.mtx", "matrix.mtx.gz")
+_ENTRY_BYTES = 16  # of an entry in memory: row, column, and a value of 8 bytes
+_PARSED_BYTES = _ENTRY_BYTES + 9  # and its text offset, and whether Python must parse its value
+_LINES = 1 << 16  # of a .tsv file that are read at once
+_PART = "part of a 10x folder"
 
 
 class MtxConverter:
-    """Opens a 10x folder, or the ``matrix.mtx`` of one; a prefix before all three names is fine."""
+    """Opens a 10x folder, or the ``matrix.mtx`` in one; all three file names may share a prefix."""
 
     name = "10x_mtx"
 
     def recognises(self, path: Path) -> bool:
-        """Whether the folder has a ``matrix.mtx``, or the file is Matrix Market."""
+        """Whether the folder has a ``matrix.mtx``, or the file is a Matrix Market file."""
         if path.is_dir():
             return bool(_matrices(path))
         return path.is_file() and _is_matrix_market(path)
 
     def open(self, path: Path) -> MtxReader:
-        """Read names, sizes and the header; no entry of the matrix."""
+        """Read names, sizes and the header, but no entries of the matrix."""
         matrix = _only_matrix(path) if path.is_dir() else path
         barcodes, features = _companions(matrix)
         text = TextFile(matrix)
@@ -52,7 +54,8 @@ class MtxConverter:
         genes = _read_table(features)
         _check_lengths(path, header, features, len(genes), barcodes, sum(map(len, _tables(barcodes))))
         if genes.shape[1] < 2:
-            raise _bad(features, f"has {genes.shape[1]} column", "two at least: the id and the name of each gene")
+            got = f"has {genes.shape[1]} column"
+            raise invalid_file(features, _PART, got, "at least two: the id and the name of each gene")
         return MtxReader(
             path=path,
             n_obs=header.n_cols,
@@ -60,7 +63,7 @@ class MtxConverter:
             obs_columns=(),
             matrices={"X": header.n_rows},
             obsm={},
-            not_carried=(f"{features.name}: only its first three columns",) if genes.shape[1] > 3 else (),
+            not_carried=(f"{features.name}: only its first three columns are copied",) if genes.shape[1] > 3 else (),
             text=text,
             header=header,
             barcodes=barcodes,
@@ -70,8 +73,8 @@ class MtxConverter:
 
 
 @dataclass(frozen=True)
-class MtxReader:
-    """A 10x folder. Holds no open handle, so it can be pickled and used from many threads.
+class MtxReader(Reader):
+    """A 10x folder.
 
     Attributes
     ----------
@@ -80,16 +83,9 @@ class MtxReader:
     barcodes, features
         Files of the cells and of the genes.
     stamp
-        Size and time of the matrix's file when it was opened.
+        Size and modification time of the matrix's file when it was opened.
     """
 
-    path: Path
-    n_obs: int
-    n_vars: int
-    obs_columns: tuple[str, ...]
-    matrices: dict[str, int]
-    obsm: dict[str, int]
-    not_carried: tuple[str, ...]
     text: TextFile
     header: Header
     barcodes: Path
@@ -99,93 +95,83 @@ class MtxReader:
     def obs_names(self, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """(stop - start,) barcodes."""
         stop = self.n_obs if stop is None else min(stop, self.n_obs)
-        pieces, first = [np.empty(0, dtype=object)], 0
+        names, first = [np.empty(0, dtype=object)], 0
         for table in _tables(self.barcodes):
-            pieces.append(table[0].to_numpy(dtype=object)[max(0, start - first) : max(0, stop - first)])
+            names.append(table[0].to_numpy(dtype=object)[max(0, start - first) : max(0, stop - first)])
             first += len(table)
             if first >= stop:
                 break
-        return np.concatenate(pieces)
+        return np.concatenate(names)
 
     def obs_column(self, name: str, start: int = 0, stop: int | None = None) -> Any:  # noqa: ARG002
-        """10x folders have no obs columns."""
-        raise ColumnNotFoundError(
-            f"obs column {name!r} is not in {str(self.path)!r}: 10x folders carry no cell annotations."
-        )
+        """Raise `ColumnNotFoundError`: 10x folders have no obs columns."""
+        raise self.no_obs_column(name)
 
     def var(self) -> pd.DataFrame:
-        """Return gene ids and, from Cell Ranger 3 on, feature types, indexed by gene name as it is in the file."""
+        """Return gene ids and, from Cell Ranger 3 on, feature types, indexed by the gene names in the file."""
         table = _read_table(self.features)
         columns = {name: table[n] for n, name in ((0, "gene_ids"), (2, "feature_types")) if n in table}
         return pd.DataFrame(
             {name: values.to_numpy() for name, values in columns.items()}, index=pd.Index(table[1].to_numpy())
         )
 
-    def raw_var(self) -> pd.DataFrame:
-        """10x folders have no raw."""
-        raise ColumnNotFoundError(f"raw is not in {str(self.path)!r}: 10x folders have none.")
-
-    def nnz(self, matrix: str) -> int | None:  # noqa: ARG002 - there is one
-        """Stored values of the matrix."""
+    def nnz(self, matrix: str) -> int | None:  # noqa: ARG002 - there is only one
+        """Number of stored values of the matrix."""
         return self.header.nnz
 
-    def scratch_bytes(self, matrix: str) -> int:  # noqa: ARG002 - there is one
-        """Bytes of some text and its entries, of the marks in a gzip file, and of pointers to all cells."""
-        text = 2 * BLOCK
-        return text + text // SHORTEST_ENTRY * _PARSED_BYTES + MARKS_BYTES * self.text.is_gzip + 3 * 8 * self.n_obs
+    def scratch_bytes(self, matrix: str) -> int:  # noqa: ARG002 - there is only one
+        """Bytes of text and its entries, of the access points of a gzip file, and of pointers to all cells."""
+        text = 2 * TEXT_BLOCK_BYTES
+        entries = text // SHORTEST_ENTRY * _PARSED_BYTES
+        return text + entries + ACCESS_POINTS_BYTES * self.text.is_gzip + 3 * 8 * self.n_obs
 
     def blocks(self, matrix: str, max_bytes: int) -> list[BlockSpec]:
-        """Read the whole matrix once, check it, and cut its text where cells begin.
+        """Read and check the entire matrix once, and cut its text where cells begin.
 
-        A file that is ordered by gene is cut where genes begin.
+        If the file is sorted by gene, it is cut where genes begin.
 
         Raises
         ------
         SourceFormatError
-            When an entry is not valid, or the entries are in neither order.
+            If an entry is invalid, or the entries are sorted by neither.
         """
         genes, cells = scan(self.text, self.header)
-        if cells.fault is not None and genes.fault is not None:
+        if cells.unsorted_at is not None and genes.unsorted_at is not None:
             raise SourceFormatError(
-                f"{str(self.text.path)!r} has its entries in no order: number {cells.fault + 1:,} goes back to an "
-                f"earlier cell, and number {genes.fault + 1:,} to an earlier gene. Expected them by cell, as 10x "
-                "writes them, or by gene. Write the matrix again: "
+                f"{str(self.text.path)!r} has unsorted entries: entry {cells.unsorted_at + 1:,} goes back to an "
+                f"earlier cell, and entry {genes.unsorted_at + 1:,} to an earlier gene. Expected them sorted by cell, "
+                "as 10x writes them, or by gene. Write the matrix again: "
                 "scipy.io.mmwrite(path, scipy.sparse.csc_array(scipy.io.mmread(path))). No store was made."
             )
-        major = cells if cells.fault is None else genes
+        major = cells if cells.unsorted_at is None else genes
         ranges = blocks_by_nnz(matrix, major.first, max(1, max_bytes // _ENTRY_BYTES))
-        cuts = [(int(major.offset[piece.start]), int(major.offset[piece.stop])) for piece in ranges]
-        return [BlockSpec(matrix, start, stop) for start, stop in cuts if start < stop]
+        offsets = [(int(major.offset[r.start]), int(major.offset[r.stop])) for r in ranges]
+        return [BlockSpec(matrix, start, stop) for start, stop in offsets if start < stop]
 
     def read_block(self, spec: BlockSpec) -> RowBlock:
-        """Read the entries between two offsets in the text."""
+        """Read the entries between two text offsets."""
         if _stamp(self.text.path) != self.stamp:
-            raise _bad(self.text.path, "has changed since it was opened", "the same size and time")
-        # Room for the shortest entries that fit; what is not written to takes no memory.
+            got = "has changed since it was opened"
+            raise invalid_file(self.text.path, _PART, got, "the same size and modification time")
+        # Sized for the shortest possible entries; pages that are never written take up no memory.
         size = (spec.stop - spec.start) // SHORTEST_ENTRY + 1
         row, col, value = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size, self.header.dtype)
         n = 0
         for offset, block in self.text.lines(spec.start, spec.stop):
             entries = parse(self.text.path, self.header, block, offset)
-            piece = slice(n, n + len(entries.value))
-            row[piece], col[piece], value[piece] = entries.row, entries.col, entries.value
-            n = piece.stop
+            span = slice(n, n + len(entries.value))
+            row[span], col[span], value[span] = entries.row, entries.col, entries.value
+            n = span.stop
         return _to_rows(col[:n], row[:n], value[:n], self.n_obs, self.n_vars)
-
-    def read_obsm(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        """10x folders have no embeddings."""
-        raise ColumnNotFoundError(f"embedding {name!r} ({start} to {stop}) is not in {str(self.path)!r}: it has none.")
 
 
 def _to_rows(
     cell: NDArray[np.int32], gene: NDArray[np.int32], value: NDArray[Any], n_obs: int, n_vars: int
 ) -> RowBlock:
-    """Entries as rows: the cells they span when they come by cell, all cells otherwise."""
+    """Convert entries to rows: those of the cells they span if sorted by cell, of all cells otherwise."""
     if (cell[1:] >= cell[:-1]).all():
         first = int(cell[0])
-        lengths = np.bincount(cell - first)
-        indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        return RowBlock(first, CSRBlock(indptr, gene, value, n_vars))
+        return RowBlock(first, CSRBlock(row_pointers(np.bincount(cell - first)), gene, value, n_vars))
     from scipy.sparse import coo_array
 
     rows = coo_array((value, (cell, gene)), shape=(n_obs, n_vars)).tocsr()
@@ -204,91 +190,81 @@ def _is_matrix_market(path: Path) -> bool:
 
 
 def _matrices(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.name.endswith(_MATRIX) and path.is_file())
+    return sorted(path for path in folder.iterdir() if path.name.endswith(_MATRIX_NAMES) and path.is_file())
 
 
 def _only_matrix(folder: Path) -> Path:
-    found = _matrices(folder)
-    if len(found) != 1:
+    matrices = _matrices(folder)
+    if len(matrices) != 1:
         raise SourceFormatError(
-            f"{str(folder)!r} has {len(found)} matrices, {', '.join(repr(path.name) for path in found)}, expected one. "
-            "Give the path of the one you want in place of the folder's. Nothing was written."
+            f"{str(folder)!r} has {len(matrices)} matrices, {', '.join(repr(path.name) for path in matrices)}, "
+            "expected one. Pass the path of the one you want instead of the folder. Nothing was written."
         )
-    return found[0]
+    return matrices[0]
 
 
 def _companions(matrix: Path) -> tuple[Path, Path]:
     """Barcodes and features that belong to a matrix: same folder, same prefix."""
-    ending = next((ending for ending in _MATRIX if matrix.name.endswith(ending)), None)
-    if ending is None:
+    suffix = next((name for name in _MATRIX_NAMES if matrix.name.endswith(name)), None)
+    if suffix is None:
         raise SourceFormatError(
             f"{str(matrix)!r} is a Matrix Market file, which names neither cells nor genes. Put barcodes.tsv and "
-            "features.tsv beside it and call it matrix.mtx (or the three <prefix>matrix.mtx, <prefix>barcodes.tsv, "
-            "<prefix>features.tsv). Nothing was written."
+            "features.tsv next to it and rename it to matrix.mtx (or name the three files <prefix>matrix.mtx, "
+            "<prefix>barcodes.tsv and <prefix>features.tsv). Nothing was written."
         )
-    prefix = matrix.name.removesuffix(ending)
-    # Where there are both, the ones packed like the matrix were written with it.
-    packings = ("", ".gz") if ending == "matrix.mtx" else (".gz", "")
-    found = []
-    for kinds in (("barcodes",), ("features", "genes")):
-        names = [f"{prefix}{kind}.tsv{packing}" for packing in packings for kind in kinds]
+    prefix = matrix.name.removesuffix(suffix)
+    # If a file exists both plain and compressed, take the one that is stored like the matrix.
+    endings = ("", ".gz") if suffix == "matrix.mtx" else (".gz", "")
+    companions = []
+    for stems in (("barcodes",), ("features", "genes")):
+        names = [f"{prefix}{stem}.tsv{ending}" for ending in endings for stem in stems]
         path = next((matrix.with_name(name) for name in names if matrix.with_name(name).is_file()), None)
         if path is None:
             raise SourceFormatError(
-                f"{str(matrix)!r} lies without its {kinds[0]}: none of {', '.join(map(repr, names))} is beside it. "
-                "Put the file there. Nothing was written."
+                f"{str(matrix)!r} has no {stems[0]}: got none of {', '.join(map(repr, names))} in its folder, expected "
+                "one. Put the file there. Nothing was written."
             )
-        found.append(path)
-    return found[0], found[1]
+        companions.append(path)
+    return companions[0], companions[1]
 
 
 def _check_lengths(path: Path, header: Header, features: Path, n_genes: int, barcodes: Path, n_cells: int) -> None:
     if (n_genes, n_cells) == (header.n_rows, header.n_cols):
         return
-    sizes = f"the matrix is of {header.n_rows:,} genes x {header.n_cols:,} cells"
+    lines = f"{features.name} has {n_genes:,} lines and {barcodes.name} {n_cells:,}"
     if (n_cells, n_genes) == (header.n_rows, header.n_cols):
         raise SourceFormatError(
-            f"{str(path)!r} is no 10x folder: {features.name} has {n_genes:,} lines and {barcodes.name} {n_cells:,}, "
-            "so that its matrix is of cells x genes, expected genes x cells. Transpose it: scipy.io.mmwrite(path, "
-            "scipy.sparse.csc_array(scipy.io.mmread(path).T)). No store was made."
+            f"{str(path)!r} is not a valid 10x folder: {lines}, so its matrix is one of cells x genes, expected "
+            "genes x cells. Transpose it: scipy.io.mmwrite(path, scipy.sparse.csc_array(scipy.io.mmread(path).T)). "
+            "Nothing was written."
         )
     raise SourceFormatError(
-        f"{str(path)!r} is no valid 10x folder: {sizes}, but {features.name} has {n_genes:,} lines and "
-        f"{barcodes.name} {n_cells:,}, expected one a gene and one a cell, without a header line. Put together the "
-        "files that were written together. No store was made."
+        f"{str(path)!r} is not a valid 10x folder: its matrix is one of {header.n_rows:,} genes x {header.n_cols:,} "
+        f"cells, but {lines}, expected one per gene and one per cell, without a header line. Use files that were "
+        "written together. Nothing was written."
     )
 
 
 def _read_table(path: Path) -> pd.DataFrame:
-    """Columns of a ``.tsv`` as text: nothing in it is a number or a missing value."""
+    """Read a ``.tsv`` as text columns: nothing in it is parsed as a number or a missing value."""
     return pd.concat(list(_tables(path)) or [pd.DataFrame({0: [], 1: []}, dtype=object)], ignore_index=True)
 
 
 def _tables(path: Path) -> Iterator[pd.DataFrame]:
-    """Some lines of a ``.tsv`` after others."""
+    """Yield a ``.tsv`` as tables of consecutive lines."""
     try:
-        with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
         options: dict[str, Any] = {"sep": "\t", "header": None, "dtype": object, "na_filter": False}
-        with gzip.open(path) if packed else path.open("rb") as file:
+        with gzip.open(path) if is_gzip(path) else path.open("rb") as file:
             with pd.read_csv(file, chunksize=_LINES, **options) as tables:
                 yield from tables
-            file.read()  # pandas does not notice that a gzip file ends too early
+            file.read()  # pandas does not notice if a gzip file is cut short
     except pd.errors.EmptyDataError:
         return
     except (OSError, EOFError, zlib.error, ValueError) as error:  # pandas' parser errors are ValueErrors
-        raise _bad(
-            path, f"cannot be read ({error})", "tab-separated text in UTF-8, plain or gzip-compressed"
-        ) from error
+        expected = "tab-separated text in UTF-8, plain or gzip-compressed"
+        raise invalid_file(path, _PART, f"cannot be read ({error})", expected) from error
 
 
 def _stamp(path: Path) -> tuple[int, int]:
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns
-
-
-def _bad(path: Path, got: str, expected: str) -> SourceFormatError:
-    return SourceFormatError(
-        f"{str(path)!r} is not a valid part of a 10x folder: it {got}, expected {expected}. "
-        "The file is damaged or was written by a faulty tool; get it again. No store was made."
-    )

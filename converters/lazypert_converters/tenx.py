@@ -1,6 +1,6 @@
-"""10x Genomics' ``.h5`` files: one group a genome (Cell Ranger 1 and 2), or ``/matrix`` (3 and later).
+"""Converter of 10x Genomics' ``.h5`` files: one group per genome (Cell Ranger 1 and 2), or ``/matrix`` (3 and later).
 
-Both keep a CSC matrix of genes x cells, which is the CSR matrix of cells x genes.
+Both hold a CSC matrix of genes x cells, which is the CSR matrix of cells x genes.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import pandas as pd
 
-from lazypert.errors import ColumnNotFoundError, SourceFormatError, near_matches
+from lazypert.errors import SourceFormatError
 from lazypert_converters._hdf5 import Hdf5Tree, is_hdf5
-from lazypert_converters._matrices import Matrix, blocks, open_sparse, read_block, scratch_bytes, stored_values
+from lazypert_converters._matrices import ARRAYS, Matrix, blocks, open_sparse, read_block, scratch_bytes, stored_values
+from lazypert_converters._reader import Reader
 from lazypert_converters._tree import Array, Group, join
 
 if TYPE_CHECKING:
@@ -24,38 +25,38 @@ if TYPE_CHECKING:
     from lazypert.converter import BlockSpec, RowBlock
     from lazypert_converters._tree import Tree
 
-_MATRIX = ("data", "indices", "indptr", "shape", "barcodes")
-_GENOME = frozenset({*_MATRIX, "genes", "gene_names"})
-# What scanpy.read_10x_h5 names otherwise than the file does, or leaves out.
-_NAMED_BY_SCANPY = ("id", "gene_id", "feature_type", "name", "_all_tag_keys")
+_MATRIX_NAMES = (*ARRAYS, "shape", "barcodes")
+_GENOME_NAMES = frozenset({*_MATRIX_NAMES, "genes", "gene_names"})
+# Features that scanpy.read_10x_h5 renames or leaves out.
+_RENAMED_BY_SCANPY = ("id", "gene_id", "feature_type", "name", "_all_tag_keys")
 _FILTERED = "filtered_barcodes"
 
 
 class TenxConverter:
-    """Opens ``.h5`` files of Cell Ranger, Space Ranger, and tools that write as they do."""
+    """Opens ``.h5`` files of Cell Ranger, Space Ranger, and tools that write the same format."""
 
     name = "10x_h5"
 
     def recognises(self, path: Path) -> bool:
-        """Whether the file is HDF5 with a group ``matrix``, or groups of genomes, and is not AnnData's."""
+        """Whether the file is HDF5 with a group ``matrix`` or one group per genome, and is not an AnnData."""
         if not is_hdf5(path):
             return False
         try:
             with h5py.File(path, "r") as file:
-                return "obs" not in file and "var" not in file and bool(_groups(file))
-        except (OSError, RuntimeError):  # HDF5 that cannot be opened says nothing about its format
+                return "obs" not in file and "var" not in file and bool(_matrix_groups(file))
+        except (OSError, RuntimeError):  # damaged HDF5: its format is unknown
             return False
 
     def open(self, path: Path) -> TenxReader:
-        """Open a file and check its structure and lengths; no values are read."""
+        """Open a file and check its structure and lengths, without reading values."""
         tree = Hdf5Tree(path, "10x file")
         with tree.root() as root:
-            return _inspect(tree, root, _groups(root.node))
+            return _open_matrix(tree, root, _matrix_groups(root.node))
 
 
 @dataclass(frozen=True)
-class TenxReader:
-    """A 10x ``.h5`` file. Holds no open handle, so it can be pickled and used from many threads.
+class TenxReader(Reader):
+    """A 10x ``.h5`` file.
 
     Attributes
     ----------
@@ -64,16 +65,9 @@ class TenxReader:
     layout
         Where the matrix is in the file.
     var_columns
-        Each var column, and its place inside the matrix's group; ``""`` is the gene names.
+        Path of each var column inside the matrix's group; ``""`` is the gene names.
     """
 
-    path: Path
-    n_obs: int
-    n_vars: int
-    obs_columns: tuple[str, ...]
-    matrices: dict[str, int]
-    obsm: dict[str, int]
-    not_carried: tuple[str, ...]
     tree: Tree
     layout: Matrix
     var_columns: dict[str, str]
@@ -85,91 +79,72 @@ class TenxReader:
     def obs_column(self, name: str, start: int = 0, stop: int | None = None) -> Any:
         """(stop - start,) values of an obs column; only probe matrices have one, ``filtered_barcodes``."""
         if name not in self.obs_columns:
-            raise ColumnNotFoundError(
-                f"obs column {name!r} is not in {str(self.path)!r}: 10x files carry no cell annotations. "
-                f"{near_matches(name, self.obs_columns)}"
-            )
+            raise self.no_obs_column(name)
         return self._column(name, start, stop).astype(bool)
 
     def var(self) -> pd.DataFrame:
-        """Return names, ids and whatever else the file says of its features, named as scanpy names it."""
+        """Return names, ids and other columns of the features, under scanpy's names."""
         columns = {name: self._column(where) for name, where in self.var_columns.items()}
         index = pd.Index(columns.pop(""), dtype=object)
         return pd.DataFrame(columns, index=index.astype(str))
 
-    def raw_var(self) -> pd.DataFrame:
-        """10x files have no raw."""
-        raise ColumnNotFoundError(f"raw is not in {str(self.path)!r}: 10x files have none.")
-
-    def nnz(self, matrix: str) -> int | None:  # noqa: ARG002 - there is one
-        """Stored values of the matrix."""
+    def nnz(self, matrix: str) -> int | None:  # noqa: ARG002 - there is only one
+        """Number of stored values of the matrix."""
         return stored_values(self.tree, self.layout)
 
-    def scratch_bytes(self, matrix: str) -> int:  # noqa: ARG002 - there is one
-        """Bytes of the largest HDF5 chunk, as it is in the file and as it is inflated."""
+    def scratch_bytes(self, matrix: str) -> int:  # noqa: ARG002 - there is only one
+        """Bytes of the largest HDF5 chunk, compressed and decompressed."""
         return scratch_bytes(self.tree, self.layout)
 
     def blocks(self, matrix: str, max_bytes: int) -> list[BlockSpec]:
-        """Row ranges of at most `max_bytes`, one row at the least."""
+        """Row ranges of at most `max_bytes`, but at least one row."""
         return blocks(self.tree, matrix, self.layout, max_bytes)
 
     def read_block(self, spec: BlockSpec) -> RowBlock:
-        """Read and check some rows."""
+        """Read and check a row range."""
         return read_block(self.tree, self.layout, spec)
 
-    def read_obsm(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        """10x files have no embeddings."""
-        raise ColumnNotFoundError(f"embedding {name!r} ({start} to {stop}) is not in {str(self.path)!r}: it has none.")
-
     def _column(self, where: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Text, or booleans; everything else as text, as scanpy shows it."""
+        """Text or booleans; numbers become text, as in scanpy."""
         with self.tree.root() as root:
             values = root.array(join(self.layout.where, where)).read(start, stop)
         return values if values.dtype.kind in "bO" else values.astype(str).astype(object)
 
 
-def _groups(file: Any) -> list[str]:
-    """Groups that hold a matrix: ``matrix``, or one a genome."""
+def _matrix_groups(file: Any) -> list[str]:
+    """Groups that hold a matrix: ``matrix``, or one per genome."""
     matrix = file.get("matrix")
     if isinstance(matrix, h5py.Group):
         return ["matrix"] if {"barcodes", "features", "indptr"} & set(matrix) else []
-    # Four parts of seven, so that a damaged file is still explained as what it is.
-    return [name for name in file if isinstance(node := file.get(name), h5py.Group) and len(_GENOME & set(node)) >= 4]
+    # Four of seven names suffice, so that a damaged file is still reported as a 10x file.
+    return [
+        name for name in file if isinstance(node := file.get(name), h5py.Group) and len(_GENOME_NAMES & set(node)) >= 4
+    ]
 
 
-def _inspect(tree: Tree, root: Group, groups: list[str]) -> TenxReader:
-    if not groups:
-        raise SourceFormatError(
-            f"{str(tree.path)!r} is not a 10x matrix: it holds {', '.join(map(repr, root.names())) or 'nothing'}, "
-            "expected a group 'matrix' or one group a genome. Nothing was written."
-        )
-    if len(groups) > 1:
-        raise SourceFormatError(
-            f"{str(tree.path)!r} has the matrices of {len(groups)} genomes, {', '.join(map(repr, groups))}, expected "
-            "one: each may have its own cells. Write the one you want and convert that: "
-            f"scanpy.read_10x_h5({tree.path.name!r}, genome={groups[0]!r}).write_h5ad('{groups[0]}.h5ad'). "
-            "No store was made."
-        )
-    where = groups[0]
+def _open_matrix(tree: Tree, root: Group, groups: list[str]) -> TenxReader:
+    where = _only_group(tree, root, groups)
     group = root.group(where)
     is_v3 = where == "matrix"
-    names = "features/name" if is_v3 else "gene_names"
-    parts = ("features/id", names, "features/feature_type") if is_v3 else ("genes", names)
-    vectors = {name: group.array(name).vector() for name in (*_MATRIX, *parts)}
-    n_obs, n_vars = vectors["barcodes"].shape[0], vectors[names].shape[0]
+    gene_names = "features/name" if is_v3 else "gene_names"
+    required = ("features/id", gene_names, "features/feature_type") if is_v3 else ("genes", gene_names)
+    vectors = {name: group.array(name).vector() for name in (*_MATRIX_NAMES, *required)}
+    n_obs, n_vars = vectors["barcodes"].shape[0], vectors[gene_names].shape[0]
     if (shape := vectors["shape"].read().tolist()) != [n_vars, n_obs]:
-        raise vectors["shape"].fault(f"says {shape} (genes, cells)", f"{[n_vars, n_obs]} from {names} and barcodes")
+        raise vectors["shape"].fault(
+            f"says {shape} (genes, cells)", f"{[n_vars, n_obs]}, the lengths of {gene_names} and barcodes"
+        )
     layout = open_sparse(group, "csr", (n_obs, n_vars))
     var_columns, not_carried = _features(group.group("features")) if is_v3 else ({"gene_ids": "genes"}, [])
-    var_columns = {"": names} | var_columns
-    for place in var_columns.values():
-        _check_length(group.array(place), n_vars, "gene")
+    var_columns = {"": gene_names} | var_columns
+    for column in var_columns.values():
+        _check_length(group.array(column), n_vars, "gene")
     obs_columns = (_FILTERED,) if is_v3 and _FILTERED in group.names() else ()
     if obs_columns:
         _check_length(group.array(_FILTERED), n_obs, "cell")
-    known = {*_MATRIX, *(("features", _FILTERED) if is_v3 else ("genes", "gene_names"))}
-    not_carried += [f"{where}/{name}: not part of a store" for name in group.names() if name not in known]
-    not_carried += [f"{name}: not part of a store" for name in root.names() if name != where]
+    known = {*_MATRIX_NAMES, *(("features", _FILTERED) if is_v3 else ("genes", "gene_names"))}
+    others = [join(where, name) for name in group.names() if name not in known]
+    others += [name for name in root.names() if name != where]
     return TenxReader(
         path=tree.path,
         n_obs=n_obs,
@@ -177,17 +152,33 @@ def _inspect(tree: Tree, root: Group, groups: list[str]) -> TenxReader:
         obs_columns=obs_columns,
         matrices={"X": n_vars},
         obsm={},
-        not_carried=tuple(not_carried),
+        not_carried=(*not_carried, *(f"{name}: neither a matrix nor names of cells or genes" for name in others)),
         tree=tree,
         layout=layout,
         var_columns=var_columns,
     )
 
 
+def _only_group(tree: Tree, root: Group, groups: list[str]) -> str:
+    if not groups:
+        raise SourceFormatError(
+            f"{str(tree.path)!r} is not a 10x matrix: it holds {', '.join(map(repr, root.names())) or 'nothing'}, "
+            "expected a group 'matrix' or one group per genome. Check the path. Nothing was written."
+        )
+    if len(groups) > 1:
+        raise SourceFormatError(
+            f"{str(tree.path)!r} has the matrices of {len(groups)} genomes, {', '.join(map(repr, groups))}, expected "
+            "one, because each may have different cells. Write the one you want and convert that: "
+            f"scanpy.read_10x_h5({tree.path.name!r}, genome={groups[0]!r}).write_h5ad('{groups[0]}.h5ad'). "
+            "Nothing was written."
+        )
+    return groups[0]
+
+
 def _features(features: Group) -> tuple[dict[str, str], list[str]]:
-    """Var columns with their places, and what cannot be one."""
+    """Paths of the var columns, and what cannot be a column."""
     names = features.names()
-    if "gene_id" in names:  # a matrix of probes, several of one gene
+    if "gene_id" in names:  # a probe matrix, with several probes per gene
         columns = {"gene_ids": "features/gene_id", "probe_ids": "features/id"}
     else:
         columns = {"gene_ids": "features/id"}
@@ -196,13 +187,13 @@ def _features(features: Group) -> tuple[dict[str, str], list[str]]:
     for name in names:
         node = features.child(name)
         if isinstance(node, Array) and len(node.shape) == 1 and node.kind in ("number", "text"):
-            if name not in _NAMED_BY_SCANPY:
+            if name not in _RENAMED_BY_SCANPY:
                 columns[name] = f"features/{name}"
         else:
-            not_carried.append(f"{node.where}: not one value a gene")
+            not_carried.append(f"{node.where}: not one value per gene")
     return columns, not_carried
 
 
-def _check_length(node: Array, length: int, what: str) -> None:
+def _check_length(node: Array, length: int, unit: str) -> None:
     if node.vector().shape[0] != length:
-        raise node.fault(f"has {node.shape[0]:,} elements", f"{length:,}, one a {what}")
+        raise node.fault(f"has {node.shape[0]:,} elements", f"{length:,}, one per {unit}")

@@ -1,4 +1,4 @@
-"""Reading past HDF5's lock gives what h5py gives, or leaves the dataset to it."""
+"""Reading without HDF5's lock gives the same values as h5py, and unsupported datasets go through h5py."""
 
 import threading
 
@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lazypert_converters import _direct
-from lazypert_converters._direct import read_part
+from lazypert_converters._direct import read_slices
 
 FILTERS = {
     "plain": {},
@@ -33,14 +33,14 @@ def values_of(n, dtype, seed=0):
     dtype=st.sampled_from(["f4", ">f4", "f8", "i4", ">i8", "u2", "u1", "f2"]),
     cut=st.tuples(st.floats(0, 1), st.floats(0, 1)),
 )
-def test_any_range_of_any_layout(tmp_path, n, chunk, kind, dtype, cut):
+def test_ranges_equal_those_of_numpy_in_any_layout(tmp_path, n, chunk, kind, dtype, cut):
     values = values_of(n, dtype)
     chunks = None if chunk is None and kind == "plain" else (min(n, chunk or 64),)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("x", data=values, chunks=chunks, **FILTERS[kind])
-    start, stop = sorted(round(part * n) for part in cut)
+    start, stop = sorted(round(fraction * n) for fraction in cut)
     with h5py.File(tmp_path / "a.h5") as file:
-        found = read_part(file["x"], slice(start, stop))
+        found = read_slices(file["x"], slice(start, stop))
         assert found.dtype == file["x"].dtype
         np.testing.assert_array_equal(found, values[start:stop])
 
@@ -52,33 +52,33 @@ def test_any_range_of_any_layout(tmp_path, n, chunk, kind, dtype, cut):
     kind=st.sampled_from(sorted(FILTERS)),
     cut=st.tuples(*[st.floats(0, 1)] * 4),
 )
-def test_any_tile_of_any_layout(tmp_path, shape, chunks, kind, cut):
+def test_tiles_equal_those_of_numpy_in_any_layout(tmp_path, shape, chunks, kind, cut):
     values = values_of(shape[0] * shape[1], "f4").reshape(shape)
     options = {"chunks": tuple(map(min, chunks, shape))} if chunks else {}
     if kind != "plain":
         options |= FILTERS[kind]
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("x", data=values, **options)
-    rows = slice(*sorted(round(part * shape[0]) for part in cut[:2]))
-    cols = slice(*sorted(round(part * shape[1]) for part in cut[2:]))
+    rows = slice(*sorted(round(fraction * shape[0]) for fraction in cut[:2]))
+    cols = slice(*sorted(round(fraction * shape[1]) for fraction in cut[2:]))
     with h5py.File(tmp_path / "a.h5") as file:
-        np.testing.assert_array_equal(read_part(file["x"], rows, cols), values[rows, cols])
+        np.testing.assert_array_equal(read_slices(file["x"], rows, cols), values[rows, cols])
 
 
 @pytest.mark.parametrize("kind", ["plain", "gzip", "shuffle", "only_shuffle"])
 @pytest.mark.parametrize("chunked", [True, False])
-def test_common_layouts_are_read_directly(tmp_path, kind, chunked):
+def test_common_layouts_bypass_h5py(tmp_path, kind, chunked):
     options = FILTERS[kind] | ({"chunks": (100,)} if chunked else {})
     if kind != "plain" and not chunked:
         options["chunks"] = True
     with h5py.File(tmp_path / "a.h5", "w") as file:
         node = file.create_dataset("x", data=values_of(1000, "f4"), **options)
         file.flush()
-        assert _direct._pieces(node, (150,), (270,)) is not None
+        assert _direct._chunks(node, (150,), (270,)) is not None
 
 
 @pytest.mark.parametrize("kind", ["lzf", "fletcher", "userblock", "unwritten", "virtual", "bool", "external", "core"])
-def test_what_only_hdf5_can_read_is_left_to_it(tmp_path, kind):
+def test_unsupported_datasets_go_through_h5py(tmp_path, kind):
     values = values_of(1000, "f4")
     options = {"userblock_size": 512} if kind == "userblock" else {}
     options |= {"driver": "core", "backing_store": True} if kind == "core" else {}
@@ -102,20 +102,20 @@ def test_what_only_hdf5_can_read_is_left_to_it(tmp_path, kind):
         else:
             file["x"] = values
     with h5py.File(tmp_path / "a.h5", **({"driver": "core"} if kind == "core" else {})) as file:
-        assert _direct._pieces(file["x"], (150,), (270,)) is None
-        np.testing.assert_array_equal(read_part(file["x"], slice(150, 420)), values[150:420])
+        assert _direct._chunks(file["x"], (150,), (270,)) is None
+        np.testing.assert_array_equal(read_slices(file["x"], slice(150, 420)), values[150:420])
 
 
-def test_a_chunk_that_gzip_could_not_shrink_is_stored_plain(tmp_path):
+def test_chunks_that_gzip_cannot_shrink_are_read(tmp_path):
     values = np.random.default_rng(0).integers(0, 256, 4000).astype("u1")  # noise
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("x", data=values, chunks=(1000,), compression="gzip")
     with h5py.File(tmp_path / "a.h5") as file:
-        np.testing.assert_array_equal(read_part(file["x"], slice(500, 3100)), values[500:3100])
+        np.testing.assert_array_equal(read_slices(file["x"], slice(500, 3100)), values[500:3100])
 
 
 @pytest.mark.parametrize("kind", ["plain", "gzip"])
-def test_a_file_cut_short_is_an_error(tmp_path, kind):
+def test_a_truncated_file_raises(tmp_path, kind):
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
         file.create_dataset("x", data=values_of(100_000, "i8"), chunks=(50_000,), **FILTERS[kind])
@@ -124,11 +124,11 @@ def test_a_file_cut_short_is_an_error(tmp_path, kind):
         with path.open("rb+") as raw:
             raw.truncate(last.byte_offset + last.size - 10)
         with pytest.raises(OSError, match="ends before byte"):
-            read_part(file["x"], slice(0, 100_000))
+            read_slices(file["x"], slice(0, 100_000))
 
 
 @pytest.mark.parametrize("damage", ["flipped", "garbage"])
-def test_a_damaged_chunk_is_an_error(tmp_path, damage):
+def test_a_damaged_chunk_raises(tmp_path, damage):
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
         file.create_dataset("x", data=values_of(10_000, "i8"), chunks=(5_000,), compression="gzip")
@@ -141,12 +141,12 @@ def test_a_damaged_chunk_is_an_error(tmp_path, damage):
         raw[info.byte_offset + info.size // 2] ^= 4
     path.write_bytes(raw)
     with h5py.File(path) as file:
-        assert len(read_part(file["x"], slice(0, 5_000))) == 5_000
+        assert len(read_slices(file["x"], slice(0, 5_000))) == 5_000
         with pytest.raises(OSError, match="chunk"):
-            read_part(file["x"], slice(4_000, 6_000))
+            read_slices(file["x"], slice(4_000, 6_000))
 
 
-def test_many_threads_read_at_once(tmp_path):
+def test_concurrent_reads_are_correct(tmp_path):
     values, path = values_of(200_000, "f4"), tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
         file.create_dataset("x", data=values, chunks=(1_000,), compression="gzip")
@@ -157,7 +157,7 @@ def test_many_threads_read_at_once(tmp_path):
         with h5py.File(path) as file:
             for _ in range(20):
                 start, stop = np.sort(rng.integers(0, len(values), 2))
-                if not np.array_equal(read_part(file["x"], slice(int(start), int(stop))), values[start:stop]):
+                if not np.array_equal(read_slices(file["x"], slice(int(start), int(stop))), values[start:stop]):
                     wrong.append((start, stop))
 
     threads = [threading.Thread(target=read, args=(seed,)) for seed in range(6)]
@@ -169,8 +169,8 @@ def test_many_threads_read_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_integers_of_fewer_bits_than_numpy_knows(tmp_path, chunked):
-    """HDF5 has integers of 12 bits at an offset; NumPy calls them 16-bit ones."""
+def test_12_bit_integers_go_through_h5py(tmp_path, chunked):
+    """HDF5 supports 12-bit integers at a bit offset; NumPy shows them as 16-bit ones."""
     values = np.array([1, 2000, 3, 4], "u2")
     with h5py.File(tmp_path / "a.h5", "w") as file:
         kind = h5py.h5t.STD_U16LE.copy()
@@ -183,5 +183,5 @@ def test_integers_of_fewer_bits_than_numpy_knows(tmp_path, chunked):
         node = h5py.h5d.create(file.id, b"x", kind, h5py.h5s.create_simple((4,)), created)
         node.write(h5py.h5s.ALL, h5py.h5s.ALL, values)
     with h5py.File(tmp_path / "a.h5") as file:
-        assert _direct._pieces(file["x"], (0,), (4,)) is None
-        np.testing.assert_array_equal(read_part(file["x"], slice(0, 4)), values)
+        assert _direct._chunks(file["x"], (0,), (4,)) is None
+        np.testing.assert_array_equal(read_slices(file["x"], slice(0, 4)), values)

@@ -1,4 +1,4 @@
-"""Formats that are not read are named, and what to do instead is said."""
+"""Errors for formats that lazypert does not read name the format and explain what to do."""
 
 import h5py
 import numpy as np
@@ -7,14 +7,12 @@ import pytest
 import lazypert as lp
 from lazypert.converter import converters, open_source
 from lazypert.errors import SourceFormatError
-from tests.support.data import DATA
+from tests.support.data import require_data
 from tests.support.stores import counts, leftovers, screen, write
-
-ENCODINGS = DATA / "encodings"
 
 
 def h5mu(path, *, block=True, modalities=("atac", "rna")):
-    """MuData: a block that names the format, and then HDF5 with an AnnData for each modality."""
+    """Write MuData: a user block that names the format, then HDF5 with one AnnData per modality."""
     with h5py.File(path, "w", userblock_size=512 if block else 0) as file:
         for name in ("obs", "var", *(f"mod/{name}" for name in modalities)):
             file.create_group(name)
@@ -41,14 +39,14 @@ def molecule_info(path):
 MADE = {
     "h5mu": (h5mu, r"MuData.*'atac', 'rna'.*\['rna'\]\.write_h5ad\('rna\.h5ad'\)"),
     "h5mu_without_rna": (lambda p: h5mu(p, modalities=("mod1", "mod2")), r"\['mod1'\]\.write_h5ad"),
-    "h5mu_of_old": (lambda p: h5mu(p, block=False), "MuData.*'atac', 'rna'"),
+    "old_h5mu": (lambda p: h5mu(p, block=False), "MuData.*'atac', 'rna'"),
     "loom": (loom, "Loom.*read_loom"),
     "molecule_info": (molecule_info, "list of molecules.*filtered_feature_bc_matrix"),
 }
 
 
 @pytest.mark.parametrize("kind", MADE)
-def test_what_to_do_is_said(tmp_path, kind):
+def test_the_error_explains_what_to_do(tmp_path, kind):
     make, says = MADE[kind]
     path = make(tmp_path / "source.data")
     with pytest.raises(SourceFormatError, match=says) as caught:
@@ -57,14 +55,14 @@ def test_what_to_do_is_said(tmp_path, kind):
     assert leftovers(tmp_path, "source.data") == []
 
 
-def test_a_mudata_file_cut_short_is_still_named(tmp_path):
+def test_a_truncated_mudata_file_is_still_named(tmp_path):
     path = h5mu(tmp_path / "a.h5mu")
     path.write_bytes(path.read_bytes()[:700])
     with pytest.raises(SourceFormatError, match="MuData"):
         open_source(path)
 
 
-REAL = {
+PUBLISHED = {
     "mudata_v0.1.2_mdata_axis0.h5mu": "MuData.*'mod1', 'mod2'",
     "mudata_v0.2.4_mdata_axis0.h5mu": "MuData.*'mod1', 'mod2'",
     "mudata_v0.4.1_mdata_axis0.h5mu": "MuData.*'mod1', 'mod2'",
@@ -74,27 +72,23 @@ REAL = {
 }
 
 
-@pytest.mark.parametrize("name", REAL)
-def test_published_files(name):
-    path = ENCODINGS / name
-    if not path.exists():
-        pytest.skip(f"{name} is not in the folder of example files (set LAZYPERT_DATA)")
-    with pytest.raises(SourceFormatError, match=REAL[name]):
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_foreign_files_are_named(name):
+    path = require_data("encodings", name)
+    with pytest.raises(SourceFormatError, match=PUBLISHED[name]):
         open_source(path)
 
 
-def test_every_published_file_is_of_one_format():
-    if not ENCODINGS.is_dir():
-        pytest.skip("no folder of example files (set LAZYPERT_DATA)")
-    for path in sorted(ENCODINGS.iterdir()):
+def test_every_published_file_is_recognised_by_one_converter():
+    for path in sorted(require_data("encodings").iterdir()):
         found = [name for name, converter in converters().items() if converter.recognises(path)]
-        if path.suffix == ".h5mu":  # foreign comes before h5ad, which sees obs and var in some of these
+        if path.suffix == ".h5mu":  # foreign precedes h5ad, which recognises some of these too
             assert found[0] == "foreign"
         elif path.suffix in (".h5", ".h5ad", ".loom"):
             assert found == [{".h5": "10x_h5", ".h5ad": "h5ad", ".loom": "foreign"}[path.suffix]], path.name
 
 
-def test_files_that_are_read_are_not_foreign(tmp_path):
+def test_other_files_are_not_foreign(tmp_path):
     foreign = converters()["foreign"]
     (tmp_path / "text").write_text("MuDat")
     (tmp_path / "damaged").write_bytes(b"\x89HDF\r\n\x1a\n rest")

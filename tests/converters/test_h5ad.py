@@ -1,4 +1,4 @@
-"""H5AD files are read in pieces: of matrices under a budget, of columns by rows."""
+"""H5AD readers return matrices in source blocks of limited size, and columns by row range."""
 
 import pickle
 
@@ -28,27 +28,27 @@ def made(tmp_path_factory):
 
 @pytest.mark.parametrize("layout", ["csr", "csc", "dense"])
 @pytest.mark.parametrize("size", [1, 300, 5_000, 10**9])
-def test_blocks_tile_the_matrix_and_keep_to_the_budget(made, layout, size):
+def test_blocks_cover_the_matrix_and_respect_the_size_limit(made, layout, size):
     reader = open_source(made[layout])
     expected = anndata.read_h5ad(made["csr"]).X.toarray()
     blocks = reader.blocks("X", size)
     ends = {"csr": reader.n_obs, "csc": reader.n_vars, "dense": reader.n_obs * reader.n_vars}
     assert [b.start for b in blocks] == [0, *(b.stop for b in blocks[:-1])]
     assert blocks[-1].stop == ends[layout]
-    least = reader.n_vars if layout == "dense" else 1
+    smallest = reader.n_vars if layout == "dense" else 1
     total = np.zeros_like(expected)
     for spec in blocks:
         block = reader.read_block(spec)
         rows = slice(block.first_row, block.first_row + block.csr.shape[0])
         total[rows] += block.csr.to_dense()
         held = block.csr.nnz * (block.csr.data.itemsize + block.csr.indices.itemsize)
-        assert held <= size or spec.stop - spec.start == least
+        assert held <= size or spec.stop - spec.start == smallest
     np.testing.assert_array_equal(total, expected)
     if size == 10**9:
         assert len(blocks) == 1
 
 
-def test_the_reader_is_picklable_and_lists_what_there_is(made):
+def test_readers_are_picklable_and_list_the_contents(made):
     reader = pickle.loads(pickle.dumps(open_source(made["csr"])))
     assert reader.matrices == {"X": 17, "layers/lognorm": 17, "obsm/guides": 5}
     assert reader.obsm == {"X_pca": 3}
@@ -60,29 +60,29 @@ def test_the_reader_is_picklable_and_lists_what_there_is(made):
 
 
 @pytest.mark.parametrize("name", every_column(1).columns)
-def test_pieces_of_a_column_are_the_column(made, name):
+def test_ranges_of_a_column_add_up_to_the_column(made, name):
     reader = open_source(made["csr"])
-    whole = reader.obs_column(name)
-    pieces = [reader.obs_column(name, start, start + 40) for start in (0, 40, 80)]
-    assert [len(piece) for piece in pieces] == [40, 40, 10]
-    assert {str(piece.dtype) for piece in pieces} == {str(whole.dtype)}
-    for piece in pieces:
-        assert piece.dtype == whole.dtype
-    joined = pd.concat([pd.Series(piece) for piece in pieces], ignore_index=True)
-    pd.testing.assert_series_equal(joined, pd.Series(whole))
+    column = reader.obs_column(name)
+    ranges = [reader.obs_column(name, start, start + 40) for start in (0, 40, 80)]
+    assert [len(values) for values in ranges] == [40, 40, 10]
+    assert {str(values.dtype) for values in ranges} == {str(column.dtype)}
+    for values in ranges:
+        assert values.dtype == column.dtype
+    joined = pd.concat([pd.Series(values) for values in ranges], ignore_index=True)
+    pd.testing.assert_series_equal(joined, pd.Series(column))
     source = read_with_anndata(made["csr"]).obs[[name]]
-    same_frame(pd.DataFrame({name: whole}, index=source.index), source)
+    same_frame(pd.DataFrame({name: column}, index=source.index), source)
 
 
-def test_pieces_of_the_names_are_the_names(made):
+def test_ranges_of_names_equal_slices_of_all_names(made):
     reader = open_source(made["csr"])
     names = list(reader.obs_names())
     assert [*reader.obs_names(0, 7), *reader.obs_names(7, 90)] == names
     assert list(reader.obs_names(30)) == names[30:]
 
 
-def test_a_piece_of_a_column_reads_no_other_chunk(tmp_path):
-    """The chunks of the other rows are not even valid."""
+def test_a_range_of_a_column_reads_only_its_chunks(tmp_path):
+    """A chunk of other rows is damaged, so that reading it would raise."""
 
     def chunked(file):
         values = file["obs/n"][:]
@@ -103,14 +103,14 @@ def test_a_piece_of_a_column_reads_no_other_chunk(tmp_path):
         reader.obs_column("n")
 
 
-def test_a_column_that_is_not_there_is_named_with_those_that_are(made):
+def test_the_error_for_a_missing_column_suggests_similar_names(made):
     with pytest.raises(ColumnNotFoundError, match=r"'perturbaton'.*'perturbation'"):
         open_source(made["csr"]).obs_column("perturbaton")
-    with pytest.raises(ColumnNotFoundError, match="raw is not in"):
+    with pytest.raises(ColumnNotFoundError, match=r"matrix: got 'raw/X', expected a matrix of .*'layers/lognorm'"):
         open_source(made["csr"]).raw_var()
 
 
-def test_scratch_memory_is_that_of_chunks_and_of_row_pointers(tmp_path):
+def test_scratch_bytes_count_chunks_and_row_pointers(tmp_path):
     def change(file):
         del file["layers"]
         layers = file.create_group("layers")
@@ -125,7 +125,7 @@ def test_scratch_memory_is_that_of_chunks_and_of_row_pointers(tmp_path):
     assert reader.scratch_bytes("layers/tiles") >= 2 * 6 * 4 * 8
 
 
-def test_files_are_recognised_by_their_content_or_their_name(tmp_path):
+def test_files_are_recognised_by_content_or_name(tmp_path):
     h5ad = converters()["h5ad"]
     for name, members in (("a.h5", ["obs", "var"]), ("b.h5", ["X"]), ("c.h5ad", ["anything"])):
         with h5py.File(tmp_path / name, "w") as file:

@@ -1,4 +1,4 @@
-"""The folder of published screens and odd files, which only some machines have."""
+"""The folder of published screens and files, which only some machines have."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ DATA = Path(os.environ.get("LAZYPERT_DATA", Path(__file__).parents[3] / "shared"
 
 
 def require_data(*parts):
-    """Path of a published file, or a skip that says what is missing."""
+    """Return the path of a published file, or skip the test."""
     path = DATA.joinpath(*parts)
     if not path.exists():
         pytest.skip(f"no {path}: set LAZYPERT_DATA to the folder that holds screens/ and encodings/")

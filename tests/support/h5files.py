@@ -1,4 +1,4 @@
-"""H5AD files written by hand, so that every odd and broken one can be made of them."""
+"""H5AD files written by hand, to be made odd or broken."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def frame(group, name, names, columns):
 
 def sparse(group, name, matrix, kind="csr_matrix", **options):
     node = mark(group.create_group(name), kind, "0.1.0", shape=matrix.shape)
-    for part in ("data", "indices", "indptr"):
-        node.create_dataset(part, data=getattr(matrix, part), **options)
+    for array_name in ("data", "indices", "indptr"):
+        node.create_dataset(array_name, data=getattr(matrix, array_name), **options)
     return node
 
 
 def write_base(path, change=None, n_obs=N_OBS, n_vars=N_VARS, **options):
-    """A screen of some cells with a categorical, a number, text, a layer and an embedding, then changed."""
+    """Write a small screen with a categorical, numbers, text, a layer and an embedding, then change it."""
     matrix = counts(n_obs, n_vars)
     with h5py.File(path, "w", **options) as file:
         mark(file, "anndata", "0.1.0")
@@ -77,7 +77,7 @@ def write_base(path, change=None, n_obs=N_OBS, n_vars=N_VARS, **options):
 
 
 def replace(file, where, values, **options):
-    """Put other values in the place of a dataset; its attributes stay."""
+    """Replace the values of a dataset and keep its attributes."""
     attrs = dict(file[where].attrs)
     del file[where]
     file.create_dataset(where, data=values, **options)
@@ -90,7 +90,7 @@ def dense_x(file, values, **options):
 
 
 def records(file, obs, var, uns=(), **others):
-    """Make the file one of AnnData before 0.7: tables are arrays of records, categories lie in uns."""
+    """Rewrite the file as AnnData before 0.7 did: tables as arrays of records, categories in uns."""
     for name in list(file.attrs):
         del file.attrs[name]
     for name in ("obs", "var", "obsm", "layers"):
@@ -102,12 +102,12 @@ def records(file, obs, var, uns=(), **others):
     del file["X"]
     group = file.create_group("X")
     group.attrs.update({"h5sparse_format": "csr", "h5sparse_shape": matrix.shape})
-    for part in ("data", "indices", "indptr"):
-        group[part] = getattr(matrix, part)
+    for array_name in ("data", "indices", "indptr"):
+        group[array_name] = getattr(matrix, array_name)
 
 
 def record_obs(codes, names=None, dtype="S3", **more):
-    """(N_OBS,) records: index, perturbation, and more fields."""
+    """(N_OBS,) records with the fields index, perturbation and those in `more`."""
     fields = [("index", dtype), ("perturbation", np.asarray(codes).dtype)]
     fields += [(name, np.asarray(v).dtype, np.asarray(v).shape[1:]) for name, v in more.items()]
     made = np.zeros(N_OBS, dtype=fields)

@@ -1,4 +1,4 @@
-"""What other libraries read in a file, and the comparison of a store with it, value by value."""
+"""What AnnData reads in a file, and the exact comparison of a store with it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.stores import dense, layers_of
 
 
 def read_with_anndata(path):
-    """Read a file with AnnData, which warns of old encodings and of names that repeat."""
+    """Read a file with AnnData, ignoring its warnings about old encodings and repeated names."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if str(path).endswith(".h5ad"):
@@ -23,22 +23,22 @@ def read_with_anndata(path):
 
 
 def _read_zarr(path):
-    """Read all of a Zarr store but uns, which no store holds and not every zarr can read."""
+    """Read a Zarr store without uns, which stores do not keep and not every version of zarr can read."""
     import zarr
 
     store = zarr.storage.ZipStore(path, mode="r") if path.is_file() else path
     root = zarr.open_group(store, mode="r", use_consolidated=False)
-    parts = {name: read_elem(root[name]) for name in ("X", "obs", "var", "layers", "obsm", "raw") if name in root}
-    return anndata.AnnData(**parts)
+    elements = {name: read_elem(root[name]) for name in ("X", "obs", "var", "layers", "obsm", "raw") if name in root}
+    return anndata.AnnData(**elements)
 
 
 def assert_equal(path, source, *, rows=None):
-    """The store at a path holds exactly what `source`, an AnnData, holds, or says what it lacks."""
+    """The store at a path holds exactly what the AnnData `source` does, except for what its warnings list."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(Observation|Variable) names are not unique")
         found = anndata.read_zarr(path)
     rows = np.arange(source.n_obs) if rows is None else rows
-    said = Store(path).attrs["warnings"]
+    warned = Store(path).attrs["warnings"]
     assert found.shape == source.shape
     same_frame(found.obs, source.obs.iloc[rows])
     same_frame(found.var, source.var)
@@ -50,7 +50,7 @@ def assert_equal(path, source, *, rows=None):
         if name in found.obsm:
             same_values(found.obsm[name], source.obsm[name], rows)
         else:
-            assert any(f" obsm/{name}: " in line for line in said), (name, said)
+            assert any(f" obsm/{name}: " in line for line in warned), (name, warned)
     assert set(found.obsm) <= set(source.obsm)
     assert (found.raw is None) == (source.raw is None)
     if source.raw is not None:
@@ -59,28 +59,28 @@ def assert_equal(path, source, *, rows=None):
 
 
 def same_values(found, expected, rows):
-    """Two matrices are equal; a block of the rows at a time, as some have many columns."""
+    """Two matrices are equal; compared by row range, as some have many columns."""
     assert found.shape == expected.shape
     for start in range(0, len(rows), 2_000):
-        here = slice(start, start + 2_000)
-        np.testing.assert_array_equal(dense(found[here]), dense(expected[rows[here]]))
+        span = slice(start, start + 2_000)
+        np.testing.assert_array_equal(dense(found[span]), dense(expected[rows[span]]))
 
 
 def same_frame(found, expected):
-    """Two tables have the same names, columns and values. Text is text, whichever dtype pandas has for it."""
+    """Two tables have the same names, columns and values; text may have any of pandas' dtypes for it."""
     assert list(found.index) == [str(name) for name in expected.index]
     assert list(found.columns) == list(expected.columns)
     for name in expected:
-        one, other = found[name], expected[name]
-        if isinstance(other.dtype, pd.CategoricalDtype):
-            assert list(one.cat.categories) == list(other.cat.categories), name
-            assert one.cat.ordered == other.cat.ordered, name
-            np.testing.assert_array_equal(one.cat.codes, other.cat.codes, err_msg=name)
-        elif is_text(other.dtype):
-            assert is_text(one.dtype), name
-            assert as_text(one) == as_text(other), name
+        got, want = found[name], expected[name]
+        if isinstance(want.dtype, pd.CategoricalDtype):
+            assert list(got.cat.categories) == list(want.cat.categories), name
+            assert got.cat.ordered == want.cat.ordered, name
+            np.testing.assert_array_equal(got.cat.codes, want.cat.codes, err_msg=name)
+        elif is_text(want.dtype):
+            assert is_text(got.dtype), name
+            assert as_text(got) == as_text(want), name
         else:
-            pd.testing.assert_series_equal(one, other, check_names=False, check_index=False)
+            pd.testing.assert_series_equal(got, want, check_names=False, check_index=False)
 
 
 def is_text(dtype):

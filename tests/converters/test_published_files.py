@@ -1,7 +1,7 @@
-"""Published files, written by many tools since AnnData 0.5, become stores with exactly the values they hold.
+"""Published files, written by many tools since AnnData 0.5, are converted exactly.
 
-The oracle is the newest AnnData or scanpy. The files are not part of the project: where the folder is
-absent (see `stores.DATA`) these tests are skipped, and `test_odd_files.py` covers every encoding without them.
+The oracle is the latest AnnData or scanpy. The files are not part of the repository: without their folder
+(see `tests.support.data`) these tests are skipped, and the other modules here cover every encoding.
 """
 
 import time
@@ -53,9 +53,9 @@ def kind(matrix):
     return "none" if matrix is None else f"{type(matrix).__name__} {matrix.dtype}"
 
 
-@pytest.mark.skipif(not FILES, reason="no folder of example files (set LAZYPERT_DATA)")
+@pytest.mark.skipif(not FILES, reason="no published files: set LAZYPERT_DATA")
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_a_published_file_is_converted_exactly_or_refused_for_a_reason(tmp_path, record_property, path):
+def test_published_files_are_converted_exactly_or_refused_for_a_reason(tmp_path, record_property, path):
     out, start = tmp_path / "a.zarr", time.perf_counter()
     if path.name in REFUSED:
         with pytest.raises(LazypertError, match=REFUSED[path.name]) as caught:
@@ -72,6 +72,6 @@ def test_a_published_file_is_converted_exactly_or_refused_for_a_reason(tmp_path,
     record_property("table", describe(path, source, f"exact, {len(Store(out).attrs['warnings'])} warnings", seconds))
 
 
-@pytest.mark.skipif(not FILES, reason="no folder of example files (set LAZYPERT_DATA)")
-def test_every_refusal_is_of_a_file_that_is_there():
+@pytest.mark.skipif(not FILES, reason="no published files: set LAZYPERT_DATA")
+def test_every_refused_file_exists():
     assert {path.name for path in FILES} >= set(REFUSED)
