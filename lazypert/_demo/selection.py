@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lazypert.design.controls import BatchControlMapping, ControlMappingConfig, RandomControlMapping
+from lazypert.design.split_names import SPLITS
 from lazypert.design.splits import (
     FewShotSplitter,
     FewShotSplitterConfig,

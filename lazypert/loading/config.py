@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
-from lazypert._internal.memory import cpu_count, parse_bytes
+from lazypert._internal.memory import default_threads, parse_bytes
 from lazypert._internal.validation import (
     require,
     require_choice,
@@ -154,7 +154,7 @@ class LoaderConfig:
     @property
     def n_threads(self) -> int:
         """Background threads that read: `threads`, or its default on this machine."""
-        return min(8, cpu_count() + 1) if self.threads is None else self.threads
+        return default_threads() if self.threads is None else self.threads
 
     def __repr__(self) -> str:
         changed = [
