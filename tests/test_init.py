@@ -20,6 +20,7 @@ EXPORTED = {
     "KnockdownResult",
     "LazypertError",
     "Loader",
+    "LoaderConfig",
     "OnTargetKnockdownFilter",
     "PerturbationAnnDataSource",
     "PerturbationBatch",

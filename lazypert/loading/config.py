@@ -117,7 +117,7 @@ class LoaderConfig:
             require_choice("extras", name, get_args(Extra))
         self._set("extras", tuple(self.extras))
         self._set("obs", tuple(dict.fromkeys(require_names("obs", self.obs))))
-        parse_bytes(self.memory_limit)
+        parse_bytes(self.memory_limit, "memory_limit")
         self._check_downsampling()
         self._check_sharding()
         if self.fixed_pairs and not self.n_basal_samples:

@@ -112,7 +112,7 @@ def test_tiny_screens_are_converted_or_refused(tmp_path, shape):
         ({"layer": "lognrom"}, ColumnNotFoundError, "Did you mean 'lognorm'"),
         ({"order": "random"}, ConfigError, "'grouped' or 'source'"),
         ({"join": "left"}, ConfigError, "'inner' or 'outer'"),
-        ({"memory_limit": "1MB"}, ConfigError, "too small"),
+        ({"memory_limit": "1MB"}, ConfigError, "memory_limit: got '1MB'"),
         ({"memory_limit": "much"}, ConfigError, "'256MiB'"),
         ({"source": []}, ConfigError, "empty list"),
     ],
@@ -129,10 +129,10 @@ def test_invalid_options_are_refused_and_leave_nothing(tmp_path, options, error,
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"control_pert": 0}, LabelNotFoundError, "'0' is not a perturbation"),
+        ({"control_pert": 0}, LabelNotFoundError, "perturbation: got '0', expected a label"),
         ({"pert_col": 3}, ConfigError, "pert_col: got 3, expected text"),
         ({"seed": -1}, ConfigError, "seed: got -1"),
-        ({"memory_limit": 1.0}, ConfigError, "memory_limit is too small"),
+        ({"memory_limit": 1.0}, ConfigError, r"memory_limit: got 1.0 \(1 B\), expected at least 64.0 MiB"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )

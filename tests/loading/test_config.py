@@ -39,7 +39,7 @@ BAD_OPTIONS = {
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name in BAD_OPTIONS for value in BAD_OPTIONS[name]])
 def test_invalid_values_are_rejected(name, value):
-    message = "Not a size" if name == "memory_limit" else f"{name}: got"
+    message = f"{name}: got"
     with pytest.raises(ConfigError, match=message):
         LoaderConfig(**{name: value})
 
@@ -104,10 +104,12 @@ def test_repr_shows_only_what_differs_from_the_defaults():
 
 
 def test_threads_default_to_the_processors_and_one_more(monkeypatch):
-    monkeypatch.setattr("lazypert.loading.config.cpu_count", lambda: 3)
+    monkeypatch.setattr("lazypert._internal.memory.cpu_count", lambda: 3)
     assert LoaderConfig().n_threads == 4
-    monkeypatch.setattr("lazypert.loading.config.cpu_count", lambda: 64)
+    monkeypatch.setattr("lazypert._internal.memory.cpu_count", lambda: 64)
     assert LoaderConfig().n_threads == 8
+    monkeypatch.setattr("lazypert._internal.memory.cpu_count", lambda: 1)
+    assert LoaderConfig().n_threads == 1
     assert LoaderConfig(threads=20).n_threads == 20
 
 

@@ -14,7 +14,7 @@ from lazypert.errors import ConfigError
         ({"output_space": "embedding"}, "embedding_key: got None"),
         ({"additional_obs": ("a", "a")}, "each column once"),
         ({"memory_limit": "lots"}, "got 'lots'"),
-        ({"memory_limit": "1MiB"}, "too small"),
+        ({"memory_limit": "1MiB"}, "memory_limit: got '1MiB'"),
     ],
     ids=str,
 )
