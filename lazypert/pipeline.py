@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, get_args
@@ -17,7 +16,8 @@ from lazypert.design.control_pools import control_pools
 from lazypert.design.controls import ControlMappingConfig, ControlOptions, MappingStrategy, control_mapping
 from lazypert.design.experiment import ExperimentConfig, load_experiment_config
 from lazypert.design.experiment_split import split_experiment
-from lazypert.design.sentences import Balance, PerturbationSamplerConfig, SentenceOptions, SentencePlan
+from lazypert.design.sentences import PerturbationSamplerConfig, SamplerOptions, SentenceOptions, SentencePlan
+from lazypert.design.split_names import split_name
 from lazypert.design.splits import (
     FewShotSplitter,
     RandomSplitter,
@@ -27,7 +27,7 @@ from lazypert.design.splits import (
     make_splitter,
 )
 from lazypert.errors import ConfigError
-from lazypert.loading.config import LoaderConfig
+from lazypert.loading.config import LoaderConfig, LoaderOptions
 from lazypert.quality import KnockdownFilterConfig, KnockdownOptions, KnockdownResult, OnTargetKnockdownFilter
 from lazypert.screen.genes import JOINS, Join
 from lazypert.sources.anndata_source import PerturbationAnnDataSource
@@ -40,10 +40,16 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from lazypert.loading.config import LoaderOptions
     from lazypert.loading.loader import Loader
     from lazypert.screen.rows import Rows
     from lazypert.sources.base import PerturbationSource
+
+
+_SAMPLER_FIELDS = tuple(field.name for field in fields(PerturbationSamplerConfig))
+
+
+class PipelineLoaderOptions(SamplerOptions, LoaderOptions, total=False):
+    """Options of `PerturbationPipelineResult.loader`."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -240,15 +246,9 @@ class PerturbationPipelineResult:
         self,
         split: str = "train",
         *,
-        sentence_size: int | None = None,
-        sentences_per_batch: int | None = None,
         shuffle: bool | None = None,
-        drop_last: bool = False,
-        seed: int | None = None,
-        shuffle_size: int | None = None,
-        balance: Balance | None = None,
         weights: Mapping[str, float] | None = None,
-        **options: Unpack[LoaderOptions],
+        **options: Unpack[PipelineLoaderOptions],
     ) -> Loader:
         """Iterate over a split in batches of JAX arrays.
 
@@ -256,18 +256,15 @@ class PerturbationPipelineResult:
         ----------
         split
             ``"train"``, ``"valid"`` or ``"test"``.
-        sentence_size, sentences_per_batch, seed
-            By default those of the pipeline.
         shuffle
             By default only for training. Evaluation iterates over the groups in order.
-        drop_last, shuffle_size, balance
-            See `PerturbationSamplerConfig`.
         weights
             Share of each epoch per perturbation, ``{label: weight}``, instead of every cell once.
             Perturbations that are not named get 0.
         **options
-            See `LoaderConfig`: layout, genes, normalisation, embeddings, devices, threads, memory and
-            more. `n_basal_samples` is by default that of the pipeline.
+            Options of `PerturbationSamplerConfig` (sentences, shuffle buffer, balance) and of `LoaderConfig`
+            (layout, genes, normalisation, embeddings, devices, threads, memory). `sentence_size`,
+            `sentences_per_batch`, `seed` and `n_basal_samples` are by default those of the pipeline.
 
         Returns
         -------
@@ -282,33 +279,21 @@ class PerturbationPipelineResult:
         """
         from lazypert.loading.loader import Loader
 
-        config = self.config
-        if options.get("n_basal_samples") is None:
-            options["n_basal_samples"] = config.n_basal_samples
-        keywords = [name for name in inspect.signature(self.loader).parameters if name != "options"]
-        loader_config = make_config(LoaderConfig, options, also=keywords)
-        shuffle = split == "train" if shuffle is None else require_flag("shuffle", shuffle)
-        rows = self.splits[split]
-        plan_config = PerturbationSamplerConfig(
-            sentence_size=config.sentence_size if sentence_size is None else sentence_size,
-            sentences_per_batch=config.sentences_per_batch if sentences_per_batch is None else sentences_per_batch,
-            seed=config.seed if seed is None else seed,
-            drop_last=drop_last,
-            balance=balance,
-            **({} if shuffle_size is None else {"shuffle_size": shuffle_size}),
-        )
-        groups = self.source.groups
+        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        sampling = {name: given.pop(name) for name in _SAMPLER_FIELDS if name in given}
+        given.setdefault("n_basal_samples", self.config.n_basal_samples)
+        loader_config = make_config(LoaderConfig, given, also=[*_SAMPLER_FIELDS, "split", "shuffle", "weights"])
+        name, groups = split_name(split), self.source.groups
+        rows = self.splits[name]
         plan = SentencePlan.from_rows(
-            plan_config,
+            derive(PerturbationSamplerConfig, self.config, **sampling),
             groups,
             rows,
             by_batch=self._by_batch,
-            shuffle=shuffle,
+            shuffle=name == "train" if shuffle is None else require_flag("shuffle", shuffle),
             weights=None if weights is None else self._weights(weights),
         )
-        pools = control_pools(
-            groups, by_batch=self._by_batch, splits=self.splits, name="valid" if split == "val" else split
-        )
+        pools = control_pools(groups, by_batch=self._by_batch, splits=self.splits, name=name)
         if loader_config.n_basal_samples:
             pools.check(groups.run_of(rows.starts))
         return Loader(self.source, rows, plan, pools, loader_config)

@@ -7,8 +7,11 @@ import pytest
 
 import lazypert as lp
 from lazypert import PerturbationPipeline, PerturbationPipelineConfig
+from lazypert.design.sentences import PerturbationSamplerConfig
 from lazypert.design.split_names import SPLITS
 from lazypert.errors import ConfigError, EmptyPoolError, LabelNotFoundError
+from lazypert.loading.config import LoaderConfig
+from lazypert.pipeline import PipelineLoaderOptions
 from lazypert.simulate import reference_screen
 from tests.support.screens import CONTROL, in_store_order, make_screen, source_of, write_screen
 
@@ -361,3 +364,8 @@ class TestErrors:
             setup(reference, split_mode="fewshot", held_out_perturbations=("BRCA2",))
         with pytest.raises(LabelNotFoundError, match="'ctrl'"):
             setup(reference, control_pert="ctrl")
+
+
+def test_loader_options_are_the_fields_of_their_configs():
+    expected = {field.name for config in (PerturbationSamplerConfig, LoaderConfig) for field in fields(config)}
+    assert set(PipelineLoaderOptions.__annotations__) == expected

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 import numpy as np
 
@@ -105,6 +105,18 @@ class PerturbationSamplerConfig(SentenceOptions):
     def sentences_per_window(self) -> int:
         """Sentences cut from one window."""
         return max(1, WINDOW_SIZE // self.sentence_size)
+
+
+class SamplerOptions(TypedDict, total=False):
+    """The fields of `PerturbationSamplerConfig` as keyword arguments."""
+
+    sentence_size: int
+    sentences_per_batch: int
+    seed: int
+    drop_last: bool
+    downsample_cells: int | None
+    shuffle_size: int
+    balance: Balance | None
 
 
 def _check_shares(config: PerturbationSamplerConfig, *, shuffle: bool, weights: object = None) -> None:
