@@ -188,7 +188,7 @@ def loading() -> Picture:
     )
     picture.text(24, 34, "Loading: from a store to batches on the device, ahead of the caller", 19, style="bold")
     picture.lane(52, 110, "Disk or\nobject storage")
-    picture.lane(174, 168, "Threads\nhold no GIL\nfor most of it")
+    picture.lane(174, 168, "Threads\nrelease the GIL\nmost of the time")
     picture.lane(354, 128, "Memory\nwithin\nmemory_limit,\n512 MiB")
     picture.lane(494, 106, "Cached\nacross batches")
 
