@@ -187,7 +187,7 @@ class TestScreens:
     def test_one_that_was_cut_short_does_not_count(self, plain, tmp_path, monkeypatch):
         source = tmp_path / plain.name
         source.write_bytes(plain.read_bytes())
-        monkeypatch.setattr(screens, "_pieces", lambda *_: iter([1 / 0]))
+        monkeypatch.setattr(screens, "_slabs", lambda *_: iter([1 / 0]))
         with pytest.raises(ZeroDivisionError):
             screens.compressed(source)
         assert list(tmp_path.iterdir()) == [source]
