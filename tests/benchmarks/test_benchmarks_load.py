@@ -200,7 +200,7 @@ class TestRounds:
         assert "--python diffbio=PATH" in found["skipped"]["diffbio"]
         assert "diffbio: needs an interpreter" in printed
 
-    def test_a_rival_that_fails_is_named_and_the_others_go_on(self, run_with):
+    def test_a_failing_rival_is_named_and_the_others_continue(self, run_with):
         def measured(rival, endpoint, cache, seconds):
             if rival == "annbatch-class":
                 raise RunFailedError("exit status -9: it said nothing")
@@ -211,7 +211,7 @@ class TestRounds:
         assert {run["rival"] for run in found["runs"]} == {OWN}
         assert "annbatch-class: exit status -9" in printed
 
-    def test_rows_that_are_no_cells_are_named(self, run_with):
+    def test_rows_that_are_not_cells_are_reported(self, run_with):
         found, printed = run_with(
             lambda *given: self.answer(*given) | {"rows": [1, 2]},
             runs=1,
@@ -257,7 +257,7 @@ class TestFingerprints:
         assert all(number in (row, -1) for number, row in zip(numbers, rows.tolist(), strict=True))
         assert form == "hvg" or numbers == rows.tolist()
 
-    def test_sparse_rows_of_any_kind_are_told(self, genes, adata):
+    def test_sparse_rows_of_any_kind_are_identified(self, genes, adata):
         class Rows:
             indptr = None  # not SciPy's
 
@@ -269,7 +269,7 @@ class TestFingerprints:
             genes, adata, slice(5)
         )
 
-    def test_what_is_wrong_is_said(self, genes, cells, adata):
+    def test_problems_are_reported(self, genes, cells, adata):
         groups = adata.obs.groupby(["cell_type", "perturbation"], observed=True).indices
         large = [rows for (_, label), rows in groups.items() if len(rows) >= 4 and label != "non-targeting"]
         control = {kind: rows for (kind, label), rows in groups.items() if label == "non-targeting"}
@@ -377,7 +377,7 @@ class TestProcesses:
         assert found["numpy"] == np.__version__
         assert found["no-such-package"] is None
 
-    def test_an_interpreter_that_is_none_is_named(self):
+    def test_a_file_that_is_not_an_interpreter_is_named(self):
         with pytest.raises(RunFailedError, match="no-python-here"):
             probe("/no-python-here", (), ())
 
@@ -501,7 +501,7 @@ def test_tables_have_a_row_for_every_result():
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     tables = 2 * (len(runs) + 4) + (2 + len(ENDPOINTS)) + 3 + 3
     assert len(rows) == tables
-    assert "Against the limit (2.5 chunks decoded a batch)" in text
+    assert "Against the limit (2.5 chunks decoded per batch)" in text
     assert "1 of 3 classes (5 cells) left out" in text
     assert "| csr      | device |" in text
     assert "1.500 (1.500-1.500)" in text
