@@ -122,7 +122,7 @@ class Bar:
 
 
 def _in_notebook() -> bool:
-    """Whether this process is a Jupyter kernel, as tqdm finds out."""
+    """Whether this process is a Jupyter kernel, as tqdm detects it."""
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
     shell = get_ipython() if get_ipython is not None else None
     return "IPKernelApp" in getattr(shell, "config", ())

@@ -31,7 +31,7 @@ def parse_bytes(size: float | str, name: str = "size") -> int:
     size
         Text, or a non-negative whole number.
     name
-        The option that it is the value of, for the error message.
+        Name of the option, for the error message.
 
     Raises
     ------

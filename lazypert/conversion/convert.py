@@ -74,13 +74,13 @@ def convert(
     order
         ``"grouped"`` sorts cells by (cell type, perturbation, dataset, batch) and shuffles them
         within each group, so that a group is one contiguous read; ``"source"`` keeps the file's
-        order. Without any of the three columns there are no groups, and the order stays.
+        order. Without any of the three columns there are no groups, and the order is kept.
     seed
         Seed of the shuffle.
     memory_limit
         Bytes, or text such as ``"1GiB"``. The peak memory of the process stays within 256 MiB of
-        this limit, not counting imports. A `dask.distributed.Client` decides itself how many tasks
-        run at once.
+        this limit, not counting imports. A `dask.distributed.Client` decides how many tasks run at
+        once.
     overwrite
         Replace an existing store, once the new one is complete.
     join

@@ -1,4 +1,4 @@
-"""Splitting a screen as an experiment says."""
+"""Splitting a screen according to an experiment."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def _fill_large(key: jax.Array, drawn: jax.Array, large: jax.Array, n: jax.Array
 
     def step(state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         done, turn, out = state
-        # Past the last large entry this is large.size: read as a harmless filler, and not written.
+        # Past the last large entry this is large.size: read as harmless padding, and not written.
         index = jnp.searchsorted(rank, done + 1 + jnp.arange(size, dtype=jnp.int32))
         turn, sampled = _reject(
             key,

@@ -71,7 +71,7 @@ class SparseRows:
 
 
 def _describe(value: Any) -> str:
-    """Dtype and shape, such as ``float32[28,200]``; the repr of what has none."""
+    """Dtype and shape, such as ``float32[28,200]``; the repr of anything else."""
     if isinstance(value, SparseRows) or not (hasattr(value, "dtype") and hasattr(value, "shape")):
         return repr(value)
     return f"{value.dtype}[{','.join(map(str, value.shape))}]"

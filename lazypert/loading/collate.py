@@ -74,7 +74,7 @@ class Collator:
         self._n_slices = _count_slices(config.sharding, config.batch_size)
         self._rows_per_slice = config.batch_size // self._n_slices
         if config.layout == "csr" and config.sharding is not None and not config.sharding.is_fully_addressable:
-            # Each process would choose the capacity of its rows by itself.
+            # Each process would choose the capacity of its rows independently.
             raise ConfigError(
                 "layout: got 'csr' with a sharding over several processes, expected 'dense'. "
                 "The shapes of sparse rows would differ between processes."

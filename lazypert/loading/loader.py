@@ -36,7 +36,7 @@ class Loader:
     """Iterates over one epoch of a split in batches of static shape, so that jit compiles once.
 
     Background threads read, decode and collate blocks and transfer batches to the device while the
-    caller computes; they release the GIL for most of the time. The content of a batch depends on seed,
+    caller computes; they release the GIL most of the time. The content of a batch depends on seed,
     epoch, host, step, and the number of controls that fit in `memory_limit`; never on threads or timing.
     Usually made by ``result.loader(split)``.
 

@@ -18,7 +18,7 @@ _SELECTION_BYTES = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellSize:
-    """What decides how many bytes a cell takes.
+    """What determines how many bytes a cell takes.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class CellSize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochSize:
-    """What decides how many bytes a block and all controls take.
+    """What determines how many bytes a block and all controls take.
 
     Attributes
     ----------

@@ -31,7 +31,7 @@ def plan_fingerprint(plan: SentencePlan, **others: int | bool) -> dict[str, Any]
     Parameters
     ----------
     others
-        What decides the batches besides the plan.
+        What determines the batches besides the plan.
     """
     return asdict(plan.config) | {
         "n_sentences": plan.n_sentences,

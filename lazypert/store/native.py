@@ -2,7 +2,7 @@
 
 numcodecs and google-crc32c hold the GIL during most of a call, and reading a file releases and reacquires
 it, which limits threads that decode many small chunks. Their shared libraries export the underlying C
-functions, and Numba can call these by address. Where a build hides them, `FUNCTIONS` is None and chunks
+functions, and Numba can call these by address. If a build hides them, `FUNCTIONS` is None and chunks
 are read and decoded through Python interfaces, which is slower and gives the same results.
 """
 
@@ -78,12 +78,12 @@ call_blosc_getitem = _c_function(types.int32, types.uintp, types.int32, types.in
 
 
 def describe() -> dict[str, str]:
-    """Say of each C function whether kernels can call it: ``"found"``, or why it cannot be used."""
+    """Report for each C function whether kernels can call it: ``"found"``, or why it cannot be used."""
     return dict(_STATUS)
 
 
 def are_available() -> bool:
-    """Whether kernels can call the C functions; warns once per process where they cannot."""
+    """Whether kernels can call the C functions; warns once per process if they cannot."""
     global _has_warned
     if FUNCTIONS is not None:
         return True
