@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Unpack
 
 from lazypert._internal.config import derive
 from lazypert._internal.names import unique_names
@@ -74,7 +74,7 @@ class PerturbationPipelineConfig(KnockdownOptions, SentenceOptions, ControlOptio
     enable_knockdown_filter: bool = False
 
     def __post_init__(self) -> None:
-        require_choice("mapping_strategy", self.mapping_strategy, get_args(MappingStrategy))
+        require_choice("mapping_strategy", self.mapping_strategy, MappingStrategy)
         require_flag("enable_knockdown_filter", self.enable_knockdown_filter)
         if self.batch_col is None and self.mapping_strategy == "batch":
             raise ConfigError(

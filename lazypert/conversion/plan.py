@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -70,8 +70,8 @@ class ConversionOptions:
     join: Join
 
     def __post_init__(self) -> None:
-        require_choice("order", self.order, get_args(Order))
-        require_choice("join", self.join, get_args(Join))
+        require_choice("order", self.order, Order)
+        require_choice("join", self.join, Join)
         columns: dict[str, Any] = {**self.roles.to_json()}
         for role, name in columns.items():
             require(name is None or isinstance(name, str), role, name, "text or None")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lazypert.design.controls import ControlMappingKwargs
     from lazypert.quality import KnockdownFilterKwargs
     from lazypert.screen.roles import RolesKwargs
-    from lazypert.sources.options import PerturbationSourceKwargs
+    from lazypert.sources.config import PerturbationSourceKwargs
 
 
 @xr.register_dataset_accessor("pert")  # type: ignore[no-untyped-call]  # xarray leaves it untyped

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 
 import numpy as np
 
@@ -56,9 +56,9 @@ class ControlMappingConfig(ControlOptions):
     on_empty: OnEmpty = "error"
 
     def __post_init__(self) -> None:
-        require_choice("strategy", self.strategy, get_args(MappingStrategy))
+        require_choice("strategy", self.strategy, MappingStrategy)
         require_integer("n_basal_samples", self.n_basal_samples, 1)
-        require_choice("on_empty", self.on_empty, get_args(OnEmpty))
+        require_choice("on_empty", self.on_empty, OnEmpty)
         require_integer("seed", self.seed)
         require_flag("map_controls", self.map_controls)
 

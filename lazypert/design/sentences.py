@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 
@@ -94,7 +94,7 @@ class PerturbationSamplerConfig(SentenceOptions):
         if self.downsample_cells is not None:
             object.__setattr__(self, "downsample_cells", require_integer("downsample_cells", self.downsample_cells, 1))
         if self.balance is not None:
-            require_choice("balance", self.balance, get_args(Balance))
+            require_choice("balance", self.balance, Balance)
 
     @property
     def batches_per_block(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from lazypert._internal.validation import require_choice, require_flag, require_integer, require_number
 from lazypert.errors import ConfigError
@@ -59,8 +59,8 @@ class DownsamplingConfig:
     check_counts: bool = True
 
     def __post_init__(self) -> None:
-        require_choice("mode", self.mode, get_args(Mode))
-        require_choice("estimator", self.estimator, get_args(Estimator))
+        require_choice("mode", self.mode, Mode)
+        require_choice("estimator", self.estimator, Estimator)
         require_flag("is_log1p_input", self.is_log1p_input)
         require_flag("check_counts", self.check_counts)
         if self.apply_log1p is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from lazypert._internal.memory import default_threads, parse_bytes
 from lazypert._internal.validation import (
@@ -106,15 +106,15 @@ class LoaderConfig:
         for name, least in (("threads", 1), ("n_hosts", 1), ("host", 0)):
             if getattr(self, name) is not None:
                 self._set(name, require_integer(name, getattr(self, name), least))
-        require_choice("layout", self.layout, get_args(Layout))
-        require_choice("to", self.to, get_args(ArrayKind))
+        require_choice("layout", self.layout, Layout)
+        require_choice("to", self.to, ArrayKind)
         self._set("fixed_pairs", require_flag("fixed_pairs", self.fixed_pairs))
         if self.genes is not None:
             self._set("genes", tuple(require_names("genes", self.genes)))
         if self.target_sum is not None:
             self._set("target_sum", require_number("target_sum", self.target_sum, above=0))
         for name in require_names("extras", self.extras):
-            require_choice("extras", name, get_args(Extra))
+            require_choice("extras", name, Extra)
         self._set("extras", tuple(self.extras))
         self._set("obs", tuple(dict.fromkeys(require_names("obs", self.obs))))
         parse_bytes(self.memory_limit, "memory_limit")

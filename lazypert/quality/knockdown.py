@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -103,7 +103,7 @@ class KnockdownFilterConfig(KnockdownOptions):
         for name in ("residual_expression", "cell_residual_expression"):
             require_number(name, getattr(self, name), above=0, most=1)
         require_integer("min_cells", self.min_cells, 1)
-        require_choice("control_match", self.control_match, get_args(ControlMatch))
+        require_choice("control_match", self.control_match, ControlMatch)
 
 
 class KnockdownFilterKwargs(TypedDict, total=False):

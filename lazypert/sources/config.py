@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from lazypert._internal.config import Config
 from lazypert._internal.memory import Budget
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-OUTPUT_SPACES = ("gene", "all", "embedding")
+OutputSpace = Literal["gene", "all", "embedding"]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -26,7 +26,7 @@ class ScreenOptions(Config):
     cell_type_col: str | None = "cell_type"
     batch_col: str | None = "batch"
     control_pert: str = "non-targeting"
-    output_space: str = "all"
+    output_space: OutputSpace = "all"
     hvg_col: str | None = None
     embedding_key: str | None = None
     layer: str | None = None
@@ -83,7 +83,7 @@ class PerturbationSourceConfig(ScreenOptions):
     perturbation_features_file: str | Path | None = None
 
     def __post_init__(self) -> None:
-        require_choice("output_space", self.output_space, OUTPUT_SPACES)
+        require_choice("output_space", self.output_space, OutputSpace)
         if self.output_space == "embedding" and self.embedding_key is None:
             raise ConfigError("embedding_key: got None, expected the name of an obsm entry (output_space='embedding').")
         if self.output_space == "gene" and self.hvg_col is None:
@@ -104,3 +104,24 @@ class PerturbationSourceConfig(ScreenOptions):
             batch_col=self.batch_col,
             control_pert=self.control_pert,
         )
+
+
+class PerturbationSourceKwargs(TypedDict, total=False):
+    """Keyword arguments of ``ds.pert.source``: the fields of `PerturbationSourceConfig` without `file_path`."""
+
+    pert_col: str
+    cell_type_col: str | None
+    batch_col: str | None
+    control_pert: str
+    output_space: OutputSpace
+    hvg_col: str | None
+    embedding_key: str | None
+    layer: str | None
+    should_yield_controls: bool
+    additional_obs: tuple[str, ...]
+    include_barcodes: bool
+    perturbation_features_file: str | Path | None
+    cache_dir: str | Path | None
+    memory_limit: int | str
+    seed: int
+    storage_options: dict[str, Any] | None

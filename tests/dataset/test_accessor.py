@@ -12,8 +12,7 @@ from lazypert.design.controls import ControlMappingConfig, ControlMappingKwargs
 from lazypert.errors import ConfigError, LabelNotFoundError
 from lazypert.quality import KnockdownFilterConfig, KnockdownFilterKwargs
 from lazypert.screen.roles import Roles, RolesKwargs
-from lazypert.sources.config import PerturbationSourceConfig
-from lazypert.sources.options import PerturbationSourceKwargs
+from lazypert.sources.config import PerturbationSourceConfig, PerturbationSourceKwargs
 from lazypert.store.store import Store
 from tests.support.stores import (
     ROLES,
