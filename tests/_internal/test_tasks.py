@@ -34,7 +34,7 @@ def test_progress_is_reported_on_a_cluster():
     distributed = pytest.importorskip("distributed")
     seen = []
     with (
-        distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=":0") as cluster,
         distributed.Client(cluster),
     ):
         arguments = [(i, SHARED) for i in range(5)]

@@ -319,7 +319,7 @@ def test_tasks_of_a_lost_worker_are_repeated(big, tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
     path, expected = big[0], files(big[1])
     with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         distributed.Client(cluster) as client,
     ):
         victims = list(client.run(os.getpid).values())

@@ -129,7 +129,7 @@ def test_a_cluster_does_not_change_the_bytes(tmp_path, monkeypatch, reference):
     small_grids(monkeypatch)
     small_blocks(monkeypatch, 2_000)
     with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         distributed.Client(cluster),
     ):
         assert_same_files(lp.convert(reference[0], tmp_path / "s.zarr", **ROLES), reference[1])
