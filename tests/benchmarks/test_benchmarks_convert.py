@@ -61,6 +61,7 @@ def check_run(run, *, cells):
 
 
 class TestTheCommand:
+    @pytest.mark.slow
     def test_lazypert_alone(self, tmp_path):
         seen, printed = command(tmp_path, "--rivals", "lazypert", "--screens", "uncompressed")
         (run,) = seen["runs"]

@@ -184,6 +184,7 @@ print("one")
 """
 
 
+@pytest.mark.slow
 def test_a_program_can_exit_in_the_middle_of_an_epoch(reference):
     for _ in range(3):
         done = subprocess.run(
