@@ -1,24 +1,24 @@
-"""lazypert against its peers, measured by one command: ``python -m benchmarks``.
+"""lazypert against its rivals, measured by one command: ``python -m benchmarks``.
 
-What is measured, and how to read it, is in ``benchmarks/README.md``. The modules, from the bottom up:
+``benchmarks/README.md`` explains what is measured and how to read it. The modules, from the bottom up:
 
-- `measure`: what one process used (time, memory, bytes), from the counters of the kernel
-- `machine`: where a report comes from
-- `processes`: runs in fresh processes, in the interpreter that has what they need
-- `screens`: the screens to convert and to load, made once and reused
-- `tables`, `chart`: what the reports and pictures share
+- `measure`: what one process used (time, memory, bytes), from the kernel's counters
+- `machine`: the machine and the versions behind a report
+- `processes`: runs in fresh processes, each with the interpreter that has the required packages
+- `screens`: the screens to convert and to load, simulated once and reused
+- `tables`, `chart`: what the reports and charts share
 
 Conversion:
 
-- `rivals`: one small function a rival, all of the same signature
+- `rivals`: one small function per rival, all with the same signature
 - `_worker`: one measured run of one rival, in a process of its own
-- `summary`: many runs to one line a rival; pure
-- `report`, `chart`: the summary as JSON, as tables and as a picture
-- `convert`: the benchmark itself, which joins these
+- `summary`: many runs to one result per rival; pure
+- `report`, `chart`: the results as tables and as a chart
+- `convert`: the benchmark itself
 
 Loading, likewise:
 
-- `loaders`: a module for each tool, and one for the limit
+- `loaders`: one module per rival, and one for the limit
 - `_load_worker`, `load_summary`, `load_report`, `load_chart`, `load`
-- `deliveries`: whether the batches hold what they should
+- `fingerprints`: whether batches contain the cells that they should
 """

@@ -1,7 +1,7 @@
 """One measured run of a loader, in a process of its own: prints one JSON line.
 
-``python -m benchmarks._load_worker JOB [device|compute]``, the job as JSON; with a kind of step, its
-overlap with lazypert's loading. Runs in interpreters that have the rival but not lazypert.
+``python -m benchmarks._load_worker JOB [device|compute]``, with the job as JSON. Given a kind of step, it
+measures the overlap of such steps with lazypert's loading. Also runs in interpreters without lazypert.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.loaders import RIVALS
-from benchmarks.loaders.base import Delivery, Genes, Job, Opened, fingerprints
+from benchmarks.loaders.base import Batch, Genes, Job, Opened, fingerprints
 from benchmarks.loaders.lazypert import overlap
 from benchmarks.measure import Meter
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def main(job: Job) -> dict[str, Any]:
-    """Load for a while, then look at the last batch, outside of the measuring."""
+    """Measure loading, then fingerprint the last batch, which is not measured."""
     rival, genes, meter = RIVALS[job.rival], Genes.load(job.genes), Meter()
     start = time.perf_counter()
     rival.load()
@@ -32,43 +32,43 @@ def main(job: Job) -> dict[str, Any]:
         start = time.perf_counter()
         opened = rival.open(job, genes)
         batches = _batches(opened, once=job.once)
-        later.callback(batches.close)  # later: processes that load must live to be measured
-        seen, last = _run(batches, start, job)
+        later.callback(batches.close)  # the loader's processes must be alive when the meter stops
+        measured, last = _run(batches, start, job)
     weights = genes.weights_of(job.form)
     return {
         "import_seconds": import_seconds,
         **meter.used,
-        **seen,
+        **measured,
         "notes": opened.notes,
         "rows": [] if last.values is None else fingerprints(last.values, weights),
         "control_rows": [] if last.controls is None else fingerprints(last.controls, weights),
     }
 
 
-def _batches(opened: Opened, *, once: bool) -> Generator[Delivery]:
+def _batches(opened: Opened, *, once: bool) -> Generator[Batch]:
     for number in itertools.count():
         empty = True
         for batch in opened.epoch(number):
             empty = False
             yield batch
         if empty:
-            raise RuntimeError(f"epoch {number} has no batch")
+            raise RuntimeError(f"epoch {number} has no batches")
         if once:
             return
 
 
-def _run(batches: Iterator[Delivery], start: float, job: Job) -> tuple[dict[str, Any], Delivery]:
-    """Time the first batch, then what comes until the time is up; return the last one too.
+def _run(batches: Iterator[Batch], start: float, job: Job) -> tuple[dict[str, Any], Batch]:
+    """Time the first batch, then the batches until the time is up; return the last batch too.
 
-    An epoch that ends (`Job.once`) counts from the opening, with its first batch: a loader that reads
-    far ahead has by then read a good part of it.
+    A single epoch (`Job.once`) is timed from the opening and includes the first batch: by then, a loader that
+    reads far ahead has read much of the epoch.
     """
     last = next(batches)
     first = now = time.perf_counter()
-    begin, number, cells, fillers = (start, 1, last.cells, last.fillers or 0) if job.once else (first, 0, 0, 0)
+    begin, number, cells, padding = (start, 1, last.cells, last.padding or 0) if job.once else (first, 0, 0, 0)
     for last in batches:
         now = time.perf_counter()
-        number, cells, fillers = number + 1, cells + last.cells, fillers + (last.fillers or 0)
+        number, cells, padding = number + 1, cells + last.cells, padding + (last.padding or 0)
         if now - first >= job.seconds:
             break
     return {
@@ -77,7 +77,7 @@ def _run(batches: Iterator[Delivery], start: float, job: Job) -> tuple[dict[str,
         "batches": number,
         "cells": cells,
         "cells_per_s": cells / (now - begin),
-        "filler_share": None if last.fillers is None else fillers / cells,
+        "padding_share": None if last.padding is None else padding / cells,
     }, last
 
 

@@ -15,14 +15,14 @@ from benchmarks.rivals import RIVALS, contents
 
 
 def main(name: str, source: str, target: str, memory_limit: str) -> None:
-    """Convert, then look at what was made, outside of the measuring."""
+    """Measure a conversion, then inspect the store, which is not measured."""
     rival, store, meter = RIVALS[name], Path(target), Meter()
     start = time.perf_counter()
     rival.load()
     import_seconds = time.perf_counter() - start
     with meter:
         rival.convert(Path(source), store, memory_limit)
-    seen = {
+    result = {
         "import_seconds": import_seconds,
         **meter.used,
         "flush_seconds": flush(store),
@@ -30,7 +30,7 @@ def main(name: str, source: str, target: str, memory_limit: str) -> None:
         "store_files": len(tree_files(store)),
         **contents(store),
     }
-    print(json.dumps(seen))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

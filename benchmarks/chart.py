@@ -1,4 +1,4 @@
-"""The picture of the report on conversion, and the bars that pictures are made of."""
+"""The chart of the conversion report, and the bars that both charts consist of."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from benchmarks.summary import LARGE
+from benchmarks.summary import LARGE, OWN
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,13 +16,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 GIB = 1024**3
-OWN = "lazypert"
-COLOURS = ("#2a6f97", "#e09f3e")  # of the groups of bars: two at most
+COLOURS = ("#2a6f97", "#e09f3e")  # one per group of bars, at most two
 INK, PALE = "#222222", "#666666"
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    """Write the picture. The larger screen is left out: only lazypert converts it."""
+    """Write the chart, without the larger screen, which only lazypert converts."""
     results = [result for result in report["results"] if result["screen"] != LARGE]
     if not results:
         return
@@ -35,18 +34,18 @@ def draw(report: dict[str, Any], path: Path) -> None:
     for axes, title, values in (
         (panels[0], "Time (s)", _values(results, "seconds", 1)),
         (panels[1], f"Peak memory ({unit})", _values(results, "peak_bytes", size)),
-        (panels[2], f"Store ({unit})", _values(results, "store_bytes", size)),
+        (panels[2], f"Store size ({unit})", _values(results, "store_bytes", size)),
     ):
         bars(axes, rivals, screens, values)
         axes.set_title(title, loc="left", fontsize=11, color=INK, pad=2)
     label_rows(rivals, panels[0])
     groups = [f"from {screen} .h5ad" for screen in screens]
-    caption = f"shorter is better; medians of {results[0]['runs']} runs, lines from least to most"
+    caption = f"shorter is better; median of {results[0]['runs']} runs, line from minimum to maximum"
     finish(figure, path, title=_title(report), groups=groups, caption=caption)
 
 
 def label_rows(rivals: list[str], *panels: Axes) -> None:
-    """Name the rows of panels that share them, lazypert in bold, the first on top."""
+    """Label the rows that panels share: first on top, lazypert in bold."""
     panels[0].set_yticks(range(len(rivals)), rivals)
     panels[0].invert_yaxis()
     for label in (label for axes in panels for label in axes.get_yticklabels()):
@@ -54,7 +53,7 @@ def label_rows(rivals: list[str], *panels: Axes) -> None:
 
 
 def finish(figure: Figure, path: Path, *, title: str, groups: list[str], caption: str) -> None:
-    """Add what says how to read it, and write it."""
+    """Add title, legend and caption, and write the chart."""
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, color=INK)
     if len(groups) > 1:
         handles = [Patch(color=colour, label=group) for colour, group in zip(COLOURS, groups, strict=False)]
@@ -66,7 +65,7 @@ def finish(figure: Figure, path: Path, *, title: str, groups: list[str], caption
 def _title(report: dict[str, Any]) -> str:
     screen = next(iter(report["screens"].values()))
     nonzeros = screen["nnz"] / screen["cells"]
-    return f"Converting {screen['cells']:,} cells x {screen['genes']:,} genes, {nonzeros:,.0f} nonzeros a cell"
+    return f"Converting {screen['cells']:,} cells x {screen['genes']:,} genes, {nonzeros:,.0f} nonzeros per cell"
 
 
 def _unit(results: list[dict[str, Any]]) -> tuple[str, int]:
@@ -75,7 +74,7 @@ def _unit(results: list[dict[str, Any]]) -> tuple[str, int]:
 
 
 def _values(results: list[dict[str, Any]], key: str, unit: int) -> dict[tuple[str, str], tuple[float, float, float]]:
-    """Least, median and most, by rival and screen."""
+    """(minimum, median, maximum), by rival and screen."""
     found = {}
     for result in results:
         value = result[key]
@@ -87,21 +86,21 @@ def _values(results: list[dict[str, Any]], key: str, unit: int) -> dict[tuple[st
 def bars(
     axes: Axes, rivals: list[str], groups: list[str], values: dict[tuple[str, str], tuple[float, float, float]]
 ) -> None:
-    """Draw one bar a rival and group, as long as the median; a line spans least to most, where they differ."""
+    """Draw one bar per rival and group: its length is the median, and a line spans minimum to maximum."""
     height = 0.8 / len(groups)
-    longest = max(most for _, _, most in values.values())
+    longest = max(maximum for _, _, maximum in values.values())
     for number, group in enumerate(groups):
         shift = (number - (len(groups) - 1) / 2) * height
         for row, rival in enumerate(rivals):
             if (rival, group) not in values:
                 continue
-            least, middle, most = values[rival, group]
+            low, middle, high = values[rival, group]
             y = row + shift
             axes.barh(y, middle, 0.92 * height, color=COLOURS[number])
-            if most - least > 0.01 * longest:
-                axes.plot([least, most], [y, y], color=INK, linewidth=1)
-            end = max(middle, most) + 0.015 * longest
-            axes.text(end, y, _short(middle), va="center", fontsize=9, color=INK)
+            if high - low > 0.01 * longest:
+                axes.plot([low, high], [y, y], color=INK, linewidth=1)
+            end = max(middle, high) + 0.015 * longest
+            axes.text(end, y, _rounded(middle), va="center", fontsize=9, color=INK)
     axes.set_xlim(0, 1.25 * longest)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.tick_params(axis="y", length=0)
@@ -110,5 +109,5 @@ def bars(
     axes.spines["bottom"].set_color(PALE)
 
 
-def _short(value: float) -> str:
+def _rounded(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"

@@ -1,4 +1,4 @@
-"""The loading benchmark: every rival to every endpoint that it reaches, round by round, each run in a process."""
+"""The loading benchmark: every rival and endpoint, in rounds, each run in a process of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import deliveries, load_report, screens
+from benchmarks import fingerprints, load_report, screens
 from benchmarks.load_summary import CACHES, COLD, WARM, best_setting, overlaps, summarise
 from benchmarks.loaders import (
     BEST,
@@ -36,7 +36,7 @@ from benchmarks.loaders.base import CHUNKS, CSR, ENDPOINTS, WITH_CONTROLS, Job
 from benchmarks.loaders.lazypert import STEPS
 from benchmarks.machine import machine, versions
 from benchmarks.measure import chill, warm
-from benchmarks.processes import RunFailedError, probe, run_worker
+from benchmarks.processes import RunFailedError, log, probe, run_worker
 from benchmarks.screens import Groups, Screen
 from benchmarks.tables import write_json
 
@@ -55,8 +55,8 @@ SWEEP = (
     f"{CLASS_SETTING}@zarr",
 )
 SWEEP_ROUNDS = 2
-MEMORY_LIMIT = "512MiB"  # of converting lazypert's store, which is not measured here
-MAIN, IN_ORDER, SMALL = "the screen", "in grouped order", "smaller"
+MEMORY_LIMIT = "512MiB"  # for making lazypert's store, which is not measured here
+MAIN, IN_ORDER, SMALL = "the screen", "the screen in grouped order", "the smaller screen"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,14 +86,14 @@ class Options:
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Measure, and return the report; it is in the work folder as ``load.json``, ``.md`` and ``.png`` too."""
+    """Measure, write ``load.json``, ``.md`` and ``.png`` to the work folder, and return the report."""
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     bench = _Bench(options, work)
     report = bench.report
     for number in range(options.runs):
         for job in bench.jobs(number):
-            bench.one(*job, number)
+            bench.run_job(*job, number)
         if options.overlap:
             bench.overlap(number)
         report["results"], report["overlap"] = summarise(report["runs"]), overlaps(report["overlap_runs"])
@@ -104,7 +104,7 @@ def run(options: Options) -> dict[str, Any]:
     try:
         from benchmarks.load_chart import draw
     except ImportError as error:
-        _say(f"no load.png: {error}")
+        log(f"no load.png: {error}")
     else:
         draw(report, work / "load.png")
     return report
@@ -112,40 +112,40 @@ def run(options: Options) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Source:
-    """What a rival reads: the path that it is given, all files behind it, and the screen that they hold."""
+    """What a rival reads: the path passed to it, all files behind that path, and the name of the screen."""
 
     path: Path
     files: tuple[Path, ...]
     screen: str
 
 
-class _Shelf:
-    """The screens and the stores made of them: each made when it is first asked for."""
+class _Sources:
+    """The screens and the stores made from them, each made on first use."""
 
     def __init__(self, options: Options, work: Path) -> None:
         self.options, self.work = options, work
 
-    @cache  # noqa: B019 - there is one shelf
+    @cache  # noqa: B019 - there is only one instance
     def screen(self, name: str) -> Screen:
         o = self.options
         small = min(o.small_cells, o.cells)
         groups = Groups(cell_types=o.cell_types, perturbations=o.perturbations, in_order=name == IN_ORDER)
-        if name == SMALL:  # groups as large as those of the screen
+        if name == SMALL:  # keep the group sizes of the screen
             groups = replace(groups, perturbations=max(3, round(o.perturbations * small / o.cells)))
-        _say(f"making {name}, or finding it" if name == MAIN else f"making a screen {name}, or finding it")
+        log(f"making or finding {name}")
         cells = small if name == SMALL else o.cells
         return Screen.of(name, screens.plain(self.work, cells=cells, genes=o.genes, nnz=o.nnz, groups=groups))
 
     @cache  # noqa: B019
     def genes(self, name: str) -> Path:
         path = self.work / f"{self.screen(name).path.stem}-genes.npz"
-        deliveries.genes_of(self.screen(name).path).save(path)
+        fingerprints.genes_of(self.screen(name).path).save(path)
         return path
 
     @cache  # noqa: B019
-    def cells(self, name: str) -> deliveries.Cells:
+    def cells(self, name: str) -> fingerprints.Cells:
         path = self.screen(name).path
-        return deliveries.Cells.of(path, deliveries.genes_of(path))
+        return fingerprints.Cells.of(path, fingerprints.genes_of(path))
 
     def source(self, reads: str, form: str) -> _Source:
         if reads in (FILE, GZIP_FILE, GROUPED_FILE, SMALL_FILE):
@@ -155,8 +155,8 @@ class _Shelf:
                 path = screens.compressed(path)
                 return _Source(path=path, files=(path,), screen=name)
             if form == "hvg" and reads != SMALL_FILE:
-                shown = screens.with_hvg(path)
-                return _Source(path=shown, files=(shown, path), screen=name)
+                with_hvg = screens.with_hvg(path)
+                return _Source(path=with_hvg, files=(with_hvg, path), screen=name)
             return _Source(path=path, files=(path,), screen=name)
         path = self._store(reads)
         return _Source(path=path, files=(path,), screen=MAIN)
@@ -164,22 +164,22 @@ class _Shelf:
     @cache  # noqa: B019
     def _store(self, reads: str) -> Path:
         stem = self.screen(MAIN).path.stem
-        if reads == STORE:  # made anew: its format may have changed since, and it takes seconds
+        if reads == STORE:  # always remade: its format may have changed, and it takes only seconds
             path, rival = self.work / f"{stem}-lazypert.zarr", "lazypert"
             shutil.rmtree(path, ignore_errors=True)
         else:
             rival = {GROUPED: "annbatch-grouped", SHUFFLED: "annbatch-shuffled"}[reads]
             path = self.work / f"{stem}-{rival}-{importlib.metadata.version('annbatch')}.zarr"
         if not path.exists():
-            _say(f"making {reads}")
+            log(f"making {reads}")
             partial = path.with_suffix(".partial.zarr")
             shutil.rmtree(partial, ignore_errors=True)
             run_worker("benchmarks._worker", rival, str(self.screen(MAIN).path), str(partial), MEMORY_LIMIT)
             partial.rename(path)
         return path
 
-    def facts(self, name: str) -> dict[str, float]:
-        """What the report says of a screen."""
+    def describe(self, name: str) -> dict[str, float]:
+        """Sizes of a screen, for the report."""
         screen, sizes = self.screen(name), np.bincount(self.cells(name).group)
         sizes = sizes[sizes > 0]
         counted = {key: getattr(screen, key) for key in ("cells", "genes", "nnz", "bytes")}
@@ -187,10 +187,10 @@ class _Shelf:
 
 
 class _Bench:
-    """What a benchmark has at hand, and its report."""
+    """A run of the benchmark: its options, sources and report."""
 
     def __init__(self, options: Options, work: Path) -> None:
-        self.options, self.work, self.shelf = options, work, _Shelf(options, work)
+        self.options, self.work, self.sources = options, work, _Sources(options, work)
         self.pythons = dict(options.python)
         self.report: dict[str, Any] = {
             "benchmark": "load",
@@ -210,46 +210,46 @@ class _Bench:
             "overlap": [],
         }
         self.able = [name for name in options.rivals if self._is_able(name)]
-        self.report["screens"] = {MAIN: self.shelf.facts(MAIN)}
+        self.report["screens"] = {MAIN: self.sources.describe(MAIN)}
         self._warm_up()
         if {BEST, WIDE} & set(self.able):
             self._sweep()
-        used = {self.shelf.source(RIVALS[name].reads, CSR).screen for name in self.able}
-        self.report["screens"] |= {name: self.shelf.facts(name) for name in (IN_ORDER, SMALL) if name in used}
-        os.sync()  # what was just made would else be written to the disk beneath the first runs
+        used = {self.sources.source(RIVALS[name].reads, CSR).screen for name in self.able}
+        self.report["screens"] |= {name: self.sources.describe(name) for name in (IN_ORDER, SMALL) if name in used}
+        os.sync()  # otherwise new files would be written to the disk during the first runs
 
     def jobs(self, number: int) -> list[tuple[str, str, str]]:
-        """What a round runs, as rival, endpoint and cache: rivals side by side, so that noise hits them alike."""
-        # Another rival goes first each time: what comes after a pause has it easier.
+        """(rival, endpoint, cache) of each run in a round: rivals in succession, so that noise affects them alike."""
+        # Rotate the order: the first run after a pause has an advantage.
         first = number % max(1, len(self.able))
-        order = self.able[first:] + self.able[:first]
+        rivals = self.able[first:] + self.able[:first]
         return [
             (name, endpoint, cache)
             for cache in self.options.caches
             for endpoint in (CHUNKS, *self.options.endpoints)
-            for name in order
+            for name in rivals
             if endpoint in RIVALS[name].endpoints
             and (cache != COLD or RIVALS[name].cold)
             and (number == 0 or not RIVALS[name].slow)
         ]
 
-    def one(self, rival: str, endpoint: str, cache: str, number: int) -> None:
-        """Do one run, and note what came of it."""
+    def run_job(self, rival: str, endpoint: str, cache: str, number: int) -> None:
+        """Do one run and record its result or failure."""
         label = f"round {number + 1}/{self.options.runs}  {cache}  {endpoint}  {rival}"
         seconds = self.options.slow_seconds if RIVALS[rival].slow else self.options.seconds
         try:
-            seen = self._measure(rival, endpoint, cache, seconds)
+            result = self._measure(rival, endpoint, cache, seconds)
         except RunFailedError as error:
             self.report["failed"][f"{rival} to {endpoint} ({cache}), round {number + 1}"] = str(error)
-            _say(f"{label}: failed: {error}")
+            log(f"{label}: failed: {error}")
             return
-        for complaint in self._complaints(rival, endpoint, seen):
-            self.report["disagreements"].append(f"{rival} to {endpoint} ({cache}): {complaint}")
-        self.report["runs"].append({"rival": rival, "endpoint": endpoint, "cache": cache, "round": number, **seen})
-        _say(f"{label}: {seen['cells_per_s']:,.0f} cells/s")
+        for problem in self._problems(rival, endpoint, result):
+            self.report["disagreements"].append(f"{rival} to {endpoint} ({cache}): {problem}")
+        self.report["runs"].append({"rival": rival, "endpoint": endpoint, "cache": cache, "round": number, **result})
+        log(f"{label}: {result['cells_per_s']:,.0f} cells/s")
 
     def overlap(self, number: int) -> None:
-        """Measure how lazypert's loading hides behind a step, and it behind the loading."""
+        """Measure how well lazypert's loading overlaps with the steps of a model."""
         if OWN not in self.able:
             return
         for endpoint in self.options.endpoints:
@@ -257,43 +257,47 @@ class _Bench:
                 continue
             for kind in STEPS:
                 try:
-                    seen = self._measure(OWN, endpoint, WARM, self.options.seconds, step=kind)
+                    result = self._measure(OWN, endpoint, WARM, self.options.seconds, step=kind)
                 except RunFailedError as error:
                     self.report["failed"][f"overlap of {endpoint} with {kind}, round {number + 1}"] = str(error)
                     continue
-                self.report["overlap_runs"].append({"endpoint": endpoint, "kind": kind, "round": number, **seen})
-                _say(f"round {number + 1}/{self.options.runs}  overlap  {endpoint}  {kind}")
+                self.report["overlap_runs"].append({"endpoint": endpoint, "kind": kind, "round": number, **result})
+                log(f"round {number + 1}/{self.options.runs}  overlap  {endpoint}  {kind}")
 
     def _is_able(self, name: str) -> bool:
         rival = RIVALS[name]
         python = self.pythons.get(rival.package, sys.executable)
         if rival.slow and rival.package not in self.pythons:
-            self.report["skipped"][name] = f"needs an interpreter that has it: --python {rival.package}=PATH"
+            self.report["skipped"][name] = (
+                f"needs an interpreter in which it is installed: --python {rival.package}=PATH"
+            )
             return False
         packages = ("torch", "jax") if rival.slow else ()
         try:
-            found = probe(python, tuple(module.split(".")[0] for module in rival.modules), (rival.package, *packages))
+            installed = probe(
+                python, tuple(module.split(".")[0] for module in rival.modules), (rival.package, *packages)
+            )
         except RunFailedError as error:
             self.report["skipped"][name] = str(error)
             return False
-        if found["absent"]:
-            self.report["skipped"][name] = f"{', '.join(dict.fromkeys(found['absent']))} is not installed"
+        if installed["absent"]:
+            self.report["skipped"][name] = f"{', '.join(dict.fromkeys(installed['absent']))} is not installed"
             return False
         if rival.package in self.pythons:
-            del found["absent"]
-            self.report["interpreters"][name] = {"python": found.pop("python"), "versions": found}
+            del installed["absent"]
+            self.report["interpreters"][name] = {"python": installed.pop("python"), "versions": installed}
         return True
 
     def _warm_up(self) -> None:
-        """Let each rival load a few batches, unmeasured: compiled code is cached then, and what fails, fails now."""
+        """Let each rival load a few batches, to cache compiled code and to find those that fail."""
         for name in list(self.able):
             rival = RIVALS[name]
-            reached = [e for e in (CHUNKS, *self.options.endpoints) if e in rival.endpoints]
-            if not reached:
-                self.report["skipped"][name] = "reaches none of the endpoints"
+            supported = [e for e in (CHUNKS, *self.options.endpoints) if e in rival.endpoints]
+            if not supported:
+                self.report["skipped"][name] = "supports none of the endpoints"
                 self.able.remove(name)
-            for endpoint in reached[:1] if rival.slow else reached:
-                _say(f"warm-up  {endpoint}  {name}")
+            for endpoint in supported[:1] if rival.slow else supported:
+                log(f"warm-up  {endpoint}  {name}")
                 try:
                     self._measure(name, endpoint, WARM, 0)
                 except RunFailedError as error:
@@ -302,24 +306,24 @@ class _Bench:
                     break
 
     def _sweep(self) -> None:
-        """Try annbatch's settings, and keep those with the most cells a second."""
+        """Try annbatch's settings and keep those with the most cells per second."""
         trials: list[dict[str, Any]] = []
         for number in range(SWEEP_ROUNDS):
             for setting in self.options.sweep:
-                _say(f"sweep {number + 1}/{SWEEP_ROUNDS}  {setting}")
+                log(f"sweep {number + 1}/{SWEEP_ROUNDS}  {setting}")
                 try:
-                    seen = self._measure(BEST, CSR, WARM, self.options.sweep_seconds, setting=setting)
+                    result = self._measure(BEST, CSR, WARM, self.options.sweep_seconds, setting=setting)
                 except RunFailedError as error:
                     self.report["failed"][f"{setting} of the sweep"] = str(error)
                     continue
-                trials.append({"setting": setting, "cells_per_s": seen["cells_per_s"]})
+                trials.append({"setting": setting, "cells_per_s": result["cells_per_s"]})
         self.report["sweep"] = trials
         for name in {BEST, WIDE} & set(self.able):
-            # Longer chunks read faster, and leave out the classes that have none: most of this screen's.
-            some = [t for t in trials if (name == WIDE) == self._is_wide(t["setting"])]
-            best = best_setting(some)
+            # Longer chunks read faster, but exclude groups that are shorter: most groups of this screen.
+            candidates = [t for t in trials if (name == WIDE) == self._is_wide(t["setting"])]
+            best = best_setting(candidates)
             if best is None:
-                self.report["skipped"][name] = "the sweep has no setting for it"
+                self.report["skipped"][name] = "the sweep has no suitable setting"
                 self.able.remove(name)
             else:
                 self.report["best"][name] = best
@@ -330,15 +334,15 @@ class _Bench:
     def _measure(
         self, rival: str, endpoint: str, cache: str, seconds: float, *, setting: str = "", step: str = ""
     ) -> dict[str, Any]:
-        """Load in a fresh interpreter, from files that are in the page cache or are not."""
+        """Load in a fresh interpreter, with a warm or cold page cache."""
         known = RIVALS[rival]
         form = endpoint.removesuffix(WITH_CONTROLS)
-        source = self.shelf.source(known.reads, form)
+        source = self.sources.source(known.reads, form)
         job = Job(
             rival=rival,
             endpoint=endpoint,
             source=str(source.path),
-            genes=str(self.shelf.genes(source.screen)),
+            genes=str(self.sources.genes(source.screen)),
             sentence_size=self.options.sentence_size,
             sentences_per_batch=self.options.sentences_per_batch,
             seconds=seconds,
@@ -356,20 +360,16 @@ class _Bench:
         except RunFailedError as error:
             raise RunFailedError(str(error).replace(str(self.work), self.options.work.name)) from None
 
-    def _complaints(self, rival: str, endpoint: str, seen: dict[str, Any]) -> list[str]:
-        rows = {key: seen.pop(key) for key in ("rows", "control_rows")}
+    def _problems(self, rival: str, endpoint: str, result: dict[str, Any]) -> list[str]:
+        rows = {key: result.pop(key) for key in ("rows", "control_rows")}
         if rival == LIMIT:
             return []
         form = endpoint.removesuffix(WITH_CONTROLS)
         known = RIVALS[rival]
-        return deliveries.complaints(
+        return fingerprints.problems(
             rows,
-            self.shelf.cells(self.shelf.source(known.reads, form).screen),
+            self.sources.cells(self.sources.source(known.reads, form).screen),
             form=form,
             controls=endpoint.endswith(WITH_CONTROLS),
             sentence_size=self.options.sentence_size if known.coherent else None,
         )
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

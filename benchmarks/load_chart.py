@@ -1,4 +1,4 @@
-"""The picture of the report on loading: cells a second, a panel for each form of batch and page cache."""
+"""The chart of the loading report: cells per second, one panel per form of batch and page cache."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TITLES = {"csr": "Sparse", "dense": "Dense, all genes", "hvg": "Dense, variable genes"}
-PLAIN, CONTROLS = "cells alone", "cells and matched controls"
+PLAIN, CONTROLS = "cells only", "cells and matched controls"
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    """Write the picture; a line across a panel is the limit, where it was measured."""
+    """Write the chart; a dashed line across a panel is the limit, if it was measured."""
     results = [result for result in report["results"] if result["endpoint"] != CHUNKS]
     if not results:
         return
     rivals = [name for name in RIVALS if any(result["rival"] == name for result in results)]
     caches = [cache for cache in CACHES if any(result["cache"] == cache for result in results)]
-    reached = {result["endpoint"] for result in results}
-    forms = [form for form in FORMS if reached & {form, form + WITH_CONTROLS}]
+    measured = {result["endpoint"] for result in results}
+    forms = [form for form in FORMS if measured & {form, form + WITH_CONTROLS}]
     groups = [
-        name for name, tail in ((PLAIN, ""), (CONTROLS, WITH_CONTROLS)) if reached & {form + tail for form in FORMS}
+        name for name, tail in ((PLAIN, ""), (CONTROLS, WITH_CONTROLS)) if measured & {form + tail for form in FORMS}
     ]
     limits = [result["cells_per_s"]["median"] for result in report["results"] if result["endpoint"] == CHUNKS]
     height = (0.5 + 0.32 * len(rivals) * (len(groups) + 0.8)) * len(caches) + 1.1
@@ -45,9 +45,8 @@ def draw(report: dict[str, Any], path: Path) -> None:
                 axes.axvline(limit, color=PALE, linewidth=1, linestyle="--")
             axes.xaxis.set_major_formatter("{x:,.0f}")
     label_rows(rivals, *panels[:, 0])
-    caption = "cells a second, longer is better; medians, lines from least to most" + "; dashed: the limit" * bool(
-        limits
-    )
+    caption = "cells per second, longer is better; medians, lines from minimum to maximum"
+    caption += "; dashed: the limit" * bool(limits)
     finish(figure, path, title=_title(report), groups=groups, caption=caption)
 
 
@@ -65,5 +64,5 @@ def _title(report: dict[str, Any]) -> str:
     screen = report["screens"]["the screen"]
     return (
         f"Loading {screen['cells']:,} cells x {screen['genes']:,} genes in {screen['groups']:,} groups, "
-        f"{screen['nnz'] / screen['cells']:,.0f} nonzeros a cell"
+        f"{screen['nnz'] / screen['cells']:,.0f} nonzeros per cell"
     )

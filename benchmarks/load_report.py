@@ -1,4 +1,4 @@
-"""The report on loading as Markdown tables."""
+"""The loading report as Markdown tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.load_summary import CACHES, OWN
 from benchmarks.loaders import LIMIT, RIVALS, annbatch, limit
 from benchmarks.loaders.base import CHUNKS
-from benchmarks.tables import Columns, Result, notes, spread, table, where_from
+from benchmarks.tables import Columns, Result, machine_and_versions, notes, spread, table
 from lazypert._internal.memory import format_bytes
 
 WHAT = ("endpoint", "rival")
@@ -15,7 +15,7 @@ WHAT = ("endpoint", "rival")
 
 def _faster(result: Result) -> str:
     found = result["lazypert_is_faster_by"]
-    # The limit has an endpoint of its own, and one ratio for each of lazypert's: a table of its own too.
+    # The limit has an endpoint of its own, with one ratio per endpoint of lazypert, in a table of its own.
     return "-" if result["rival"] in (OWN, LIMIT) or not found else f"{found[result['endpoint']]:.2f}x"
 
 
@@ -29,11 +29,11 @@ SPEED: Columns = {
 EFFORT: Columns = {
     "measured": lambda r: f"{r['measured_seconds']:.1f} s",
     "cells": lambda r: f"{r['cells']:,.0f}",
-    "fillers": lambda r: "-" if r["filler_share"] is None else f"{r['filler_share']:.1%}",
+    "padding": lambda r: "-" if r["padding_share"] is None else f"{r['padding_share']:.1%}",
     "CPU user": lambda r: f"{r['cpu_user_s']:.2f} s",
     "CPU system": lambda r: f"{r['cpu_system_s']:.2f} s",
-    "read a cell": lambda r: format_bytes(r["rchar_per_cell"]),
-    "from disk a cell": lambda r: format_bytes(r["read_bytes_per_cell"]),
+    "read per cell": lambda r: format_bytes(r["rchar_per_cell"]),
+    "from disk per cell": lambda r: format_bytes(r["read_bytes_per_cell"]),
     "imports": lambda r: f"{r['import_seconds']:.2f} s",
 }
 OVERLAP: Columns = {
@@ -41,29 +41,29 @@ OVERLAP: Columns = {
     "steps alone": lambda r: f"{r['step_seconds']:.2f} s",
     "both": lambda r: f"{r['both_seconds']:.2f} s",
     "both / longer": lambda r: spread(r["ratio"], ".3f"),
-    "the cores allow": lambda r: f"{r['floor']:.3f}",
+    "minimum for these cores": lambda r: f"{r['floor']:.3f}",
 }
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """Every table, and what is needed to understand them."""
+    """Format the tables and what is needed to understand them."""
     parts = ["# Loading", _setting(report)]
     for cache in CACHES:
         results = [result for result in report["results"] if result["cache"] == cache]
         if results:
             parts += [f"## {cache.capitalize()} page cache", table(results, WHAT, SPEED)]
-            parts += ["What it took:", table(results, WHAT, EFFORT)]
+            parts += ["Resources used:", table(results, WHAT, EFFORT)]
     parts += [text for result in report["results"] if result["endpoint"] == CHUNKS for text in _against_limit(result)]
     if report["overlap"]:
-        title = "## Loading behind a model's step, as long as a batch's load (device: none of our cores; compute: one)"
+        title = "## Loading during model steps as long as loading a batch (device: uses no CPU core; compute: one)"
         parts += [title, table(report["overlap"], ("endpoint", "kind"), OVERLAP)]
     if report["sweep"]:
         columns: Columns = {"cells/s": lambda trial: f"{trial['cells_per_s']:,.0f}"}
-        parts += [f"## Sweep of annbatch's ClassSampler (csr): {' and '.join(report['best'].values())} are used"]
+        parts += [f"## Sweep of annbatch's ClassSampler (csr), which selected {' and '.join(report['best'].values())}"]
         parts += [table(report["sweep"], ("setting",), columns)]
     parts += [notes(title, report[title]) for title in ("skipped", "failed") if report[title]]
     if report["disagreements"]:
-        parts += ["## Batches that are not what they should be"]
+        parts += ["## Batches with wrong contents"]
         parts += ["\n".join(f"- {line}" for line in report["disagreements"])]
     return "\n\n".join(parts) + "\n"
 
@@ -93,10 +93,10 @@ def _setting(report: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"{rounds} round(s), {report['made']}; sentences of {options['sentence_size']} cells, "
-            f"{options['sentences_per_batch']} a batch; {options['seconds']:g} s after the first batch "
-            f"({options['slow_seconds']:g} s and one round for the slow).",
+            f"{options['sentences_per_batch']} per batch; {options['seconds']:g} s after the first batch "
+            f"({options['slow_seconds']:g} s and one round for slow rivals).",
             "",
-            where_from(report),
+            machine_and_versions(report),
             "",
             *others,
             *screens,
@@ -108,6 +108,6 @@ def _setting(report: dict[str, Any]) -> str:
 
 def _rival(name: str, report: dict[str, Any]) -> str:
     rival = RIVALS[name]
-    said = next(run["notes"] for run in report["runs"] if run["rival"] == name)
-    more = f" ({annbatch.describe(said)})" if "codecs" in said else ""
+    run_notes = next(run["notes"] for run in report["runs"] if run["rival"] == name)
+    more = f" ({annbatch.describe(run_notes)})" if "codecs" in run_notes else ""
     return f"- {name}: reads {rival.reads}; {rival.about}{more}"

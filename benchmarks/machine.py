@@ -1,4 +1,4 @@
-"""Where a report comes from: the machine and the versions, for a reader who wants to compare."""
+"""The machine and the versions behind a report, for comparing reports."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def machine() -> dict[str, str | int]:
 
 
 def versions(*more: str) -> dict[str, str | None]:
-    """Versions of the packages that matter and of some more, and the commit; None for what is not there."""
+    """Versions of the relevant packages and of `more`, and the commit; None for packages that are not installed."""
     found: dict[str, str | None] = {}
     for name in (*PACKAGES, *more):
         try:

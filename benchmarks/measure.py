@@ -1,4 +1,4 @@
-"""What a process has used, from the counters that Linux keeps for it, and how large a store is."""
+"""Resources used by a process, from Linux's counters, and the size of a store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IO_COUNTERS = ("rchar", "wchar", "read_bytes", "write_bytes")
 def peak_bytes() -> int:
     """Peak resident memory of this process so far.
 
-    Not ``ru_maxrss``, in which a child starts with the peak of the process that it was forked from.
+    Unlike ``ru_maxrss``, it does not start with the peak of the process that this one was forked from.
     """
     found = re.search(r"VmHWM:\s+(\d+) kB", (PROC / "status").read_text())
     assert found, "the kernel reports no VmHWM"
@@ -27,30 +27,30 @@ def peak_bytes() -> int:
 
 
 def io_bytes(process: Path = PROC) -> dict[str, int]:
-    """Bytes a process read and wrote: through system calls (rchar, wchar), and from and to the disk."""
+    """Bytes that a process read and wrote: through system calls (rchar, wchar), and from and to disk."""
     counters = dict(line.split(": ") for line in (process / "io").read_text().splitlines())
     return {name: int(counters[name]) for name in IO_COUNTERS}
 
 
 def workers(pid: int | None = None) -> Iterator[Path]:
-    """Every living descendant of a process: where a tool reads in processes of its own."""
+    """Yield all living descendants of a process, for loaders that read in processes of their own."""
     parents: dict[int, list[int]] = {}
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             parents.setdefault(int(_stat(process)[1]), []).append(int(process.name))
-    found = parents.get(os.getpid() if pid is None else pid, [])
-    for child in found:  # grows as it goes
-        found.extend(parents.get(child, []))
+    descendants = parents.get(os.getpid() if pid is None else pid, [])
+    for child in descendants:  # grows while iterating
+        descendants.extend(parents.get(child, []))
         yield Path("/proc") / str(child)
 
 
 def _stat(process: Path) -> list[str]:
-    """Fields of ``stat`` from the state on: what stands before it is a name, which may hold spaces."""
+    """Fields of ``stat`` from the state on; the name before it may contain spaces."""
     return (process / "stat").read_text().rpartition(")")[2].split()
 
 
 def proportional_bytes(process: Path = PROC) -> int:
-    """Resident memory of a process now, pages that it shares divided among those that share them."""
+    """Current resident memory of a process, with shared pages divided among the processes that share them."""
     found = re.search(r"^Pss:\s+(\d+) kB", (process / "smaps_rollup").read_text(), re.MULTILINE)
     assert found, "the kernel reports no Pss"
     return 1024 * int(found[1])
@@ -62,11 +62,11 @@ def _cpu(process: Path) -> tuple[float, float]:
 
 
 class Meter:
-    """Measures what happens inside ``with``; `used` holds the result afterwards.
+    """Measures the body of a ``with`` statement; `used` holds the result afterwards.
 
-    Enter it when the imports are done: what they took is reported apart, as ``import_peak_bytes``.
-    Processes that the block started count too, if they live when it ends; the kernel keeps no peak
-    for several processes together, so with them the peak is at least what all hold at that moment.
+    Enter it after the imports, whose memory is reported separately as ``import_peak_bytes``. Processes that the
+    body started count too if they are alive at its end. The kernel keeps no joint peak of several processes, so
+    with them the peak is a lower bound: what all of them hold at the end.
     """
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class Meter:
         seconds, cpu, io, peak = time.perf_counter() - self._clock, os.times(), io_bytes(), peak_bytes()
         user, system, together = 0.0, 0.0, 0
         for worker in workers():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended just now
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
                 user, system = user + _cpu(worker)[0], system + _cpu(worker)[1]
                 io = {name: io[name] + count for name, count in io_bytes(worker).items()}
                 together += proportional_bytes(worker)
@@ -99,18 +99,18 @@ class Meter:
 
 def tree_files(path: Path) -> list[Path]:
     """Every file below a folder; the path itself if it is a file."""
-    return [path] if path.is_file() else [found for found in path.rglob("*") if found.is_file()]
+    return [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
 
 
 def tree_bytes(path: Path) -> int:
-    """Apparent size of the files below a folder: what copying or uploading it would move."""
-    return sum(found.stat().st_size for found in tree_files(path))
+    """Apparent size of the files below a folder, which is what copying or uploading it transfers."""
+    return sum(file.stat().st_size for file in tree_files(path))
 
 
 def flush(path: Path) -> float:
-    """Force files to the disk, and return the seconds that took.
+    """Force files to disk and return the seconds it took.
 
-    A tool that returns before its bytes are on the disk has this left to do; one that syncs has not.
+    This remains to be done after tools that return before their bytes are on disk.
     """
     start = time.perf_counter()
     for found in tree_files(path):
@@ -120,7 +120,7 @@ def flush(path: Path) -> float:
 
 
 def warm(path: Path) -> None:
-    """Read files once, so that the page cache holds what fits in it."""
+    """Read files once, so that the page cache holds them as far as they fit."""
     for found in tree_files(path):
         with found.open("rb", buffering=0) as file:
             while file.read(8 * 1024**2):
@@ -128,8 +128,8 @@ def warm(path: Path) -> None:
 
 
 def chill(path: Path) -> None:
-    """Drop files from the page cache, so that the next read comes from the disk."""
-    flush(path)  # pages that are not written yet would stay
+    """Drop files from the page cache, so that the next read comes from disk."""
+    flush(path)  # unwritten pages would stay
     for found in tree_files(path):
         with found.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -1,4 +1,4 @@
-"""The report on conversion as Markdown tables."""
+"""The conversion report as Markdown tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.rivals import RIVALS
 from benchmarks.summary import BASELINES
-from benchmarks.tables import Columns, Result, notes, spread, table, where_from
+from benchmarks.tables import Columns, Result, machine_and_versions, notes, spread, table
 from lazypert._internal.memory import format_bytes
 
 if TYPE_CHECKING:
@@ -40,15 +40,15 @@ COMPARISON = {
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """Every table, and what is needed to understand them."""
+    """Format the tables and what is needed to understand them."""
     parts = ["# Conversion", _setting(report)]
     if report["results"]:
-        parts += [table(report["results"], WHAT, SPEED), "## What it took", table(report["results"], WHAT, EFFORT)]
+        parts += [table(report["results"], WHAT, SPEED), "## Resources used", table(report["results"], WHAT, EFFORT)]
     for base in BASELINES:
         compared = [result for result in report["results"] if base in result["ratios"]]
         if compared:
             columns = {title: _ratio(base, key) for key, title in COMPARISON.items()}
-            title = f"## Against {base}, run by run of the same round (below 1: less than {base} needs)"
+            title = f"## Compared with {base}: median ratio of runs in the same round (below 1: less than {base})"
             parts += [title, table(compared, WHAT, columns)]
     if report["scaling"]:
         parts += ["## Scaling of lazypert", _scaling(report["scaling"])]
@@ -77,7 +77,7 @@ def _setting(report: dict[str, Any]) -> str:
         [
             f"{rounds} round(s), {report['made']}, lazypert's memory limit {report['options']['memory_limit']}.",
             "",
-            where_from(report),
+            machine_and_versions(report),
             "",
             *screens,
             "",

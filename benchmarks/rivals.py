@@ -1,7 +1,7 @@
-"""The rivals: each converts one ``.h5ad`` into one folder, called as its documentation says.
+"""The rivals: each converts one ``.h5ad`` file into one folder, as its documentation recommends.
 
-Imports stand inside the functions: what a rival needs is imported by the worker before the measuring
-starts (`Rival.modules`), and the others' packages never are.
+Imports are inside the functions: the worker imports what a rival needs before it starts measuring
+(`Rival.modules`), and never imports the packages of other rivals.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Rival:
     Parameters
     ----------
     convert
-        ``convert(source, target, memory_limit)``; only lazypert can heed the limit.
+        ``convert(source, target, memory_limit)``; only lazypert supports the limit.
     modules
-        What to import before the measuring starts.
+        Modules to import before measuring starts.
     about
-        What it does, for the report.
+        Description for the report.
     """
 
     convert: Callable[[Path, Path, str], None]
@@ -38,13 +38,13 @@ class Rival:
     about: str
 
     def missing(self) -> str | None:
-        """Why this rival cannot run here, if so."""
+        """Why this rival cannot run here; None if it can."""
         packages = dict.fromkeys(module.split(".")[0] for module in self.modules)
         absent = [name for name in packages if importlib.util.find_spec(name) is None]
         return f"{', '.join(absent)} is not installed" if absent else None
 
     def load(self) -> None:
-        """Import what it needs."""
+        """Import the modules."""
         for module in self.modules:
             importlib.import_module(module)
 
@@ -80,9 +80,9 @@ def _anndata(source: Path, target: Path, _: str) -> None:
     import numpy as np
 
     adata = anndata.read_h5ad(source)
-    within = np.random.default_rng(0).random(adata.n_obs)
-    order = np.lexsort([within, *(adata.obs[column].cat.codes for column in reversed(GROUPS))])
-    adata = adata[order].copy()
+    random = np.random.default_rng(0).random(adata.n_obs)
+    permutation = np.lexsort([random, *(adata.obs[column].cat.codes for column in reversed(GROUPS))])
+    adata = adata[permutation].copy()
     with anndata.settings.override(zarr_write_format=3):
         adata.write_zarr(target)
 
@@ -91,12 +91,12 @@ RIVALS = {
     "lazypert": Rival(
         convert=_lazypert,
         modules=("lazypert", "lazypert.conversion.convert", "lazypert_converters.h5ad", "anndata"),
-        about="grouped by cell type, perturbation and batch, shuffled within; bounded memory",
+        about="grouped by cell type, perturbation and batch, shuffled within groups; bounded memory",
     ),
     "annbatch-shuffled": Rival(
         convert=_annbatch_shuffled,
         modules=("annbatch",),
-        about="annbatch's collection with its defaults: shuffled",
+        about="annbatch's collection with its defaults, shuffled",
     ),
     "annbatch-grouped": Rival(
         convert=_annbatch_grouped,
@@ -106,23 +106,23 @@ RIVALS = {
     "anndata": Rival(
         convert=_anndata,
         modules=("anndata", "zarr", "scipy.sparse"),
-        about="read whole, sorted into the same order, written with its defaults in Zarr format 3",
+        about="read into memory, sorted into the same order, written with its defaults in Zarr format 3",
     ),
 }
 
 
 def contents(store: Path) -> dict[str, Any]:
-    """Read cells, nonzeros and the sum of all values of a store, whether one AnnData or a collection."""
+    """Count the cells and nonzeros of a store, an AnnData or a collection, and sum its values."""
     import numpy as np
     import zarr
 
     root = zarr.open_group(store, mode="r")
-    parts = [root] if "X" in root else [part for name, part in root.groups() if name.startswith("dataset_")]
+    datasets = [root] if "X" in root else [group for name, group in root.groups() if name.startswith("dataset_")]
     cells, nnz, total = 0, 0, 0.0
-    for part in parts:
-        data = part["X/data"]
-        cells += int(part["X"].attrs["shape"][0])
+    for dataset in datasets:
+        data = dataset["X/data"]
+        cells += int(dataset["X"].attrs["shape"][0])
         nnz += data.shape[0]
         step = data.chunks[0] * max(1, 2**23 // data.chunks[0])
-        total += sum(float(np.sum(data[at : at + step], dtype=np.float64)) for at in range(0, data.shape[0], step))
+        total += sum(float(np.sum(data[i : i + step], dtype=np.float64)) for i in range(0, data.shape[0], step))
     return {"cells": cells, "nnz": nnz, "sum": total}

@@ -1,7 +1,7 @@
-"""The screens to convert and to load: simulated once in the work folder, then found there by the name.
+"""The screens to convert and to load: simulated once in the work folder, then found there by name.
 
-One screen is simulated. The others hold the same rows: compressed, or several times over under new
-names. Both copies stream, so they need no more memory for a larger screen.
+One screen is simulated. The others hold the same rows, either compressed or several times with new names.
+Both are copied as a stream, in memory that does not depend on the size of the screen.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    # What to write for a dataset: its length, its dtype, and its values in pieces.
+    # What to write for a dataset: its length, its dtype, and an iterator of its values.
     Content = tuple[int, Any, Iterator[np.ndarray]]
 
 GZIP_LEVEL = 4  # as in adata.write_h5ad(path, compression="gzip")
-NUMBERS, STRINGS = 1 << 22, 1 << 17  # values held at once: 16 MiB of numbers, some 10 MiB of strings
+NUMBERS, STRINGS = 1 << 22, 1 << 17  # values in memory at once: 16 MiB of numbers, about 10 MiB of strings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Groups:
-    """How the cells of a screen fall into groups.
+    """How the cells of a screen are grouped.
 
     Parameters
     ----------
     cell_types, perturbations
-        How many of each; the control is one of the perturbations, and so is "unassigned".
+        Number of each; the perturbations include the control and "unassigned".
     in_order
-        Whether cells lie sorted by both, as some loaders need them; these are other cells than those
-        of the screen in random order, drawn in the same way.
+        Whether cells are sorted by both, as some loaders require. The cells are drawn in the same way as those of
+        the screen in random order, but are not the same ones.
     """
 
     cell_types: int
@@ -45,7 +45,7 @@ class Groups:
     in_order: bool = False
 
     def options(self) -> dict[str, Any]:
-        """The same in the words of `SimulationConfig`."""
+        """The corresponding options of `SimulationConfig`."""
         return {
             "cell_types": tuple(f"Type{number}" for number in range(1, self.cell_types + 1)),
             "n_perturbations": self.perturbations - 2,
@@ -55,7 +55,7 @@ class Groups:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Screen:
-    """A file to convert, and what a store made of it must hold."""
+    """A file to convert, and what a store made from it must hold."""
 
     name: str
     path: Path
@@ -66,7 +66,7 @@ class Screen:
 
     @classmethod
     def of(cls, name: str, path: Path) -> Screen:
-        """Look into a file."""
+        """Read the sizes from a file."""
         with h5py.File(path) as file:
             cells, genes = map(int, file["X"].attrs["shape"])
             nnz = len(file["X/data"])
@@ -74,7 +74,7 @@ class Screen:
 
 
 def plain(folder: Path, *, cells: int, genes: int, nnz: float, groups: Groups | None = None) -> Path:
-    """Return the simulated screen, its cells in random order unless `groups` says so; `nnz` is the mean a cell."""
+    """Return the simulated screen, in random order unless `groups` says otherwise; `nnz` is the mean per cell."""
     tail = "" if groups is None else f"-{groups.cell_types}x{groups.perturbations}{'-grouped' * groups.in_order}"
     path = folder / f"screen-{cells}x{genes}-nnz{nnz:g}{tail}.h5ad"
     if not path.exists():
@@ -84,9 +84,9 @@ def plain(folder: Path, *, cells: int, genes: int, nnz: float, groups: Groups | 
 
 
 def with_hvg(source: Path) -> Path:
-    """Return a file that shows `source`, and its highly variable genes dense as ``obsm["X_hvg"]``.
+    """Return a file that adds ``obsm["X_hvg"]``, the highly variable genes as a dense matrix, to `source`.
 
-    X stays where it is, in `source`, beside which the file must lie.
+    Its X is a link to `source`, so both files must be in the same folder.
     """
     path = source.with_name(f"{source.stem}-hvg.h5ad")
     if not path.exists():
@@ -106,15 +106,17 @@ def with_hvg(source: Path) -> Path:
 
 
 def row_blocks(matrix: h5py.Group) -> Iterator[tuple[int, csr_matrix]]:
-    """Read a CSR matrix piece by piece: the number of the first row, and the rows."""
+    """Yield blocks of a CSR matrix: the number of the first row, and the rows."""
     indptr, shape = matrix["indptr"][:].astype(np.int64), matrix.attrs["shape"]
     step = max(1, int(NUMBERS / max(1, indptr[-1] / shape[0])))
     for start in range(0, shape[0], step):
-        upto = indptr[start : start + step + 1]
-        span = slice(int(upto[0]), int(upto[-1]))
+        pointers = indptr[start : start + step + 1]
+        span = slice(int(pointers[0]), int(pointers[-1]))
         yield (
             start,
-            csr_matrix((matrix["data"][span], matrix["indices"][span], upto - upto[0]), (len(upto) - 1, shape[1])),
+            csr_matrix(
+                (matrix["data"][span], matrix["indices"][span], pointers - pointers[0]), (len(pointers) - 1, shape[1])
+            ),
         )
 
 
@@ -123,12 +125,12 @@ def compressed(source: Path) -> Path:
     path = source.with_name(f"{source.stem}-gzip.h5ad")
     if not path.exists():
         with h5py.File(source) as read, _replacing(path) as write:
-            _rewrite(read, write, lambda _, item: (len(item), item.dtype, _pieces(item)), gzip=True)
+            _rewrite(read, write, lambda _, item: (len(item), item.dtype, _slabs(item)), gzip=True)
     return path
 
 
 def repeated(source: Path, factor: int) -> Path:
-    """Return a screen of the rows of `source` `factor` times over, each cell with a name of its own."""
+    """Return a screen that repeats the rows of `source` `factor` times, with unique cell names."""
     path = source.with_name(f"{source.stem}-times{factor}.h5ad")
     if not path.exists():
         with h5py.File(source) as read, _replacing(path) as write:
@@ -141,19 +143,19 @@ def repeated(source: Path, factor: int) -> Path:
 def _repeat(where: str, item: h5py.Dataset, factor: int, nnz: int) -> Content:
     top, last = where.split("/")[1], where.split("/")[-1]
     if top not in ("X", "obs") or last == "categories":
-        return len(item), item.dtype, _pieces(item)
+        return len(item), item.dtype, _slabs(item)
     if last == "indptr":
         dtype = np.dtype(np.int32 if nnz * factor < 2**31 else np.int64)
-        later = (piece + np.int64(nnz) * copy for copy in range(factor) for piece in _pieces(item, 1))
+        later = (slab + np.int64(nnz) * copy for copy in range(factor) for slab in _slabs(item, 1))
         return (len(item) - 1) * factor + 1, dtype, _chain(np.zeros(1, dtype), later)
-    copies: Iterator[np.ndarray] = (_renamed(piece, k, last) for k in range(factor) for piece in _pieces(item))
+    copies: Iterator[np.ndarray] = (_renamed(slab, k, last) for k in range(factor) for slab in _slabs(item))
     return len(item) * factor, item.dtype, copies
 
 
-def _renamed(piece: np.ndarray, copy: int, column: str) -> np.ndarray:
+def _renamed(names: np.ndarray, copy: int, column: str) -> np.ndarray:
     if column != "_index" or copy == 0:
-        return piece
-    return np.array([f"{name.decode()}-{copy}" for name in piece], dtype=object)
+        return names
+    return np.array([f"{name.decode()}-{copy}" for name in names], dtype=object)
 
 
 def _chain(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
@@ -161,37 +163,37 @@ def _chain(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarray
     yield from rest
 
 
-def _pieces(item: h5py.Dataset, start: int = 0) -> Iterator[np.ndarray]:
+def _slabs(item: h5py.Dataset, start: int = 0) -> Iterator[np.ndarray]:
     step = STRINGS if item.dtype == object else NUMBERS
-    for at in range(start, len(item), step):
-        yield item[at : min(at + step, len(item))]
+    for first in range(start, len(item), step):
+        yield item[first : min(first + step, len(item))]
 
 
 def _rewrite(
     source: h5py.Group, target: h5py.Group, content: Callable[[str, h5py.Dataset], Content], *, gzip: bool = False
 ) -> None:
-    """Copy a group with its attributes, where `content` says what becomes of each dataset."""
+    """Copy a group with its attributes; `content` returns what to write for each dataset."""
     target.attrs.update(source.attrs)
     for name, item in source.items():
         if isinstance(item, h5py.Group):
             _rewrite(item, target.create_group(name), content, gzip=gzip)
             continue
-        length, dtype, pieces = content(item.name, item)
+        length, dtype, slabs = content(item.name, item)
         shape = (length, *item.shape[1:])
         options: dict[str, Any] = {"chunks": item.chunks, "maxshape": (None, *item.shape[1:]) if item.chunks else None}
         if gzip:
             options |= {"chunks": item.chunks or True, "compression": "gzip", "compression_opts": GZIP_LEVEL}
         made = target.create_dataset(name, shape, dtype, **options)
-        at = 0
-        for piece in pieces:
-            made[at : at + len(piece)] = piece
-            at += len(piece)
+        start = 0
+        for slab in slabs:
+            made[start : start + len(slab)] = slab
+            start += len(slab)
         made.attrs.update(item.attrs)
 
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[h5py.File]:
-    """Open a new file that takes its name when it is complete, so that a name can be trusted."""
+    """Open a new file that gets its name once it is complete, so that existing files are complete."""
     partial = path.with_suffix(".partial")
     try:
         with h5py.File(partial, "w") as file:

@@ -1,6 +1,6 @@
-"""Many runs to one line for each rival and screen. Pure: dictionaries in, dictionaries out.
+"""Many conversion runs to one result per rival and screen. Pure: dictionaries in, dictionaries out.
 
-A run is what `_worker` printed, with the keys ``rival``, ``screen`` and ``round``.
+A run is what `_worker` printed, plus the keys ``rival``, ``screen`` and ``round``.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from typing import Any
 
 Run = dict[str, Any]
 
+OWN = "lazypert"
 BASELINES = ("annbatch-shuffled", "annbatch-grouped")
 COMPARED = ("seconds", "peak_bytes", "peak_over_imports_bytes", "store_bytes")
-# What noise can only add to, and so the reader may want to see; the rest is reported by its median.
+# Reported as minimum, median and maximum, because noise can only increase them; all others as medians.
 SPREAD = ("seconds", "peak_bytes", "peak_over_imports_bytes")
 MEDIANS = (
     "import_seconds",
@@ -31,7 +32,7 @@ PLAIN, LARGE = "uncompressed", "larger"
 
 
 def summarise(runs: list[Run]) -> list[dict[str, Any]]:
-    """Return one result for each rival and screen, in the order of their first runs."""
+    """Return one result per rival and screen, in the order of their first runs."""
     results = []
     for rival, screen in dict.fromkeys((run["rival"], run["screen"]) for run in runs):
         mine = _of(runs, rival, screen)
@@ -41,7 +42,7 @@ def summarise(runs: list[Run]) -> list[dict[str, Any]]:
                 "rival": rival,
                 "screen": screen,
                 "runs": len(mine),
-                **{key: _spread([run[key] for run in mine]) for key in SPREAD},
+                **{key: min_median_max([run[key] for run in mine]) for key in SPREAD},
                 **{key: median(run[key] for run in mine) for key in MEDIANS},
                 "cells": mine[0]["cells"],
                 "nnz": mine[0]["nnz"],
@@ -56,9 +57,9 @@ def summarise(runs: list[Run]) -> list[dict[str, Any]]:
 
 
 def ratios(mine: list[Run], theirs: list[Run]) -> dict[str, float]:
-    """Return mine / theirs, run by run of the same round, then the median; below 1 is less than they need.
+    """Return the medians over rounds of mine / theirs; below 1 is less than they need.
 
-    Runs of one round stand side by side, so what slowed the machine down meanwhile cancels out.
+    Runs of a round follow one another closely, so a slowdown of the machine cancels out.
     """
     rounds = {run["round"]: run for run in theirs}
     pairs = [(run, rounds[run["round"]]) for run in mine if run["round"] in rounds]
@@ -69,11 +70,11 @@ def ratios(mine: list[Run], theirs: list[Run]) -> dict[str, float]:
     }
 
 
-def scaling(runs: list[Run], rival: str = "lazypert") -> dict[str, float] | None:
-    """How a rival's time and memory grow from the plain screen to the larger one, by rounds.
+def scaling(runs: list[Run], rival: str = OWN) -> dict[str, float] | None:
+    """Return how a rival's time and memory grow from the plain screen to the larger one.
 
-    ``time_over_linear`` is 1 where ``cells_ratio`` times the cells take as many times the seconds; the
-    peak ratios are 1 where memory doesn't depend on the number of cells.
+    ``time_over_linear`` is 1 if the time is proportional to the number of cells, and the peak ratios are 1 if
+    memory does not depend on it.
     """
     small, large = _of(runs, rival, PLAIN), _of(runs, rival, LARGE)
     found = ratios(large, small)
@@ -91,18 +92,18 @@ def scaling(runs: list[Run], rival: str = "lazypert") -> dict[str, float] | None
 
 
 def disagreements(runs: list[Run], screens: dict[str, dict[str, Any]]) -> list[str]:
-    """Stores that do not hold their screen's cells and nonzeros, or other values than a rival's."""
+    """Describe stores without their screen's cells and nonzeros, or whose values differ from another rival's."""
     found: dict[str, None] = {}
     for run in runs:
         first = next(other for other in runs if other["screen"] == run["screen"])
-        for key, expected, whose in (
+        for key, expected, origin in (
             ("cells", screens[run["screen"]]["cells"], "the file"),
             ("nnz", screens[run["screen"]]["nnz"], "the file"),
             ("sum", first["sum"], first["rival"]),
         ):
             if run[key] != expected:
-                who = f"{run['rival']} on {run['screen']}"
-                found[f"{who}: {key}: got {run[key]:,}, expected {expected:,} as in {whose}"] = None
+                subject = f"{run['rival']} on {run['screen']}"
+                found[f"{subject}: {key}: got {run[key]:,}, expected {expected:,} as in {origin}"] = None
     return list(found)
 
 
@@ -110,5 +111,6 @@ def _of(runs: list[Run], rival: str, screen: str) -> list[Run]:
     return [run for run in runs if (run["rival"], run["screen"]) == (rival, screen)]
 
 
-def _spread(values: list[float]) -> dict[str, float]:
+def min_median_max(values: list[float]) -> dict[str, float]:
+    """Summarise values."""
     return {"min": min(values), "median": median(values), "max": max(values)}

@@ -1,4 +1,4 @@
-"""Reports as files: JSON, and the Markdown that they share."""
+"""Reports as JSON files, and Markdown tables."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Columns = dict[str, "Callable[[Result], str]"]
 
 
 def write_json(report: dict[str, Any], path: Path) -> None:
-    """Write the report; a run that is cut short leaves that of the rounds before."""
+    """Write the report atomically, so that an interrupted benchmark leaves the previous rounds' report."""
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(report, indent=2) + "\n")
     partial.replace(path)
 
 
 def table(results: list[Result], names: tuple[str, ...], columns: Columns) -> str:
-    """One row a result: what it is of, by its keys `names`, then the columns."""
+    """Format one row per result: the values of the keys `names`, then the columns."""
     rows = [[*names, *columns]]
     rows += [[*(r[name] for name in names), *(show(r) for show in columns.values())] for r in results]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -39,8 +39,8 @@ def table(results: list[Result], names: tuple[str, ...], columns: Columns) -> st
     return "\n".join(lines)
 
 
-def where_from(report: dict[str, Any]) -> str:
-    """Machine and versions."""
+def machine_and_versions(report: dict[str, Any]) -> str:
+    """Describe the machine and the versions behind a report."""
     machine, versions = report["machine"], report["versions"]
     return (
         f"{machine['processor']}, {machine['cpus']} CPUs, {format_bytes(machine['memory'])}, {machine['system']}, "
@@ -51,10 +51,10 @@ def where_from(report: dict[str, Any]) -> str:
 
 
 def notes(title: str, reasons: dict[str, str]) -> str:
-    """A section that says why something is not there."""
+    """Format a section with one reason per rival or run."""
     return "\n".join([f"## {title.capitalize()}", "", *(f"- {name}: {reason}" for name, reason in reasons.items())])
 
 
 def spread(value: dict[str, float], pattern: str) -> str:
-    """The median, and the least and the most behind it."""
+    """Format a median with its minimum and maximum."""
     return f"{{median:{pattern}}} ({{min:{pattern}}}-{{max:{pattern}}})".format(**value)

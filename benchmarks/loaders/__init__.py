@@ -1,11 +1,12 @@
-"""The rivals of the loading benchmark, each called as its documentation says, to the same endpoints."""
+"""The rivals of the loading benchmark, each used as its documentation recommends, for the same endpoints."""
 
 from __future__ import annotations
 
+from benchmarks import summary
 from benchmarks.loaders import annbatch, cell_load, diffbio, lazypert, limit
 from benchmarks.loaders.base import CHUNKS, DENSE, ENDPOINTS, FORMS, WITH_CONTROLS, Rival
 
-OWN, LIMIT, BEST, WIDE = "lazypert", "limit", "annbatch-best", "annbatch-wide"
+OWN, LIMIT, BEST, WIDE = summary.OWN, "limit", "annbatch-best", "annbatch-wide"
 STORE, GROUPED, SHUFFLED = "lazypert's store", "annbatch's grouped collection", "annbatch's shuffled collection"
 FILE, GROUPED_FILE, SMALL_FILE = "the file", "a file in grouped order", "a smaller file"
 GZIP_FILE = "the file, compressed"
@@ -20,7 +21,7 @@ RIVALS = {
         package="lazypert",
         reads=STORE,
         endpoints=ENDPOINTS,
-        about="its loader; every cell once an epoch, short sentences filled up from their group",
+        about="its loader: every cell once per epoch, short sentences padded from their group",
     ),
     LIMIT: Rival(
         open=limit.open_limit,
@@ -28,7 +29,7 @@ RIVALS = {
         package="lazypert",
         reads=STORE,
         endpoints=(CHUNKS,),
-        about="no loader: decodes the chunks of lazypert's sentences from memory into one buffer, nothing else",
+        about="not a loader: only decodes the chunks of lazypert's sentences, from memory into one buffer",
         cold=False,
     ),
     "annbatch-class": Rival(
@@ -37,7 +38,7 @@ RIVALS = {
         package="annbatch",
         reads=GROUPED,
         endpoints=ENDPOINTS,
-        about="ClassSampler; controls from a second loader, paired by cell type",
+        about="ClassSampler, with controls from a second loader, paired by cell type",
     ),
     BEST: Rival(
         open=annbatch.open_classes,
@@ -45,7 +46,7 @@ RIVALS = {
         package="annbatch",
         reads=GROUPED,
         endpoints=ENDPOINTS,
-        about="the same with the fastest setting of the sweep whose chunks are no longer than a sentence",
+        about="the same, with the fastest setting whose chunks are at most as long as a sentence",
     ),
     WIDE: Rival(
         open=annbatch.open_classes,
@@ -53,7 +54,7 @@ RIVALS = {
         package="annbatch",
         reads=GROUPED,
         endpoints=FORMS,
-        about="the same with the fastest setting whose chunks are longer",
+        about="the same, with the fastest setting whose chunks are longer",
     ),
     "annbatch-random": Rival(
         open=annbatch.open_random,
@@ -61,7 +62,7 @@ RIVALS = {
         package="annbatch",
         reads=SHUFFLED,
         endpoints=FORMS,
-        about="no sentences: random batches of any classes",
+        about="random batches from all groups, without sentences",
         coherent=False,
     ),
     "cell-load": Rival(
@@ -70,7 +71,7 @@ RIVALS = {
         package="cell-load",
         reads=FILE,
         endpoints=(DENSE + WITH_CONTROLS, "hvg" + WITH_CONTROLS),
-        about="its data module on the .h5ad in random order; PyTorch's tensors; hvg from obsm",
+        about="its data module on the .h5ad in random order; PyTorch tensors; hvg from obsm",
         slow=True,
     ),
     "cell-load-gzip": Rival(
@@ -79,7 +80,7 @@ RIVALS = {
         package="cell-load",
         reads=GZIP_FILE,
         endpoints=(DENSE + WITH_CONTROLS,),
-        about='the same on the .h5ad as write_h5ad(compression="gzip") makes it',
+        about='the same on the .h5ad as written by write_h5ad(compression="gzip")',
         slow=True,
     ),
     "cell-load-grouped": Rival(
@@ -88,7 +89,7 @@ RIVALS = {
         package="cell-load",
         reads=GROUPED_FILE,
         endpoints=(DENSE + WITH_CONTROLS, "hvg" + WITH_CONTROLS),
-        about="the same with consecutive loading, on an .h5ad in grouped order",
+        about="the same with consecutive loading on an .h5ad in grouped order",
         slow=True,
     ),
     "diffbio": Rival(
@@ -97,10 +98,10 @@ RIVALS = {
         package="diffbio",
         reads=SMALL_FILE,
         endpoints=tuple(endpoint for endpoint in ENDPOINTS if not endpoint.startswith("csr")),
-        about="a loop over its pipeline's elements, on a smaller screen, as it holds the whole matrix dense",
+        about="a loop over its pipeline's elements, on a smaller screen because it holds the matrix dense",
         coherent=False,  # its short sentences stay short
         slow=True,
         cold=False,
     ),
 }
-"""Everyone, by name; the modules of each are imported in its own process only."""
+"""All rivals, by name; the modules of each are imported only in its own process."""

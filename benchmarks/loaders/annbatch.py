@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.loaders.base import CONTROL, CSR, GROUPS, Delivery, Genes, Job, Opened
+from benchmarks.loaders.base import CONTROL, CSR, GROUPS, Batch, Genes, Job, Opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ ZARRS, PYTHON = "zarrs", "zarr"
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How annbatch reads: so many chunks of so many rows at once, and batches of so many rows."""
+    """How annbatch reads: rows per chunk, chunks read at once, and rows per batch."""
 
     chunk_size: int
     preload_nchunks: int
@@ -30,11 +30,14 @@ class Setting:
 
     @classmethod
     def parse(cls, text: str) -> Setting:
-        """Read ``32x128x32`` or ``32x128x32@zarr``; without a codec pipeline, the faster one that is installed."""
+        """Parse ``32x128x32`` or ``32x128x32@zarr``; by default, the fastest installed codec pipeline is used."""
         sizes, _, codecs = text.partition("@")
         chunk, preload, batch = (int(size) for size in sizes.split("x"))
         if min(chunk, preload, batch) < 1 or chunk * preload % batch or codecs not in ("", ZARRS, PYTHON):
-            raise ValueError(f"got {text!r}, expected CHUNKxPRELOADxBATCH, the batch a divisor, and @zarrs or @zarr")
+            raise ValueError(
+                f"got {text!r}, expected CHUNKxPRELOADxBATCH, where BATCH divides CHUNK * PRELOAD, "
+                "with an optional @zarrs or @zarr"
+            )
         return cls(chunk, preload, batch, codecs or None)
 
     def __str__(self) -> str:
@@ -42,7 +45,7 @@ class Setting:
         return f"{sizes}@{self.codecs}" if self.codecs else sizes
 
     def use_codecs(self) -> str:
-        """Choose the codec pipeline as annbatch's documentation says, and return its name."""
+        """Select the codec pipeline as annbatch's documentation recommends, and return its name."""
         import zarr
 
         codecs = self.codecs or (ZARRS if importlib.util.find_spec("zarrs") else PYTHON)
@@ -53,7 +56,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Classes:
-    """Which class each cell of a collection is of.
+    """Class of each cell of a collection; annbatch's classes are our groups.
 
     Attributes
     ----------
@@ -62,9 +65,9 @@ class Classes:
     cell_type
         (n_classes,) number of each class's cell type.
     is_control
-        (n_classes,) whether its cells are controls.
+        (n_classes,) whether a class consists of controls.
     shortest
-        (n_classes,) length of its shortest run.
+        (n_classes,) length of the shortest run of each class.
     """
 
     codes: NDArray[np.int64]
@@ -74,7 +77,7 @@ class Classes:
 
     @classmethod
     def of(cls, collection: Any) -> Classes:
-        """Read the two columns that make a class."""
+        """Read the two columns that define the classes."""
         obs = collection.obs(columns=list(GROUPS)).reset_index(drop=True)
         grouped = obs.groupby(list(GROUPS), observed=True, sort=True)
         codes = grouped.ngroup().to_numpy().astype(np.int64)
@@ -87,10 +90,10 @@ class Classes:
         return cls(codes, types[first], control[first], shortest)
 
     def weights(self, chunk_size: int, *, controls: bool) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-        """Weights of the classes, by their cells; and those of the controls' classes, as often as they are needed.
+        """Weights of the classes, by number of cells, and weights of the control classes, by demand.
 
-        A class with a run that is shorter than a chunk has weight 0: `ClassSampler` refuses it otherwise.
-        So has, with controls, every class of a cell type whose controls have.
+        A class with a run shorter than a chunk has weight 0, because `ClassSampler` refuses it. With controls,
+        so has every class of a cell type whose controls have weight 0.
         """
         cells = np.bincount(self.codes).astype(np.float64)
         long_enough = self.shortest >= chunk_size
@@ -104,7 +107,7 @@ class Classes:
 
 
 def open_classes(job: Job, genes: Genes) -> Opened:
-    """Batches of one class, drawn with replacement; classes by their cells, so that a pass is much like an epoch."""
+    """Batches of one class, drawn with replacement in proportion to class size, so that a pass resembles an epoch."""
     import pandas as pd
     from annbatch import DatasetCollection, Loader
     from annbatch.samplers import ClassSampler
@@ -128,7 +131,7 @@ def open_classes(job: Job, genes: Genes) -> Opened:
             drop_last=True,
             rng=np.random.default_rng(seed),
         )
-        # The index costs less than obs, and says as much: each batch's class is that of its first cell.
+        # The index is cheaper than obs and suffices: a batch has the class of its first cell.
         return Loader(batch_sampler=sampler, preload_to_gpu=False, return_index=True).use_collection(
             collection, load_adata=_matrix_only
         )
@@ -138,13 +141,13 @@ def open_classes(job: Job, genes: Genes) -> Opened:
     type_of = classes.cell_type[classes.codes]
     finish = _finisher(job, genes)
 
-    def epoch(_: int) -> Iterator[Delivery]:
+    def epoch(_: int) -> Iterator[Batch]:
         if controls is None:
             for batch in main:
-                yield Delivery(batch["X"].shape[0], finish(batch["X"]))
+                yield Batch(batch["X"].shape[0], finish(batch["X"]))
         else:
             for batch, control in _matched(main, controls, type_of):
-                yield Delivery(batch["X"].shape[0], finish(batch["X"]), finish(control["X"]))
+                yield Batch(batch["X"].shape[0], finish(batch["X"]), finish(control["X"]))
 
     left_out = weights == 0
     notes = {
@@ -158,7 +161,7 @@ def open_classes(job: Job, genes: Genes) -> Opened:
 
 
 def open_random(job: Job, genes: Genes) -> Opened:
-    """Random batches from the shuffled collection, each cell once an epoch."""
+    """Random batches from the shuffled collection, each cell once per epoch."""
     from annbatch import DatasetCollection, Loader
 
     assert job.setting is not None
@@ -174,26 +177,26 @@ def open_random(job: Job, genes: Genes) -> Opened:
     ).use_collection(DatasetCollection(job.source, mode="r"), load_adata=_matrix_only)
     finish = _finisher(job, genes)
 
-    def epoch(_: int) -> Iterator[Delivery]:
+    def epoch(_: int) -> Iterator[Batch]:
         for batch in loader:
-            yield Delivery(batch["X"].shape[0], finish(batch["X"]))
+            yield Batch(batch["X"].shape[0], finish(batch["X"]))
 
     return Opened(epoch, {"setting": str(setting), "codecs": codecs})
 
 
 def describe(notes: dict[str, Any]) -> str:
-    """What the notes say, in words."""
+    """Describe the notes for the report."""
     text = f"{notes['setting'].partition('@')[0]} (chunk x preload x batch), {notes['codecs']} codecs"
     if "classes" not in notes:
         return text
     return (
         f"{text}; {notes['classes_left_out']:,} of {notes['classes']:,} classes ({notes['cells_left_out']:,} cells) "
-        "left out, as they have fewer cells side by side than a chunk"
+        "left out because they have runs shorter than a chunk"
     )
 
 
 def _matrix_only(group: Any) -> Any:
-    """Load X alone: annbatch's documentation warns that obs slows every batch down."""
+    """Load only X: annbatch's documentation warns that obs slows down every batch."""
     import anndata as ad
 
     return ad.AnnData(X=ad.io.sparse_dataset(group["X"]))
@@ -207,7 +210,7 @@ def _endless(loader: Any) -> Iterator[dict[str, Any]]:
 def _matched(
     main: Any, controls: Iterator[dict[str, Any]], type_of: NDArray[np.int64]
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Pair each batch with one of controls of its cell type; those of others wait until they are wanted."""
+    """Pair each batch with a batch of controls of its cell type; controls of other types are kept for later."""
     waiting: defaultdict[int, deque[dict[str, Any]]] = defaultdict(deque)
     for batch in main:
         wanted = int(type_of[batch["index"][0]])
@@ -218,14 +221,14 @@ def _matched(
 
 
 def _finisher(job: Job, genes: Genes) -> Callable[[Any], Any]:
-    """From the batch, a SciPy CSR matrix, to the endpoint."""
+    """Return a function that converts a batch, a SciPy CSR matrix, to the endpoint."""
     if job.form == CSR:
         return lambda x: x
     import jax
 
     if job.form == "hvg":
         columns = np.flatnonzero(genes.hvg)
-        # Faster than to choose the columns of the sparse matrix.
+        # Faster than selecting columns of the sparse matrix.
         return lambda x: jax.block_until_ready(jax.device_put(np.take(_dense(x), columns, axis=1)))
     return lambda x: jax.block_until_ready(jax.device_put(_dense(x)))
 

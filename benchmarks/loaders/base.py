@@ -1,6 +1,6 @@
-"""What every rival of the loading benchmark is given, and what it hands over.
+"""Input and output of every rival in the loading benchmark.
 
-Nothing here needs more than NumPy: it runs in the rivals' own interpreters too.
+Requires only NumPy, because it also runs in the rivals' own interpreters.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ class Job:
     Parameters
     ----------
     rival
-        Who loads.
+        Name of the rival.
     endpoint
-        What a batch is in the end: one of `ENDPOINTS`, or `CHUNKS` for the limit.
+        Form of the final batch: one of `ENDPOINTS`, or `CHUNKS` for the limit.
     source
         The file or folder to read.
     genes
         The file that `Genes.load` reads.
     sentence_size, sentences_per_batch
-        Cells of one class that stand together, and how many of these make a batch.
+        Cells of one group side by side, and the number of these sentences in a batch.
     seconds
-        Measure so long after the first batch.
+        How long to measure after the first batch.
     once
-        Stop at the end of the first epoch: the second would find its bytes in the page cache.
+        Stop at the end of the first epoch, because a second one would read from the page cache.
     threads
-        For lazypert and the limit; None for lazypert's default, and one a core.
+        For lazypert and the limit; None for lazypert's default, and one per core.
     setting
-        An annbatch sampler's, as `annbatch.Setting` writes it.
+        Setting of an annbatch sampler, in the format of `annbatch.Setting`.
     """
 
     rival: str
@@ -66,7 +66,7 @@ class Job:
 
     @property
     def form(self) -> str:
-        """The endpoint without its controls."""
+        """The endpoint without controls."""
         return self.endpoint.removesuffix(WITH_CONTROLS)
 
     @property
@@ -84,9 +84,9 @@ class Genes:
     names
         Their names, in the order of the file.
     hvg
-        (n,) bool: the highly variable ones.
+        (n,) bool: whether a gene is highly variable.
     weights
-        (n,) int64: a cell's values times these, summed, tell it from all others.
+        (n,) int64: random weights; the weighted sum of a cell's values is its fingerprint.
     """
 
     names: list[str]
@@ -95,37 +95,37 @@ class Genes:
 
     @classmethod
     def load(cls, path: str | Path) -> Genes:
-        """Read what `save` wrote."""
+        """Read a file that `save` wrote."""
         with np.load(path) as held:
             return cls(held["names"].tolist(), held["hvg"], held["weights"])
 
     def save(self, path: Path) -> None:
-        """Write them for the rivals' processes."""
+        """Write the genes for the rivals' processes."""
         np.savez(path, names=np.array(self.names), hvg=self.hvg, weights=self.weights)
 
     def weights_of(self, form: str) -> NDArray[np.int64]:
-        """Weights of the genes that a batch of this form has."""
+        """Weights of the genes in a batch of this form."""
         return self.weights[self.hvg] if form == "hvg" else self.weights
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Delivery:
-    """A batch, ready to be used.
+class Batch:
+    """A final batch.
 
     Attributes
     ----------
     cells
-        Rows delivered, without their controls.
+        Number of cells, without controls.
     values, controls
-        The matrices, dense or CSR; None for the limit.
-    fillers
-        Rows that only fill up a short sentence, where the rival says so.
+        Dense or CSR matrices; None for the limit.
+    padding
+        Number of padding cells; None if the rival does not report it.
     """
 
     cells: int
     values: Any = None
     controls: Any = None
-    fillers: int | None = None
+    padding: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,12 +135,12 @@ class Opened:
     Attributes
     ----------
     epoch
-        ``epoch(number)`` runs through the batches of an epoch.
+        ``epoch(number)`` yields the batches of an epoch.
     notes
-        What a reader of the result should know, by name.
+        Remarks for the report, by name.
     """
 
-    epoch: Callable[[int], Iterator[Delivery]]
+    epoch: Callable[[int], Iterator[Batch]]
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -151,23 +151,23 @@ class Rival:
     Parameters
     ----------
     open
-        Opens a `Job`'s source.
+        Opens the source of a `Job`.
     modules
-        What to import before the measuring starts.
+        Modules to import before measuring starts.
     package
-        What to install; also the name by which an interpreter is chosen.
+        Package to install, which also selects an interpreter (``--python``).
     reads
-        The kind of store or file that it reads, as `load` makes them.
+        Kind of store or file that it reads; `load` makes these.
     endpoints
-        Those that it can reach.
+        Endpoints that it supports.
     about
-        What it does, for the report.
+        Description for the report.
     coherent
-        Whether every `Job.sentence_size` rows are cells of one class.
+        Whether every `Job.sentence_size` consecutive rows are cells of one group.
     slow
-        Whether it gets the slow ones' time, and one round.
+        Whether it is measured for longer, but in one round only.
     cold
-        Whether it reads while it loads, so that a cold page cache means something.
+        Whether it reads while it loads, so that a cold page cache makes a difference.
     """
 
     open: Callable[[Job, Genes], Opened]
@@ -181,21 +181,21 @@ class Rival:
     cold: bool = True
 
     def load(self) -> None:
-        """Import what it needs, and let JAX find its devices, which takes it a while the first time."""
-        found = [importlib.import_module(module) for module in self.modules]
-        for module in found:
+        """Import the modules, and let JAX find its devices, which takes a while the first time."""
+        modules = [importlib.import_module(module) for module in self.modules]
+        for module in modules:
             if module.__name__ == "jax":
                 module.devices()
 
 
 def fingerprints(values: Any, weights: NDArray[np.int64]) -> list[int]:
-    """One number for each row of a matrix of counts, by which its cell can be told.
+    """Fingerprint of each row of a matrix of counts, which identifies its cell.
 
-    The matrix is dense with any axes before the last, or SciPy's CSR, or has a ``to_scipy()``.
+    The matrix is dense with any number of axes before the last, a SciPy CSR matrix, or has a ``to_scipy()``.
     """
     if hasattr(values, "to_scipy"):
         values = values.to_scipy()
     if not hasattr(values, "indptr"):
         return (np.asarray(values).reshape(-1, len(weights)).astype(np.int64) @ weights).tolist()
-    upto = np.concatenate([[0], np.cumsum(values.data.astype(np.int64) * weights[values.indices])])
-    return np.diff(upto[values.indptr]).tolist()
+    cumulative = np.concatenate([[0], np.cumsum(values.data.astype(np.int64) * weights[values.indices])])
+    return np.diff(cumulative[values.indptr]).tolist()

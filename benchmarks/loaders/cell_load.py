@@ -1,7 +1,7 @@
 """cell-load: its data module, on a file in random order and on one in grouped order.
 
-Its batches are PyTorch's, dense, and always with controls. They stay PyTorch's: JAX can take them
-without a copy, and cell-load shall not pay for it.
+Its batches are dense PyTorch tensors and always include controls. They are not converted: JAX could use
+them without a copy, and cell-load should not be charged for it.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.loaders.base import BATCH, CELL_TYPE, CONTROL, PERTURBATION, Delivery, Genes, Job, Opened
+from benchmarks.loaders.base import BATCH, CELL_TYPE, CONTROL, PERTURBATION, Batch, Genes, Job, Opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 def open_random_order(job: Job, _: Genes) -> Opened:
-    """Sentences whose cells lie anywhere in the file, read cell by cell."""
+    """Sentences of cells from anywhere in the file, read cell by cell."""
     return _open(job, consecutive=False)
 
 
 def open_grouped_order(job: Job, _: Genes) -> Opened:
-    """Sentences of neighbours, which cell-load reads together (``use_consecutive_loading``)."""
+    """Sentences of adjacent cells, which cell-load reads together (``use_consecutive_loading``)."""
     return _open(job, consecutive=True)
 
 
@@ -54,8 +54,8 @@ def _open(job: Job, *, consecutive: bool) -> Opened:
         module.setup()
     loader: Any = module.train_dataloader()
 
-    def epoch(_: int) -> Iterator[Delivery]:
+    def epoch(_: int) -> Iterator[Batch]:
         for batch in loader:
-            yield Delivery(len(batch["pert_cell_emb"]), batch["pert_cell_emb"], batch["ctrl_cell_emb"])
+            yield Batch(len(batch["pert_cell_emb"]), batch["pert_cell_emb"], batch["ctrl_cell_emb"])
 
     return Opened(epoch)

@@ -1,4 +1,4 @@
-"""DiffBio: the loop over elements that its pipeline's documentation shows, on a screen that it holds in memory."""
+"""DiffBio: the loop over elements from its pipeline's documentation, on a screen that it holds in memory."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.loaders.base import BATCH, CELL_TYPE, CONTROL, HVG, PERTURBATION, Delivery, Genes, Job, Opened
+from benchmarks.loaders.base import BATCH, CELL_TYPE, CONTROL, HVG, PERTURBATION, Batch, Genes, Job, Opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 def open_elements(job: Job, _: Genes) -> Opened:
-    """Cell by cell, and each one's mapped control the same way, stacked into batches."""
+    """Cells and their mapped controls, fetched one by one and stacked into batches."""
     import jax
     import jax.numpy as jnp
     from diffbio.pipelines.perturbation import PerturbationPipeline, PerturbationPipelineConfig
@@ -32,20 +32,20 @@ def open_elements(job: Job, _: Genes) -> Opened:
     )
     result = PerturbationPipeline(config).setup([job.source])
     source, train = result.source, np.asarray(result.train_indices)
-    # Only perturbed cells are mapped; a control is its own.
+    # Only perturbed cells are mapped; controls serve as their own controls.
     control_of = np.arange(len(source))[:, None]
     control_of[~source.get_control_mask()] = result.control_mapping
 
     def stack(cells: list[int]) -> Any:
         return jnp.stack([source[cell]["counts"] for cell in cells])
 
-    def epoch(number: int) -> Iterator[Delivery]:
+    def epoch(number: int) -> Iterator[Batch]:
         result.train_sampler.set_epoch(number)
-        for places in result.train_sampler:
-            cells = train[places].tolist()
+        for split_index in result.train_sampler:
+            cells = train[split_index].tolist()
             controls = stack(control_of[cells, 0].tolist()) if job.controls else None
             values = stack(cells)
             jax.block_until_ready((values, controls))
-            yield Delivery(len(cells), values, controls)
+            yield Batch(len(cells), values, controls)
 
     return Opened(epoch)

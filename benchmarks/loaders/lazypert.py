@@ -1,4 +1,4 @@
-"""lazypert's loader, and how well it hides behind a model's step."""
+"""lazypert's loader, and how well it overlaps with the steps of a model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.loaders.base import BATCH, CELL_TYPE, CONTROL, CSR, PERTURBATION, Delivery, Genes, Job, Opened
+from benchmarks.loaders.base import BATCH, CELL_TYPE, CONTROL, CSR, PERTURBATION, Batch, Genes, Job, Opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 DEVICE, COMPUTE = "device", "compute"
 STEPS = (DEVICE, COMPUTE)
-QUEUED = 4  # steps that wait on the device; JAX dispatches some tens ahead
+QUEUED = 4  # steps that wait on the device; JAX itself dispatches dozens ahead
 
 
 def pipeline(job: Job) -> Any:
-    """The whole screen, set up for training."""
+    """A pipeline with all cells in the training split."""
     from lazypert import PerturbationPipeline, PerturbationPipelineConfig
 
     config = PerturbationPipelineConfig(
@@ -50,15 +50,15 @@ def _loader(job: Job, genes: Genes) -> Any:
 
 
 def open_lazypert(job: Job, genes: Genes) -> Opened:
-    """Sentences of all groups, each cell once an epoch."""
+    """Sentences of all groups, each cell once per epoch."""
     loader = _loader(job, genes)
 
-    def epoch(number: int) -> Iterator[Delivery]:
+    def epoch(number: int) -> Iterator[Batch]:
         loader.set_epoch(number)
         for batch in loader:
             _wait(batch)
-            fillers = np.asarray(batch.is_padding)
-            yield Delivery(len(fillers), batch.counts, batch.controls, int(fillers.sum()))
+            is_padding = np.asarray(batch.is_padding)
+            yield Batch(len(is_padding), batch.counts, batch.controls, int(is_padding.sum()))
 
     return Opened(epoch)
 
@@ -66,19 +66,18 @@ def open_lazypert(job: Job, genes: Genes) -> Opened:
 def _wait(batch: Any) -> None:
     import jax
 
-    jax.block_until_ready((batch.counts, batch.controls))  # NumPy's arrays are ready
+    jax.block_until_ready((batch.counts, batch.controls))  # NumPy arrays are always ready
 
 
 def overlap(job: Job, genes: Genes, kind: str) -> dict[str, Any]:
-    """Seconds of whole epochs alone, of as many model steps alone, and of both together.
+    """Seconds of complete epochs alone, of one model step per batch alone, and of both together.
 
-    A step takes as long as a batch takes to load. `DEVICE` leaves the processor to the loader, as an
-    accelerator does, and is dispatched as JAX does it: some more wait while one runs. `COMPUTE`
-    is compiled, and keeps one core busy. The processor's seconds tell what no loader could hide: work
-    for more cores than there are.
+    A step takes as long as loading a batch. `DEVICE` leaves the CPU to the loader, as an accelerator does, and
+    is dispatched asynchronously like JAX: a few more steps wait while one runs. `COMPUTE` is compiled and keeps
+    one core busy. CPU seconds show what no loader could hide: work for more cores than there are.
     """
     loader = _loader(job, genes)
-    _epoch(loader)  # what is compiled or opened once is no part of this
+    _epoch(loader)  # warm-up: compiling and opening are not measured
     start, epochs, batches = _now(), 0, 0
     while not epochs or (_now() - start)[0] < job.seconds:
         epochs, batches = epochs + 1, batches + _epoch(loader)
@@ -104,7 +103,7 @@ def overlap(job: Job, genes: Genes, kind: str) -> dict[str, Any]:
 
 
 def _now() -> NDArray[np.float64]:
-    """Seconds on the wall, and of the processor in this process."""
+    """Wall-clock seconds and CPU seconds of this process."""
     return np.array([time.perf_counter(), time.process_time()])
 
 
@@ -121,7 +120,7 @@ def _epoch(loader: Any, step: _Device | _Compute | None = None) -> int:
 
 
 class _Device:
-    """Steps on a device that is not the processor: one runs, and `QUEUED` more wait."""
+    """Steps on a device other than the CPU: one runs, and `QUEUED` more wait."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds, self._free_at = seconds, 0.0
@@ -136,21 +135,21 @@ class _Device:
 
 
 class _Compute:
-    """Steps on one core of the processor."""
+    """Steps on one CPU core."""
 
     def __init__(self, seconds: float) -> None:
         import jax
 
-        # Small enough that XLA runs it on one core, whatever the number of cores.
+        # Small enough for XLA to run it on one core.
         self._run = jax.jit(lambda x, n: jax.lax.fori_loop(0, n, lambda _, y: y * 0.999 + 0.001, x))
-        self._turns = 1000
+        self._iterations = 1000
         self._timed()  # compiles
-        for _ in range(8):  # what one turn takes is told by as many as a step will have
+        for _ in range(8):  # calibrate with as many iterations as a step will have
             took = min(self._timed(), self._timed(), self._timed())
-            self._turns = max(1, round(self._turns * seconds / took))
+            self._iterations = max(1, round(self._iterations * seconds / took))
 
     def __call__(self) -> None:
-        self._run(np.ones(256, np.float32), self._turns).block_until_ready()
+        self._run(np.ones(256, np.float32), self._iterations).block_until_ready()
 
     def finish(self) -> None:
         pass
@@ -161,5 +160,5 @@ class _Compute:
         return time.perf_counter() - start
 
 
-def _sleep_until(moment: float) -> None:
-    time.sleep(max(0.0, moment - time.perf_counter()))
+def _sleep_until(deadline: float) -> None:
+    time.sleep(max(0.0, deadline - time.perf_counter()))

@@ -1,8 +1,8 @@
-"""The limit: decoding the chunks that lazypert's sentences touch, with the same codec, and nothing else.
+"""The limit: only decoding the chunks that lazypert's sentences touch, with the same codec.
 
-Bytes lie in memory, the output goes to one buffer a thread over and over, no checksum is computed
-and no cell is put together. A chunk is decoded once for the batches that lazypert reads together, and
-always as a whole: lazypert leaves out blocks of chunks that it doesn't need, and so could be faster.
+The compressed bytes are in memory, each thread decodes into a single buffer, no checksum is computed and no
+batch is assembled. A chunk is decoded once per block of batches, and always completely; lazypert skips
+the parts of chunks that it does not need, so it could be faster.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.loaders.base import Delivery, Genes, Job, Opened
+from benchmarks.loaders.base import Batch, Genes, Job, Opened
 from benchmarks.loaders.lazypert import pipeline
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-ENTRY, CHECKSUM = 16, 4  # bytes of a chunk in a shard's index, and of what is appended to chunks and indexes
+ENTRY, CHECKSUM = 16, 4  # bytes of an entry of a shard's index, and of the checksum after chunks and indexes
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,11 @@ class Chunks:
     Attributes
     ----------
     length
-        Elements of a chunk.
+        Elements per chunk.
     size
-        Bytes of a decoded chunk.
+        Bytes per decoded chunk.
     bodies
-        Each chunk's bytes, where they lie.
+        Compressed bytes of each chunk, as views of the mapped files.
     """
 
     length: int
@@ -50,74 +50,80 @@ class Chunks:
     @classmethod
     def of(cls, array: Path) -> Chunks:
         """Map the files of an array into memory."""
-        stated = json.loads((array / "zarr.json").read_text())
-        (sharding,) = stated["codecs"]
+        metadata = json.loads((array / "zarr.json").read_text())
+        (sharding,) = metadata["codecs"]
         options = sharding["configuration"]
         names = [codec["name"] for codec in options["codecs"]]
         if names != ["bytes", "blosc", "crc32c"] or options.get("index_location", "end") != "end":
-            raise ValueError(f"{array.name}: got the codecs {names}, expected bytes, blosc, crc32c in shards")
-        (length,), (shard,) = options["chunk_shape"], stated["chunk_grid"]["configuration"]["chunk_shape"]
-        (total,) = stated["shape"]
+            raise ValueError(
+                f"{array.name}: got codecs {names}, expected ['bytes', 'blosc', 'crc32c'] "
+                "in shards with the index at the end"
+            )
+        (length,), (shard,) = options["chunk_shape"], metadata["chunk_grid"]["configuration"]["chunk_shape"]
+        (total,) = metadata["shape"]
         bodies: list[memoryview] = []
         for number in range(-(-total // shard)):
             with (array / "c" / str(number)).open("rb") as file:
-                # Populated: a page that is first touched while it is decoded would cost a fault then.
-                held = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, prot=mmap.PROT_READ)
+                # MAP_POPULATE avoids page faults while decoding.
+                mapped = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, prot=mmap.PROT_READ)
             entries = shard // length
-            index = np.frombuffer(held, "<u8", 2 * entries, len(held) - CHECKSUM - ENTRY * entries).reshape(-1, 2)
+            index = np.frombuffer(mapped, "<u8", 2 * entries, len(mapped) - CHECKSUM - ENTRY * entries).reshape(-1, 2)
             written = -(-min(shard, total - number * shard) // length)
-            view = memoryview(held)
-            bodies += [view[at : at + size - CHECKSUM] for at, size in index[:written].astype(np.int64).tolist()]
-        return cls(length, length * np.dtype(stated["data_type"]).itemsize, bodies)
+            view = memoryview(mapped)
+            bodies += [
+                view[offset : offset + size - CHECKSUM] for offset, size in index[:written].astype(np.int64).tolist()
+            ]
+        return cls(length, length * np.dtype(metadata["data_type"]).itemsize, bodies)
 
 
 def touched(rows: NDArray[np.integer], indptr: NDArray[np.integer], length: int) -> list[int]:
-    """Numbers of the chunks that hold elements of rows, each once."""
+    """Numbers of the chunks that hold elements of the rows, without repetition."""
     rows = np.asarray(rows)
     first, stop = indptr[rows], indptr[rows + 1]
-    filled = stop > first
-    spans = zip((first[filled] // length).tolist(), (-(-stop[filled] // length)).tolist(), strict=True)
+    has_values = stop > first
+    spans = zip((first[has_values] // length).tolist(), (-(-stop[has_values] // length)).tolist(), strict=True)
     return sorted({number for begin, end in spans for number in range(begin, end)})
 
 
 def open_limit(job: Job, _: Genes) -> Opened:
-    """Decode what is read together, each thread one such block at a time."""
+    """Decode the chunks of each block of batches, one block per thread at a time."""
     import zarr
     from numcodecs import blosc
 
-    blosc.use_threads = False  # else threads would wait for each other at the codec's global lock
+    blosc.use_threads = False  # otherwise threads wait for the codec's global lock
     result = pipeline(job)
     root = Path(job.source)
     indptr = zarr.open_array(root / "X" / "indptr", mode="r")[:].astype(np.int64)
-    parts = [Chunks.of(root / "X" / name) for name in ("data", "indices")]
-    own = threading.local()
+    arrays = [Chunks.of(root / "X" / name) for name in ("data", "indices")]
+    local = threading.local()
 
     def decode(bodies: list[memoryview]) -> None:
-        if not hasattr(own, "buffer"):
-            own.buffer = np.empty(max(part.size for part in parts), np.uint8)
+        if not hasattr(local, "buffer"):
+            local.buffer = np.empty(max(array.size for array in arrays), np.uint8)
         for body in bodies:
-            blosc.decompress(body, own.buffer)
+            blosc.decompress(body, local.buffer)
 
-    # Cells and chunks of each block. Every epoch's would cost the same; none of this is decoding.
+    # Cells and chunks of each block; planned once, since every epoch costs the same and planning is not decoding.
     plan: list[tuple[int, list[memoryview]]] = []
     batches = list(result.train_sampler)
-    together = result.train_sampler.config.batches_per_block
-    for start in range(0, len(batches), together):
-        rows = np.concatenate([result.train_indices[np.array(places)] for places in batches[start : start + together]])
-        chunks = [part.bodies[number] for part in parts for number in touched(rows, indptr, part.length)]
+    per_block = result.train_sampler.config.batches_per_block
+    for start in range(0, len(batches), per_block):
+        block = batches[start : start + per_block]
+        rows = np.concatenate([result.train_indices[np.array(split_index)] for split_index in block])
+        chunks = [array.bodies[number] for array in arrays for number in touched(rows, indptr, array.length)]
         plan.append((len(rows), chunks))
 
-    def epoch(_: int) -> Iterator[Delivery]:
+    def epoch(_: int) -> Iterator[Batch]:
         with ThreadPoolExecutor(job.threads or len(os.sched_getaffinity(0))) as pool:
             try:
                 for (cells, _bodies), _done in zip(plan, pool.map(decode, (b for _, b in plan)), strict=True):
-                    yield Delivery(cells)
+                    yield Batch(cells)
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
-    return Opened(epoch, {"chunks_a_batch": sum(len(bodies) for _, bodies in plan) / len(batches)})
+    return Opened(epoch, {"chunks_per_batch": sum(len(bodies) for _, bodies in plan) / len(batches)})
 
 
 def describe(notes: dict[str, Any]) -> str:
-    """What the notes say, in words."""
-    return f"{notes['chunks_a_batch']:.1f} chunks decoded a batch"
+    """Describe the notes for the report."""
+    return f"{notes['chunks_per_batch']:.1f} chunks decoded per batch"

@@ -61,6 +61,7 @@ def check_run(run, *, cells):
 
 
 class TestTheCommand:
+    @pytest.mark.slow
     def test_lazypert_alone(self, tmp_path):
         seen, printed = command(tmp_path, "--rivals", "lazypert", "--screens", "uncompressed")
         (run,) = seen["runs"]
@@ -129,7 +130,7 @@ class TestRounds:
         assert [jobs[0][1] for jobs in rounds] == list(rivals)
         assert all([screen for screen, _ in jobs] == 3 * ["uncompressed"] + 3 * ["gzip"] for jobs in rounds)
 
-    def test_a_rival_that_fails_is_named_and_the_others_go_on(self, run_with):
+    def test_a_failing_rival_is_named_and_the_others_continue(self, run_with):
         def measured(rival, screen):
             if rival == "anndata":
                 raise convert.RunFailedError("exit status -9: it said nothing")
@@ -187,7 +188,7 @@ class TestScreens:
     def test_one_that_was_cut_short_does_not_count(self, plain, tmp_path, monkeypatch):
         source = tmp_path / plain.name
         source.write_bytes(plain.read_bytes())
-        monkeypatch.setattr(screens, "_pieces", lambda *_: iter([1 / 0]))
+        monkeypatch.setattr(screens, "_slabs", lambda *_: iter([1 / 0]))
         with pytest.raises(ZeroDivisionError):
             screens.compressed(source)
         assert list(tmp_path.iterdir()) == [source]
@@ -233,7 +234,7 @@ class TestSummary:
         assert mine["ratios"]["annbatch-grouped"]["store_bytes"] == 0.25
         assert theirs["ratios"] == {}
 
-    def test_what_is_not_over_the_imports_has_no_ratio(self):
+    def test_a_peak_not_above_the_imports_has_no_ratio(self):
         theirs = [a_run("annbatch-shuffled", peak_over_imports_bytes=0)]
         assert set(summary.ratios([a_run()], theirs)) == set(summary.COMPARED) - {"peak_over_imports_bytes"}
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import benchmarks
-from benchmarks import deliveries, load, load_report, load_summary, measure, screens
+from benchmarks import fingerprints as checks
+from benchmarks import load, load_report, load_summary, measure, screens
 from benchmarks.__main__ import main
 from benchmarks.loaders import BEST, LIMIT, OWN, RIVALS, WIDE, annbatch, limit
 from benchmarks.loaders.base import CHUNKS, ENDPOINTS, Genes, Job, fingerprints
@@ -34,7 +35,7 @@ HAS_ANNBATCH = importlib.util.find_spec("annbatch") is not None
 def a_run(rival=OWN, endpoint="csr", cache="warm", number=0, **changes):
     """What a worker reports, with every number 1 but for the changes."""
     keys = {*load_summary.SPREAD, *load_summary.MEDIANS, *load_summary.PER_CELL}
-    run = {"rival": rival, "endpoint": endpoint, "cache": cache, "round": number, "filler_share": None, "notes": {}}
+    run = {"rival": rival, "endpoint": endpoint, "cache": cache, "round": number, "padding_share": None, "notes": {}}
     return run | dict.fromkeys(keys, 1) | changes
 
 
@@ -46,12 +47,12 @@ def screen(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def genes(screen):
-    return deliveries.genes_of(screen)
+    return checks.genes_of(screen)
 
 
 @pytest.fixture(scope="module")
 def cells(screen, genes):
-    return deliveries.Cells.of(screen, genes)
+    return checks.Cells.of(screen, genes)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ class TestTheCommand:
         ]
         (bound,) = [result for result in seen["results"] if result["rival"] == LIMIT]
         assert set(bound["lazypert_is_faster_by"]) == {"csr", "hvg+controls"}
-        assert bound["notes"]["chunks_a_batch"] > 0
+        assert bound["notes"]["chunks_per_batch"] > 0
         assert [(found["endpoint"], found["kind"]) for found in seen["overlap"]] == [
             ("csr", "device"),
             ("csr", "compute"),
@@ -163,7 +164,7 @@ class TestRounds:
                 return {"rows": [], "control_rows": []} | measured(rival, endpoint, cache, seconds, **more)
 
             monkeypatch.setattr(load._Bench, "_measure", answer)
-            monkeypatch.setattr(load._Shelf, "_store", lambda self, _: self.work)
+            monkeypatch.setattr(load._Sources, "_store", lambda self, _: self.work)
             monkeypatch.setattr(load, "probe", lambda *_: {"absent": [], "python": "3"})
             found = load.run(
                 load.Options(**SCREEN, cell_types=2, perturbations=8, work=tmp_path, overlap=False, **options)
@@ -199,7 +200,7 @@ class TestRounds:
         assert "--python diffbio=PATH" in found["skipped"]["diffbio"]
         assert "diffbio: needs an interpreter" in printed
 
-    def test_a_rival_that_fails_is_named_and_the_others_go_on(self, run_with):
+    def test_a_failing_rival_is_named_and_the_others_continue(self, run_with):
         def measured(rival, endpoint, cache, seconds):
             if rival == "annbatch-class":
                 raise RunFailedError("exit status -9: it said nothing")
@@ -210,7 +211,7 @@ class TestRounds:
         assert {run["rival"] for run in found["runs"]} == {OWN}
         assert "annbatch-class: exit status -9" in printed
 
-    def test_rows_that_are_no_cells_are_named(self, run_with):
+    def test_rows_that_are_not_cells_are_reported(self, run_with):
         found, printed = run_with(
             lambda *given: self.answer(*given) | {"rows": [1, 2]},
             runs=1,
@@ -219,7 +220,7 @@ class TestRounds:
             caches=("cold",),
         )
         (line,) = found["disagreements"]
-        assert line == "lazypert to hvg (cold): 2 of 2 rows are no cells of the screen"
+        assert line == "lazypert to hvg (cold): 2 of 2 rows are not cells of the screen"
         assert line in printed
 
     def test_the_best_of_the_sweep_is_used(self, run_with):
@@ -236,12 +237,12 @@ class TestRounds:
 
     def test_without_a_setting_for_it_a_rival_is_skipped(self, run_with):
         found, _ = run_with(self.answer, runs=1, rivals=(OWN, WIDE), endpoints=("csr",), sweep=("4x4x4",))
-        assert found["skipped"] == {WIDE: "the sweep has no setting for it"}
+        assert found["skipped"] == {WIDE: "the sweep has no suitable setting"}
         assert {run["rival"] for run in found["runs"]} == {OWN}
 
 
-class TestDeliveries:
-    """Cells are told by their fingerprints, and so what a loader delivered is known."""
+class TestFingerprints:
+    """Fingerprints identify the cells that a loader delivered."""
 
     def told(self, genes, adata, rows, form="csr"):
         values = adata.X[rows]
@@ -256,7 +257,7 @@ class TestDeliveries:
         assert all(number in (row, -1) for number, row in zip(numbers, rows.tolist(), strict=True))
         assert form == "hvg" or numbers == rows.tolist()
 
-    def test_sparse_rows_of_any_kind_are_told(self, genes, adata):
+    def test_sparse_rows_of_any_kind_are_identified(self, genes, adata):
         class Rows:
             indptr = None  # not SciPy's
 
@@ -268,7 +269,7 @@ class TestDeliveries:
             genes, adata, slice(5)
         )
 
-    def test_what_is_wrong_is_said(self, genes, cells, adata):
+    def test_problems_are_reported(self, genes, cells, adata):
         groups = adata.obs.groupby(["cell_type", "perturbation"], observed=True).indices
         large = [rows for (_, label), rows in groups.items() if len(rows) >= 4 and label != "non-targeting"]
         control = {kind: rows for (kind, label), rows in groups.items() if label == "non-targeting"}
@@ -279,16 +280,16 @@ class TestDeliveries:
 
         def found(rows, controls=(), size=4):
             run = {"rows": self.told(genes, adata, rows), "control_rows": self.told(genes, adata, list(controls))}
-            return deliveries.complaints(run, cells, form="csr", controls=len(controls) > 0, sentence_size=size)
+            return checks.problems(run, cells, form="csr", controls=len(controls) > 0, sentence_size=size)
 
         assert found(rows) == []
         assert found(rows, mine) == []
         mixed = [*large[0][:3], large[1][0]]
-        assert found(mixed) == ["1 of 1 sentences hold cells of several classes"]
+        assert found(mixed) == ["1 of 1 sentences contain cells of several groups"]
         assert found(mixed, size=None) == []
-        assert found(rows, mine[:3]) == ["4 cells come with 3 controls"]
-        assert found(rows, rows) == ["4 of 4 controls are no controls"]
-        assert found(rows, other) == ["4 of 4 controls are of another cell type"]
+        assert found(rows, mine[:3]) == ["4 cells have 3 controls"]
+        assert found(rows, rows) == ["4 of 4 controls are not controls"]
+        assert found(rows, other) == ["4 of 4 controls have another cell type"]
 
 
 class TestScreens:
@@ -376,7 +377,7 @@ class TestProcesses:
         assert found["numpy"] == np.__version__
         assert found["no-such-package"] is None
 
-    def test_an_interpreter_that_is_none_is_named(self):
+    def test_a_file_that_is_not_an_interpreter_is_named(self):
         with pytest.raises(RunFailedError, match="no-python-here"):
             probe("/no-python-here", (), ())
 
@@ -437,7 +438,7 @@ class TestSummary:
         assert load_summary.speed_ratio(mine[:1], theirs[:1]) is None
 
     def test_a_result_for_each_rival_endpoint_and_cache(self):
-        runs = [a_run(number=n, cells_per_s=s, cells=4, rchar=8, filler_share=0.5) for n, s in enumerate([4, 2, 3])]
+        runs = [a_run(number=n, cells_per_s=s, cells=4, rchar=8, padding_share=0.5) for n, s in enumerate([4, 2, 3])]
         runs += [a_run("annbatch-class", number=n) for n in range(3)]
         runs += [
             a_run("annbatch-class", "dense"),
@@ -446,10 +447,10 @@ class TestSummary:
         ]
         mine, theirs, alone, cold, bound = load_summary.summarise(runs)
         assert mine["cells_per_s"] == {"min": 2, "median": 3, "max": 4}
-        assert (mine["runs"], mine["rchar_per_cell"], mine["filler_share"]) == (3, 2, 0.5)
+        assert (mine["runs"], mine["rchar_per_cell"], mine["padding_share"]) == (3, 2, 0.5)
         assert mine["lazypert_is_faster_by"] == cold["lazypert_is_faster_by"] == alone["lazypert_is_faster_by"] == {}
         assert theirs["lazypert_is_faster_by"] == {"csr": 3}
-        assert theirs["filler_share"] is None
+        assert theirs["padding_share"] is None
         assert bound["lazypert_is_faster_by"] == {"csr": 0.5}  # a share: of the same round, warm
 
     def test_best_setting_is_that_of_the_median(self):
@@ -471,7 +472,7 @@ class TestSummary:
 def test_tables_have_a_row_for_every_result():
     said = {"setting": "1x1x1", "codecs": "zarr", "classes": 3, "classes_left_out": 1, "cells_left_out": 5}
     runs = [
-        a_run(name, endpoint, cache, notes=said if "annbatch" in name else {"chunks_a_batch": 2.5})
+        a_run(name, endpoint, cache, notes=said if "annbatch" in name else {"chunks_per_batch": 2.5})
         for cache in ("warm", "cold")
         for name, rival in RIVALS.items()
         for endpoint in rival.endpoints
@@ -500,7 +501,7 @@ def test_tables_have_a_row_for_every_result():
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     tables = 2 * (len(runs) + 4) + (2 + len(ENDPOINTS)) + 3 + 3
     assert len(rows) == tables
-    assert "Against the limit (2.5 chunks decoded a batch)" in text
+    assert "Against the limit (2.5 chunks decoded per batch)" in text
     assert "1 of 3 classes (5 cells) left out" in text
     assert "| csr      | device |" in text
     assert "1.500 (1.500-1.500)" in text

@@ -145,7 +145,7 @@ def test_missing_columns_and_embeddings_are_named_in_an_error(tmp_path):
         with pytest.raises(ColumnNotFoundError, match=says) as caught:
             read()
         assert repr(str(path)) in str(caught.value)
-    with pytest.raises(ColumnNotFoundError, match=r"pert_col='guide'.*There are none"):
+    with pytest.raises(ColumnNotFoundError, match=r"pert_col: got 'guide'.*There are none"):
         lp.convert(path, tmp_path / "a.zarr", pert_col="guide")
 
 

@@ -149,7 +149,7 @@ def test_readers_are_picklable_and_have_no_obs_columns(tmp_path):
     for read in (lambda: reader.obs_column("x"), lambda: reader.read_obsm("X_pca", 0, 1)):
         with pytest.raises(ColumnNotFoundError, match=r"got '(x|X_pca)', expected an .* of .*a\.h5'"):
             read()
-    with pytest.raises(ColumnNotFoundError, match=r"pert_col='guide'.*There are none"):
+    with pytest.raises(ColumnNotFoundError, match=r"pert_col: got 'guide'.*There are none"):
         lp.convert(reader.path, tmp_path / "a.zarr", pert_col="guide")
     assert leftovers(tmp_path, "a.h5") == []
 
