@@ -244,7 +244,7 @@ class TestRounds:
 class TestFingerprints:
     """Fingerprints identify the cells that a loader delivered."""
 
-    def told(self, genes, adata, rows, form="csr"):
+    def fingerprints_of(self, genes, adata, rows, form="csr"):
         values = adata.X[rows]
         if form != "csr":
             values = values.toarray()
@@ -253,7 +253,7 @@ class TestFingerprints:
     @pytest.mark.parametrize("form", ["csr", "dense", "hvg"])
     def test_every_cell_is_known(self, genes, cells, adata, form):
         rows = np.random.default_rng(0).permutation(adata.n_obs)
-        numbers = [cells.number[form][value] for value in self.told(genes, adata, rows, form)]
+        numbers = [cells.number[form][value] for value in self.fingerprints_of(genes, adata, rows, form)]
         assert all(number in (row, -1) for number, row in zip(numbers, rows.tolist(), strict=True))
         assert form == "hvg" or numbers == rows.tolist()
 
@@ -264,8 +264,8 @@ class TestFingerprints:
             def to_scipy(self):
                 return adata.X[:5]
 
-        assert fingerprints(Rows(), genes.weights) == self.told(genes, adata, slice(5), "dense")
-        assert fingerprints(adata.X[:6].toarray().reshape(3, 2, -1), genes.weights)[:5] == self.told(
+        assert fingerprints(Rows(), genes.weights) == self.fingerprints_of(genes, adata, slice(5), "dense")
+        assert fingerprints(adata.X[:6].toarray().reshape(3, 2, -1), genes.weights)[:5] == self.fingerprints_of(
             genes, adata, slice(5)
         )
 
@@ -279,7 +279,10 @@ class TestFingerprints:
         )
 
         def found(rows, controls=(), size=4):
-            run = {"rows": self.told(genes, adata, rows), "control_rows": self.told(genes, adata, list(controls))}
+            run = {
+                "rows": self.fingerprints_of(genes, adata, rows),
+                "control_rows": self.fingerprints_of(genes, adata, list(controls)),
+            }
             return checks.problems(run, cells, form="csr", controls=len(controls) > 0, sentence_size=size)
 
         assert found(rows) == []
@@ -302,8 +305,8 @@ class TestScreens:
         shuffled = anndata.read_h5ad(screen).obs["perturbation"].cat.codes
         assert (np.diff(shuffled) != 0).mean() > 0.5
 
-    def test_variable_genes_stand_beside_the_matrix(self, screen, genes, monkeypatch):
-        monkeypatch.setattr(screens, "NUMBERS", 5000)  # several pieces
+    def test_highly_variable_genes_are_added_next_to_the_matrix(self, screen, genes, monkeypatch):
+        monkeypatch.setattr(screens, "NUMBERS", 5000)  # several blocks
         with h5py.File(screens.with_hvg(screen)) as file, h5py.File(screen) as source:
             assert (file["X/data"][:] == source["X/data"][:]).all()
             whole = np.concatenate([rows.toarray() for _, rows in screens.row_blocks(file["X"])])
