@@ -41,7 +41,7 @@ OVERLAP: Columns = {
     "steps alone": lambda r: f"{r['step_seconds']:.2f} s",
     "both": lambda r: f"{r['both_seconds']:.2f} s",
     "both / longer": lambda r: spread(r["ratio"], ".3f"),
-    "minimum for these cores": lambda r: f"{r['floor']:.3f}",
+    "the cores allow": lambda r: f"{r['floor']:.3f}",
 }
 
 

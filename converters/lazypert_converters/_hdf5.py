@@ -211,7 +211,7 @@ class Hdf5Array(Array):
 def _missing_filter(node: h5py.Dataset) -> str | None:
     """Name the first filter of a dataset that is not available even after importing hdf5plugin.
 
-    This alone is no error: an optional filter may have been skipped when the values were written.
+    This alone is not an error: an optional filter may have been skipped when the values were written.
     """
     created = node.id.get_create_plist()
     for k in range(created.get_nfilters()):

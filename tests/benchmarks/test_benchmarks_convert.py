@@ -163,7 +163,7 @@ class TestScreens:
         assert_same(anndata.read_h5ad(path), anndata.read_h5ad(plain))
 
     def test_repeated_holds_the_rows_again_under_new_names(self, plain, monkeypatch):
-        monkeypatch.setattr(screens, "NUMBERS", 700)  # several pieces
+        monkeypatch.setattr(screens, "NUMBERS", 700)  # several slabs
         monkeypatch.setattr(screens, "STRINGS", 110)
         once, thrice = anndata.read_h5ad(plain), anndata.read_h5ad(screens.repeated(plain, 3))
         assert thrice.shape == (900, 40)

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 import lazypert as lp
-from tests.support.conversions import assert_converted, assert_refused, run_command, write_changed
+from tests.support.conversions import (
+    assert_command_refuses,
+    assert_converted,
+    assert_refused,
+    run_command,
+    write_changed,
+)
 from tests.support.h5changes import as_type, broken_link, compressed, latin1, loop, plugin, unwritten
 from tests.support.h5files import write_base
 from tests.support.oracles import assert_equal, read_with_anndata
@@ -184,12 +190,7 @@ def test_a_user_block_may_precede_the_signature(tmp_path, size):
 
 def test_the_shell_command_prints_the_error_on_one_line(tmp_path):
     path, written = write_changed(tmp_path / "odd.h5ad", REFUSED["view_of_a_lost_file"][0])
-    done = run_command(path)
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert done.stderr.startswith(f"lazypert: error: {str(path)!r} is not a valid AnnData file at ")
-    assert done.stderr.count("\n") == 1
-    assert leftovers(tmp_path, *written) == []
+    assert_command_refuses(path, written=written)
 
 
 def test_a_filter_that_is_not_installed_is_named(tmp_path):

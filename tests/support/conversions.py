@@ -53,3 +53,13 @@ def run_command(path, *, first="pass"):
         text=True,
         check=False,
     )
+
+
+def assert_command_refuses(path, *, written):
+    """The command, in a process of its own, prints the error on one line and writes nothing."""
+    done = run_command(path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"lazypert: error: {str(path)!r} is not a valid AnnData file at ")
+    assert done.stderr.count("\n") == 1
+    assert leftovers(path.parent, *written) == []
