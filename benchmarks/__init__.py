@@ -11,7 +11,7 @@
 Conversion:
 
 - `rivals`: one small function per rival, all with the same signature
-- `_worker`: one measured run of one rival, in a process of its own
+- `_worker`: one measured run of one rival, in its own process
 - `summary`: many runs to one result per rival; pure
 - `report`, `chart`: the results as tables and as a chart
 - `convert`: the benchmark itself

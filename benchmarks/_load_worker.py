@@ -1,4 +1,4 @@
-"""One measured run of a loader, in a process of its own: prints one JSON line.
+"""One measured run of a loader, in its own process: prints one JSON line.
 
 ``python -m benchmarks._load_worker JOB [device|compute]``, with the job as JSON. Given a kind of step, it
 measures the overlap of such steps with lazypert's loading. Also runs in interpreters without lazypert.

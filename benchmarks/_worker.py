@@ -1,4 +1,4 @@
-"""One measured conversion, in a process of its own: prints one JSON line.
+"""One measured conversion, in its own process: prints one JSON line.
 
 ``python -m benchmarks._worker RIVAL SOURCE TARGET MEMORY_LIMIT``
 """

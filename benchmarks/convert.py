@@ -1,4 +1,4 @@
-"""The conversion benchmark: every rival on every screen, in rounds, each run in a process of its own."""
+"""The conversion benchmark: every rival on every screen, in rounds, each run in its own process."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def _jobs(options: Options, able: list[str], number: int) -> list[tuple[str, str]]:
-    """Jobs of a round: all rivals on one screen in succession, so that noise affects them alike."""
+    """Jobs of a round: all rivals on one screen in succession, so that noise affects all of them equally."""
     rivals = [name for name in options.rivals if name in able]
     # Rotate the order: the first run after a pause has an advantage.
     first = number % max(1, len(rivals))

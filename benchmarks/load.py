@@ -1,4 +1,4 @@
-"""The loading benchmark: every rival and endpoint, in rounds, each run in a process of its own."""
+"""The loading benchmark: every rival and endpoint, in rounds, each run in its own process."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ class _Bench:
         os.sync()  # otherwise new files would be written to the disk during the first runs
 
     def jobs(self, number: int) -> list[tuple[str, str, str]]:
-        """(rival, endpoint, cache) of each run in a round: rivals in succession, so that noise affects them alike."""
+        """Return (rival, endpoint, cache) of each run of a round: rivals in succession, so noise affects all."""
         # Rotate the order: the first run after a pause has an advantage.
         first = number % max(1, len(self.able))
         rivals = self.able[first:] + self.able[:first]

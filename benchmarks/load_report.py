@@ -15,7 +15,7 @@ WHAT = ("endpoint", "rival")
 
 def _faster(result: Result) -> str:
     found = result["lazypert_is_faster_by"]
-    # The limit has an endpoint of its own, with one ratio per endpoint of lazypert, in a table of its own.
+    # The limit has its own endpoint, with one ratio per endpoint of lazypert, in its own table.
     return "-" if result["rival"] in (OWN, LIMIT) or not found else f"{found[result['endpoint']]:.2f}x"
 
 

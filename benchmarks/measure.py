@@ -33,7 +33,7 @@ def io_bytes(process: Path = PROC) -> dict[str, int]:
 
 
 def workers(pid: int | None = None) -> Iterator[Path]:
-    """Yield all living descendants of a process, for loaders that read in processes of their own."""
+    """Yield all living descendants of a process, for loaders that read in worker processes."""
     parents: dict[int, list[int]] = {}
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):

@@ -54,7 +54,7 @@ class PipelineLoaderOptions(SamplerOptions, LoaderOptions, total=False):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class PerturbationPipelineConfig(KnockdownOptions, SentenceOptions, ControlOptions, SplitOptions, ScreenOptions):
-    """Options of `PerturbationPipeline`: those of its components, and a few of its own.
+    """Options of `PerturbationPipeline`: those of its components, plus a few more.
 
     Options of components have the same names and defaults there: see `PerturbationSourceConfig`,
     `KnockdownFilterConfig`, `SplitOptions`, `ControlMappingConfig` and `PerturbationSamplerConfig`.

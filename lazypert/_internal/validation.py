@@ -1,4 +1,4 @@
-"""Checks of options, which word all errors alike: ``name: got X, expected Y.``"""
+"""Option checks with one wording for every error: ``name: got X, expected Y.``"""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class CellStats:
     n_genes
         (n,) int32 number of nonzero values in each row.
     own_target
-        (n,) float64 expression of the own target; NaN where there is none, and for controls.
+        (n,) float64 expression of the target of each cell; NaN for controls and for cells without a target.
     control_runs
         (k,) numbers of the control runs that contain any of the rows.
     control_sums

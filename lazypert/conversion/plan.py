@@ -36,7 +36,7 @@ DATASET = "dataset"
 """obs column that names each cell's file, when there are several."""
 
 RAW = "raw/X"
-"""Matrix of AnnData's ``raw``, which has genes of its own."""
+"""Matrix of AnnData's ``raw``, which has its own genes."""
 
 MEMORY_SLACK = 256 * 1024**2
 """Bytes over its limit that a conversion may take."""

@@ -202,7 +202,7 @@ def control_pools(
 ) -> ControlPools:
     """Make the pools that the cells of a split draw from.
 
-    Cells are matched with controls of their own split. If it has none of a cell type (as in few-shot
+    Cells are matched with controls from the same split. If it has none of a cell type (as in few-shot
     validation and test, because all controls train), the training split's controls are used.
     """
     is_control = groups.is_control & (groups.ids >= 0)

@@ -98,7 +98,7 @@ class _Prefetcher:
         self._stopped = False
 
     def start(self, tasks: list[Callable[[], None]]) -> None:
-        """Run each task in a thread of its own."""
+        """Run each task in its own thread."""
         for number, task in enumerate(tasks):
             worker = threading.Thread(target=task, name=f"lazypert-loader-{number}", daemon=True)
             worker.start()

@@ -175,7 +175,7 @@ class Groups:
     def batch_ids(self) -> NDArray[np.int64]:
         """(n_runs,) id of the (cell_type, perturbation, dataset, batch) group; -1 where `ids` is.
 
-        Cells without a batch label form a group of their own.
+        Cells without a batch label form their own group.
         """
         keys = _encode([self.codes[axis] for axis in AXES], [len(self.labels[axis]) for axis in AXES])
         return np.where(self.ids < 0, -1, keys)

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 class PerturbationConcatSource(PerturbationSource):
     """Several screens as one source; rows continue from one screen to the next.
 
-    Labels are united, and genes are aligned by name in the var index. Each screen is a dataset of its own,
-    so cells are matched only with controls of their own screen.
+    Labels are united, and genes are aligned by name in the var index. Each screen is its own dataset,
+    so cells are matched only with controls from the same screen.
 
     Parameters
     ----------

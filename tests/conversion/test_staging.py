@@ -25,7 +25,7 @@ def test_a_target_has_one_owner_at_a_time(tmp_path):
     assert leftovers(tmp_path) == []
 
 
-def test_a_killed_owner_blocks_nobody(tmp_path):
+def test_a_killed_owner_leaves_no_lock_behind(tmp_path):
     script = "import os, sys; from pathlib import Path; from lazypert.conversion.staging import StagingDirectory; "
     script += "staging = StagingDirectory(Path(sys.argv[1]), 'a' * 12); os.kill(os.getpid(), 9)"
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "s.zarr")], check=False)
@@ -81,7 +81,7 @@ def test_folders_of_others_are_not_touched(tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs flock")
 def test_a_lock_on_a_deleted_file_is_not_a_lock(tmp_path, monkeypatch):
-    """The previous owner deletes the lock file after we have opened it: a lock on that file would stop nobody."""
+    """The previous owner deletes the lock file after we have opened it: a lock on that file would protect nothing."""
     import fcntl
 
     lock_path, flock, descriptors = tmp_path / "s.zarr.partial.lock", fcntl.flock, []

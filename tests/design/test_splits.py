@@ -1,4 +1,4 @@
-"""Splits have exact counts, are complete, and treat all cells alike."""
+"""Splits have exact counts, are complete, and treat all cells equally."""
 
 from fractions import Fraction
 from math import ceil, floor

@@ -45,7 +45,7 @@ def assert_refused(path, says, capsys, *, written):
 
 
 def run_command(path, *, first="pass"):
-    """Run ``lazypert convert`` in a process of its own, after the statement `first`."""
+    """Run ``lazypert convert`` in its own process, after the statement `first`."""
     code = f"import sys; {first}; from lazypert._cli import main; sys.exit(main(sys.argv[1:]))"
     return subprocess.run(
         [sys.executable, "-c", code, "convert", path, path.parent / "a.zarr"],
@@ -56,7 +56,7 @@ def run_command(path, *, first="pass"):
 
 
 def assert_command_refuses(path, *, written):
-    """The command, in a process of its own, prints the error on one line and writes nothing."""
+    """The command, in its own process, prints the error on one line and writes nothing."""
     done = run_command(path)
     assert done.returncode == 1
     assert done.stdout == ""
