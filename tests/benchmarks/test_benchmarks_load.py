@@ -105,7 +105,7 @@ class TestTheCommand:
         assert pairs == [("annbatch-class", load.CLASS_SETTING), (BEST, seen["best"][BEST])]
         assert [trial["setting"] for trial in seen["sweep"]] == 2 * ["16x8x16"]
         assert all(run["notes"]["codecs"] in ("zarrs", "zarr") for run in seen["runs"])
-        assert f"{seen['best'][BEST]} are used" in printed
+        assert f"which selected {seen['best'][BEST]}" in printed
 
     @pytest.mark.slow
     @pytest.mark.skipif(not HAS_ANNBATCH, reason="annbatch is not installed")

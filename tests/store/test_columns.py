@@ -22,8 +22,8 @@ def made(tmp_path_factory):
 def test_every_kind_of_column_equals_that_of_anndata(made, name):
     column = open_column(Store(made), f"obs/{name}")
     expected = read_store(made).obs[name]
-    found = pd.Series(column[:])
-    assert found.dtype == column.dtype
+    assert column[:].dtype == column.dtype
+    found = pd.Series(column[:])  # pandas 3 turns texts into its own dtype
     assert found.isna().tolist() == expected.isna().tolist()
     assert found[expected.notna().to_numpy()].tolist() == expected[expected.notna()].tolist()
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(column))[:], column[:])
