@@ -29,7 +29,7 @@ from lazypert.design.splits import (
 from lazypert.errors import ConfigError
 from lazypert.loading.config import LoaderConfig, LoaderOptions
 from lazypert.quality import KnockdownFilterConfig, KnockdownOptions, KnockdownResult, OnTargetKnockdownFilter
-from lazypert.screen.genes import JOINS, Join
+from lazypert.screen.gene_alignment import JOINS, Join
 from lazypert.sources.anndata_source import PerturbationAnnDataSource
 from lazypert.sources.concat_source import PerturbationConcatSource
 from lazypert.sources.config import PerturbationSourceConfig, ScreenOptions

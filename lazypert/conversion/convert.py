@@ -10,8 +10,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lazypert._internal.inverse_permutation import inverse
 from lazypert._internal.memory import Budget, release_memory
-from lazypert._internal.permutation import inverse
 from lazypert.conversion.cell_stats import CellStatsPlan
 from lazypert.conversion.matrices import X_FOLDER, write_matrices
 from lazypert.conversion.plan import DATASET, ConversionOptions, source_stamp

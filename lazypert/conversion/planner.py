@@ -9,9 +9,9 @@ import numpy as np
 
 from lazypert._internal.names import unique_names
 from lazypert.conversion.plan import RAW, ConversionPlan
-from lazypert.conversion.reorder import READ_STEP
+from lazypert.conversion.reordered_values import READ_STEP
 from lazypert.errors import SourceFormatError, near_matches, no_such_column
-from lazypert.screen.genes import GeneAlignment, align_genes
+from lazypert.screen.gene_alignment import GeneAlignment, align_genes
 from lazypert.screen.groups import Groups
 from lazypert.screen.labels import factorise, unite
 from lazypert.screen.roles import ROLE_OF_AXIS

@@ -10,7 +10,7 @@ import pandas as pd
 from lazypert.conversion.cell_stats import CellStats, CellStatsPlan
 from lazypert.conversion.dataframe_writer import InMemoryColumn, write_column, write_frame
 from lazypert.conversion.plan import DATASET, RAW
-from lazypert.conversion.reorder import ReorderedValues, embedding_reader, obs_column_reader
+from lazypert.conversion.reordered_values import ReorderedValues, embedding_reader, obs_column_reader
 from lazypert.store.format import TABLES
 
 if TYPE_CHECKING:

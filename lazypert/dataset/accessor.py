@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Unpack
 import numpy as np
 import xarray as xr
 
-from lazypert._internal.permutation import inverse
+from lazypert._internal.inverse_permutation import inverse
 from lazypert._internal.validation import make_config, require_choice
 from lazypert.dataset.variables import CELL, STORAGE_OPTIONS, STORE, STORE_ROW
 from lazypert.design.controls import ControlMappingConfig, control_mapping

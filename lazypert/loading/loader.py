@@ -15,7 +15,7 @@ from lazypert.loading.buffer_pool import BufferPool
 from lazypert.loading.cell_metadata import CellMetadata
 from lazypert.loading.collate import CollateConfig, Collator
 from lazypert.loading.config import LoaderConfig
-from lazypert.loading.feature_plan import FeaturePlan
+from lazypert.loading.matrix_plan import MatrixPlan
 from lazypert.loading.memory_plan import CellSize, EpochSize, plan_memory
 from lazypert.loading.prefetch import prefetch
 from lazypert.loading.state import Position, plan_fingerprint, restore_position, save_state
@@ -85,7 +85,7 @@ class Loader:
         self.host = jax.process_index() if config.host is None else config.host
         self.n_hosts = jax.process_count() if config.n_hosts is None else config.n_hosts
         require(self.host < self.n_hosts, "host", self.host, f"0 to {self.n_hosts - 1}, as n_hosts is {self.n_hosts}")
-        self._features = FeaturePlan.from_config(source, config)
+        self._features = MatrixPlan.from_config(source, config)
         self._metadata = CellMetadata(source, config.extras, config.obs, text_width=config.text_width)
         self._memory = plan_memory(parse_bytes(config.memory_limit), config, self._cell_size(), self._epoch_size())
         buffers = BufferPool(self._memory.buffer_bytes)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from lazypert._internal.validation import require, require_choice, require_integer
-from lazypert.simulate.parameters import CELL_TYPES, CELLS_PER_GUIDE, GUIDES_PER_TARGET, STREAM_CELLS, UNASSIGNED
+from lazypert.simulate.constants import CELL_TYPES, CELLS_PER_GUIDE, GUIDES_PER_TARGET, STREAM_CELLS, UNASSIGNED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lazypert.errors import StoreExistsError, StoreNotFoundError
-from lazypert.simulate.parameters import numbered_names
+from lazypert.simulate.constants import numbered_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

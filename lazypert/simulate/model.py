@@ -1,4 +1,4 @@
-"""Parameters of a simulated screen: expression, dispersion, depth, effects and design."""
+"""Model of a simulated screen: draws expression, dispersion, depth, effects and design."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from lazypert._internal.randomness import generator
 from lazypert._internal.validation import require
-from lazypert.simulate.parameters import (
+from lazypert.simulate.constants import (
     ALPHA_CONST,
     ALPHA_LOG_SD,
     ALPHA_OVER_MEAN,

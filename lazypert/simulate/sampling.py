@@ -11,8 +11,8 @@ import numpy as np
 
 from lazypert._internal.kernels import kernel
 from lazypert._internal.randomness import generator
+from lazypert.simulate.constants import DEPTH_LOG_SD, STREAM_CELLS
 from lazypert.simulate.h5ad import Block
-from lazypert.simulate.parameters import DEPTH_LOG_SD, STREAM_CELLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

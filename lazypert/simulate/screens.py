@@ -11,9 +11,9 @@ from lazypert._internal.memory import cpu_count
 from lazypert._internal.randomness import generator
 from lazypert._internal.validation import require_integer
 from lazypert.simulate.config import SimulationTruth
+from lazypert.simulate.constants import CELL_TYPES, numbered_names
 from lazypert.simulate.h5ad import Block, ScreenWriter, encode, open_atomic, write_var
 from lazypert.simulate.model import build_model, expected_nnz
-from lazypert.simulate.parameters import CELL_TYPES, numbered_names
 from lazypert.simulate.sampling import sample_blocks
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lazypert.screen.genes import GeneAlignment
+    from lazypert.screen.gene_alignment import GeneAlignment
     from lazypert.store.matrix import Matrix
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from lazypert._internal.names import unique_names
 from lazypert._internal.validation import require
 from lazypert.errors import ConfigError
-from lazypert.screen.genes import align_genes
+from lazypert.screen.gene_alignment import align_genes
 from lazypert.screen.groups import Groups
 from lazypert.sources.aligned_matrix import AlignedMatrix
 from lazypert.sources.base import PerturbationSource

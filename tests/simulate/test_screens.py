@@ -14,7 +14,7 @@ from scipy import stats
 import lazypert.simulate
 from lazypert.errors import ConfigError
 from lazypert.simulate import reference_screen, simulate_screen
-from lazypert.simulate.parameters import DEPTH_LOG_SD
+from lazypert.simulate.constants import DEPTH_LOG_SD
 from tests.support.simulations import small
 
 TARGETS = ("BRCA1", "TP53", "KRAS", "MYC", "EGFR")
@@ -251,7 +251,7 @@ class TestErrors:
         assert list(tmp_path.iterdir()) == []
 
 
-MODULES = ("parameters", "config", "model", "h5ad", "sampling", "screens", "__init__")
+MODULES = ("constants", "config", "model", "h5ad", "sampling", "screens", "__init__")
 
 
 def test_modules_import_only_downwards():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lazypert._internal.permutation import inverse
+from lazypert._internal.inverse_permutation import inverse
 from lazypert.screen.labels import join_columns
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazypert.conversion import reorder
-from lazypert.conversion.reorder import ReorderedValues, embedding_reader, obs_column_reader
+from lazypert.conversion import reordered_values
+from lazypert.conversion.reordered_values import ReorderedValues, embedding_reader, obs_column_reader
 from lazypert.screen.labels import join_columns
 from tests.support.stores import assert_joined, every_column
 
@@ -21,7 +21,7 @@ def test_any_step_equals_a_gather(n, step, seed):
     source_row = np.random.default_rng(seed).permutation(n)
     values = np.random.default_rng(seed + 1).normal(size=(n, 2))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reorder, "READ_STEP", 1 + seed % 23)
+        patch.setattr(reordered_values, "READ_STEP", 1 + seed % 23)
         slices = list(ReorderedValues(lambda a, b: values[a:b], np.argsort(source_row), step))
     assert [len(rows) for rows in slices[:-1]] == [step] * (len(slices) - 1)
     np.testing.assert_array_equal(np.concatenate(slices), values[source_row])

@@ -7,7 +7,7 @@ from scipy import sparse
 from lazypert.downsampling.config import DownsamplingConfig
 from lazypert.errors import ConfigError, NotCountsError
 from lazypert.loading.config import LoaderConfig
-from lazypert.loading.feature_plan import FeaturePlan
+from lazypert.loading.matrix_plan import MatrixPlan
 from tests.support.loaders import loader_of, whole_loader
 from tests.support.stores import counts, screen, write
 
@@ -107,11 +107,11 @@ def test_only_counts_can_be_downsampled(tmp_path):
 
 def test_genes_are_selected_while_reading_unless_reads_are_dropped_first(source):
     genes = tuple(source.var.index[[5, 2]])
-    plan = FeaturePlan.from_config(source, LoaderConfig(genes=genes, target_sum=10.0))
+    plan = MatrixPlan.from_config(source, LoaderConfig(genes=genes, target_sum=10.0))
     assert (plan.n_features, plan.columns.n_columns, plan.transform.columns) == (2, 2, None)
     assert plan.transform.target_sum == 10.0
-    thinned = FeaturePlan.from_config(source, LoaderConfig(genes=genes, downsampling=DownsamplingConfig(fraction=0.5)))
+    thinned = MatrixPlan.from_config(source, LoaderConfig(genes=genes, downsampling=DownsamplingConfig(fraction=0.5)))
     assert (thinned.n_features, thinned.columns, thinned.transform.columns.n_columns) == (2, None, 2)
     assert thinned.transform.fraction == 0.5
-    all_genes = FeaturePlan.from_config(source, LoaderConfig())
+    all_genes = MatrixPlan.from_config(source, LoaderConfig())
     assert (all_genes.n_features, all_genes.columns, all_genes.transform.columns) == (200, None, None)

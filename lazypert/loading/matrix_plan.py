@@ -1,4 +1,4 @@
-"""Which features a batch shows, and how they are made from what the source stores."""
+"""Which matrix a batch shows (genes, embedding, transforms), and how it is made from the stored one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class FeaturePlan:
+class MatrixPlan:
     """The features of a cell: an embedding as stored, or genes of the matrix.
 
     Attributes
@@ -44,7 +44,7 @@ class FeaturePlan:
     transform: RowTransform
 
     @classmethod
-    def from_config(cls, source: PerturbationSource, config: LoaderConfig) -> FeaturePlan:
+    def from_config(cls, source: PerturbationSource, config: LoaderConfig) -> MatrixPlan:
         """Plan the features that a loader's options ask for.
 
         Raises

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lazypert._internal.permutation import inverse
+from lazypert._internal.inverse_permutation import inverse
 
 
 @pytest.mark.parametrize("dtype", ["i4", "i8"])

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazypert.errors import ColumnNotFoundError, ConfigError, SourceFormatError
-from lazypert.screen.genes import align_genes, gene_labels
+from lazypert.screen.gene_alignment import align_genes, gene_labels
 
 gene_lists = st.lists(st.lists(st.sampled_from("abcdef"), max_size=6, unique=True), min_size=1, max_size=3)
 

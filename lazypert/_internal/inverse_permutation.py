@@ -1,4 +1,4 @@
-"""Permutations of integers."""
+"""Inverse of a permutation of integers."""
 
 from __future__ import annotations
 
