@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv
-        Arguments; None takes those of the process.
+        Arguments; None uses those of the process.
 
     Returns
     -------
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _log_to_stderr() -> None:
-    """Print log messages of the library, such as that a conversion resumes, on stderr."""
+    """Print log messages of the library, for example when a conversion resumes, on stderr."""
     log = logging.getLogger("lazypert")
     log.setLevel(logging.INFO)
     handler = logging.StreamHandler(sys.stderr)

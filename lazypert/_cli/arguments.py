@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse arguments; ``run`` of the result is the function of the command.
+    """Parse arguments; the result's ``run`` is the function that runs the command.
 
     Raises
     ------
@@ -74,8 +74,8 @@ def _add_demo(subparsers: Any) -> None:
 def _add_convert(subparsers: Any) -> None:
     convert = subparsers.add_parser(
         "convert",
-        help="convert one or several files into a store",
-        description="Convert one or several files into a lazypert store, which is also a valid AnnData Zarr store.",
+        help="convert one or more files into a store",
+        description="Convert one or more files into a lazypert store, which is also a valid AnnData Zarr store.",
     )
     convert.add_argument("source", metavar="SOURCE", nargs="+", type=Path)
     convert.add_argument("store", metavar="STORE", type=Path)

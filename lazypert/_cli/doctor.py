@@ -1,4 +1,4 @@
-"""The command doctor: the state of the installation, and what to do about what is slow or missing."""
+"""The command doctor: the state of the installation, and what to do about anything slow or missing."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _devices() -> str:
 
 
 def _advice(codecs: dict[str, str], cache: str | None, devices: str) -> list[str]:
-    """Return what to do about whatever is slow in this installation."""
+    """Return advice on whatever is slow in this installation."""
     advice = []
     if absent := [f"{name} {status}" for name, status in codecs.items() if status != "found"]:
         advice.append(
@@ -113,6 +113,6 @@ def _advice(codecs: dict[str, str], cache: str | None, devices: str) -> list[str
         advice.append("JAX does not use the GPU of this machine: pip install 'jax[cuda12]'")
     if machine_memory() < _SMALL_MEMORY:
         advice.append(
-            "Memory is small. Pass memory_limit to convert and to loaders, at most half of the memory of the machine."
+            "This machine has little memory. Pass memory_limit to convert and to loaders, at most half of it."
         )
     return advice

@@ -60,6 +60,6 @@ def _is_number(value: object) -> bool:
 
 
 def join_names(names: Sequence[Any] | NDArray[Any], limit: int = 6) -> str:
-    """Join names by commas, and shorten long lists."""
+    """Join names with commas, and shorten long lists."""
     shown = ", ".join(map(str, names[:limit]))
     return shown if len(names) <= limit else f"{shown}, ..."

@@ -19,7 +19,7 @@ FIGURES = {"splits": "splits.png", "knockdown": "knockdown.png", "downsampling":
 def run_demo(config: DemoConfig) -> list[Path]:
     """Run every component on a screen, print a report and draw figures.
 
-    Components that the screen does not allow are skipped, and the report says why. Memory stays bounded:
+    Components that the screen does not support are skipped, and the report says why. Memory stays bounded:
     apart from tables with one value per cell, only blocks and a few thousand sampled cells are held.
 
     Returns
@@ -40,7 +40,7 @@ def run_demo(config: DemoConfig) -> list[Path]:
 
 
 def _draw(demo: Demo) -> list[Path]:
-    """Draw the figures of all sections that were not skipped; older files of the others are deleted."""
+    """Draw the figures of all sections that were not skipped, and delete older figures of the others."""
     paths = []
     with demo.report.section("Figures"):
         for name, file in FIGURES.items():

@@ -62,7 +62,7 @@ def _split(demo: Demo, name: str, held_out: str, splitter: Any) -> list[object]:
 
 
 def filter_knockdown(demo: Demo) -> None:
-    """Find out for each perturbation whether the expression of its target is reduced."""
+    """Check for each perturbation whether the expression of its target is reduced."""
     config = KnockdownFilterConfig(var_gene_col=demo.config.var_gene_col)
     units = "counts" if demo.source.matrix.is_counts else "values (X does not hold counts)"
     with demo.report.section("Knockdown quality control"):

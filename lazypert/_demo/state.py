@@ -36,9 +36,9 @@ class DemoConfig:
     pert_col, control_pert
         obs column of the perturbation, and the label of its controls.
     cell_type_col, batch_col
-        obs columns; None takes ``"cell_type"`` and ``"batch"`` if the file has them.
+        obs columns; None uses ``"cell_type"`` and ``"batch"`` if the file has them.
     var_gene_col
-        var column of the gene names that perturbations are named for; None takes the var index.
+        var column with the gene names used as perturbation labels; None uses the var index.
     seed
         Seed of all random choices.
     """
@@ -85,7 +85,7 @@ class Demo:
 
     @cached_property
     def held_out_perturbations(self) -> tuple[str, ...]:
-        """Two random perturbations, or always the same ones for the reference screen."""
+        """Two random perturbations; for the reference screen, always the same two."""
         if self.config.h5ad is None:
             return ("BRCA1", "TP53")
         table = self.source.groups.table()

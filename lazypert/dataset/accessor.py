@@ -39,7 +39,7 @@ class PertAccessor:
     """Groups, splits, controls and quality control of a screen.
 
     Works on a Dataset from `lazypert.open` and on any selection of its cells. All row numbers are
-    rows of the store, for a selection too: ``ds.store_row`` lists the rows that it has.
+    store rows, also for a selection: ``ds.store_row`` lists the rows it contains.
     """
 
     def __init__(self, ds: xr.Dataset) -> None:
@@ -68,7 +68,7 @@ class PertAccessor:
         store = self.store
         if self._is_complete:
             return store.groups
-        # Labels come from the runs of the store's own table, so that no column is read.
+        # Labels are taken from the runs of the store's own table, so no column is read.
         all_groups, rows = store.groups, self._ds[STORE_ROW].to_numpy()
         position = rows if all_groups.row_order is None else inverse(all_groups.row_order)[rows]
         run = all_groups.run_of(position)
@@ -86,7 +86,7 @@ class PertAccessor:
         return bool((rows == np.arange(len(rows))).all())
 
     def table(self) -> pd.DataFrame:
-        """One row per group: cell type, perturbation, number of cells and of batches, whether it is a control."""
+        """One row per group: cell type, perturbation, numbers of cells and batches, and whether it is a control."""
         return self.groups.table()
 
     def regroup(self, **roles: Unpack[RolesKwargs]) -> Groups:
@@ -114,7 +114,7 @@ class PertAccessor:
         batch: str | Sequence[str] | None = None,
         controls: bool | None = None,
     ) -> xr.Dataset:
-        """Select the cells with given labels; reads no matrix.
+        """Select the cells with the given labels, without reading a matrix.
 
         Parameters
         ----------
@@ -125,7 +125,7 @@ class PertAccessor:
 
         Returns
         -------
-        The Dataset with the cells that meet all conditions, in their present order.
+        The Dataset with the cells that meet all conditions, in their current order.
 
         Raises
         ------
@@ -199,14 +199,14 @@ class PertAccessor:
         Parameters
         ----------
         splits
-            Match within the split of each cell.
+            If given, each cell is matched with controls in its own split.
         **options
             Options of `ControlMappingConfig`.
 
         Returns
         -------
-        (n_mapped, n_basal_samples) int64 store rows of controls. Mapped are the perturbed cells, in the order
-        of their store rows, and with ``map_controls`` the controls too.
+        (n_mapped, n_basal_samples) int64 store rows of controls, for each perturbed cell in the order of the
+        store rows. With ``map_controls``, controls are matched too.
 
         Raises
         ------
@@ -218,7 +218,7 @@ class PertAccessor:
         return control_mapping(make_config(ControlMappingConfig, options)).build_mapping(self, splits)
 
     def source(self, **options: Unpack[PerturbationSourceKwargs]) -> PerturbationAnnDataSource:
-        """Return the store as a source, with all of its cells and with its own roles unless given.
+        """Return the store as a source, with all of its cells, and its own roles unless others are given.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""xarray backend: ``xr.open_dataset(store, engine="lazypert")`` gives the same Dataset with any chunks."""
+"""xarray backend: ``xr.open_dataset(store, engine="lazypert")`` opens the same Dataset, with any chunks."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class LazypertBackendEntrypoint(BackendEntrypoint):
 
 
 def _lazy_variable(spec: VariableSpec) -> xr.Variable:
-    """Make a variable that reads nothing until it is indexed, with the chunks of its array as a preference."""
+    """Make a variable that reads nothing until it is indexed, with its array's chunks as preferred chunks."""
     if isinstance(spec.array, np.ndarray):
         return xr.Variable(spec.dims, spec.array, spec.attrs)
     chunks, encoding = getattr(spec.array, "chunks", None), {}

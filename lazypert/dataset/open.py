@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 def open(store: str | Path, *, storage_options: dict[str, Any] | None = None) -> xr.Dataset:  # noqa: A001
     """Open a store as a lazy Dataset.
 
-    Reads metadata, gene names and category labels, but no matrix and nothing per cell. Rows are in the order
-    of the store, which in grouped order is not that of the file: the store's table ``source_row`` maps back.
+    Reads metadata, gene names and category labels, but no matrix and nothing per cell. Rows are in store
+    order. In grouped order this is not the file's order; the store's table ``source_row`` maps rows back.
 
     Parameters
     ----------
@@ -39,18 +39,18 @@ def open(store: str | Path, *, storage_options: dict[str, Any] | None = None) ->
     -------
     Dataset with dims ``cell`` and ``gene``.
 
-    - ``X`` and the layers: (cell, gene) Dask arrays, float32 where that is exact, dense block by block.
+    - ``X`` and the layers: (cell, gene) Dask arrays, float32 where that is exact, made dense block by block.
     - obsm entries: (cell, ``<name>_dim``) Dask arrays.
     - Coordinates along ``cell``: ``cell_name``, ``store_row``, and every obs column; a categorical
       column also gives ``<name>_code`` (-1 for missing). All are Dask arrays, and none is an index.
     - ``total_counts`` and ``n_genes_by_counts``: (cell,) sum of X and number of genes detected, recorded
-      during conversion. If obs has columns with these names, they are called ``noted_<name>``.
+      during conversion. Where obs already has a column of that name, they are called ``noted_<name>``.
     - Coordinates along ``gene``: ``gene``, which is the index, and every var column.
 
     Raises
     ------
     StoreNotFoundError
-        When there is no finished lazypert store.
+        When there is no complete lazypert store at that location.
 
     Examples
     --------

@@ -58,7 +58,7 @@ class MatrixArray:
 
     @property
     def chunks(self) -> tuple[int, int]:
-        """Rows in about 32 MiB, and all columns: a row is stored contiguously."""
+        """As many rows as fit in about 32 MiB, and all columns, because rows are stored contiguously."""
         rows = _BLOCK_BYTES // max(1, self.shape[1] * self.dtype.itemsize)
         return max(1, min(rows, self.shape[0])), max(1, self.shape[1])
 
@@ -78,7 +78,7 @@ class MatrixArray:
         return dense[0] if isinstance(rows, int | np.integer) else dense
 
     def _row_numbers(self, key: Any) -> NDArray[np.integer]:
-        """Convert an integer, a slice, a mask or a list to row numbers that are not negative."""
+        """Convert an integer, a slice, a mask or a list to non-negative row numbers."""
         if isinstance(key, slice):
             return np.arange(*key.indices(self.shape[0]))
         rows = np.asarray(key)
@@ -126,7 +126,7 @@ class VariableSpec:
     name, dims, attrs
         Name, dimensions and attributes in the Dataset.
     array
-        Values: in memory if they are few, otherwise an array that is read when indexed.
+        Values: in memory if there are few, otherwise an array that is read when indexed.
     is_coord
         Whether the variable is a coordinate.
     """

@@ -1,7 +1,7 @@
 """Exact binomial sampling in JAX for arrays of read counts, most of which are small.
 
-`jax.random.binomial` draws new random numbers for the whole array on every turn of two loops, whatever
-the counts are, and takes a hundred times the time of one draw on a cells-by-genes block. Here one
+`jax.random.binomial` draws new random numbers for the whole array on every iteration of two loops, whatever
+the counts are, and takes a hundred times as long as one draw on a cells-by-genes block. Here one
 random number serves every entry with a small mean, and only the few large entries enter a rejection
 loop, gathered into short runs first.
 """
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-# The rejection sampler's constants hold from a mean of 10; below, at most about 40 steps of inversion.
+# The rejection sampler's constants hold from a mean of 10; below it, inversion takes at most about 40 steps.
 _LARGE_MEAN = 10.0
 # Entries sampled together: the loop's arrays stay in a core's cache (measured: 2x over the whole array).
 _BLOCK = 65_536
@@ -26,8 +26,8 @@ def sample_binomial(key: jax.Array, n: jax.Array, p: jax.Array) -> jax.Array:
     """Draw the number of successes of `n` trials of probability `p`, entry by entry.
 
     Entries with a mean of ``n min(p, 1 - p) < 10`` are found by inverting the distribution function,
-    the others by Hörmann's transformed rejection (BTRS). Both are exact but for the rounding of the
-    dtype: with float32 the distribution function is right to 1e-6, for `n` up to 2**24.
+    the others by Hörmann's transformed rejection (BTRS). Both are exact up to rounding in the
+    dtype: with float32 the distribution function is accurate to 1e-6, for `n` up to 2**24.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def sample_binomial(key: jax.Array, n: jax.Array, p: jax.Array) -> jax.Array:
         A JAX key, typed or raw; scalar.
     n
         (...), float32 or float64: trials, whole numbers from 0 to 2**24 (2**53 in float64). Other
-        values, NaN among them, give an unspecified result: the caller masks them.
+        values, including NaN, give an unspecified result: the caller masks them.
     p
         Broadcastable to `n` without enlarging it, of the dtype of `n`: probabilities in [0, 1].
 
@@ -96,12 +96,12 @@ def uniform_like(key: jax.Array, like: jax.Array) -> jax.Array:
 def _invert(n: jax.Array, q: jax.Array, uniform: jax.Array) -> jax.Array:
     """Return the smallest k with ``P(K > k) <= uniform``, for means below `_LARGE_MEAN`.
 
-    The upper tail is compared, not the distribution function: rare events sit where `uniform` is near
-    0, and there floats are fine.
+    The upper tail is compared, not the distribution function: rare events correspond to `uniform`
+    near 0, where floats are most closely spaced.
     """
     odds = q / (1 - q)
     log_none = n * jnp.log1p(-q)
-    # Rounding can leave a tail of about 1e-7 after the last term; a walk into it must end somewhere.
+    # Rounding can leave a tail of about 1e-7 after the last term; a search in it must be cut short.
     least_term = float(np.finfo(n.dtype).eps) / 100
 
     def goes_on(j: jax.Array, term: jax.Array, tail: jax.Array) -> jax.Array:
@@ -120,7 +120,7 @@ def _invert(n: jax.Array, q: jax.Array, uniform: jax.Array) -> jax.Array:
 
 
 def _fill_large(key: jax.Array, drawn: jax.Array, large: jax.Array, n: jax.Array, q: jax.Array) -> jax.Array:
-    """Return `drawn` with the entries marked in `large` sampled by rejection, some at a time."""
+    """Return `drawn` with the entries marked in `large` sampled by rejection, a block at a time."""
     rank = jnp.cumsum(large, dtype=jnp.int32)
     size = min(_LARGE_BLOCK, large.size)
 
@@ -192,6 +192,6 @@ def _log_pmf_ratio(n: jax.Array, q: jax.Array, mode: jax.Array, offset: jax.Arra
 
 
 def _stirling_correction(k: jax.Array) -> jax.Array:
-    # Right to 4e-6 from k = 1 and to 3e-4 at k = 0, which the means seen here reach once in 20,000 draws.
+    # Accurate to 4e-6 from k = 1 and to 3e-4 at k = 0, which the means seen here reach once in 20,000 draws.
     square = 1 / ((k + 1) * (k + 1))
     return (1 / 12 - (1 / 360 - square / 1260) * square) / (k + 1)

@@ -1,4 +1,4 @@
-"""What counts are, and checks of concrete arrays."""
+"""What is a valid count, and checks of concrete arrays."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def float_dtype(dtype: Any) -> Any:
 
 
 def as_reads(counts: jax.Array, *, is_log1p: bool, discrete: bool) -> jax.Array:
-    """Convert counts to reads as floats; with `discrete`, to whole numbers, and NaN for what is not a count."""
+    """Convert counts to reads as floats; with `discrete`, to whole numbers, and NaN for invalid counts."""
     values = counts.astype(float_dtype(counts.dtype))
     reads = jnp.expm1(values) if is_log1p else values
     if not discrete:
@@ -67,7 +67,7 @@ def _raise_not_counts(values: np.ndarray[Any, Any], *, is_log1p: bool) -> None:
     else:
         advice = "Pass raw counts, with nothing subtracted, scaled or missing."
     raise NotCountsError(
-        f"counts: got {value!r} at {tuple(int(i) for i in index)}, and {int(is_wrong.sum()):,} such value(s) of "
-        f"{values.size:,}, expected {expected}, at least 0 and below {limit:,.0f}: only reads can be thinned. "
+        f"counts: got {value!r} at {tuple(int(i) for i in index)} (invalid values: {int(is_wrong.sum()):,} of "
+        f"{values.size:,}), expected {expected}, at least 0 and below {limit:,.0f}: only reads can be thinned. "
         f"{advice} DownsamplingConfig(check_counts=False) skips this check, and such values become NaN."
     )

@@ -31,8 +31,8 @@ class ReadDownsampler:
     """Keep each read of each cell with some probability, differentiably.
 
     With `n` reads of a gene in a cell and a fraction `f`, the result is ``Binomial(n, f)``: mean ``n f``,
-    variance ``n f (1 - f)``. Where ``f == 1`` (a traced `f` too), and in cells at or below the target
-    depth, values are returned bit for bit. The gradient with respect to `counts` and `fraction` is that of
+    variance ``n f (1 - f)``. Where ``f == 1`` (even a traced `f`), and in cells at or below the target
+    depth, values are returned unchanged, bit for bit. The gradient with respect to `counts` and `fraction` is that of
     the expected value, ``counts f``, or ``log1p(f expm1(counts))`` in the log1p domain (the
     straight-through estimator). In mode ``"target_depth"``, the expected value depends on a count through
     the cell's total as well, and so does the gradient.
@@ -74,7 +74,7 @@ class ReadDownsampler:
         is_config = config is None or isinstance(config, DownsamplingConfig)
         require(is_config, "config", config, "a DownsamplingConfig or None")
         self.config = config if config is not None else DownsamplingConfig()
-        # JAX compiles once per value of this. The fraction is an array argument, so a new one recompiles nothing.
+        # JAX compiles once per value of this. The fraction is an array argument, so a new one needs no recompilation.
         self._static_config = dataclasses.replace(self.config, fraction=1.0, check_counts=True)
 
     def __repr__(self) -> str:
@@ -156,7 +156,7 @@ class ReadDownsampler:
         return config.mode == "fraction" and config.fraction == 1 and same_domain
 
     def _as_counts(self, counts: Any) -> jax.Array:
-        # Before the conversion, which would wrap 64-bit integers around.
+        # Check before the conversion, in which 64-bit integers would wrap around.
         if self.config.check_counts and isinstance(counts, np.ndarray) and counts.dtype.kind in "iu":
             require_counts(counts, is_log1p=False)
         values: jax.Array = counts

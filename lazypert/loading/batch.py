@@ -29,7 +29,7 @@ class SparseRows:
         (S, B / S + 1) int32: the values of row ``i`` of slice ``s`` are ``indptr[s, i]`` to
         ``indptr[s, i + 1]``.
     indices
-        (S, C) unsigned column number of each value, uint16 if that holds all; 0 after the last row.
+        (S, C) unsigned column number of each value, uint16 if they all fit; 0 after the last row.
     data
         (S, C) values: as stored if they take at most four bytes, otherwise float32; 0 after the last row.
     n_columns
@@ -143,7 +143,7 @@ class PerturbationBatch:
     obs
         Requested obs columns by name. Numbers are (B,) as stored (as `jax.Array`, 64-bit ones become
         32-bit outside JAX's 64-bit mode), labels are (B,) int32 codes into ``loader.obs_labels[name]``,
-        and texts are (B, W) uint8.
+        and strings are (B, W) uint8.
     sentence_size
         Cells per sentence (static).
     """

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lazypert.sparse.columns import ColumnSelection
     from lazypert.sparse.row_view import RowLayout
 
-_CELL_READS, _CONTROL_READS = 201, 202  # streams of random numbers that decide which reads are kept
+_CELL_READS, _CONTROL_READS = 201, 202  # streams of random numbers that determine which reads are kept
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,8 +39,8 @@ class Block:
     columns
         Fields of a batch by name, cells first, in the dtypes that a batch has.
     cells, controls
-        ``n`` and ``n * K`` sparse rows; or (n, width) and (n * K, width) float32 features as a batch
-        shows them. Controls are None if K is 0.
+        ``n`` and ``n * K`` sparse rows; or (n, width) and (n * K, width) float32 features as in a
+        batch. Controls are None if K is 0.
     cell_keys, control_keys
         uint64 random number of each of these rows.
     metadata
@@ -71,7 +71,7 @@ class BlockConfig:
     columns, target_sum
         Columns to read, None for all; and the sum that rows are scaled to, if any.
     reads_dense
-        Read cells dense, already scaled.
+        Read cells as dense rows, already scaled.
     control_cache_bytes, control_bytes
         Byte budget of the control cache, and bytes per control, estimated.
     row_dtype
@@ -127,7 +127,7 @@ class BlockReader:
             config.control_cache_bytes // max(1, config.control_bytes), PAGE_SIZE
         )
         # Fixed pairs are scattered over their pools. If the cache does not hold all controls, reading whole
-        # pages would be mostly read amplification.
+        # pages would mostly cause read amplification.
         use_cache = not config.fixed_pairs or self.rotating_sample_size >= len(pools.controls)
         self._control_cache = ControlCache(
             source.matrix,

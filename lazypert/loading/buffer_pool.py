@@ -26,7 +26,7 @@ class BufferPool:
     Parameters
     ----------
     max_idle_bytes
-        Bytes to keep for reuse at most; memory beyond that is freed.
+        Maximum number of bytes to keep for reuse; memory beyond that is freed.
     """
 
     def __init__(self, max_idle_bytes: int) -> None:

@@ -94,7 +94,7 @@ class CellMetadata:
         longest = max(encoded, key=len, default=b"")
         if len(longest) > self._text_width:
             raise ConfigError(
-                f"text_width: got {self._text_width}, expected at least {len(longest)}: {name} has a text of "
+                f"text_width: got {self._text_width}, expected at least {len(longest)}: {name} has a string of "
                 f"{len(longest)} bytes ({longest.decode()[:40]!r}...), and shapes are fixed in advance. "
                 f"Pass text_width={len(longest)} or more."
             )

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from lazypert.loading.cell_metadata import CellMetadata
     from lazypert.loading.config import ArrayKind, Layout
 
-# A sparse batch has the capacity of an average one and a margin, then grows geometrically, in whole units:
-# so nearly all batches have the same shape, and jit compiles once.
+# A sparse batch has the capacity of an average one plus a margin; larger batches grow it geometrically, in whole
+# units. Nearly all batches therefore have the same shape, and jit compiles once.
 _CAPACITY_MARGIN, _CAPACITY_GROWTH, _CAPACITY_UNIT = 1.15, 1.25, 1024
 
 
@@ -58,11 +58,11 @@ class Collator:
     Parameters
     ----------
     config
-        Sizes, and the form of a batch.
+        Sizes and format of a batch.
     transform
         Steps applied to sparse rows. Embeddings are left unchanged.
     metadata
-        Gives one-hot vectors and features of labels.
+        Provides one-hot vectors and features of labels.
     buffers
         Allocates the arrays of a batch.
     """
@@ -116,7 +116,7 @@ class Collator:
         return (ends - lengths.reshape(ends.shape) + slice_start).ravel(), len(ends) * capacity
 
     def _zero_copy(self, rows: RowPointers, selection: slice) -> SparseRows | None:
-        """The memory of rows at the offsets of `padded_layout`; None for other rows."""
+        """Rows in place, if they lie at the offsets of `padded_layout`; None for other rows."""
         view, per_slice = rows.views[0], self._rows_per_slice
         n_slices = len(rows) // per_slice
         if not self._config.is_zero_copy or len(rows.views) > 1 or len(view.offsets) != len(rows) or not n_slices:
@@ -163,7 +163,7 @@ class Collator:
         """Arrays on the device; memory that the device can share with the host is not copied."""
         sharding = self._config.sharding
         if sharding is None:
-            # For small arrays, the arguments of a compiled function arrive five times as fast as by device_put.
+            # Small arrays are transferred five times as fast by a compiled function as by device_put.
             return jax.device_put(large) | _to_default_device(small)
         if sharding.is_fully_addressable:
             return jax.device_put(large | small, sharding)
@@ -192,4 +192,4 @@ def _count_slices(sharding: jax.sharding.Sharding | None, n_rows: int) -> int:
 
 
 def _sparse_rows(indptr: Any, indices: Any, data: Any, n_columns: int) -> SparseRows:
-    return SparseRows(indptr, indices, data, n_columns)  # of NumPy arrays, until the batch is on the device
+    return SparseRows(indptr, indices, data, n_columns)  # holds NumPy arrays until the batch is on the device

@@ -53,7 +53,7 @@ class LoaderConfig:
     obs
         obs columns to add.
     text_width
-        Bytes per barcode and per text of an obs column.
+        Bytes per barcode and per string of an obs column.
     fixed_pairs
         Give each cell the same controls in every epoch. With the pipeline's `seed` and
         `n_basal_samples`, these are the controls of ``result.control_mapping``.
@@ -91,13 +91,13 @@ class LoaderConfig:
     extras: Sequence[Extra] = ()
     obs: Sequence[str] = ()
     text_width: int = 64  # wide enough for a 10x barcode with a sample name
-    fixed_pairs: bool = False  # new pairs in each epoch average over the noise of single controls
+    fixed_pairs: bool = False  # new pairs in each epoch average out the noise of single controls
     to: ArrayKind = "jax"
     sharding: Sharding | None = None
     host: int | None = None
     n_hosts: int | None = None
-    threads: int | None = None  # one per processor and one more, since one may wait for the disk; at most 8
-    prefetch: int = 2  # one batch is in use, and one is ready when a collation takes longer than usual
+    threads: int | None = None  # one per processor plus one, since one may wait for the disk; at most 8
+    prefetch: int = 2  # one batch is in use, and one is ready in case a collation takes longer than usual
     memory_limit: int | str = "512MiB"  # fits beside a model on a laptop
 
     def __post_init__(self) -> None:

@@ -47,7 +47,7 @@ class ControlCache:
     ) -> None:
         self._matrix, self._controls, self._budget = matrix, controls, n_bytes
         self._columns, self._totals = columns, totals
-        self._pages: OrderedDict[int, RowPointers] = OrderedDict()  # each has a row view of its own
+        self._pages: OrderedDict[int, RowPointers] = OrderedDict()  # each has its own row view
         self._bytes = 0
         self._lock, self._reading = threading.Lock(), threading.Lock()
 

@@ -38,7 +38,7 @@ class Loader:
     Background threads read, decode and collate blocks and transfer batches to the device while the
     caller computes; they release the GIL most of the time. The content of a batch depends on seed,
     epoch, host, step, and the number of controls that fit in `memory_limit`; never on threads or timing.
-    Usually made by ``result.loader(split)``.
+    Usually created by ``result.loader(split)``.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ class Loader:
         return epoch
 
     def __iter__(self) -> LoaderIterator:
-        # The threads refer to the loader. If it referred to the iterator, that would never be collected.
+        # The threads refer to the loader. If it referred to the iterator, the iterator would never be collected.
         self._latest, self._start = Position(self.epoch, self._start), 0
         return LoaderIterator(self, self._latest)
 
@@ -233,10 +233,10 @@ class Loader:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Position of the latest iteration: a small dictionary that survives JSON.
+        """Position of the latest iteration: a small dictionary that can be saved as JSON.
 
-        Save it with a model. `load_state_dict` of a loader constructed with the same arguments resumes
-        from it.
+        Save it with a model. To resume, pass it to `load_state_dict` of a loader constructed with the same
+        arguments.
         """
         return self._state(self._latest)
 
@@ -246,7 +246,7 @@ class Loader:
         Raises
         ------
         ConfigError
-            If the state is of another version, or of a loader with other arguments.
+            If the state has another version, or comes from a loader with different arguments.
         """
         self._latest = self._restore(state)
         self.epoch, self._start = self._latest.epoch, self._latest.step
@@ -265,7 +265,7 @@ class Loader:
             n_hosts=self.n_hosts,
             n_basal_samples=self.config.n_basal_samples,
             fixed_pairs=self.config.fixed_pairs,
-            controls_in_reach=self._block_reader.rotating_sample_size,  # follows from memory_limit
+            controls_in_reach=self._block_reader.rotating_sample_size,  # determined by memory_limit
         )
 
 

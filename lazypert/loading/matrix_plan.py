@@ -1,4 +1,4 @@
-"""Which matrix a batch shows (genes, embedding, transforms), and how it is made from the stored one."""
+"""Which features a batch contains (genes or an embedding), and how they are made from the stored matrix."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class MatrixPlan:
     columns
         Genes that are selected while rows are read; None reads all genes.
     transform
-        What collation does to rows after they were read, including the selection of genes if it must
-        come after downsampling.
+        Steps that collation applies to rows after they are read, including the selection of genes if it
+        must come after downsampling.
     """
 
     n_features: int
@@ -63,7 +63,7 @@ class MatrixPlan:
         if thinning is not None:
             _check_counts(source)
         columns = _select_genes(source, config.genes)
-        # Reads are dropped over all genes, so genes can be selected while reading only without downsampling.
+        # Downsampling needs the reads of all genes, so it rules out selecting genes while reading.
         selects_on_read = thinning is None
         transform = RowTransform(
             columns=None if selects_on_read else columns,
@@ -96,7 +96,7 @@ def _check_counts(source: PerturbationSource) -> None:
         if not matrix.is_counts:
             raise NotCountsError(
                 f"downsampling: got {matrix.name}, which holds values that are not counts, expected counts: "
-                "only reads can be dropped. Name a layer of counts (layer=...)."
+                "only reads can be dropped. Choose a layer of counts (layer=...)."
             )
 
 

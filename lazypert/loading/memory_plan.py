@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lazypert.loading.config import LoaderConfig
 
-# Shares of the limit: controls first; then blocks and batches of what is left.
+# Shares of the limit: first controls, then blocks and batches as shares of what is left.
 _CONTROL_SHARE, _BLOCK_SHARE, _BATCH_SHARE = 0.35, 0.6, 0.4
-# Selected genes, such as highly variable ones, are detected in more cells than most.
+# Selected genes, such as highly variable ones, are detected in more cells than most genes are.
 _DETECTION_OF_SELECTED_GENES = 3
 # Scratch bytes per value while genes are selected.
 _SELECTION_BYTES = 8
@@ -127,7 +127,7 @@ def plan_memory(limit: int, config: LoaderConfig, cell: CellSize, epoch: EpochSi
 
 
 def _sparse_size(cell: CellSize) -> tuple[float, float]:
-    """Values, and bytes, per sparse row."""
+    """Values and bytes per sparse row."""
     if cell.is_embedding:
         return 0.0, 0.0
     nnz = cell.nnz_per_cell

@@ -136,7 +136,7 @@ class _Prefetcher:
             with self._batch_wanted:
                 self._blocks[number] = block
                 self._batch_wanted.notify_all()
-            del block  # or this thread would keep it in memory until it has read the next one
+            del block  # otherwise this thread would keep it in memory until it has read the next one
 
     def _claim_block(self) -> int | None:
         """Wait until another block may be in memory, and return its number; None if none is left."""

@@ -64,7 +64,7 @@ class RowPointers:
     total
         (n,) float64 sum of each row over all columns; NaN if it is the sum of the stored values.
     views
-        Row views that own the memory, at least one, all of the same dtypes. Kept alive by this object.
+        Row views that own the memory, at least one, all with the same dtypes. Kept alive by this object.
     """
 
     index_address: NDArray[np.uint64]
@@ -114,7 +114,7 @@ class RowPointers:
         Parameters
         ----------
         keys
-            (n,) uint64 random number of each row, which decides which reads are kept.
+            (n,) uint64 random number of each row, which determines which reads are kept.
         """
         _dense(*self._arguments(), keys, *_arguments(transform), out)
 
@@ -135,7 +135,7 @@ class RowPointers:
         indices: NDArray[Any],
         values: NDArray[Any],
     ) -> None:
-        """Write the rows one after another, and zeros to the rest of `indices` and `values`.
+        """Write the rows one after another, and fill the rest of `indices` and `values` with zeros.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Saved state of an iteration: a small, versioned dictionary that survives JSON."""
+"""Saved state of an iteration: a small, versioned dictionary that can be saved as JSON."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Position:
 
 
 def plan_fingerprint(plan: SentencePlan, **others: int | bool) -> dict[str, Any]:
-    """Everything that must be equal for a step to mean the same batch.
+    """Everything that must be equal for a step to refer to the same batch.
 
     Parameters
     ----------
     others
-        What determines the batches besides the plan.
+        Whatever else determines the batches.
     """
     return asdict(plan.config) | {
         "n_sentences": plan.n_sentences,
@@ -52,14 +52,14 @@ def restore_position(state: Any, fingerprint: Mapping[str, Any], n_batches: Call
     Parameters
     ----------
     fingerprint
-        That of the loader that resumes.
+        Fingerprint of the loader that resumes.
     n_batches
         Number of batches of an epoch.
 
     Raises
     ------
     ConfigError
-        If the state is of another version, or of a loader with other arguments.
+        If the state has another version, or comes from a loader with different arguments.
     """
     if not isinstance(state, dict) or state.get("version") != STATE_VERSION:
         raise ConfigError(

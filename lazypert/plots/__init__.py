@@ -1,4 +1,4 @@
-"""Figures of what the engine computes: groups and splits, knockdown quality control, downsampling.
+"""Figures of results: groups and splits, knockdown quality control, downsampling.
 
 Every function takes results and returns a `matplotlib.figure.Figure` that is independent of pyplot's global
 state: save it with ``figure.savefig("name.png")``, or let a notebook show it. matplotlib is imported only when

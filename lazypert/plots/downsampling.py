@@ -28,7 +28,7 @@ class DownsamplingSweep:
     fractions
         (n_fractions,) probabilities of keeping a read.
     reads
-        (n_fractions,) reads of all cells together after downsampling.
+        (n_fractions,) total reads of all cells after downsampling.
     total
         Reads before downsampling.
     genes
@@ -69,7 +69,7 @@ def downsampling_sweep(
     key
         A JAX key.
     draws
-        Draws over which the variance is measured.
+        Number of draws over which the variance is measured.
     entries
         Measure the variance of at most this many non-zero entries of `counts`.
 
@@ -87,7 +87,8 @@ def downsampling_sweep(
 
     if not len(fractions) or not np.size(counts):
         raise ConfigError(
-            f"counts, fractions: got {np.size(counts)} counts and {len(fractions)} fractions, expected some of both."
+            f"counts, fractions: got {np.size(counts)} counts and {len(fractions)} fractions, "
+            "expected at least one of each."
         )
     sample = _sample_entries(np.asarray(counts), entries)
     bin_of = np.unique(np.floor(4 * np.log2(np.maximum(sample, 1))), return_inverse=True)[1]

@@ -66,11 +66,11 @@ def sample_cell_residuals(
     perturbations
         Sample at most this many perturbations, evenly over the range of residual expression.
     seed
-        Decides which cells are sampled.
+        Determines which cells are sampled.
 
     Returns
     -------
-    For each sampled perturbation, all of which have a residual expression: (n,) ratios.
+    (n,) ratios of each sampled perturbation; only those with a residual expression are sampled.
     """
     table = result.table[np.isfinite(result.table["residual_expression"])].sort_values("residual_expression")
     sampled = np.unique(np.linspace(0, len(table) - 1, min(len(table), perturbations)).round().astype(int))
@@ -102,7 +102,7 @@ def plot_knockdown(
     result
         Result of the filter.
     config
-        The filter's options, for the thresholds; None takes the defaults.
+        The filter's options, for the thresholds; None uses the defaults.
     cell_residuals
         Ratios of single cells by perturbation, as from `sample_cell_residuals`; adds a panel.
     units
@@ -231,7 +231,7 @@ def _draw_cells(
     ax.set_xlim(-0.03, _RATIO_EDGE)
     ax.tick_params(axis="y", length=0, labelleft=False)
     ax.set_xlabel(
-        f"residual expression of the target in single cells\n(any above {_RATIO_EDGE:g} are drawn at {_RATIO_EDGE:g})"
+        f"residual expression of the target in single cells\n(all above {_RATIO_EDGE:g} are drawn at {_RATIO_EDGE:g})"
     )
     n = max((len(ratio) for ratio in cell_residuals.values()), default=0)
     ax.text(1.07, 1, "below", transform=ax.transAxes, ha="right", va="bottom", size=6.5)
@@ -249,7 +249,7 @@ def _draw_histogram(
     _draw_threshold(ax, config.cell_residual_expression)
     ax.set_xlim(0, _RATIO_EDGE)
     ax.set_xlabel(
-        f"residual expression of the target in single cells\n(the last bin includes all above {_RATIO_EDGE:g})"
+        f"residual expression of the target in single cells\n(the last bin includes all values above {_RATIO_EDGE:g})"
     )
     ax.set_ylabel(f"cells, sampled from {len(cell_residuals):,} perturbations")
     ax.set_title(f"Cells: {below.mean():.0%} of {len(ratio):,} sampled are below the threshold", pad=12)

@@ -126,7 +126,7 @@ def _draw_sizes(ax: Axes, sizes: NDArray[np.int64]) -> None:
     low, high = (int(filled.min()), int(filled.max())) if filled.size else (1, 1)
     scale = np.log if high > 10 * low else np.asarray
     depth = (scale(np.maximum(sizes, 1)) - scale(low)) / max(float(scale(high) - scale(low)), 1e-9)
-    # Pale enough for black text, dark enough to differ from the blank of an empty group. Colours are for splits.
+    # Pale enough for black text, dark enough to differ from an empty group. Colours are reserved for splits.
     shade = np.ma.array(0.1 + 0.25 * depth, mask=sizes == 0)
     ax.imshow(shade, cmap="Greys", vmin=0, vmax=1, aspect="auto", interpolation="none")
     size = 7.0 if sizes.shape[1] <= 20 else 5.5

@@ -17,7 +17,7 @@ BLUE, ORANGE, VERMILLION, SKY, GREEN, GREY = "#0072B2", "#E69F00", "#D55E00", "#
 PURPLE = "#CC79A7"
 
 MAX_PERTURBATIONS = 40
-"""Perturbations that a figure names unless the caller asks for another number."""
+"""Default for the maximum number of perturbations that a figure names."""
 
 _STYLE: Any = {
     "font.size": 8,
@@ -54,7 +54,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def style_context() -> AbstractContextManager[None]:
-    """Context in which artists get lazypert's fonts and sizes; global settings stay as they are."""
+    """Context in which artists get lazypert's fonts and sizes; global settings are unchanged."""
     try:
         from matplotlib import rc_context
     except ImportError:

@@ -83,9 +83,9 @@ class KnockdownFilterConfig(KnockdownOptions):
     cell_residual_expression
         Stage 2 keeps a cell whose own residual expression is below this.
     min_cells
-        Stage 3 drops perturbations with fewer cells left.
+        Stage 3 drops perturbations with fewer cells left than this.
     var_gene_col
-        var column with the gene names used as perturbation labels; None takes the var index.
+        var column with the gene names used as perturbation labels; None uses the var index.
     layer
         Matrix to read; None reads X.
     control_match
@@ -153,7 +153,7 @@ class OnTargetKnockdownFilter:
     3. Drop perturbations with fewer than ``min_cells`` cells left.
 
     Perturbations whose gene is not measured or not expressed in controls are dropped, and the result
-    gives the reason. Labels that are not genes (``unassigned``, or doubles such as ``A+B``) count as not
+    gives the reason. Labels that are not genes (``unassigned``, or double perturbations such as ``A+B``) count as not
     measured. If several genes share a name, the first is used.
 
     References
@@ -172,7 +172,7 @@ class OnTargetKnockdownFilter:
         return self.run(source).mask
 
     def run(self, source: PerturbationSource) -> KnockdownResult:
-        """Filter the cells, and give the reason for every perturbation.
+        """Filter the cells, and record the reason for every perturbation.
 
         Uses the cell statistics recorded during conversion where they cover the request. Otherwise streams
         the matrix once, block by block.

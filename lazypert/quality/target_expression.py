@@ -132,7 +132,7 @@ def _task_ranges(n_rows: int) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Lookup:
-    """What each run of cells is read for, in one segment.
+    """Targets and control strata to look up for each run of cells, in one segment.
 
     Attributes
     ----------
@@ -159,7 +159,7 @@ class _Lookup:
 
 
 _Gathered = tuple["NDArray[Any]", "NDArray[np.float64]", "NDArray[np.int64]"]
-"""Own target's expression of some rows, and their control sums and counts."""
+"""Expression of each row's own target, and the control sums and counts of the rows."""
 
 
 def _recorded_index(segment: MatrixSegment, groups: Groups, columns: NDArray[np.int64]) -> NDArray[np.int64] | None:
@@ -193,13 +193,13 @@ def _read_recorded(
 
 
 def _stream(matrix: Matrix, first: int, runs: NDArray[np.int32], lookup: _Lookup) -> _Gathered:
-    """Read the rows from `first` on, one per entry of `runs`, block by block."""
+    """Read rows block by block, starting at `first`, one row per entry of `runs`."""
     values = np.full(len(runs), np.nan, dtype=matrix.dense_dtype)
     sums = np.zeros((lookup.n_strata, len(lookup.columns)))
     target_of_column = np.full(matrix.shape[1], -1, dtype=np.int64)
     target_index = np.flatnonzero(lookup.columns >= 0)
     target_of_column[lookup.columns[target_index]] = target_index
-    # All targets are wanted in controls, and only the own target in other cells.
+    # Controls need the expression of all targets; other cells need only that of their own target.
     own_column, stratum = lookup.run_target[runs], lookup.run_stratum[runs]
     density = max(1.0, matrix.stats["nnz"] / max(1, matrix.shape[0]))
     step = max(1, int(_BLOCK_VALUES / density))

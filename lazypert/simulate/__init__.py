@@ -1,4 +1,4 @@
-"""Simulated perturbation screens with known truth, written as H5AD in bounded memory.
+"""Simulated perturbation screens with known ground truth, written as H5AD in bounded memory.
 
 `reference_screen` writes the small screen that the examples and tests use. `simulate_screen` writes
 realistic screens of any size: depth, expression, overdispersion and knockdown follow distributions

@@ -1,4 +1,4 @@
-"""Options of a simulation, and the truth about the simulated screen."""
+"""Options of a simulation, and the ground truth of the simulated screen."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class SimulationConfig:
     n_batches : int
         Number of batches, which are equally likely and named ``"batch1"``, ``"batch2"`` and so on.
     nnz_per_cell : float, optional
-        Mean number of genes detected per cell, which decides the sequencing depth. Default: a fifth
+        Mean number of genes detected per cell, which determines the sequencing depth. Default: a fifth
         of the genes, as in real screens. At most 0.8 of them.
     cells_per_guide : int, optional
-        Cells per guide, which decide the number of targets unless `n_perturbations` is given.
+        Cells per guide, which determines the number of targets unless `n_perturbations` is given.
         Default: 190, as in published screens.
     control_fraction, unassigned_fraction : float
         Expected shares of cells with a non-targeting guide, and of cells without a guide call.
@@ -50,8 +50,8 @@ class SimulationConfig:
     seed : int
         Seed; together with the options above it determines the screen.
     block_cells : int
-        Cells sampled and written at once, a multiple of 128. Affects only the memory, which is a
-        few blocks per thread.
+        Cells sampled and written at once, a multiple of 128. Affects only memory use, which is
+        a few blocks per thread.
 
     Raises
     ------
@@ -104,7 +104,7 @@ class SimulationConfig:
                 f"more than 0 and at most {most:g} (0.8 n_genes)",
             ),
             ("n_perturbations", n_targets is None or n_targets <= self.n_genes, "at most n_genes targets"),
-            ("cells_per_guide", is_unambiguous, "None together with n_perturbations, because both decide the targets"),
+            ("cells_per_guide", is_unambiguous, "None if n_perturbations is given: both set the number of targets"),
         ):
             require(holds, name, getattr(self, name), expected)
 
@@ -120,7 +120,7 @@ class SimulationConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class SimulationTruth:
-    """Truth about a simulated screen.
+    """Ground truth of a simulated screen.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ class SimulationTruth:
 
     @property
     def residual(self) -> NDArray[np.float64]:
-        """Residual expression of each target in its perturbed cells, a share of that in controls, (target,)."""
+        """Residual expression of each target in its perturbed cells, as a share of that in controls, (target,)."""
         return np.exp2(self.log2_fold_change)
 
 

@@ -1,4 +1,4 @@
-"""Constants of simulated screens, estimated from published screens or chosen, and names."""
+"""Names and constants of simulated screens; each constant is either estimated from published screens or chosen."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def _depth_for(
                 detected += share * weight * -np.expm1(-np.log1p(alpha * mean) / alpha).sum()
         return float(detected - nnz)
 
-    # The measured depth is for about 18,000 genes; the bracket reaches e**30 below and above it.
+    # The measured depth is for about 18,000 genes; the bracket reaches a factor of e**30 below and above it.
     return float(brentq(excess, DEPTH_LOG_MEAN - 30, DEPTH_LOG_MEAN + 30, xtol=1e-3))
 
 
@@ -175,14 +175,14 @@ def _most_variable(
 def _draw_design(
     rng: np.random.Generator, targets: list[str], type_share: NDArray[np.float64], config: SimulationConfig
 ) -> Design:
-    """Draw guides and group sizes: shares if the order is random, numbers of cells if it is grouped."""
+    """Draw guides and group sizes, as shares if the order is random or numbers of cells if it is grouped."""
     n_guides = dict(zip(targets, rng.integers(*GUIDES_PER_TARGET, len(targets), endpoint=True), strict=True))
     weights = np.array(list(n_guides.values())) * rng.lognormal(0, TARGET_LOG_SD, len(targets))
     perturbed = 1 - config.control_fraction - config.unassigned_fraction
     share = dict(zip(targets, perturbed * weights / weights.sum(), strict=True))
     if config.control_fraction:
         share[config.control_pert] = config.control_fraction
-        # So many control guides that each has about as many cells as a targeting guide.
+        # Enough control guides that each has about as many cells as a targeting guide.
         per_guide = perturbed / sum(n_guides.values())
         n_guides[config.control_pert] = max(GUIDES_PER_TARGET[0], round(config.control_fraction / per_guide))
     if config.unassigned_fraction:

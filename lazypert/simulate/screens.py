@@ -95,7 +95,7 @@ def simulate_screen(
     threads: int | None = None,
     overwrite: bool = False,
 ) -> SimulationTruth:
-    """Write a realistic screen as H5AD, with memory that does not depend on its size.
+    """Write a realistic screen as H5AD, with memory use that does not depend on its size.
 
     obs has the categorical columns ``perturbation``, ``guide``, ``cell_type`` and ``batch`` and the integer
     column ``n_umis``; var has ``gene_name`` and ``highly_variable``. X is CSR: float32 counts, int32

@@ -29,9 +29,9 @@ class SegmentRows(NamedTuple):
     segment
         Number of the segment.
     positions
-        (n,) where these rows are in the request.
+        (n,) positions of these rows in the request.
     rows
-        (n,) their row numbers in the segment's own store.
+        (n,) numbers of these rows in the segment's own store.
     """
 
     segment: int
@@ -59,7 +59,7 @@ class RowSegments:
 
         Returns
         -------
-        An item for each segment that has some of the rows; for an empty request, one for segment 0.
+        One item for each segment that contains some of the rows; for an empty request, one for segment 0.
 
         Raises
         ------
@@ -82,7 +82,7 @@ class RowSegments:
     def gather(self, rows: NDArray[np.integer], read: Callable[[int, NDArray[np.int64]], Any]) -> Any:
         """Read rows of each segment with ``read(segment, rows)``, and return them in the requested order.
 
-        Segments without any of the rows are read too, because their dtypes determine the result's.
+        Segments without any of the rows are read too, because their dtypes affect that of the result.
         """
         divided = {item.segment: item for item in self.divide(rows)}
         none = np.empty(0, np.int64)
@@ -116,7 +116,7 @@ class AlignedMatrix:
         view = self.read_view(rows)
         indptr = np.concatenate([[0], np.cumsum(view.lengths)]).astype(np.int64)
         indices = view.indices.astype(np.int32, copy=False)
-        # Aligned columns need not ascend, since each store orders its genes in its own way.
+        # Aligned columns are not necessarily ascending, because each store has its own gene order.
         block = canonical(CSRBlock(indptr, indices, view.data, self.shape[1]))
         return replace(block, data=block.data.astype(self.dtype, copy=False))
 
@@ -137,7 +137,7 @@ class AlignedMatrix:
         return RowView.concat(views, self.dtype, layout, allocate)
 
     def read_columns(self, rows: NDArray[np.integer], columns: ColumnSelection, *, totals: bool = False) -> RowView:
-        """Read selected columns, with `totals` also sums over the shared genes; see `RowReader.read_columns`."""
+        """Read selected columns, and with `totals` sums over the shared genes; see `RowReader.read_columns`."""
         views = [
             (positions, self._read_columns(segment, local, columns, totals=totals))
             for segment, positions, local in self.segments.divide(rows)

@@ -34,7 +34,7 @@ class PerturbationAnnDataSource(PerturbationSource):
     config
         The screen and how to read it.
     store
-        A store that is open already; used in place of ``config.file_path``.
+        A store that is already open; used in place of ``config.file_path``.
     groups
         Groups to use in place of those of the config's roles, such as the groups of a selection of cells.
 

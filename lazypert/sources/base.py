@@ -160,7 +160,7 @@ class PerturbationSource(ABC):
         batch_size
             Number of cells.
         key
-            JAX key that decides which cells; None uses the config's seed.
+            JAX key that determines which cells are drawn; None uses the config's seed.
 
         Raises
         ------
@@ -168,7 +168,7 @@ class PerturbationSource(ABC):
             When `batch_size` is not between 1 and the number of cells.
         """
         batch_size = require_integer("batch_size", batch_size, 1)
-        require(batch_size <= len(self), "batch_size", batch_size, f"at most {len(self)}, the cells of the source")
+        require(batch_size <= len(self), "batch_size", batch_size, f"at most {len(self)}, the source's cell count")
         words: tuple[int, ...] = (self.config.seed,)
         if key is not None:
             import jax
@@ -179,7 +179,7 @@ class PerturbationSource(ABC):
 
     @cached_property
     def _visible_rows(self) -> NDArray[np.int64] | None:
-        """Rows that indexing and iteration show; None for all."""
+        """Rows that indexing and iteration cover; None for all."""
         return None if self.config.should_yield_controls else np.flatnonzero(~self.get_control_mask())
 
     # Features
@@ -223,7 +223,7 @@ class PerturbationSource(ABC):
         column = self.var[name]
         if column.dtype.kind not in "biuf":
             raise ConfigError(
-                f"hvg_col: got {name!r}, a {column.dtype} column, expected a boolean one: True for variable genes."
+                f"hvg_col: got {name!r}, a {column.dtype} column, expected a boolean column that marks variable genes."
             )
         return np.flatnonzero(column.to_numpy(dtype=bool, na_value=False))
 
@@ -287,7 +287,7 @@ class PerturbationSource(ABC):
         return self.groups.expand(self.groups.ids, self.n_rows)
 
     def obs_labels(self, column: str) -> list[str] | None:
-        """Return the sorted labels of a categorical obs column of texts; None for any other column."""
+        """Return the sorted labels of a categorical obs column of strings; None for any other column."""
         labels: set[str] = set()
         for store in self.stores:
             path = f"obs/{store.require_obs(column)}"
@@ -300,11 +300,11 @@ class PerturbationSource(ABC):
     # Genes and sizes
 
     def gene_labels(self, var_gene_col: str | None) -> NDArray[np.str_]:
-        """(n_genes,) gene names from a var column, or with None from the var index."""
+        """(n_genes,) gene names from a var column; None uses the var index."""
         return gene_labels(self.var, var_gene_col)
 
     def get_gene_names(self, output_space: Literal["all", "gene"] = "all") -> list[str]:
-        """Names in the var index: of ``"all"`` genes, or with ``"gene"`` of the highly variable ones."""
+        """Return names from the var index: of ``"all"`` genes, or only of the highly variable ones (``"gene"``)."""
         require_choice("output_space", output_space, ("all", "gene"))
         names = self.var.index.astype(str)
         if output_space == "gene" and self.hvg_indices is not None:

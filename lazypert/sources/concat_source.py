@@ -1,4 +1,4 @@
-"""Several screens as one source, with united labels and aligned genes."""
+"""Several screens as one source, with merged labels and aligned genes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class PerturbationConcatSource(PerturbationSource):
     """Several screens as one source; rows continue from one screen to the next.
 
-    Labels are united, and genes are aligned by name in the var index. Each screen is its own dataset,
+    Labels are merged, and genes are aligned by name in the var index. Each screen is its own dataset,
     so cells are matched only with controls from the same screen.
 
     Parameters
@@ -129,13 +129,13 @@ class PerturbationConcatSource(PerturbationSource):
         return out
 
     def obs_names(self, rows: NDArray[np.integer]) -> NDArray[Any]:
-        """Read (n,) cell names as the screens have them, so they repeat when screens share names."""
+        """Read (n,) cell names as stored, which repeat if screens share names."""
         out: NDArray[Any] = self._segments.gather(rows, lambda i, local: self.sources[i].obs_names(local))
         return out
 
 
 def _name_dataset(groups: Groups, name: str) -> Groups:
-    """Replace the dataset label by a name, or prefix the labels of a store of several files."""
+    """Replace the dataset label with a name, or prefix the labels if the store was made from several files."""
     labels = groups.labels["dataset"]
     named = [name] if len(labels) == 1 else [f"{name}/{label}" for label in labels]
     return replace(groups, labels={**groups.labels, "dataset": np.array(named, dtype=np.str_)})

@@ -68,7 +68,7 @@ class PerturbationSourceConfig(ScreenOptions):
         ``.csv``, ``.tsv`` or ``.npz`` file of features by perturbation name, used instead of one-hot vectors.
     cache_dir
         Folder for the cached store of an ``.h5ad`` file. None puts it beside the file, as
-        ``<name>.lazypert.zarr``; in a folder, the name also contains a hash of the file's path.
+        ``<name>.lazypert.zarr``; in `cache_dir`, the name also contains a hash of the file's path.
     memory_limit
         Memory for the conversion of an ``.h5ad`` file.
     seed

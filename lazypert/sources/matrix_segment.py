@@ -22,7 +22,7 @@ class MatrixSegment:
     Attributes
     ----------
     first_row
-        Row of the screen that is the matrix's first row.
+        Row of the screen that corresponds to the matrix's first row.
     matrix
         The matrix.
     column_of
@@ -44,7 +44,7 @@ class MatrixSegment:
 def store_segment(store: Store, layer: str | None, groups: Groups) -> MatrixSegment:
     """Return a complete store as one segment, with its cell statistics if they are valid for `groups`."""
     segment = MatrixSegment(0, store.matrix(layer), np.arange(store.n_vars, dtype=np.int32))
-    # Identity is needed: a selection of equally many cells may repeat some of them and lack others.
+    # Compare identity: a selection with the same number of cells may repeat some of them and lack others.
     is_own_table = groups.start is store.groups.start and groups.row_order is store.groups.row_order
     if layer is not None or not is_own_table or groups.roles.control_pert != store.roles.control_pert:
         return segment

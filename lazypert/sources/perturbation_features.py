@@ -34,7 +34,7 @@ def read_feature_table(path: str | Path, labels: NDArray[np.str_], control_pert:
     Raises
     ------
     ConfigError
-        When the file is missing, has another format, or is not a table of numbers.
+        When the file is missing, has an unsupported format, or is not a table of numbers.
     LabelNotFoundError
         When perturbations have no features; the error names them.
     """
@@ -54,7 +54,7 @@ def read_feature_table(path: str | Path, labels: NDArray[np.str_], control_pert:
         features[labels == control_pert] = 0.0
     if np.isnan(features).any():
         raise ConfigError(
-            f"perturbation_features_file: {str(path)!r} lacks a number for some features of "
+            f"perturbation_features_file: {str(path)!r} has missing values among the features of "
             f"{str(labels[np.isnan(features).any(axis=1)][0])!r}. Fill them in."
         )
     return features

@@ -344,7 +344,7 @@ def test_float64_and_int64():
 def test_what_is_not_a_count_is_refused(value, cure, as_array):
     counts = screen()
     counts[2, 7] = value
-    with pytest.raises(NotCountsError, match=rf"{value} at \(2, 7\), and 1 such.*{cure}"):
+    with pytest.raises(NotCountsError, match=rf"{value} at \(2, 7\) \(invalid values: 1 of.*{cure}"):
         thinner(fraction=0.5)(as_array(counts), key=KEY)
 
 

@@ -77,7 +77,7 @@ def test_obs_columns_equal_those_of_the_file(result, adata):
 
 def test_texts_that_are_too_long_are_rejected(result):
     with pytest.raises(
-        ConfigError, match=r"text_width: got 3, expected at least \d: barcode has a text of \d bytes.*Pass text_width"
+        ConfigError, match=r"text_width: got 3, expected at least \d: barcode has a string of \d bytes.*Pass text_width"
     ):
         next(iter(result.loader("train", extras=("barcode",), text_width=3)))
 

@@ -39,5 +39,5 @@ def test_a_sweep_needs_counts_and_fractions():
 
     with pytest.raises(NotCountsError):
         downsampling_sweep(np.full((2, 3), 0.5, np.float32), (0.5,), key=jax.random.key(0))
-    with pytest.raises(ConfigError, match="expected some of both"):
+    with pytest.raises(ConfigError, match="expected at least one of each"):
         downsampling_sweep(np.zeros((0, 3), np.float32), (0.5,), key=jax.random.key(0))

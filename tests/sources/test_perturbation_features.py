@@ -58,7 +58,7 @@ def test_only_five_missing_names_are_shown(tmp_path):
     ("name", "content", "message"),
     [
         ("f.csv", "name,x\nA,one\nB,2\n", "not a table of numbers"),
-        ("f.csv", "name,x,y\nA,1,2\nB,,3\n", "lacks a number for some features of 'B'"),
+        ("f.csv", "name,x,y\nA,1,2\nB,,3\n", "has missing values among the features of 'B'"),
         ("f.csv", "name,x\nA,1\nA,2\nB,3\n", "not a table of numbers"),
         ("f.npz", {"A": np.ones(2), "B": np.ones(3)}, "cannot use"),
         ("f.npz", {"A": np.array([{}], dtype=object), "B": np.ones(1)}, "cannot use"),
