@@ -12,7 +12,7 @@ Conversion:
 
 - `rivals`: one small function per rival, all with the same signature
 - `_worker`: one measured run of one rival, in its own process
-- `summary`: many runs to one result per rival; pure
+- `summary`: reduces many runs to one result per rival; pure
 - `report`, `chart`: the results as tables and as a chart
 - `convert`: the benchmark itself
 
@@ -20,5 +20,5 @@ Loading, likewise:
 
 - `loaders`: one module per rival, and one for the limit
 - `_load_worker`, `load_summary`, `load_report`, `load_chart`, `load`
-- `fingerprints`: whether batches contain the cells that they should
+- `fingerprints`: checks whether batches contain the cells that they should
 """

@@ -60,7 +60,7 @@ def _batches(opened: Opened, *, once: bool) -> Generator[Batch]:
 def _run(batches: Iterator[Batch], start: float, job: Job) -> tuple[dict[str, Any], Batch]:
     """Time the first batch, then the batches until the time is up; return the last batch too.
 
-    A single epoch (`Job.once`) is timed from the opening and includes the first batch: by then, a loader that
+    A single epoch (`Job.once`) is timed from opening and includes the first batch: by then, a loader that
     reads far ahead has read much of the epoch.
     """
     last = next(batches)

@@ -1,4 +1,4 @@
-"""The chart of the conversion report, and the bars that both charts consist of."""
+"""The chart of the conversion report, and the bars that both charts share."""
 
 from __future__ import annotations
 

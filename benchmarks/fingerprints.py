@@ -1,4 +1,4 @@
-"""Whether batches contain the cells that they should, which are identified by fingerprints.
+"""Check that batches contain the cells that they should, identified by fingerprints.
 
 A cell's fingerprint is the sum of its counts, each multiplied by a random weight of its gene. The rivals'
 processes compute the fingerprints of their last batch, and this module looks them up.
@@ -59,7 +59,7 @@ class Cells:
 
 
 def genes_of(path: Path) -> Genes:
-    """Genes of a screen, with weights for which two cells hardly ever have the same sum by chance."""
+    """Genes of a screen, with weights that make it very unlikely that two cells have the same sum by chance."""
     with h5py.File(path) as file:
         var = anndata.io.read_elem(file["var"])
     weights = np.random.default_rng(0).integers(1, 2**20, len(var))
@@ -95,7 +95,7 @@ def problems(run: dict[str, Any], cells: Cells, *, form: str, controls: bool, se
         wrong.append(f"{not_controls} of {len(control)} controls are not controls")
     is_identified &= cell >= 0
     if mismatched := int((cells.cell_type[control[is_identified]] != cells.cell_type[cell[is_identified]]).sum()):
-        wrong.append(f"{mismatched} of {len(control)} controls have another cell type")
+        wrong.append(f"{mismatched} of {len(control)} controls have a different cell type")
     return wrong
 
 

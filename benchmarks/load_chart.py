@@ -19,7 +19,7 @@ PLAIN, CONTROLS = "cells only", "cells and matched controls"
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    """Write the chart; a dashed line across a panel is the limit, if it was measured."""
+    """Write the chart; a dashed line across a panel marks the limit, if it was measured."""
     results = [result for result in report["results"] if result["endpoint"] != CHUNKS]
     if not results:
         return

@@ -1,4 +1,4 @@
-"""Many loading runs to one result per rival, endpoint and page cache. Pure: dictionaries in, dictionaries out.
+"""Reduce many loading runs to one result per rival, endpoint and page cache. Pure: dictionaries in, dictionaries out.
 
 A run is what `_load_worker` printed, plus the keys ``rival``, ``endpoint``, ``cache`` and ``round``.
 """

@@ -110,7 +110,7 @@ def tree_bytes(path: Path) -> int:
 def flush(path: Path) -> float:
     """Force files to disk and return the seconds it took.
 
-    This remains to be done after tools that return before their bytes are on disk.
+    Needed after tools that return before their bytes are on disk.
     """
     start = time.perf_counter()
     for found in tree_files(path):

@@ -1,6 +1,6 @@
 """The screens to convert and to load: simulated once in the work folder, then found there by name.
 
-One screen is simulated. The others hold the same rows, either compressed or several times with new names.
+One screen is simulated. The others hold the same rows, either compressed, or repeated with new cell names.
 Both are copied as a stream, in memory that does not depend on the size of the screen.
 """
 
@@ -37,7 +37,7 @@ class Groups:
         Number of each; the perturbations include the control and "unassigned".
     in_order
         Whether cells are sorted by both, as some loaders require. The cells are drawn in the same way as those of
-        the screen in random order, but are not the same ones.
+        the screen in random order, but are not the same cells.
     """
 
     cell_types: int

@@ -1,4 +1,4 @@
-"""Many conversion runs to one result per rival and screen. Pure: dictionaries in, dictionaries out.
+"""Reduce many conversion runs to one result per rival and screen. Pure: dictionaries in, dictionaries out.
 
 A run is what `_worker` printed, plus the keys ``rival``, ``screen`` and ``round``.
 """
@@ -57,7 +57,7 @@ def summarise(runs: list[Run]) -> list[dict[str, Any]]:
 
 
 def ratios(mine: list[Run], theirs: list[Run]) -> dict[str, float]:
-    """Return the medians over rounds of mine / theirs; below 1 is less than they need.
+    """Return the medians over rounds of mine / theirs; below 1 means less than theirs.
 
     Runs of a round follow one another closely, so a slowdown of the machine cancels out.
     """
@@ -92,7 +92,7 @@ def scaling(runs: list[Run], rival: str = OWN) -> dict[str, float] | None:
 
 
 def disagreements(runs: list[Run], screens: dict[str, dict[str, Any]]) -> list[str]:
-    """Describe stores without their screen's cells and nonzeros, or whose values differ from another rival's."""
+    """Describe stores whose cells or nonzeros differ from the screen's, or whose values differ from another rival's."""
     found: dict[str, None] = {}
     for run in runs:
         first = next(other for other in runs if other["screen"] == run["screen"])

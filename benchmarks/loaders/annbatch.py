@@ -93,7 +93,7 @@ class Classes:
         """Weights of the classes, by number of cells, and weights of the control classes, by demand.
 
         A class with a run shorter than a chunk has weight 0, because `ClassSampler` refuses it. With controls,
-        so has every class of a cell type whose controls have weight 0.
+        so does every class of a cell type whose controls have weight 0.
         """
         cells = np.bincount(self.codes).astype(np.float64)
         long_enough = self.shortest >= chunk_size

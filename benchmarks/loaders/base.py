@@ -48,7 +48,7 @@ class Job:
     once
         Stop at the end of the first epoch, because a second one would read from the page cache.
     threads
-        For lazypert and the limit; None for lazypert's default, and one per core.
+        Threads of lazypert and of the limit; None for lazypert's default; the limit then uses one per core.
     setting
         Setting of an annbatch sampler, in the format of `annbatch.Setting`.
     """

@@ -1,7 +1,7 @@
 """cell-load: its data module, on a file in random order and on one in grouped order.
 
 Its batches are dense PyTorch tensors and always include controls. They are not converted: JAX could use
-them without a copy, and cell-load should not be charged for it.
+them without a copy, and cell-load should not be charged for a conversion.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The limit: only decoding the chunks that lazypert's sentences touch, with the same codec.
 
-The compressed bytes are in memory, each thread decodes into a single buffer, no checksum is computed and no
+The compressed bytes are in memory, each thread decodes into a single buffer, no checksum is computed, and no
 batch is assembled. A chunk is decoded once per block of batches, and always completely; lazypert skips
-the parts of chunks that it does not need, so it could be faster.
+the parts of chunks that it does not need, so lazypert could exceed this limit.
 """
 
 from __future__ import annotations

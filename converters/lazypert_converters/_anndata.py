@@ -1,4 +1,4 @@
-"""Reader of an AnnData in any tree: obs, var, X, layers, raw and embeddings."""
+"""Reader for AnnData in any tree: obs, var, X, layers, raw and embeddings."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def open_anndata(tree: Tree) -> AnnDataReader:
 
 @dataclass
 class _Contents:
-    """Matrices and embeddings that were found, and what cannot be carried."""
+    """Matrices and embeddings that were found, and what cannot be copied."""
 
     not_carried: list[str]
     layouts: dict[str, Matrix] = field(default_factory=dict)
@@ -203,7 +203,7 @@ class _Contents:
         self.layouts[_RAW] = open_matrix(root.child(elements.pop("X")), (n_obs, frame.length))
         self.not_carried += frame.not_carried
         self.not_carried += [
-            f"{where}: stores keep X and var of raw only" for where in elements.values() if not _is_empty(root, where)
+            f"{where}: stores keep only X and var of raw" for where in elements.values() if not _is_empty(root, where)
         ]
 
 

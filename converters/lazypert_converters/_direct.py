@@ -3,7 +3,7 @@
 HDF5 reads, inflates and converts in one thread at a time, however many threads call it. If a dataset is
 contiguous, or chunked and either plain or gzip-compressed, its bytes can be read at their file offsets and
 inflated in the calling thread. Everything else (other filters, virtual datasets, fill values) goes through
-h5py. Both ways give the same values.
+h5py. Both routes give the same values.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def read_slices(node: h5py.Dataset, *slices: slice) -> NDArray[Any]:
     Raises
     ------
     OSError
-        If the file is cut short or a chunk is damaged, like HDF5 itself.
+        If the file is cut short or a chunk is damaged, as HDF5 itself does.
     """
     bounds = [one.indices(n)[:2] for one, n in zip(slices, node.shape, strict=True)]
     origin, shape = tuple(lo for lo, _ in bounds), tuple(max(0, hi - lo) for lo, hi in bounds)

@@ -160,7 +160,7 @@ def _check_name(node: Group | Array, name: str) -> None:
 
 
 def _open_column(root: Group, frame: Group, name: str) -> Column | str:
-    """Find the values of a column, or say why they cannot be carried."""
+    """Find the values of a column, or say why they cannot be copied."""
     node = frame.child(name)
     where = join(frame.where, name)
     if isinstance(node, Array):
@@ -308,7 +308,7 @@ def _with_labels(root: Group, column: Column) -> Column:
     n_labels = len(_read_labels(root, labels))
     for start in range(0, codes.shape[0], _CODES_AT_ONCE):
         if (codes.read(start, start + _CODES_AT_ONCE) >= n_labels).any():
-            return column  # these are the categories of the column of that name in the other table
+            return column  # the categories belong to the column of the same name in the other table
     return Column(column.values, column.field, labels=labels)
 
 

@@ -1,4 +1,4 @@
-"""CSR, CSC and dense matrices of a tree: checking them, cutting them into source blocks, and reading these."""
+"""CSR, CSC and dense matrices of a tree: check them, cut them into source blocks, and read the blocks."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def blocks(tree: Tree, name: str, matrix: Matrix, max_bytes: int) -> list[BlockS
     """Cut a matrix into source blocks of at most `max_bytes`.
 
     They are row ranges of a CSR matrix, column ranges of a CSC matrix, and tiles of a dense one. A tile
-    starts and stops at its first element and after its last, counted row by row.
+    starts at its first element and stops after its last, with elements counted row by row.
     """
     with tree.root() as root:
         if matrix.layout == "dense":
@@ -171,7 +171,7 @@ def tiles(shape: tuple[int, int], chunks: tuple[int, ...] | None, limit: int) ->
 
 
 def _check_written(data: Array, indices: Array, indptr: NDArray[np.int64]) -> None:
-    """Refuse unwritten chunks of a sparse matrix: they read as zeros, which it has no reason to store."""
+    """Refuse unwritten chunks of a sparse matrix: they read as zeros, which such a matrix need not store."""
     for start, stop in data.unwritten():
         advice = "If they really are zeros, remove them: adata.X.eliminate_zeros()."
         raise _unwritten_fault(data, start, stop, advice)

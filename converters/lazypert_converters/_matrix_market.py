@@ -179,7 +179,7 @@ def scan(text: TextFile, header: Header) -> tuple[MajorIndex, MajorIndex]:
     Raises
     ------
     SourceFormatError
-        If an entry is invalid or their number differs from the header.
+        If an entry is invalid or the number of entries differs from the header.
     """
     rows, cols = MajorIndex(header.n_rows), MajorIndex(header.n_cols)
     n_entries, end = 0, header.body

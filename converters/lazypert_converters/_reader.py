@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Reader:
     """An opened source file, as `lazypert.converter.ScreenReader` describes it.
 
-    Holds no open handle, so it can be pickled and used from many threads. `raw_var` and `read_obsm` suit
-    formats that have neither.
+    Holds no open handle, so it can be pickled and used from many threads. The default
+    `raw_var` and `read_obsm` are for formats that have neither.
     """
 
     path: Path
@@ -41,6 +41,6 @@ class Reader:
         raise no_such_column("embedding", name, "an embedding", self.obsm, of=self.path)
 
     def no_obs_column(self, name: str) -> ColumnNotFoundError:
-        """Make the error for an obs column that does not exist or could not be carried."""
+        """Make the error for an obs column that does not exist or could not be copied."""
         reason = next((f"{line}." for line in self.not_carried if line.startswith(f"obs/{name}: ")), "")
         return no_such_column("obs column", name, "an obs column", self.obs_columns, of=self.path, hint=reason)

@@ -1,4 +1,4 @@
-"""Groups and arrays inside a file, whether it is HDF5 or Zarr: the common ground of the AnnData and 10x readers.
+"""Groups and arrays inside a file, whether it is HDF5 or Zarr: shared by the AnnData and 10x readers.
 
 Nothing here knows about screens. Whatever the underlying library raises becomes a `SourceFormatError`
 that names the file and the path inside it.

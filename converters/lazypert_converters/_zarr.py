@@ -135,7 +135,7 @@ class ZarrArray(Array):
     """An array of a Zarr store.
 
     A chunk without a file reads as zeros. Since writers may omit such chunks on purpose, a lost file of a dense
-    matrix or of an obs column cannot be told from zeros.
+    matrix or of an obs column cannot be distinguished from zeros.
     """
 
     def __init__(self, tree: Tree, where: str, node: Any, keys: _Keys) -> None:

@@ -1,4 +1,4 @@
-"""Converter of AnnData's Zarr stores: ``.zarr`` folders and ``.zarr.zip`` files, Zarr formats 2 and 3.
+"""Converter for AnnData's Zarr stores: ``.zarr`` folders and ``.zarr.zip`` files, Zarr formats 2 and 3.
 
 lazypert's own stores are AnnData stores too, so they can be converted again, in another row order or
 together with other files.
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lazypert_converters._anndata import AnnDataReader
 
 _WRITES_EVERY_CHUNK = "lazypert"
-"""Root attribute of stores whose writer writes every chunk, so that an absent chunk is a lost one."""
+"""Root attribute of stores whose writer writes every chunk, so an absent chunk is a lost one."""
 
 
 class AnnDataZarrConverter:

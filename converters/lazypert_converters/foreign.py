@@ -16,12 +16,12 @@ _MUDATA_SIGNATURE = b"MuData"  # precedes the HDF5 signature
 
 
 class ForeignConverter:
-    """Recognises MuData's ``.h5mu``, ``.loom`` and Cell Ranger's ``molecule_info.h5``, and opens none of them."""
+    """Recognises MuData's ``.h5mu``, ``.loom`` and Cell Ranger's ``molecule_info.h5``, but opens none of them."""
 
     name = "foreign"
 
     def recognises(self, path: Path) -> bool:
-        """Whether the content of the file is that of one of these formats."""
+        """Whether the content of the file is in one of these formats."""
         return _advice(path) is not None
 
     def open(self, path: Path) -> NoReturn:

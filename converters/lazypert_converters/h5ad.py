@@ -1,4 +1,4 @@
-"""Converter of AnnData's ``.h5ad`` files, of every version since 0.5."""
+"""Converter for AnnData's ``.h5ad`` files, of every version since 0.5."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Converter of 10x Genomics' folders of ``matrix.mtx``, ``barcodes.tsv`` and ``features.tsv`` (or ``genes.tsv``).
+"""Converter for 10x Genomics folders of ``matrix.mtx``, ``barcodes.tsv`` and ``features.tsv`` (or ``genes.tsv``).
 
 The matrix is a text file of genes x cells, sorted by cell. It is streamed twice: once to check every entry
 and to find where each cell begins, and once to read source blocks.
@@ -133,7 +133,7 @@ class MtxReader(Reader):
         Raises
         ------
         SourceFormatError
-            If an entry is invalid, or the entries are sorted by neither.
+            If an entry is invalid, or the entries are sorted neither by cell nor by gene.
         """
         genes, cells = scan(self.text, self.header)
         if cells.unsorted_at is not None and genes.unsorted_at is not None:
@@ -234,12 +234,12 @@ def _check_lengths(path: Path, header: Header, features: Path, n_genes: int, bar
     lines = f"{features.name} has {n_genes:,} lines and {barcodes.name} {n_cells:,}"
     if (n_cells, n_genes) == (header.n_rows, header.n_cols):
         raise SourceFormatError(
-            f"{str(path)!r} is not a valid 10x folder: {lines}, so its matrix is one of cells x genes, expected "
+            f"{str(path)!r} is not a valid 10x folder: {lines}, so its matrix is cells x genes, expected "
             "genes x cells. Transpose it: scipy.io.mmwrite(path, scipy.sparse.csc_array(scipy.io.mmread(path).T)). "
             "Nothing was written."
         )
     raise SourceFormatError(
-        f"{str(path)!r} is not a valid 10x folder: its matrix is one of {header.n_rows:,} genes x {header.n_cols:,} "
+        f"{str(path)!r} is not a valid 10x folder: its matrix has {header.n_rows:,} genes x {header.n_cols:,} "
         f"cells, but {lines}, expected one per gene and one per cell, without a header line. Use files that were "
         "written together. Nothing was written."
     )

@@ -1,6 +1,6 @@
-"""Converter of 10x Genomics' ``.h5`` files: one group per genome (Cell Ranger 1 and 2), or ``/matrix`` (3 and later).
+"""Converter for 10x Genomics ``.h5`` files: one group per genome (Cell Ranger 1 and 2), or ``/matrix`` (3 and later).
 
-Both hold a CSC matrix of genes x cells, which is the CSR matrix of cells x genes.
+Both hold a CSC matrix of genes x cells, which is the same as a CSR matrix of cells x genes.
 """
 
 from __future__ import annotations

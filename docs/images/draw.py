@@ -1,7 +1,7 @@
-"""Draw the pictures of docs/architecture.md: ``python docs/images/draw.py [folder]``.
+"""Draw the pictures for docs/architecture.md: ``python docs/images/draw.py [folder]``.
 
 Colours follow the viewer's light or dark theme. The background is part of the picture, so that it can be
-read on a page of either theme.
+read on a page with either theme.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Picture:
             self.text(x + width / 2, y + 41 + 17 * number, words, LINE, anchor="middle")
 
     def arrow(self, *points: tuple[float, float]) -> None:
-        """Draw an arrow along some points."""
+        """Draw an arrow through the given points."""
         path = "L".join(f"{x:g} {y:g}" for x, y in points)
         self.parts.append(f'<path class="arrow" d="M{path}"/>')
 
@@ -183,7 +183,7 @@ def loading() -> Picture:
     picture = Picture(
         "Loading",
         "Tables of the store give the plan of an epoch; reader threads read blocks of cells and their controls; "
-        "collate threads make batches of them ahead of the caller; memory of released batches is reused.",
+        "collate threads make batches from them ahead of the caller; memory of released batches is reused.",
         612,
     )
     picture.text(24, 34, "Loading: from a store to batches on the device, ahead of the caller", 19, style="bold")

@@ -289,7 +289,7 @@ class TestFingerprints:
         assert found(mixed, size=None) == []
         assert found(rows, mine[:3]) == ["4 cells have 3 controls"]
         assert found(rows, rows) == ["4 of 4 controls are not controls"]
-        assert found(rows, other) == ["4 of 4 controls have another cell type"]
+        assert found(rows, other) == ["4 of 4 controls have a different cell type"]
 
 
 class TestScreens:
