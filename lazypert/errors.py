@@ -14,7 +14,7 @@ Each is a `LazypertError` and also the built-in exception that fits, so both
     ├── StoreExistsError (FileExistsError)               the output of a conversion already exists
     ├── StoreDamagedError (OSError)                      the bytes of a store have changed
     ├── DiskFullError (OSError)                          not enough space on the disk
-    ├── EmptyPoolError (ValueError)                      a group has no control to match with
+    ├── EmptyPoolError (ValueError)                      a group has no controls to match with
     └── NotCountsError (ValueError)                      the matrix does not hold raw counts
 
 Messages say what was wrong and what to do: ``name: got X, expected Y. What to do.``
@@ -70,14 +70,14 @@ class StoreDamagedError(LazypertError, OSError):
 
 
 class EmptyPoolError(LazypertError, ValueError):
-    """A group of cells has no control to match with."""
+    """A group of cells has no controls to match with."""
 
 
 class NotCountsError(LazypertError, ValueError):
     """Raw counts are required, but the matrix holds other values."""
 
 
-# FileNotFoundError comes first in the next two: only `OSError.__new__` can construct both of their bases, and
+# FileNotFoundError comes first in the next two classes: only `OSError.__new__` can construct both of their bases, and
 # libraries that rebuild exceptions in another process call the `__new__` of the first base.
 
 

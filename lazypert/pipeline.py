@@ -56,15 +56,15 @@ class PipelineLoaderOptions(SamplerOptions, LoaderOptions, total=False):
 class PerturbationPipelineConfig(KnockdownOptions, SentenceOptions, ControlOptions, SplitOptions, ScreenOptions):
     """Options of `PerturbationPipeline`: those of its components, plus a few more.
 
-    Options of components have the same names and defaults there: see `PerturbationSourceConfig`,
+    Component options have the same names and defaults as in the components: see `PerturbationSourceConfig`,
     `KnockdownFilterConfig`, `SplitOptions`, `ControlMappingConfig` and `PerturbationSamplerConfig`.
 
     Parameters
     ----------
     join
-        Genes of several screens: ``"inner"`` keeps those that every screen has, ``"outer"`` all of them.
+        How to combine the genes of several screens: ``"inner"`` keeps those that every screen has, ``"outer"`` all.
     mapping_strategy
-        The ``strategy`` of the control mapping. With ``"batch"``, sentences are of one batch too.
+        The ``strategy`` of the control mapping. With ``"batch"``, each sentence also comes from a single batch.
     enable_knockdown_filter
         Remove cells that fail knockdown QC from the splits.
     """
@@ -82,7 +82,7 @@ class PerturbationPipelineConfig(KnockdownOptions, SentenceOptions, ControlOptio
                 "Name one, or use mapping_strategy='random'."
             )
         require_choice("join", self.join, JOINS)
-        # Components check their own options: do it now, not after the conversion.
+        # Components check their own options: trigger that now, not after the conversion.
         _ = self.source_config("unknown"), self.filter_config(), self.mapping_config(), self.sampler_config()
         _ = self.splitter()
 
@@ -128,7 +128,7 @@ class PerturbationPipeline:
         return f"PerturbationPipeline({self.config!r})"
 
     def setup(self, file_paths: Sequence[str | Path] | str | Path) -> PerturbationPipelineResult:
-        """Open or convert screens, filter and split their cells, and prepare mapping and sampler.
+        """Open or convert screens, filter and split their cells, and prepare the control mapping and the sampler.
 
         Parameters
         ----------
@@ -226,7 +226,7 @@ class PerturbationPipelineResult:
 
     @property
     def filter_mask(self) -> NDArray[np.bool_] | None:
-        """(n_obs,) bool: the cell passes knockdown QC, by store row; None without QC."""
+        """(n_obs,) bool mask, by store row, of the cells that pass knockdown QC; None without QC."""
         return None if self.knockdown is None else self.knockdown.mask
 
     @cached_property
@@ -259,12 +259,12 @@ class PerturbationPipelineResult:
         shuffle
             By default only for training. Evaluation iterates over the groups in order.
         weights
-            Share of each epoch per perturbation, ``{label: weight}``, instead of every cell once.
+            Share of each epoch per perturbation, ``{label: weight}``; by default every cell is visited once.
             Perturbations that are not named get 0.
         **options
             Options of `PerturbationSamplerConfig` (sentences, shuffle buffer, balance) and of `LoaderConfig`
             (layout, genes, normalisation, embeddings, devices, threads, memory). `sentence_size`,
-            `sentences_per_batch`, `seed` and `n_basal_samples` are by default those of the pipeline.
+            `sentences_per_batch`, `seed` and `n_basal_samples` default to those of the pipeline.
 
         Returns
         -------
@@ -273,7 +273,7 @@ class PerturbationPipelineResult:
         Raises
         ------
         EmptyPoolError
-            If a group of the split has no control.
+            If a group of the split has no controls.
         ConfigError
             If an option is unknown or has an invalid value.
         """

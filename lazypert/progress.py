@@ -20,14 +20,14 @@ _FORMAT = "{desc}: {percentage:3.0f}% |{bar}| {remaining} left{postfix}"
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """State of a long job after one of its tasks.
+    """State of a long job after one of its tasks has completed.
 
     Attributes
     ----------
     phase
         What is being done, such as ``"X: reading and sorting"``.
     done, total
-        Completed tasks and all tasks of this phase.
+        Number of completed tasks, and of all tasks, in this phase.
     n_bytes
         Bytes written in this phase so far.
     seconds
@@ -65,7 +65,7 @@ class Phase:
 
 
 class Bar:
-    """Progress bar for terminals and Jupyter: phase, share, remaining time, bytes and rate.
+    """Progress bar for terminals and Jupyter: phase, percentage, remaining time, bytes and rate.
 
     Use it as a context manager, and call it with each `Progress`. It appears after a second, disappears
     at the end, and prints nothing if the output is neither a terminal nor a notebook.
@@ -129,10 +129,10 @@ def _in_notebook() -> bool:
 
 
 def _tqdm() -> Any:
-    """Return tqdm's bar for this environment: a widget in Jupyter, or text, also where ipywidgets is missing."""
+    """Return tqdm's bar for this environment: a widget in Jupyter if ipywidgets is installed, otherwise text."""
     from tqdm import TqdmWarning
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TqdmWarning)  # it asks to install ipywidgets
+        warnings.simplefilter("ignore", TqdmWarning)  # it asks the user to install ipywidgets
         from tqdm.auto import tqdm
     return tqdm

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of screens."""
+"""Helpers that know nothing about screens."""

@@ -37,7 +37,7 @@ def derive(kind: type[ConfigType], config: Config, **values: Any) -> ConfigType:
     config
         Where the values of shared fields come from; other fields get their defaults.
     **values
-        Values that replace them.
+        Values that override them.
     """
     own = {field.name for field in fields(config)}
     shared = {field.name: getattr(config, field.name) for field in fields(kind) if field.name in own}

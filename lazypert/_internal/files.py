@@ -23,7 +23,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # constants of renameat2(2)
 def write_atomic(path: Path, buffers: Iterable[Any], *, sync: bool = False) -> tuple[int, int]:
     """Write a file that appears only once it is complete.
 
-    A cluster may run a task twice if it believes that a worker is lost. Each run writes a temporary file
+    A cluster may run a task twice if it believes that a worker was lost. Each run writes a temporary file
     of its own, and the last rename wins.
 
     Parameters

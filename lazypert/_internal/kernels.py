@@ -1,4 +1,4 @@
-"""Numba kernels that release the GIL and are cached on disk where that is possible."""
+"""Numba kernels that release the GIL and are cached on disk where possible."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def kernel(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """Compile a function with Numba, without the GIL.
+    """Compile a function with Numba so that it runs without the GIL.
 
     Compiled code is cached on disk, so that only the first process waits for the compiler. If Numba
     finds no writable directory (a read-only installation and no home directory), each process compiles

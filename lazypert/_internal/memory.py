@@ -71,7 +71,7 @@ def peak_memory() -> int:
 
 
 def machine_memory() -> int:
-    """Return the bytes of memory that this process may use: of the machine, or of its container if that is less."""
+    """Return how many bytes of memory this process may use: the machine's memory, or its container's limit if lower."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for limit in _CGROUP_LIMITS:
         try:
@@ -89,15 +89,15 @@ def release_memory() -> None:
 
 
 def cpu_count() -> int:
-    """Return the number of processors that this process may use: affinity and container quotas count."""
+    """Return the number of processors that this process may use, given its affinity and container quotas."""
     return int(dask.system.cpu_count())
 
 
 def default_threads() -> int:
     """Return the default number of threads for work that alternates between reading and computing.
 
-    One more than there are processors, at most 8, so that a thread that waits for the disk leaves no
-    processor idle. With a single processor, one: more threads would only compete for it.
+    One more than the number of processors, at most 8, so that a thread that waits for the disk leaves no
+    processor idle. With a single processor, it is one: more threads would only compete for it.
     """
     processors = cpu_count()
     return 1 if processors == 1 else min(_MAX_THREADS, processors + 1)

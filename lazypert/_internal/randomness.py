@@ -50,8 +50,8 @@ def permute_index(
 ) -> NDArray[np.int64]:
     """Evaluate random permutations at single elements.
 
-    `words` keys a family of permutations of ``range(size)``; the result is element `index` of number
-    `which` among them. Small permutations are shuffled. Large ones are never stored: a Feistel network
+    `words` keys a family of permutations of ``range(size)``; the result is element `index` of
+    permutation number `which`. Small permutations are shuffled. Large ones are never stored: a Feistel network
     over the next power of four is applied until the value is below `size` (cycle walking).
 
     Parameters
@@ -59,11 +59,11 @@ def permute_index(
     words
         Key of non-negative integers.
     which, index, size
-        Integers of shapes that broadcast, with ``0 <= index < size``. Where `size` is 0, the result is -1.
+        Integers with broadcastable shapes, and ``0 <= index < size``. Where `size` is 0, the result is -1.
 
     Returns
     -------
-    int64 of the common shape.
+    int64 of the broadcast shape.
 
     References
     ----------
@@ -77,7 +77,7 @@ def permute_index(
     return out.reshape(shape)
 
 
-_MAX_SHUFFLED = 1024  # elements of a permutation that is shuffled rather than computed
+_MAX_SHUFFLED = 1024  # largest permutation that is shuffled rather than computed
 
 
 @kernel

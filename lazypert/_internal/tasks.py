@@ -42,7 +42,7 @@ def run(
     phase
         Name of this phase of the job, for `report`.
     size
-        Returns the number of bytes that a result stands for, for `report`.
+        Returns the number of bytes that a result represents, for `report`.
     report
         Called with a `Progress` after each task.
 
@@ -76,7 +76,7 @@ def run(
 
 
 def _share(value: Any, shared: dict[int, Any]) -> Any:
-    """Wrap a large argument so that tasks that share it send it to each worker only once."""
+    """Wrap a large argument so that it is sent to each worker only once, however many tasks share it."""
     if not hasattr(value, "__dict__") and not hasattr(value, "__slots__") and not hasattr(value, "__array__"):
         return value
     return shared.setdefault(id(value), dask.delayed(value, pure=False, traverse=False))

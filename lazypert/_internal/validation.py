@@ -82,7 +82,7 @@ def require_choice(name: str, value: Any, choices: Any) -> None:
     Parameters
     ----------
     choices
-        A sequence of texts, or a ``Literal`` type, so that the choices are stated only once.
+        A sequence of strings, or a ``Literal`` type, so that the choices are stated only once.
     """
     known = choices if isinstance(choices, Sequence) else literal_choices(choices)
     if any(value is choice or (isinstance(value, str) and value == choice) for choice in known):
@@ -93,7 +93,7 @@ def require_choice(name: str, value: Any, choices: Any) -> None:
 
 
 def require_names(name: str, values: Any) -> list[str]:
-    """Return a list of names; a single text and unordered collections are refused."""
+    """Return a list of names; a single string and unordered collections are refused."""
     example = repr([values]) if isinstance(values, str) else "['A', 'B']"
     is_ordered = isinstance(values, Sequence) and not isinstance(values, str | bytes)
     is_ordered |= np.ndim(getattr(values, "values", values)) == 1  # arrays, Series and Index
@@ -109,7 +109,7 @@ def make_config(cls: type[ConfigT], options: Mapping[str, Any], *, also: Iterabl
     Parameters
     ----------
     also
-        Other options that the same call accepts. Near matches of a misspelt option are sought among these too.
+        Other options that the same call accepts. Near matches of a misspelt option are looked for among these too.
 
     Raises
     ------

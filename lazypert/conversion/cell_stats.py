@@ -34,7 +34,7 @@ class CellStatsPlan:
     gene_col
         var column in which the perturbations were found; None is the var index.
     target
-        (n_perturbations,) gene that each perturbation is named for, -1 for none.
+        (n_perturbations,) gene that each perturbation is named after, -1 for none.
     target_of_run
         (n_runs,) own target of a run's cells, -1 for none and for controls.
     control_run

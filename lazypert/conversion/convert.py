@@ -51,9 +51,9 @@ def convert(
     """Convert one or more source files into a lazypert store.
 
     The store is also a valid AnnData Zarr v3 store. It appears only when it is complete: until then
-    everything is written to the staging directory ``<store>.partial-<id>``. An invalid source or
-    option removes that directory. Interruptions (a kill, Ctrl-C, a full or failing disk, a lost
-    worker) keep it, and the same conversion, run again, verifies its checkpoints and resumes. If the
+    everything is written to the staging directory ``<store>.partial-<id>``. If a source or
+    option is invalid, that directory is removed. After an interruption (a kill, Ctrl-C, a full or failing disk,
+    a lost worker) it is kept, and the same conversion, run again, verifies its checkpoints and resumes. If the
     source or an option has changed, the conversion starts over and logs a warning (logger
     ``lazypert``).
 
@@ -98,15 +98,15 @@ def convert(
     Raises
     ------
     StoreExistsError
-        When `store` exists and `overwrite` is False, or when another process is writing to it.
+        If `store` exists and `overwrite` is False, or if another process is writing to it.
     SourceFormatError
-        When a file is malformed, or changes during the conversion.
+        If a file is malformed, or changes during the conversion.
     ColumnNotFoundError, LabelNotFoundError
-        When a column or the control label does not exist.
+        If a column or the control label does not exist.
     ConfigError
-        When an option is invalid, or `memory_limit` is too small for a chunk of the file.
+        If an option is invalid, or `memory_limit` is too small for a chunk of the file.
     DiskFullError
-        When the spills or the store do not fit on the disk; raised before anything is written
+        If the spills or the store do not fit on the disk; raised before anything is written
         if that is certain.
 
     Examples
@@ -154,7 +154,7 @@ def _resolve_target(store: str | Path, paths: list[Path]) -> Path:
     for path in paths:
         if resolved in (path.resolve(), *path.resolve().parents):
             raise ConfigError(
-                f"store: got {str(target)!r}, which is the source {str(path)!r} or a folder that the source is inside. "
+                f"store: got {str(target)!r}, which is the source {str(path)!r} or a folder that contains it. "
                 "The store would replace it. Choose another path. Nothing was written."
             )
     return target
@@ -210,7 +210,7 @@ def _plan_cell_stats(plan: ConversionPlan) -> CellStatsPlan | None:
     """Choose the cell statistics to collect; None if they would take too much memory."""
     stats_plan = CellStatsPlan.of(plan.groups, plan.genes)
     if stats_plan.control_sums_bytes > plan.budget.limit // 8:
-        plan.warnings.append("control sums of every target would not fit the memory limit: QC will read the matrix")
+        plan.warnings.append("control sums of all targets do not fit within the memory limit: QC will read the matrix")
         return None
     return stats_plan
 
@@ -246,6 +246,6 @@ def _check_unchanged(paths: list[Path], stamps: list[tuple[int, int]]) -> None:
     for path, stamp in zip(paths, stamps, strict=True):
         if source_stamp(path) != stamp:
             raise SourceFormatError(
-                f"{str(path)!r} changed while it was converted, and the store would mix its old and new content. "
-                "Convert it again when nothing writes to it. No store was made."
+                f"{str(path)!r} changed while it was being converted, and the store would mix its old and new content. "
+                "Convert it again when nothing is writing to it. No store was made."
             )

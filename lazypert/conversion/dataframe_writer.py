@@ -62,7 +62,7 @@ def write_column(writer: StoreWriter, frame: str, name: str, values: ColumnValue
     Raises
     ------
     SourceFormatError
-        When the column's name cannot be the name of a Zarr array.
+        If the column's name cannot be the name of a Zarr array.
     """
     if name in _RESERVED or "/" in name:
         raise SourceFormatError(
@@ -111,7 +111,7 @@ def _unwrap(values: Any) -> Any:
 
 
 def _create_column(writer: StoreWriter, path: str, values: ColumnValues) -> list[_ColumnArray]:
-    """Choose the arrays of a column by its first slice; write the group and categories, if it has any."""
+    """Choose the arrays of a column from its first slice; write the group and categories, if it has any."""
     first = _unwrap(next(iter(values)))
     if isinstance(first, pd.Categorical):
         return _create_categorical(writer, path, first)

@@ -49,7 +49,7 @@ class BlockSorter:
     first_row
         Number of the file's first row among the rows of all source files.
     new_col
-        Column of the result for each column of the file, -1 for dropped ones; None if columns stay.
+        Column of the result for each column of the file, -1 for dropped ones; None if all are kept as is.
     n_cols
         Columns of the result.
     """
@@ -173,7 +173,7 @@ class ShardWriter:
         ]
         cell_stats: list[Entry] = []
         if self.cell_stats_plan is not None:
-            # A row that spans two shards counts with the shard in which it begins.
+            # A row that spans two shards is counted in the shard in which it begins.
             skip = int(indptr[first_row] < begin)
             begun = CSRBlock(rows.indptr[skip:], rows.indices, rows.data, self.n_cols)
             cell_stats = self._save_cell_stats(shard, first_row + skip, begun)

@@ -33,7 +33,7 @@ Join = Literal["inner", "outer"]
 """Which genes of several files a store keeps."""
 
 DATASET = "dataset"
-"""obs column that names each cell's file, when there are several."""
+"""obs column that names each cell's file, if there are several."""
 
 RAW = "raw/X"
 """Matrix of AnnData's ``raw``, which has its own genes."""
@@ -111,7 +111,7 @@ class ConversionPlan:
     genes
         The store's var table.
     new_cols
-        For each file, the gene in the store of each of its genes, -1 for dropped ones; None if genes stay.
+        For each file, the gene in the store of each of its genes, -1 for dropped ones; None if all are kept as is.
     groups
         Groups of the store's rows.
     source_row
@@ -139,7 +139,7 @@ class ConversionPlan:
 
     @property
     def stored_names(self) -> dict[str, str]:
-        """Name in the store of every obs column of the files; a column `DATASET` gives way to the file's name."""
+        """Name in the store of every obs column; with several files, a column named `DATASET` is renamed."""
         names = list(dict.fromkeys(name for reader in self.readers for name in reader.obs_columns))
         if len(self.readers) == 1 or DATASET not in names:
             return {name: name for name in names}
@@ -176,7 +176,7 @@ class ConversionPlan:
         Raises
         ------
         ConfigError
-            When the limit does not allow a single task.
+            If the limit does not allow a single task.
         """
         scratch = max((reader.scratch_bytes(source_name) for reader in self.readers), default=0)
         workers = self.budget.workers
@@ -200,7 +200,7 @@ class ConversionPlan:
         Raises
         ------
         ConfigError
-            When it does not.
+            If it does not.
         """
         peaks = [self.map_task_sizes(source_name).peak_bytes for source_name in self.matrices.values()]
         needed = BYTES_PER_CELL * self.n_obs + max(peaks, default=0)
@@ -212,7 +212,7 @@ class ConversionPlan:
             )
 
     def check_disk(self, folder: Path, n_free: int) -> None:
-        """Check that the disk is not certain to be too small.
+        """Check that the disk is not certainly too small.
 
         Parameters
         ----------
@@ -224,7 +224,7 @@ class ConversionPlan:
         Raises
         ------
         DiskFullError
-            When the spills and the store need more than that, by the lowest estimate.
+            If the spills and the store need more than that, by the lowest estimate.
         """
         sizes = [sum(reader.nnz(name) or 0 for reader in self.readers) for name in self.matrices.values()]
         needed = int(sum(sizes) * _MIN_STORE_BYTES + max(sizes, default=0) * _MIN_SPILL_BYTES)

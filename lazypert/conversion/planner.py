@@ -35,9 +35,9 @@ def make_plan(readers: list[ScreenReader], options: ConversionOptions, budget: B
     Raises
     ------
     ColumnNotFoundError, LabelNotFoundError
-        When a column, a layer or the control label does not exist.
+        If a column, a layer or the control label does not exist.
     SourceFormatError
-        When a file cannot be converted.
+        If a file cannot be converted.
     """
     names = dataset_names(readers)
     warnings = [f"{reader.path.name}: {line}" for reader in readers for line in reader.not_carried]

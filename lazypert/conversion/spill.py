@@ -119,7 +119,7 @@ class Spill:
     n_marks, n_rows, nnz
         Number of marks, rows and values.
     index_dtype, data_dtype
-        Dtypes of column numbers and values; ``""`` when they are packed.
+        Dtypes of column numbers and values; ``""`` if they are packed.
     size, crc32
         Size and CRC-32 of the whole file.
     value_stats, total

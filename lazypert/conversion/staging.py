@@ -49,9 +49,9 @@ class StagingDirectory:
     Raises
     ------
     StoreExistsError
-        When another process is writing to the same target.
+        If another process is writing to the same target.
     ConfigError
-        When the target's parent folder cannot be created or written to.
+        If the target's parent folder cannot be created or written to.
     """
 
     def __init__(self, target: Path, fingerprint: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Writing a store: create, template, write shards, finalise. Before the last step no store exists."""
+"""Writing a store: create, template, write shards, finalise. No store exists before the last step."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _LOG = logging.getLogger("lazypert")
 _TRANSIENT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 _MATRIX_FILE = re.compile(r".+/(data|indices|indptr)/(c/\d+|zarr\.json)")
 _TARGET_EXISTS = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
-_WARNING_FILTERS = threading.Lock()  # they belong to the whole process
+_WARNING_FILTERS = threading.Lock()  # warning filters are global to the process
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class StoreWriter:
     Raises
     ------
     StoreExistsError
-        When `target` exists and `overwrite` is False, when it is not a Zarr store, or when another
+        If `target` exists and `overwrite` is False, if it is not a Zarr store, or if another
         process is writing to it; nothing has been written by then.
     """
 
@@ -138,7 +138,7 @@ class StoreWriter:
         keep: bool = False,
     ) -> Template:
         """Create a one-dimensional array without values; with `keep`, existing shards stay."""
-        dtype = np.dtype(dtype).newbyteorder("=")  # as Zarr's metadata state
+        dtype = np.dtype(dtype).newbyteorder("=")  # as Zarr's metadata states
         if keep:
             (self.root / path / "zarr.json").unlink(missing_ok=True)
         self._create(path, (grid.length,), dtype, (grid.chunk,), (grid.shard,), attrs, codec=codec, overwrite=not keep)
@@ -240,12 +240,12 @@ class StoreWriter:
         Raises
         ------
         StoreExistsError
-            When a store has appeared at the target in the meantime.
+            If a store has appeared at the target in the meantime.
         """
         self.group(MANIFEST, {})
         entries = self._all_entries()
         self._write_manifest(entries)
-        with _WARNING_FILTERS, warnings.catch_warnings():  # AnnData and Zarr use them in version 3, too
+        with _WARNING_FILTERS, warnings.catch_warnings():  # AnnData and Zarr consolidate in version 3 too
             warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
             zarr.consolidate_metadata(self.root, zarr_format=3)
         self._write_root({"format_version": FORMAT_VERSION, **attrs, "manifest_digest": manifest_digest(entries)})
@@ -304,7 +304,7 @@ class StoreWriter:
 
 
 def _delete_all_but_matrices(root: Path) -> None:
-    """Delete what an interrupted writer left, except complete files of matrices: only these take long to write."""
+    """Delete what an interrupted writer left, except complete files of matrices, as only these are slow to write."""
     for path in root.rglob("*"):
         if path.is_file() and not _MATRIX_FILE.fullmatch(path.relative_to(root).as_posix()):
             path.unlink()
@@ -323,7 +323,7 @@ def _is_replaceable(target: Path) -> bool:
 
 
 def _is_interruption(error: BaseException | None) -> bool:
-    """Whether an error has a cause that may be gone the next time."""
+    """Whether the cause of an error may be temporary."""
     if error is None or isinstance(error, LazypertError):
         return isinstance(error, DiskFullError)
     if isinstance(error, OSError):
@@ -333,7 +333,7 @@ def _is_interruption(error: BaseException | None) -> bool:
 
 
 def _sync_tree(root: Path) -> None:
-    """Sync all files and folders, because the rename declares them to be on disk."""
+    """Sync all files and folders, because the rename implies that they are on disk."""
     for path in sorted(root.rglob("*")):
         with contextlib.suppress(FileNotFoundError):
             sync(path)

@@ -1,1 +1,1 @@
-"""Choosing among cells: splits, controls, sentences, experiments. Pure: no I/O."""
+"""Selecting cells: splits, controls, sentences, experiments. Pure: no I/O."""

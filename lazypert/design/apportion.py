@@ -38,15 +38,15 @@ def cut_runs(
     is_divided
         (n_runs,) whether a run is cut at the cumulative `fractions`.
     fractions
-        For each of `SPLITS`, the fraction of the cells in it and the ones before it.
+        For each of `SPLITS`, the fraction of the cells in it and in the splits before it.
     undivided
-        By the name of a split, (n_runs,) whether it gets all of a run.
+        By split name, (n_runs,) whether the split gets all of a run.
     seed
         Determines where runs are cut.
 
     Returns
     -------
-    Rows of each of `SPLITS`. Of ``n`` cells in divided runs, the first ``k`` splits together have
+    Rows of each of `SPLITS`. Of ``n`` cells in divided runs, the first ``k`` splits together get
     ``floor(n * fractions[k - 1])``.
     """
     sizes = np.where(is_divided, groups.sizes, 0)

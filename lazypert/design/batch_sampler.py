@@ -1,4 +1,4 @@
-"""Batches of sentences as lists of integers, for samplers of other libraries."""
+"""Batches of sentences as lists of integers, for use as a sampler in other libraries."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class PerturbationBatchSampler:
         )
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration runs through."""
+        """Set the epoch that the next iteration runs through."""
         self.epoch = require_integer("epoch", epoch)
 
     def __len__(self) -> int:

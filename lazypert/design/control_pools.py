@@ -97,15 +97,15 @@ class ControlPools:
             )
 
     def sample_size(self, n_controls: int, n_cached_together: int = 0) -> int:
-        """Controls per pool that may be drawn at a time so that all pools together need about `n_controls`.
+        """Controls per pool to draw from at a time so that all pools together need about `n_controls`.
 
         Parameters
         ----------
         n_controls
             Controls that fit into memory.
         n_cached_together
-            Consecutive controls that are cached together. Around a stretch more than itself is cached, because
-            the boundaries differ, and controls remain in the cache after the stretch has left the sample.
+            Consecutive controls that are cached together. A stretch takes up more of the cache than its own
+            size, because the boundaries differ, and its controls remain cached after it has left the sample.
         """
         if n_controls >= len(self.controls):
             return max(1, len(self.controls))
@@ -151,30 +151,30 @@ class ControlPools:
         """Draw controls for cells, as indices into `controls`.
 
         With a `sample_size`, controls are drawn from a rotating sample of a large pool, which consists of
-        stretches of 64 consecutive controls. As `rotation` counts up, a new stretch enters the sample, and
-        once there are as many as `sample_size` allows the oldest one leaves it. So only a few controls have
-        to be read at first, and at a time. Over all rotations every control is drawn equally often.
+        stretches of 64 consecutive controls. As `rotation` increases, new stretches enter the sample, and
+        once it holds as many as `sample_size` allows, the oldest ones leave. Thus only a few controls have
+        to be read at first, and at any one time. Over all rotations, every control is drawn equally often.
 
         Parameters
         ----------
         rows, runs, n, words
             As in `draw`.
         sample_size
-            Controls of one pool that may be drawn at a time; None allows all.
+            Controls of one pool to draw from at a time; None allows all.
         rotation
-            How often the samples have rotated.
+            How many times the samples have rotated.
 
         Returns
         -------
         (m, n) int64; 0 for a cell whose pool is empty.
         """
         first, size = self._first[runs], self._size[runs]
-        # So that the draws of one cell are distinct, and mostly those of its neighbours too.
+        # Large enough that the draws of one cell are distinct, and mostly those of its neighbours too.
         stretch = max(STRETCH_SIZE, 4 * n)
         is_large = size > INITIAL_STRETCHES * stretch if sample_size is not None else np.zeros(len(runs), dtype=bool)
         drawn = draw_distinct(words, rows, np.maximum(np.where(is_large, stretch, size), 1), n)
         if sample_size is not None and is_large.any():
-            newest = rotation // max(1, self.n_pools // 2)  # so that many pools cost about as little per rotation
+            newest = rotation // max(1, self.n_pools // 2)  # so that many pools also cost little per rotation
             n_stretches = max(1, min(sample_size // stretch, INITIAL_STRETCHES + newest))
             number = newest - (counter_hash((*words, _WHICH_STRETCH), rows) % np.uint64(n_stretches)).astype(np.int64)
             offset = self._stretch_offsets(first, size, number, words[0])
@@ -185,7 +185,7 @@ class ControlPools:
     def _stretch_offsets(
         self, first: NDArray[np.int64], size: NDArray[np.int64], number: NDArray[np.int64], seed: int
     ) -> NDArray[np.int64]:
-        """Where in its pool each stretch begins.
+        """Offset in its pool at which each stretch begins.
 
         A pool is divided into as many strata as stretches fit into it. Consecutive stretches begin in different
         strata, in random order, and at a random offset within the stratum.
@@ -203,7 +203,7 @@ def control_pools(
     """Make the pools that the cells of a split draw from.
 
     Cells are matched with controls from the same split. If it has none of a cell type (as in few-shot
-    validation and test, because all controls train), the training split's controls are used.
+    validation and test, because all controls are in train), the training split's controls are used.
     """
     is_control = groups.is_control & (groups.ids >= 0)
     if splits is None:
@@ -220,7 +220,7 @@ def control_pools(
 
 
 def _in_runs(groups: Groups, rows: Rows, runs: NDArray[np.bool_]) -> Rows:
-    """The rows that are in the chosen runs."""
+    """Those of the rows that are in the chosen runs."""
     chosen = runs[groups.run_of(rows.starts)]
     return Rows(rows.starts[chosen], rows.stops[chosen], rows.row_order)
 

@@ -1,4 +1,4 @@
-"""Matching perturbed cells with control cells of their own kind."""
+"""Matching perturbed cells with control cells of the same kind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OnEmpty = Literal["error", "mask"]
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ControlOptions(Config):
-    """Options that control mappings share with the pipeline; `ControlMappingConfig` explains them."""
+    """Options that control mappings share with the pipeline; `ControlMappingConfig` documents them."""
 
     n_basal_samples: int = 1
     seed: int = 42
@@ -108,7 +108,7 @@ class _Mapping:
         Raises
         ------
         EmptyPoolError
-            If a group has no control and ``on_empty`` is ``"error"``.
+            If a group has no controls and ``on_empty`` is ``"error"``.
         """
         groups, by_batch = source.groups, self.strategy == "batch"
         rows = self.mapped_rows(source)

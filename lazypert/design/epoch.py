@@ -27,13 +27,13 @@ class Epoch:
     plan, number
         The plan, and the number of the epoch.
     group, visit, first_sentence
-        (n_windows,) group of each window, visit to the group, and first sentence in the visit.
+        (n_windows,) group of each window, number of the visit to the group, and first sentence of the visit.
     ends
         (n_windows,) number of sentences up to the end of each window.
     n_batches
-        Batches, the same number for each host.
+        Number of batches, the same for every host.
     is_idle
-        There are more hosts than windows, and this host repeats a window of another as padding.
+        Whether there are more hosts than windows, so that this host repeats another's window as padding.
     """
 
     plan: SentencePlan
@@ -47,12 +47,12 @@ class Epoch:
 
     @property
     def n_sentences(self) -> int:
-        """Sentences of this host."""
+        """Number of sentences of this host."""
         return int(self.ends[-1]) if len(self.ends) and not self.is_idle else 0
 
     @property
     def n_blocks(self) -> int:
-        """Blocks of ``config.batches_per_block`` batches; the last one may have fewer."""
+        """Number of blocks of ``config.batches_per_block`` batches; the last one may have fewer."""
         return -(-self.n_batches // self.plan.config.batches_per_block)
 
     def __repr__(self) -> str:
@@ -78,7 +78,7 @@ class Epoch:
         begin, end = number * per_block, min((number + 1) * per_block, self.n_batches * config.sentences_per_batch)
         index = np.arange(begin, max(begin, min(end, self.n_sentences)))
         if self.plan.shuffle and len(index):
-            # First sentences of all windows, then second ones, and so on: those of one window are far apart.
+            # The first sentence of each window, then the second ones, and so on: those of one window are far apart.
             window, nth = self._in_windows(index)
             nth -= np.where(window == window[0], nth[0], 0)  # the first window may begin in the previous block
             index = index[np.lexsort([counter_hash((config.seed, self.number, _SENTENCES), index), nth])]
@@ -93,7 +93,7 @@ class Epoch:
         return cells, is_padding
 
     def _in_windows(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Window of each of the host's sentences, and which of the window's sentences it is."""
+        """Window of each of the host's sentences, and the sentence's number within its window."""
         window = np.searchsorted(self.ends, index, side="right")
         return window, index - np.concatenate([[0], self.ends])[window]
 
@@ -113,9 +113,9 @@ def assign_windows(
     windows
         Windows of the host, ascending.
     n_batches
-        Batches that every host makes.
+        Number of batches that every host yields.
     """
-    # Windows with many sentences are dealt first, so that hosts differ by one window at most.
+    # Windows with many sentences are dealt out first, so that hosts differ by one window at most.
     by_size = np.argsort(-n_sentences, kind="stable")
     windows = [by_size[i::n_hosts] for i in range(n_hosts)]
     totals = np.array([int(n_sentences[mine].sum()) for mine in windows])

@@ -3,13 +3,13 @@
     [datasets]                          # a file, a folder of .h5/.h5ad files, or a pattern
     replogle = "screens/{k562,rpe1}.h5ad"
 
-    [training]                          # everything else in these datasets trains
+    [training]                          # all other cells of these datasets go to train
     replogle = "train"
 
     [zeroshot]                          # whole cell types
     "replogle.jurkat" = "test"
 
-    [fewshot."replogle.rpe1"]           # perturbations of one cell type; the others train
+    [fewshot."replogle.rpe1"]           # perturbations of one cell type; the others go to train
     val = ["AARS"]
     test = ["NUP107", "RPUSD4"]
 
@@ -49,9 +49,9 @@ class ExperimentConfig:
     Parameters
     ----------
     datasets
-        The screens and where they are. A dataset that no other section names is allowed, and unused.
+        The screens and where they are. A dataset that no other section names is allowed but unused.
     training_datasets
-        Names of the datasets whose cells train unless held out.
+        Names of the datasets whose cells go to train unless held out.
     zeroshot
         Cell types held out entirely.
     fewshot
@@ -105,7 +105,7 @@ class ExperimentConfig:
         )
 
     def get_all_datasets(self) -> set[str]:
-        """Return the names of the datasets that train or have something held out."""
+        """Return the names of the datasets that are trained on or have something held out."""
         zeroshot = {entry.dataset for entry in self.zeroshot}
         return {*self.training_datasets, *zeroshot, *(entry.dataset for entry in self.fewshot)}
 
@@ -172,12 +172,12 @@ class ExperimentConfig:
 
         A file stands for itself, as does a folder that is a Zarr store. Any other folder stands for its
         ``.h5`` files, then its ``.h5ad`` files, each sorted. A path that does not exist and has any of
-        ``* ? [ ] { }`` is a pattern: ``{a,b}`` stands for both, in that order, ``**`` for any depth of
+        ``* ? [ ] { }`` is a pattern: ``{a,b}`` stands for both, in that order, ``**`` stands for any depth of
         folders, and a pattern that does not end in ``.h5``, ``.h5ad`` or ``.zarr`` for the files in the
         folders that it matches.
 
         Unlike in cell-load, relative paths start from the folder of the TOML file, not the working
-        directory, and two files with the same stem are both kept, where cell-load keeps the last.
+        directory, and two files with the same stem are both kept, whereas cell-load keeps only the last.
 
         Parameters
         ----------
@@ -187,7 +187,7 @@ class ExperimentConfig:
         Returns
         -------
         list of Path
-            At least one, each once.
+            At least one path, without duplicates.
 
         Raises
         ------
@@ -331,7 +331,7 @@ def assign_split(
     >>> assign_split(config, "a", "RPE1", "TP53", is_control=False) is None
     True
     """
-    config.dataset_path(dataset)  # raises for an undeclared dataset, which would otherwise silently not be used
+    config.dataset_path(dataset)  # raises for an undeclared dataset, which would otherwise be silently ignored
     split = config.get_zeroshot_celltypes(dataset).get(cell_type)
     if split is not None:
         return split_name(split)

@@ -17,7 +17,7 @@ _PATTERN = re.compile(r"[*?\[\]{}]")
 
 
 def find_files(path: str, base: Path) -> list[Path]:
-    """Files of a dataset, each once; see `ExperimentConfig.dataset_files` for the rules.
+    """Files of a dataset, without duplicates; see `ExperimentConfig.dataset_files` for the rules.
 
     Parameters
     ----------

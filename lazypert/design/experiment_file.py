@@ -90,7 +90,7 @@ def _fields_of(raw: dict[str, Any]) -> dict[str, Any]:
         if mode != "train":
             raise ConfigError(
                 f"[training] {quote(name)}: got {mode!r}, expected 'train'. Hold out cell types in [zeroshot] and "
-                f"perturbations in [fewshot], and omit datasets that do not train."
+                f"perturbations in [fewshot], and omit datasets that are not trained on."
             )
     keys = {section: _entry_keys(section, raw.get(section, {}), datasets) for section in ("zeroshot", "fewshot")}
     return {
@@ -128,6 +128,6 @@ def _fewshot_entry(cells: dict[str, str], table: Any) -> FewshotEntry:
         if name not in FEWSHOT_KEYS:
             raise ConfigError(
                 f"{label}: got the key {name!r}, expected only 'val' and 'test'. "
-                f"{near_matches(name, FEWSHOT_KEYS)} Perturbations in neither list train."
+                f"{near_matches(name, FEWSHOT_KEYS)} Perturbations in neither list go to train."
             )
     return FewshotEntry(**cells, val_perturbations=table.get("val", ()), test_perturbations=table.get("test", ()))

@@ -20,12 +20,12 @@ def split_experiment(experiment: ExperimentConfig, groups: Groups, owners: Mappi
     Parameters
     ----------
     experiment
-        What trains and what is held out.
+        What to train on and what to hold out.
     groups
-        The cells of all files of the experiment's datasets. A dataset label is a name in `owners`, or for a
-        file inside a store of several files ``<name>/<file>``. A single file may have any dataset labels.
+        The cells of all files of the experiment's datasets. A dataset label is a name in `owners`, or
+        ``<name>/<file>`` for a file inside a store of several files. A single file may have any dataset labels.
     owners
-        For each file's name, in order, the dataset of the experiment that the file belongs to.
+        For the name of each file, in order, the dataset of the experiment that the file belongs to.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def check_held_out(experiment: ExperimentConfig, groups: Groups) -> None:
 
 
 def _owner(label: str, owners: Mapping[str, str]) -> str:
-    """Dataset of the experiment that a dataset label belongs to: that of the longest name that fits."""
+    """Dataset of the experiment that a dataset label belongs to: that of the longest matching name."""
     if label in owners:
         return owners[label]
     prefixes = [name for name in owners if label.startswith(f"{name}/")]

@@ -3,13 +3,13 @@
 A plan is a function of (seed, epoch, step, host), and its cost depends on the number of groups. It
 arranges an epoch so that reading is cheap and everything is still mixed, on four levels:
 
-1. Each group's cells are cut into *stretches* of 64 consecutive cells, starting at another cell in each
+1. Each group's cells are cut into *stretches* of 64 consecutive cells, starting at a different cell in each
    epoch, and the stretches are shuffled. A stretch is one contiguous read.
-2. Up to 256 cells in that order are a *window*, within which cells are shuffled. Sentences are cut from
+2. Up to 256 cells in that order form a *window*, within which cells are shuffled. Sentences are cut from
    windows.
 3. The windows of all groups are shuffled.
-4. Consecutive windows of about `shuffle_size` cells are a *block*, which is read at once. Its sentences are
-   shuffled, those of one window as far apart as possible.
+4. Consecutive windows of about `shuffle_size` cells form a *block*, which is read at once. Its sentences are
+   shuffled, with those of one window as far apart as possible.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _SHARE, _SUBSET = 6, 7
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class SentenceOptions(Config):
-    """Options that samplers share with the pipeline; `PerturbationSamplerConfig` explains them."""
+    """Options that samplers share with the pipeline; `PerturbationSamplerConfig` documents them."""
 
     sentence_size: int = 512
     sentences_per_batch: int = 1
@@ -69,15 +69,15 @@ class PerturbationSamplerConfig(SentenceOptions):
     drop_last
         Leave out the last batch of an epoch if it has fewer sentences.
     downsample_cells
-        Use at most this many cells of a group, the same ones in every epoch; None uses all.
+        Use at most this many cells per group, the same ones in every epoch; None uses all.
     shuffle_size
         Size of the shuffle buffer in cells: they are read together, and their sentences shuffled. A larger
         buffer mixes better and takes more memory (about 14 KB per cell with 3,500 genes detected). It
         always holds at least one batch.
     balance
         None visits every cell once per epoch. ``"group"``, ``"perturbation"`` or ``"cell_type"`` give every
-        group, perturbation or cell type the same number of sentences, and the epoch as many as None does:
-        small groups are visited several times, large ones in part.
+        group, perturbation or cell type the same number of sentences, and the epoch as many as with None:
+        small groups are visited several times, large ones only in part.
     """
 
     drop_last: bool = False
@@ -131,7 +131,7 @@ def _check_shares(config: PerturbationSamplerConfig, *, shuffle: bool, weights: 
 class SentencePlan:
     """Sentences over the cells of a split.
 
-    Cells are named by their split index. A group's last sentence is padded with cells drawn from those
+    Cells are identified by their split index. A group's last sentence is padded with cells drawn from those
     around it, and the padding is flagged.
 
     Attributes
@@ -159,7 +159,7 @@ class SentencePlan:
     def from_codes(cls, config: PerturbationSamplerConfig, codes: Any, *, shuffle: bool = True) -> SentencePlan:
         """Plan over cells with the given (n_cells,) group codes; negative codes belong to no group."""
         if config.balance not in (None, "group"):
-            raise ConfigError(f"balance: got {config.balance!r}, expected None or 'group' with group codes alone.")
+            raise ConfigError(f"balance: got {config.balance!r}, expected None or 'group' for a plan of group codes.")
         _check_shares(config, shuffle=shuffle)
         codes = np.asarray(codes)
         split_index = np.argsort(codes, kind="stable")
@@ -217,18 +217,18 @@ class SentencePlan:
 
     @cached_property
     def n_visited(self) -> NDArray[np.int64]:
-        """(n_groups,) cells of each group that a visit passes through."""
+        """(n_groups,) number of cells that one visit to each group covers."""
         limit = self.config.downsample_cells
         return self.size if limit is None else np.minimum(self.size, limit)
 
     @cached_property
     def _sentences_per_visit(self) -> NDArray[np.int64]:
-        """(n_groups,) sentences of one visit to each group."""
+        """(n_groups,) number of sentences in one visit to each group."""
         return -(-self.n_visited // self.config.sentence_size)
 
     @property
     def n_sentences(self) -> int:
-        """Sentences per epoch, of all hosts together."""
+        """Sentences per epoch, over all hosts."""
         return int(self._sentences_per_visit.sum())
 
     def __len__(self) -> int:
@@ -284,12 +284,12 @@ class SentencePlan:
         sentence: NDArray[np.int64],
         epoch: int,
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Cells of sentences.
+        """Return the cells of sentences.
 
         Parameters
         ----------
         group, visit, sentence
-            (n,) group, visit to the group in this epoch, and number of the sentence in the visit.
+            (n,) group, number of the visit to it in this epoch, and number of the sentence in that visit.
 
         Returns
         -------

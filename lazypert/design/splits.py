@@ -1,8 +1,8 @@
 """Train, validation and test splits with exact counts, as intervals of rows.
 
 Splitters cut runs of like cells at exact positions instead of looking at individual cells. Totals
-are exact, every group is represented as evenly as its size allows, and time and memory depend on the
-number of runs only.
+are exact, every group is represented as evenly as its size allows, and time and memory depend only
+on the number of runs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class SplitResult:
     Attributes
     ----------
     train_indices, valid_indices, test_indices
-        `Rows`, which read like (n,) int64 arrays and are stored as intervals.
+        `Rows`, which behave like (n,) int64 arrays and are stored as intervals.
     """
 
     train_indices: Rows
@@ -119,7 +119,7 @@ class FewShotSplitterConfig(SplitFractions):
     held_out_perturbations
         Perturbations whose cells all go to test.
     train_frac, valid_frac
-        The remaining perturbed cells are split in this proportion; all controls train.
+        The remaining perturbed cells are split in this proportion; all controls go to train.
     val_subsample_fraction
         Fraction of the validation cells to keep; None keeps all.
     """
@@ -155,7 +155,7 @@ class SplitOptions(SplitFractions):
 
 
 class RandomSplitter:
-    """Split all cells at random, evenly over groups.
+    """Split all cells at random, evenly across groups.
 
     Of ``n`` cells, ``floor(n * train_frac)`` are used for training and
     ``floor(n * (train_frac + valid_frac))`` for training or validation.
@@ -201,7 +201,7 @@ class ZeroShotSplitter:
 
 
 class FewShotSplitter:
-    """Hold out perturbations in all cell types. All controls train, because every model may see them."""
+    """Hold out perturbations in all cell types. All controls go to train, because every model may see them."""
 
     def __init__(self, config: FewShotSplitterConfig) -> None:
         self.config = config

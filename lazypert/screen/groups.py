@@ -80,7 +80,7 @@ class Groups:
         labels
             For each of `AXES`: its labels (ignored if codes are None).
         rows
-            (n_obs,) store row of each cell, if these are not all cells of a store.
+            (n_obs,) store row of each cell, if these are not all the cells of a store.
         """
         names = [np.asarray([ALL] if c is None else lab, dtype=np.str_) for c, lab in zip(codes, labels, strict=True)]
         key, length = _runs_of(codes, [len(n) for n in names], n_obs)
@@ -118,7 +118,7 @@ class Groups:
         screens
             Groups of each screen.
         n_rows
-            Rows of each screen's store; they follow those of the stores before it.
+            Number of rows of each screen's store; its rows follow those of the stores before it.
         """
         labels = {axis: np.unique(np.concatenate([screen.labels[axis] for screen in screens])) for axis in AXES}
         codes = {
@@ -231,11 +231,11 @@ class Groups:
 
     @cached_property
     def _by_start(self) -> NDArray[np.int64] | slice:
-        """Runs by position; concatenated screens are the only ones whose runs are in another order."""
+        """Runs sorted by position; only in concatenated screens are they not in this order already."""
         return slice(None) if (np.diff(self.start) >= 0).all() else np.argsort(self.start, kind="stable")
 
     def expand(self, per_run: NDArray[Any], n_rows: int | None = None) -> NDArray[Any]:
-        """Repeat one value per run as one value per row, in row order.
+        """Expand one value per run to one value per row, in row order.
 
         Parameters
         ----------

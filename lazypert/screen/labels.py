@@ -1,4 +1,4 @@
-"""Label columns as integer codes and sorted labels, and the columns of several files as one."""
+"""Label columns as integer codes and sorted labels, and columns of several files joined into one."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def unite(columns: Sequence[tuple[NDArray[np.int32], NDArray[np.str_]]]) -> tupl
     Parameters
     ----------
     columns
-        For each file its codes and labels, as `factorise` returns them.
+        For each file, its codes and labels, as `factorise` returns them.
     """
     labels = np.unique(np.concatenate([file_labels for _, file_labels in columns]))
     return np.concatenate([renumber(codes, file_labels, labels) for codes, file_labels in columns]), labels
@@ -80,9 +80,9 @@ def join_columns(values: Sequence[Any], lengths: Sequence[int]) -> Any:
     Parameters
     ----------
     values
-        For each file the column's values, or None if it has no such column.
+        For each file, the column's values, or None if it has no such column.
     lengths
-        Cells of each file.
+        Number of cells in each file.
 
     Returns
     -------

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 class Rows:
-    """An ordered list of distinct store rows whose memory depends on the number of intervals only.
+    """An ordered list of distinct store rows whose memory depends only on the number of intervals.
 
-    It reads like an integer array: ``len(rows)``, ``rows[3]``, ``rows[[1, 2]]``, ``np.asarray(rows)``.
+    It behaves like an integer array: ``len(rows)``, ``rows[3]``, ``rows[[1, 2]]``, ``np.asarray(rows)``.
     Intervals consist of *positions*. In a store in grouped order these are rows; otherwise `row_order`
     maps each position to its row.
 
@@ -101,7 +101,7 @@ class Rows:
             positions = self.positions(index)
             is_kept = mask[self.to_rows(positions)]
             positions, index = positions[is_kept], index[is_kept]
-            # Intervals must not extend over several of these: each belongs to one run.
+            # The new intervals must not span several of the old ones, each of which belongs to one run.
             interval = np.searchsorted(self._ends, index, side="right")
             breaks = np.flatnonzero((np.diff(positions) != 1) | (np.diff(interval) != 0)) + 1
             edges = np.concatenate([[0], breaks, [len(positions)]]) if len(positions) else np.zeros(1, np.int64)

@@ -48,7 +48,7 @@ class ColumnSelection:
         Parameters
         ----------
         column
-            (n_cols,) column here of each column of that matrix, -1 for none.
+            (n_cols,) for each column of that matrix, the corresponding column of this one; -1 for none.
         """
         lookup = np.full(1 << max(0, len(column) - 1).bit_length(), self.n_columns, self.lookup.dtype)
         lookup[: len(column)] = np.where(column >= 0, self.lookup[column], self.n_columns)

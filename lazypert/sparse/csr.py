@@ -87,7 +87,7 @@ class CSRBlock:
 
 
 def canonical(block: CSRBlock) -> CSRBlock:
-    """Return the block with sorted rows and summed duplicates; the block itself where nothing changes."""
+    """Return the block with sorted rows and summed duplicates; the block itself if nothing changes."""
     if _is_canonical(block.indptr, block.indices):
         return block
     # Sums of duplicates may exceed what a narrow dtype holds.
@@ -118,7 +118,7 @@ def _scatter(indptr: Any, indices: Any, data: Any, out: Any) -> None:
 def take_rows(
     offsets: Any, lengths: Any, indices: Any, data: Any, rows: Any, out_offsets: Any, out_indices: Any, out_data: Any
 ) -> None:  # fmt: skip
-    """Copy ``lengths[i]`` values of row ``rows[i]``, from ``offsets[rows[i]]`` on, to ``out_offsets[i]``."""
+    """Copy ``lengths[i]`` values of row ``rows[i]``, starting at ``offsets[rows[i]]``, to ``out_offsets[i]``."""
     for i in range(len(rows)):
         source, target = offsets[rows[i]], out_offsets[i]
         for k in range(lengths[i]):

@@ -61,7 +61,7 @@ class RowReader(Protocol):
 
         Returns
         -------
-        The rows. Column numbers are uint16 where that holds all of them, which halves their memory.
+        The rows. Column numbers are uint16 if all of them fit, which halves their memory.
         """
         ...
 

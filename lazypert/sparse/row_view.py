@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lazypert.sparse.columns import ColumnSelection
 
 RowLayout = Callable[[NDArray[np.int64]], tuple[NDArray[np.int64], int]]
-"""Lays out rows in shared arrays: from the (n,) lengths of rows to their (n,) offsets and the length of the arrays."""
+"""Lays out rows in shared arrays: maps their (n,) lengths to their (n,) offsets and the length of the arrays."""
 
 
 def contiguous_layout(lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
@@ -118,7 +118,7 @@ class RowView:
         return RowView(offsets, ends - offsets, indices, data, columns.n_columns, sums if totals else None)
 
     def write_dense(self, out: NDArray[np.float32], out_rows: NDArray[np.int64], target_sum: float | None) -> None:
-        """Write the rows densely into the rows `out_rows` of `out`.
+        """Write the rows in dense form into rows `out_rows` of `out`.
 
         Parameters
         ----------

@@ -65,7 +65,7 @@ class ValueStats:
     float32_exact, float64_exact
         Whether the dtype represents all values exactly.
     minimum, maximum
-        Of the finite values and 0, as every sparse matrix holds zeros.
+        Extremes of the finite values and 0, as every sparse matrix holds zeros.
     n_nonfinite
         Number of NaN and infinite values.
     """
@@ -91,7 +91,7 @@ class ValueStats:
     def dtype(self) -> np.dtype[Any]:
         """Smallest dtype of the store format that represents every value exactly.
 
-        Never one-byte integers or half floats: SciPy and AnnData read them, but much of scanpy then fails.
+        One-byte integers and half floats are never used: SciPy and AnnData read them, but much of scanpy fails on them.
 
         Raises
         ------

@@ -1,1 +1,1 @@
-"""The store format on disk, and reading it."""
+"""The on-disk store format, and how it is read."""

@@ -36,7 +36,7 @@ class StringArray:
         Raises
         ------
         StoreDamagedError
-            When a shard is missing or cannot be decoded.
+            If a shard is missing or cannot be decoded.
         """
         shard = self._array.shards[0]
         keys = [f"{self._path}/c/{number}" for number in range(start // shard, -(-stop // shard))]
@@ -96,7 +96,7 @@ def read_checked(reader: ByteReader, keys: list[str], read: Callable[[], Any]) -
     Raises
     ------
     StoreDamagedError
-        When a file is missing or cannot be decoded.
+        If a file is missing or cannot be decoded.
     """
     for key in keys:
         if reader.size(key) is None:

@@ -24,11 +24,11 @@ class ByteReader(Protocol):
         ...
 
     def size(self, key: str) -> int | None:
-        """Size of an object in bytes, or None when it does not exist."""
+        """Size of an object in bytes, or None if it does not exist."""
         ...
 
     def read(self, key: str, offset: int, length: int) -> bytes:
-        """Read ``length`` bytes from ``offset``: fewer at the end of the object, none when it does not exist."""
+        """Read ``length`` bytes from ``offset``: fewer at the end of the object, none if it does not exist."""
         ...
 
     @property
@@ -42,7 +42,7 @@ class ByteReader(Protocol):
         Raises
         ------
         FileNotFoundError
-            When a file does not exist: its ``filename`` is the key. No file stays open.
+            If a file does not exist; the error's ``filename`` is its key. No file stays open.
         """
         ...
 
@@ -51,7 +51,7 @@ class ByteReader(Protocol):
 
         Returns
         -------
-        Bytes read of each range: fewer at the end of an object, 0 when it does not exist.
+        Bytes read for each range: fewer at the end of an object, 0 if it does not exist.
         """
         ...
 
@@ -122,7 +122,7 @@ class RemoteReader:
     """Objects of any Zarr store: S3 and other remote storage, memory, ZIP files."""
 
     store: Any
-    coalescing_gap: int = 256 * 1024  # the latency of a request equals the transfer of a few hundred kilobytes
+    coalescing_gap: int = 256 * 1024  # a request's latency equals the transfer time of a few hundred kilobytes
     has_files: bool = False
 
     def size(self, key: str) -> int | None:

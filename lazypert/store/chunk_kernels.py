@@ -47,11 +47,11 @@ class EncodedChunks(NamedTuple):
     Attributes
     ----------
     buffer
-        Bytes of all chunks; or room for the longest one, where they are in files.
+        Bytes of all chunks; or space for the longest one, if they are in files.
     files
         (n,) descriptor of the file that holds each chunk, -1 for `buffer`. Files need `native.FUNCTIONS`.
     offsets, lengths
-        (n,) byte offset of each chunk in its file or in `buffer`, and its bytes including the checksum.
+        (n,) byte offset of each chunk in its file or in `buffer`, and its size including the checksum.
     numbers
         (n,) numbers of the chunks in the array, ascending.
     n_elements
@@ -113,7 +113,7 @@ def select_columns(
     ends
         Receive the number of selected elements up to the end of each range, and of each chunk.
     out
-        Receive the output column of each selected element, and its offset in its chunk, from `n_selected` on.
+        Receive the output column of each selected element, and its offset in its chunk, starting at `n_selected`.
 
     Returns
     -------
@@ -142,11 +142,11 @@ def take_selected(
     n_taken
         Number of values taken from earlier chunks.
     chunk_ends, chunk_offsets
-        From `select_columns`: selected elements up to the end of each chunk, and the offset of each in its chunk.
+        From `select_columns`: selected elements up to the end of each chunk, and the offset in its chunk of each.
     out
-        Receives the values, from `n_taken` on.
+        Receives the values, starting at `n_taken`.
     totals
-        The sum of each range is added to it; empty when totals are not wanted.
+        The sum of each range is added to it; empty if totals are not wanted.
     """
     status = _take_selected(
         _addresses(), chunks, *ranges, n_taken, chunk_ends, chunk_offsets, out, totals, scratch

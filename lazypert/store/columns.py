@@ -74,7 +74,7 @@ class LazyColumn:
 def open_column(store: Store, path: str) -> LazyColumn:
     """Open an obs column, such as ``"obs/batch"``: its values, or the labels of a categorical column.
 
-    A missing value becomes None among texts and labels, and NaN among numbers.
+    Missing values become None in text and labels, and NaN in numbers.
     """
     encoding = store.encoding(path)
     if encoding == "categorical":

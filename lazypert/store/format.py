@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 FORMAT_VERSION = 2
-"""Version 2 adds bit-shuffled counts and cell statistics. Version 1 can be read too."""
+"""Version 2 adds bit-shuffled counts and cell statistics. Version 1 can still be read."""
 
 MARKER = "lazypert"
 """Key of lazypert's entry in the root attributes; it marks a store as ours."""
@@ -35,7 +35,7 @@ class Codec:
 
 # Measured on chunks of 65,536 counts and column numbers of a screen. Counts are mostly 1 to 3: bit shuffling
 # makes them a quarter smaller than byte shuffling does (0.53 against 0.70 bytes each), encodes twice as fast and
-# decodes 15 % slower. Column numbers get no smaller by it and decode at half the speed.
+# decodes 15% slower. It makes column numbers no smaller and halves their decoding speed.
 # Blosc blocks of 64 KiB (the smallest size) let a reader decode part of a chunk, at no cost in size or speed:
 # the share of decoded elements that a sentence does not need falls from a third to a tenth.
 CODEC, COUNTS_CODEC = Codec(blocksize=16_384), Codec(shuffle="bitshuffle", blocksize=16_384)

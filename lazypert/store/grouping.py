@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 def group_cells(store: Store, roles: Roles) -> Groups:
     """Group a store's cells by any obs columns.
 
-    Uses the run table that conversion wrote when the columns are the store's own; otherwise reads those
+    Uses the run table that conversion wrote if the columns are the store's own; otherwise reads those
     columns, and nothing else, block by block.
 
     Raises
     ------
     ColumnNotFoundError
-        When a column does not exist.
+        If a column does not exist.
     """
     roles = replace(roles, dataset_col=roles.dataset_col or store.roles.dataset_col)
     if roles.columns() == store.roles.columns():

@@ -24,7 +24,7 @@ class Entry:
     """One file of a store: its key, size in bytes and CRC-32.
 
     CRC-32 rather than CRC-32C: every chunk and shard index ends in its own CRC-32C, and the CRC of data
-    followed by their own checksum is a constant. It would not distinguish two shards.
+    followed by its own checksum is a constant, which would not distinguish two shards.
     """
 
     key: str

@@ -88,9 +88,9 @@ class Matrix:
         Raises
         ------
         IndexError
-            When a row is outside the matrix.
+            If a row is outside the matrix.
         StoreDamagedError
-            When a file is missing or damaged.
+            If a file is missing or damaged.
         """
         view = self._read_view(rows, contiguous_layout, np.empty, self.indices.dtype)
         indptr = np.concatenate([[0], np.cumsum(view.lengths)]).astype(np.int64)
@@ -191,7 +191,7 @@ class Matrix:
         out: NDArray[np.float32],
         out_rows: NDArray[np.int64],
     ) -> None:
-        """Write what `read_dense` returns into the rows `out_rows` of `out`."""
+        """Write what `read_dense` returns into rows `out_rows` of `out`."""
         rows = np.asarray(rows, dtype=np.int64)
         sort_order = np.argsort(rows, kind="stable")
         is_new = np.diff(rows[sort_order], prepend=-1) != 0
@@ -241,10 +241,10 @@ class Matrix:
         return native.are_available() and self.indices.grid.chunk == self.data.grid.chunk
 
     def _bounds(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """First element of each of some sorted rows, and one past its last."""
+        """First element of each of the sorted `rows`, and one past its last."""
         if len(rows) and not 0 <= rows[0] <= rows[-1] < self.shape[0]:
             raise IndexError(
-                f"{self.name}: got rows {rows[0]:,} to {rows[-1]:,}, expected rows within its {self.shape[0]:,}."
+                f"{self.name}: got rows {rows[0]:,} to {rows[-1]:,}, expected rows within its {self.shape[0]:,} rows."
             )
         is_new = np.diff(rows, prepend=-1) != 0
         unique, inverse = rows[is_new], np.cumsum(is_new) - 1

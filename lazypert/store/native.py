@@ -3,7 +3,7 @@
 numcodecs and google-crc32c hold the GIL during most of a call, and reading a file releases and reacquires
 it, which limits threads that decode many small chunks. Their shared libraries export the underlying C
 functions, and Numba can call these by address. If a build hides them, `FUNCTIONS` is None and chunks
-are read and decoded through Python interfaces, which is slower and gives the same results.
+are read and decoded through Python interfaces, which is slower but gives the same results.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _crc32c_library() -> str:
 
 
 def _pread_works(pread: Any) -> bool:
-    # With 64-bit offsets, as wherever Python is 64-bit.
+    # With 64-bit offsets, as on every 64-bit Python.
     pread.restype, pread.argtypes = ctypes.c_int64, [ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int64]
     target = ctypes.create_string_buffer(8)
     with Path(blosc.__file__).open("rb") as file:
@@ -154,7 +154,7 @@ _FOUND = "found"
 _VALUES = np.arange(64, dtype="u2")
 _CHUNK = blosc.compress(_VALUES, b"lz4", 5, blosc.SHUFFLE, 0)
 
-# A symbol is looked up in a library and in those that it was linked with; None stands for the process itself.
+# A symbol is looked up in a library and in those that it is linked with; None stands for the process itself.
 # In the order of the fields of `Functions`.
 _SOURCES: dict[str, tuple[Callable[[], str | None], Callable[[Any], bool]]] = {
     "pread": (lambda: None, _pread_works),

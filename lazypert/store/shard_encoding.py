@@ -43,7 +43,7 @@ def encode_shard(values: NDArray[Any], grid: Grid, codec: Codec = CODEC) -> list
     offset = 0
     for number, start in enumerate(range(0, len(values), grid.chunk)):
         chunk = values[start : start + grid.chunk]
-        if len(chunk) < grid.chunk:  # Zarr chunks are always full; the array's shape hides the rest
+        if len(chunk) < grid.chunk:  # Zarr chunks are always full; the array's shape hides the padding
             chunk = np.concatenate([chunk, np.zeros(grid.chunk - len(chunk), dtype=values.dtype)])
         body = blosc.compress(
             np.ascontiguousarray(chunk),

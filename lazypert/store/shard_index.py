@@ -57,7 +57,7 @@ class ShardIndexes:
         Raises
         ------
         StoreDamagedError
-            When the shard is missing or its index is damaged.
+            If the shard is missing or its index is damaged.
         """
         with self._lock:
             if shard in self._cached:

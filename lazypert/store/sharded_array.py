@@ -1,6 +1,6 @@
 """One-dimensional Zarr v3 arrays in shards, read by ranges of elements.
 
-The arrays are ordinary Zarr arrays that any reader opens, and tests compare this module with zarr-python byte
+The arrays are ordinary Zarr arrays that any reader can open, and tests compare this module with zarr-python byte
 for byte. It does two things that zarr-python does not: decode in threads at the codec's speed into given
 buffers (zarr-python takes about five times as long), and raise an error for a missing shard instead of filling
 in zeros.
@@ -49,7 +49,7 @@ _scratch = _Scratch()
 
 
 class SelectedElements(NamedTuple):
-    """Those elements of some ranges of column numbers that a `ColumnSelection` selects.
+    """Elements that a `ColumnSelection` selects from ranges of column numbers.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class SelectedElements(NamedTuple):
 class ShardedArray:
     """A one-dimensional array in shards, read by ranges of elements.
 
-    Thread-safe and picklable. It caches shard indexes, and no elements.
+    Thread-safe and picklable. It caches shard indexes, but no elements.
 
     Parameters
     ----------
@@ -106,14 +106,14 @@ class ShardedArray:
         Raises
         ------
         StoreDamagedError
-            When a shard is missing or cut short, or a checksum does not match.
+            If a shard is missing or cut short, or a checksum does not match.
         """
         out = np.empty(stop - start, dtype=self.dtype)
         self.read_into(out, start)
         return out
 
     def read_into(self, out: NDArray[Any], start: int) -> None:
-        """Fill `out` with the elements from ``start`` on; errors as in `read`."""
+        """Fill `out` with the elements starting at ``start``; errors as in `read`."""
         bounds = np.array([start, start + len(out), 0], dtype=np.int64)
         self.gather(bounds[:1], bounds[1:2], bounds[2:], out)
 
@@ -129,13 +129,13 @@ class ShardedArray:
         offsets
             (n,) offset in `out` at which each range begins.
         out
-            Contiguous, of the array's dtype. For an array of unsigned integers also unsigned integers of another
-            width that hold the values.
+            Contiguous, of the array's dtype. For an array of unsigned integers, unsigned integers of another
+            width that can hold the values are also accepted.
 
         Raises
         ------
         StoreDamagedError
-            When a shard is missing or cut short, or a checksum does not match.
+            If a shard is missing or cut short, or a checksum does not match.
         """
         if len(starts) and not 0 <= starts[0] <= stops[-1] <= self.grid.length:
             raise IndexError(
@@ -182,7 +182,7 @@ class ShardedArray:
     def take_selected(
         self, starts: NDArray[np.int64], stops: NDArray[np.int64], selected: SelectedElements, *, totals: bool
     ) -> tuple[NDArray[Any], NDArray[np.float64]]:
-        """Read the elements at which another array with equally long chunks has selected columns.
+        """Read the elements at the positions where another array, with chunks of equal length, selected columns.
 
         Parameters
         ----------
@@ -214,13 +214,13 @@ class ShardedArray:
     # The steps of a read. Matrices use them as well, to read two arrays side by side.
 
     def scratch_chunk(self) -> NDArray[Any]:
-        """(chunk,) buffer for one decoded chunk, the same for every read of this thread."""
+        """(chunk,) buffer for one decoded chunk, reused by every read of this thread."""
         return _scratch.take(f"chunk {self._name}", self.grid.chunk, self.dtype)
 
     def read_steps(
         self, starts: NDArray[np.int64], stops: NDArray[np.int64]
     ) -> Iterator[tuple[NDArray[np.int64], slice]]:
-        """Divide a read into steps that bound open files, or memory where chunks are not decoded from files.
+        """Divide a read into steps that bound the open files, or the memory if chunks are not decoded from files.
 
         Yields
         ------
@@ -275,7 +275,7 @@ class ShardedArray:
             raise self._damaged(int(numbers[position]) // self._per_shard, problem)
 
     def _open_files(self, shards: list[int]) -> list[int] | None:
-        """Open the files of shards; None where there are none, kernels cannot read them, or too many are open."""
+        """Open the files of shards; None if there are none, kernels cannot read them, or too many are open."""
         if not (native.are_available() and self.reader.has_files):
             return None
         try:

@@ -32,7 +32,7 @@ _CELL_STATS = f"{TABLES}/facts"
 class Store:
     """A finished lazypert store, opened for reading. Picklable: workers reopen it by its path.
 
-    Opening reads the root metadata only, so it takes the same time and memory for a store of any size.
+    Opening reads only the root metadata, so it takes the same time and memory for a store of any size.
 
     Parameters
     ----------
@@ -44,9 +44,9 @@ class Store:
     Raises
     ------
     StoreNotFoundError
-        When there is no finished lazypert store, or only one of a newer format version.
+        If there is no finished lazypert store, or only one of a newer format version.
     StoreDamagedError
-        When its root metadata cannot be read.
+        If its root metadata cannot be read.
     """
 
     def __init__(self, path: str | Path, storage_options: dict[str, Any] | None = None) -> None:
@@ -72,7 +72,7 @@ class Store:
 
     @property
     def location(self) -> str:
-        """Absolute path or URL of the store, which holds in any working directory."""
+        """Absolute path or URL of the store, which is valid in any working directory."""
         return self.path if "://" in self.path else str(Path(self.path).absolute())
 
     @property
@@ -106,7 +106,7 @@ class Store:
         Raises
         ------
         ColumnNotFoundError
-            When it does not exist; the message lists near matches.
+            If it does not exist; the message lists near matches.
         """
         if column not in self.obs_columns:
             hint = f"If the screen has no such column, pass {role}=None." if role in OPTIONAL_ROLES else ""
@@ -129,7 +129,7 @@ class Store:
         Raises
         ------
         ColumnNotFoundError
-            When there is no such layer.
+            If there is no such layer.
         """
         name = "X" if layer is None else f"layers/{layer}"
         if name not in self.matrices:
@@ -149,7 +149,7 @@ class Store:
         arrays: Any = self._root["obsm"].arrays()  # type: ignore[union-attr]
         return {name: DenseArray(self.reader, array, f"obsm/{name}") for name, array in arrays}
 
-    # One-dimensional arrays: opened, to be read by ranges, or read completely.
+    # One-dimensional arrays, either opened for reading by ranges or read completely.
 
     def open_array(self, path: str) -> ShardedArray:
         """Open a numeric array, such as ``"obs/batch/codes"``."""
@@ -178,7 +178,7 @@ class Store:
         return self.read_strings(categories) if is_text else self.read_array(categories)
 
     def read_column(self, path: str) -> Any:
-        """Read all of an obs or var column as what pandas would hold: an array, a Categorical or a nullable array."""
+        """Read all of an obs or var column as pandas would hold it: an array, a Categorical or a nullable array."""
         encoding = self.encoding(path)
         if encoding == "categorical":
             codes = self.read_array(f"{path}/codes")
@@ -289,8 +289,8 @@ def _open(path: str, storage_options: dict[str, Any] | None) -> tuple[ByteReader
         staging = next(folder.parent.glob(f"{glob.escape(folder.name)}.partial-*"), None)
         if staging is not None:
             raise StoreNotFoundError(
-                f"There is no store at {path!r} yet: its conversion was interrupted, and {staging.name!r} holds what "
-                "is done. Run the same conversion again to resume it."
+                f"There is no store at {path!r} yet: its conversion was interrupted, and {staging.name!r} holds the "
+                "work done so far. Run the same conversion again to resume it."
             )
         raise StoreNotFoundError(
             f"There is no store at {path!r}. Check the path, or create a store with lazypert.convert(...)."

@@ -37,9 +37,9 @@ def verify(store: str | Path) -> int:
     Raises
     ------
     StoreNotFoundError
-        When there is no finished store.
+        If there is no finished store.
     StoreDamagedError
-        When a file is missing, cut short, swapped or changed; the message lists them.
+        If a file is missing, cut short, swapped or changed; the message lists them.
     """
     opened = Store(store)
     try:

@@ -299,7 +299,7 @@ def test_a_source_that_changes_during_the_conversion_is_an_error(tmp_path, monke
         write_tables(*args)
 
     monkeypatch.setattr("lazypert.conversion.convert.write_tables", touch_source_and_write)
-    with pytest.raises(SourceFormatError, match="changed while it was converted"):
+    with pytest.raises(SourceFormatError, match="changed while it was being converted"):
         lp.convert(path, tmp_path / "s.zarr", **ROLES)
     assert leftovers(tmp_path, "a.h5ad") == []
 

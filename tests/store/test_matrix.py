@@ -126,7 +126,7 @@ def test_impossible_row_bounds_raise_though_every_checksum_matches(tmp_path, mad
 
 
 def test_rows_out_of_bounds_raise(opened):
-    with pytest.raises(IndexError, match="X: got rows 3 to 90, expected rows within its 90"):
+    with pytest.raises(IndexError, match="X: got rows 3 to 90, expected rows within its 90 rows"):
         opened.matrix().read_rows(np.array([90, 3]))
 
 

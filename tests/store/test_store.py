@@ -62,7 +62,7 @@ def test_errors_for_unknown_names_list_near_matches(made):
         ("file", "expected the folder of a lazypert store. Convert the file first"),
         ("folder", "has no zarr.json; expected a lazypert store"),
         ("other_zarr", "without 'lazypert' in its root attributes; expected a lazypert store"),
-        ("interrupted", "its conversion was interrupted, and 's.zarr.partial-1' holds what is done"),
+        ("interrupted", "its conversion was interrupted, and 's.zarr.partial-1' holds the work done so far"),
         ("newer", "format_version: got 99 in .*, expected at most 2. Upgrade lazypert"),
     ],
 )
