@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from lazypert._internal.config import derive
-from lazypert._internal.names import unique_names
+from lazypert._internal.unique_names import unique_names
 from lazypert._internal.validation import make_config, require, require_choice, require_flag, require_number
 from lazypert.design.batch_sampler import PerturbationBatchSampler
 from lazypert.design.control_pools import control_pools
 from lazypert.design.controls import ControlMappingConfig, ControlOptions, MappingStrategy, control_mapping
 from lazypert.design.experiment import ExperimentConfig, load_experiment_config
 from lazypert.design.experiment_split import split_experiment
-from lazypert.design.sentences import PerturbationSamplerConfig, SamplerOptions, SentenceOptions, SentencePlan
+from lazypert.design.sentence_plan import PerturbationSamplerConfig, SamplerOptions, SentenceOptions, SentencePlan
 from lazypert.design.split_names import split_name
 from lazypert.design.splits import (
     FewShotSplitter,

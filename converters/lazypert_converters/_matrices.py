@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from lazypert.converter import BlockSpec, CSRBlock, RowBlock, first_bad_index
-from lazypert_converters._sparse import blocks_by_nnz, indptr_fault, row_pointers
+from lazypert_converters._row_pointers import blocks_by_nnz, indptr_fault, row_pointers
 from lazypert_converters._tree import Array, Group, join
 
 if TYPE_CHECKING:

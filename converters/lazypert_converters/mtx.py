@@ -18,7 +18,7 @@ from lazypert.converter import BlockSpec, CSRBlock, RowBlock
 from lazypert.errors import SourceFormatError
 from lazypert_converters._matrix_market import BANNER, SHORTEST_ENTRY, Header, parse, read_header, scan
 from lazypert_converters._reader import Reader
-from lazypert_converters._sparse import blocks_by_nnz, row_pointers
+from lazypert_converters._row_pointers import blocks_by_nnz, row_pointers
 from lazypert_converters._text import ACCESS_POINTS_BYTES, TEXT_BLOCK_BYTES, TextFile, invalid_file, is_gzip
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from lazypert.conversion.matrices import X_FOLDER, write_matrices
 from lazypert.conversion.plan import DATASET, ConversionOptions, source_stamp
 from lazypert.conversion.planner import make_plan
 from lazypert.conversion.store_writer import StoreWriter
-from lazypert.conversion.tables import write_cell_stats, write_embeddings, write_obs, write_tables, write_var
+from lazypert.conversion.table_writer import write_cell_stats, write_embeddings, write_obs, write_tables, write_var
 from lazypert.converter import open_source
 from lazypert.errors import ConfigError, DiskFullError, SourceFormatError
 from lazypert.progress import Bar

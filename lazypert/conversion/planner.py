@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lazypert._internal.names import unique_names
+from lazypert._internal.unique_names import unique_names
 from lazypert.conversion.plan import RAW, ConversionPlan
 from lazypert.conversion.reordered_values import READ_STEP
 from lazypert.errors import SourceFormatError, near_matches, no_such_column

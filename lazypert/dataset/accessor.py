@@ -19,7 +19,7 @@ from lazypert.screen.groups import Groups
 from lazypert.screen.roles import AXES, Roles
 from lazypert.sources.anndata_source import PerturbationAnnDataSource
 from lazypert.sources.config import PerturbationSourceConfig
-from lazypert.store.grouping import group_cells
+from lazypert.store.group_by_columns import group_cells
 from lazypert.store.store import Store
 
 if TYPE_CHECKING:

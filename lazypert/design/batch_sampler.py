@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lazypert._internal.validation import require_integer
-from lazypert.design.sentences import PerturbationSamplerConfig, SentencePlan
+from lazypert.design.sentence_plan import PerturbationSamplerConfig, SentencePlan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

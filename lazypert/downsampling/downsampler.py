@@ -17,7 +17,7 @@ import numpy as np
 from lazypert._internal.validation import require
 from lazypert.downsampling.binomial import sample_binomial, uniform_like
 from lazypert.downsampling.config import DownsamplingConfig
-from lazypert.downsampling.counts import as_reads, float_dtype, require_counts
+from lazypert.downsampling.count_checks import as_reads, float_dtype, require_counts
 from lazypert.errors import ColumnNotFoundError, ConfigError, NotCountsError, near_matches
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lazypert.design.control_pools import ControlPools
-    from lazypert.design.epoch import Epoch
+    from lazypert.design.epoch_share import Epoch
     from lazypert.loading.cell_metadata import CellMetadata
     from lazypert.screen.rows import Rows
     from lazypert.sources.base import PerturbationSource

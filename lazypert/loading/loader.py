@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from lazypert.design.control_pools import ControlPools
-    from lazypert.design.epoch import Epoch
-    from lazypert.design.sentences import SentencePlan
+    from lazypert.design.epoch_share import Epoch
+    from lazypert.design.sentence_plan import SentencePlan
     from lazypert.loading.batch import PerturbationBatch
     from lazypert.screen.rows import Rows
     from lazypert.sources.base import PerturbationSource

@@ -12,7 +12,7 @@ from lazypert.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from lazypert.design.sentences import SentencePlan
+    from lazypert.design.sentence_plan import SentencePlan
 
 STATE_VERSION = 1
 

@@ -11,7 +11,7 @@ from lazypert.sources.base import PerturbationSource
 from lazypert.sources.cache import open_or_convert
 from lazypert.sources.matrix_segment import store_segment
 from lazypert.store.columns import open_column
-from lazypert.store.grouping import group_cells
+from lazypert.store.group_by_columns import group_cells
 
 if TYPE_CHECKING:
     import pandas as pd

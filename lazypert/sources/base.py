@@ -12,7 +12,7 @@ from lazypert._internal.randomness import generator
 from lazypert._internal.validation import require, require_choice, require_integer
 from lazypert.errors import ConfigError, no_such_column
 from lazypert.screen.gene_alignment import gene_labels
-from lazypert.sources.perturbation_features import read_feature_table
+from lazypert.sources.feature_file import read_feature_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from lazypert._internal.names import unique_names
+from lazypert._internal.unique_names import unique_names
 from lazypert._internal.validation import require
 from lazypert.errors import ConfigError
 from lazypert.screen.gene_alignment import align_genes

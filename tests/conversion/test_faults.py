@@ -21,7 +21,7 @@ import lazypert as lp
 import tests.support
 from lazypert.conversion import matrices
 from lazypert.conversion.store_writer import StoreWriter
-from lazypert.conversion.tables import write_tables
+from lazypert.conversion.table_writer import write_tables
 from lazypert.errors import DiskFullError, SourceFormatError, StoreDamagedError, StoreExistsError
 from lazypert.simulate import SimulationConfig, simulate_screen
 from lazypert.store.format import TABLES

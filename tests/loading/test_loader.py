@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lazypert import PerturbationPipeline, PerturbationPipelineConfig
-from lazypert.design.sentences import SentencePlan
+from lazypert.design.sentence_plan import SentencePlan
 from lazypert.errors import ConfigError
 from lazypert.loading.loader import Loader
 from tests.support.loaders import FIELDS, loader_of

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lazypert.sources.matrix_segment import store_segment
-from lazypert.store.grouping import group_cells
+from lazypert.store.group_by_columns import group_cells
 from tests.support.screens import holey_screen, source_of
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from lazypert.design.sentences import PerturbationSamplerConfig, SentencePlan
+from lazypert.design.sentence_plan import PerturbationSamplerConfig, SentencePlan
 
 code_lists = st.lists(st.integers(-2, 5), min_size=1, max_size=60)
 

@@ -5,7 +5,7 @@ import pytest
 
 from lazypert.errors import ColumnNotFoundError
 from lazypert.screen.roles import Roles
-from lazypert.store.grouping import group_cells
+from lazypert.store.group_by_columns import group_cells
 from lazypert.store.store import Store
 from tests.support.stores import converted, read_store, small_grids
 

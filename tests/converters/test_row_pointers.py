@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazypert_converters._sparse import blocks_by_nnz, indptr_fault, row_pointers
+from lazypert_converters._row_pointers import blocks_by_nnz, indptr_fault, row_pointers
 
 
 @given(st.lists(st.integers(0, 30), max_size=40), st.integers(1, 100))

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 _MUDATA_SIGNATURE = b"MuData"  # precedes the HDF5 signature
 
 
-class ForeignConverter:
+class UnsupportedConverter:
     """Recognises MuData's ``.h5mu``, ``.loom`` and Cell Ranger's ``molecule_info.h5``, but opens none of them."""
 
-    name = "foreign"
+    name = "foreign"  # converters are asked in alphabetical order, and h5ad would take some MuData files
 
     def recognises(self, path: Path) -> bool:
         """Whether the content of the file is in one of these formats."""

@@ -23,7 +23,7 @@ import numpy as np
 from lazypert._internal.config import Config
 from lazypert._internal.randomness import counter_hash, generator, permute_index
 from lazypert._internal.validation import require_choice, require_flag, require_integer
-from lazypert.design.epoch import Epoch, assign_windows
+from lazypert.design.epoch_share import Epoch, assign_windows
 from lazypert.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ STRETCH_SIZE = 64
 WINDOW_SIZE = 256
 """Cells of a group that are shuffled together (one sentence, if that is longer)."""
 
-# Streams of random numbers in an epoch; 5 is used in `lazypert.design.epoch`.
+# Streams of random numbers in an epoch; 5 is used in `lazypert.design.epoch_share`.
 _WINDOWS, _PADDING, _SHIFT, _STRETCHES, _CELLS = range(5)
 _SHARE, _SUBSET = 6, 7
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lazypert.errors import ConfigError, LabelNotFoundError
-from lazypert.sources.perturbation_features import read_feature_table
+from lazypert.sources.feature_file import read_feature_table
 
 LABELS = np.array(["A", "B", "ctrl"])
 

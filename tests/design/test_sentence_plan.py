@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazypert import PerturbationSamplerConfig, RandomSplitter, RandomSplitterConfig
-from lazypert.design.sentences import SentencePlan
+from lazypert.design.sentence_plan import SentencePlan
 from lazypert.errors import ConfigError
 from tests.support.plans import code_lists, epoch_of, plan_of
 from tests.support.screens import design_cells, make_cells, random_cells

@@ -12,9 +12,9 @@ from lazypert._internal.randomness import counter_hash
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from lazypert.design.sentences import SentencePlan
+    from lazypert.design.sentence_plan import SentencePlan
 
-# Stream of random numbers; the others of an epoch are in `lazypert.design.sentences`.
+# Stream of random numbers; the others of an epoch are in `lazypert.design.sentence_plan`.
 _SENTENCES = 5
 
 

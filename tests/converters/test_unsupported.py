@@ -73,7 +73,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_foreign_files_are_named(name):
+def test_published_unsupported_files_are_named(name):
     path = require_data("encodings", name)
     with pytest.raises(SourceFormatError, match=PUBLISHED[name]):
         open_source(path)
@@ -82,15 +82,15 @@ def test_published_foreign_files_are_named(name):
 def test_every_published_file_is_recognised_by_one_converter():
     for path in sorted(require_data("encodings").iterdir()):
         found = [name for name, converter in converters().items() if converter.recognises(path)]
-        if path.suffix == ".h5mu":  # foreign precedes h5ad, which recognises some of these too
+        if path.suffix == ".h5mu":  # "foreign" is asked first, before h5ad, which recognises some of these too
             assert found[0] == "foreign"
         elif path.suffix in (".h5", ".h5ad", ".loom"):
             assert found == [{".h5": "10x_h5", ".h5ad": "h5ad", ".loom": "foreign"}[path.suffix]], path.name
 
 
-def test_other_files_are_not_foreign(tmp_path):
-    foreign = converters()["foreign"]
+def test_other_files_are_not_taken_for_unsupported_ones(tmp_path):
+    unsupported = converters()["foreign"]
     (tmp_path / "text").write_text("MuDat")
     (tmp_path / "damaged").write_bytes(b"\x89HDF\r\n\x1a\n rest")
     for path in (write(screen(), tmp_path / "a.h5ad"), tmp_path / "text", tmp_path / "damaged", tmp_path):
-        assert not foreign.recognises(path)
+        assert not unsupported.recognises(path)

@@ -1,6 +1,6 @@
 import pytest
 
-from lazypert._internal.names import unique_names
+from lazypert._internal.unique_names import unique_names
 
 
 @pytest.mark.parametrize(
