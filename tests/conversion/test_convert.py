@@ -173,7 +173,7 @@ def test_the_source_is_never_overwritten(tmp_path, target):
 def test_a_store_that_holds_its_source_is_not_overwritten(tmp_path):
     _, store = converted(tmp_path, screen(lean=True))
     inside = write(screen(lean=True), store / "a.h5ad")
-    with pytest.raises(LazypertError, match="is the source .* or a folder"):
+    with pytest.raises(LazypertError, match="or a folder"):
         lp.convert(inside, store, overwrite=True, **ROLES)
     assert inside.exists()
 
