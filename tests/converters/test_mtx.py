@@ -163,7 +163,7 @@ BAD = {
     "two_sizes": (mtx("", sizes="7 30"), "has '7 30' as its size line"),
     "huge_sizes": (mtx("", sizes="7 3000000000 1"), "2\\^31"),
     "other_cells": (mtx("", sizes="7 29 0"), r"7 genes x 29 cells.*features\.tsv has 7.*barcodes\.tsv 30"),
-    "transposed": (mtx("", sizes="30 7 0"), r"of cells x genes, expected genes x cells.*\.T"),
+    "transposed": (mtx("", sizes="30 7 0"), r"its matrix is cells x genes, expected genes x cells.*\.T"),
     "too_few": (mtx("1 1 1\n"), "has 1 entries, expected 2"),
     "too_many": (mtx("1 1 1\n1 2 1\n1 3 1\n"), "has 3 entries, expected 2"),
     "row_zero": (mtx("0 1 1\n1 1 1\n"), r"entry '0 1 1'.*a row from 1 to 7"),
