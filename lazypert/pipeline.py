@@ -293,7 +293,9 @@ class PerturbationPipelineResult:
             shuffle=name == "train" if shuffle is None else require_flag("shuffle", shuffle),
             weights=None if weights is None else self._weights(weights),
         )
-        pools = control_pools(groups, by_batch=self._by_batch, splits=self.splits, name=name)
+        pools = control_pools(
+            groups, by_batch=self._by_batch, splits=self.splits, name=name, members=self._all_splits[name]
+        )
         if loader_config.n_basal_samples:
             pools.check(groups.run_of(rows.starts))
         return Loader(self.source, rows, plan, pools, loader_config)

@@ -86,7 +86,7 @@ def _add_convert(subparsers: Any) -> None:
     convert.add_argument("--layer", help="layer to use as X")
     convert.add_argument("--order", choices=("grouped", "source"), default="grouped", help="default: %(default)s")
     convert.add_argument(
-        "--seed", type=_natural_number, default=0, metavar="N", help="seed of the shuffling; default: %(default)s"
+        "--seed", type=_natural_number, default=0, metavar="N", help="has no effect; kept for existing scripts"
     )
     convert.add_argument("--memory-limit", default="1GiB", metavar="SIZE", help="default: %(default)s")
     convert.add_argument("--overwrite", action="store_true", help="replace an existing store")

@@ -47,8 +47,8 @@ def _print_origin(store: Store) -> None:
     from lazypert._internal.memory import format_bytes
 
     attrs = store.attrs
-    seed = f", shuffled within groups with seed {attrs['seed']}" if attrs["order"] == "grouped" else ""
-    print_field("order", f"{attrs['order']}{seed}")
+    is_fair = attrs["order"] == "grouped" and store.format_version >= 3
+    print_field("order", f"{attrs['order']}{', in random order within groups' if is_fair else ''}")
     for source in attrs["sources"]:
         print_field("source", f"{source['file']} ({source['n_obs']:,} cells, {format_bytes(source['size'])})")
 

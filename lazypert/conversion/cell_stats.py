@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CellStatsPlan:
-    """The statistics to collect for each run of cells; small, and the same for every task.
+    """The statistics to collect for each subgroup of cells; small, and the same for every task.
+
+    A subgroup is the cells of one run and one batch.
 
     Attributes
     ----------
@@ -37,14 +39,17 @@ class CellStatsPlan:
         (n_perturbations,) gene that each perturbation is named after, -1 for none.
     target_of_run
         (n_runs,) own target of a run's cells, -1 for none and for controls.
-    control_run
-        (n_runs,) number of a run among the control runs, -1 for other runs.
+    run_of_subgroup
+        (n_subgroups,) run of a subgroup's cells.
+    control_number
+        (n_subgroups,) number of a subgroup among those of controls, -1 for others.
     """
 
     gene_col: str | None
     target: NDArray[np.int64]
     target_of_run: NDArray[np.int64]
-    control_run: NDArray[np.int64]
+    run_of_subgroup: NDArray[np.int64]
+    control_number: NDArray[np.int64]
 
     @classmethod
     def of(cls, groups: Groups, var: pd.DataFrame) -> CellStatsPlan:
@@ -58,17 +63,26 @@ class CellStatsPlan:
         best = max(targets, key=lambda name: int((targets[name] >= 0).sum()))  # the first one wins a tie
         is_control = groups.is_control
         target_of_run = np.where(is_control, -1, np.append(targets[best], -1)[groups.codes["perturbation"]])
-        return cls(best, targets[best], target_of_run, np.where(is_control, np.cumsum(is_control) - 1, -1))
+        run = groups.batch_counts.run
+        control_number = np.where(is_control[run], np.cumsum(is_control[run]) - 1, -1)
+        return cls(best, targets[best], target_of_run, run, control_number)
 
     @property
-    def n_control_runs(self) -> int:
-        """Number of runs of control cells."""
-        return int(self.control_run.max(initial=-1)) + 1
+    def n_control_subgroups(self) -> int:
+        """Number of subgroups of control cells."""
+        return int(self.control_number.max(initial=-1)) + 1
+
+    def control_rows(self, groups: Groups) -> NDArray[np.int64]:
+        """(n_control_subgroups,) first row of each subgroup of controls."""
+        rows = np.sort(groups.rows(groups.is_control)[:])
+        run = groups.expand(np.arange(len(groups.start), dtype=np.int32))[rows]
+        number = self.control_number[groups.subgroup_of(run, rows)]
+        return rows[np.unique(number, return_index=True)[1]]
 
     @property
     def control_sums_bytes(self) -> int:
         """Size of all control sums in bytes."""
-        return 8 * self.n_control_runs * len(self.target)
+        return 8 * self.n_control_subgroups * len(self.target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,27 +97,27 @@ class CellStats:
         (n,) int32 number of nonzero values in each row.
     own_target
         (n,) float64 expression of the target of each cell; NaN for controls and for cells without a target.
-    control_runs
-        (k,) numbers of the control runs that contain any of the rows.
+    control_subgroups
+        (k,) numbers of the subgroups of controls that contain any of the rows.
     control_sums
-        (k, n_perturbations) sums of every target over these rows of each control run.
+        (k, n_perturbations) sums of every target over these rows of each such subgroup.
     """
 
     first_row: int
     total: NDArray[np.float64]
     n_genes: NDArray[np.int32]
     own_target: NDArray[np.float64]
-    control_runs: NDArray[np.int64]
+    control_subgroups: NDArray[np.int64]
     control_sums: NDArray[np.float64]
 
     @classmethod
-    def of(cls, plan: CellStatsPlan, runs: NDArray[np.integer], first_row: int, block: CSRBlock) -> CellStats:
+    def of(cls, plan: CellStatsPlan, subgroups: NDArray[np.integer], first_row: int, block: CSRBlock) -> CellStats:
         """Compute the statistics of a block.
 
         Parameters
         ----------
-        runs
-            (n,) run of each row.
+        subgroups
+            (n,) subgroup of each row.
         first_row
             Row number of the block's first row.
         """
@@ -111,17 +125,18 @@ class CellStats:
         total, n_genes, own_target = np.zeros(n), np.zeros(n, np.int32), np.full(n, np.nan)
         zero = np.int64(0) if block.data.dtype.kind in "iu" else np.float64(0)
         _totals(block.indptr, block.data, zero, total, n_genes)
-        control_runs = np.unique(plan.control_run[runs])
-        control_runs = control_runs[control_runs >= 0]
-        stratum = np.full(plan.n_control_runs + 1, -1, dtype=np.int64)  # the last element serves index -1
-        stratum[control_runs] = np.arange(len(control_runs))
+        present = np.unique(plan.control_number[subgroups])
+        present = present[present >= 0]
+        stratum = np.full(plan.n_control_subgroups + 1, -1, dtype=np.int64)  # the last element serves index -1
+        stratum[present] = np.arange(len(present))
         slot = np.full(block.n_cols, -1, dtype=np.int64)
         targeting = np.flatnonzero(plan.target >= 0)
         slot[plan.target[targeting]] = targeting
-        control_sums = np.zeros((len(control_runs), len(plan.target)))
-        row_target, row_stratum = plan.target_of_run[runs], stratum[plan.control_run[runs]]
+        control_sums = np.zeros((len(present), len(plan.target)))
+        row_target = plan.target_of_run[plan.run_of_subgroup[subgroups]]
+        row_stratum = stratum[plan.control_number[subgroups]]
         target_sums(block.indptr, block.indices, block.data, row_target, row_stratum, slot, own_target, control_sums)
-        return cls(first_row, total, n_genes, own_target, control_runs, control_sums)
+        return cls(first_row, total, n_genes, own_target, present, control_sums)
 
     def save(self, path: Path) -> tuple[int, int]:
         """Write to a file; return its size and CRC-32."""

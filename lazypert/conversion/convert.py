@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import operator
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lazypert._internal.inverse_permutation import inverse
 from lazypert._internal.memory import Budget, release_memory
+from lazypert._internal.validation import require_integer
 from lazypert.conversion.cell_stats import CellStatsPlan
 from lazypert.conversion.matrices import X_FOLDER, write_matrices
 from lazypert.conversion.plan import DATASET, ConversionOptions, source_stamp
@@ -72,11 +72,13 @@ def convert(
     layer
         Layer to use as the store's X; the file's own X becomes ``layers["X"]``.
     order
-        ``"grouped"`` sorts cells by (cell type, perturbation, dataset, batch) and shuffles them
-        within each group, so that a group is one contiguous read; ``"source"`` keeps the file's
-        order. Without any of the three columns there are no groups, and the order is kept.
+        ``"grouped"`` sorts cells by (cell type, perturbation, dataset), so that a group is one contiguous
+        read, and orders them by a hash of their names within each group, so that any part of it is a random
+        sample; ``"source"`` keeps the file's order. Without any of the three columns there are no groups,
+        and the order is kept.
     seed
-        Seed of the shuffle.
+        Has no effect: the order follows from the cells' names alone, so that the same cells are always stored,
+        split and sampled alike. Kept so that existing calls work.
     memory_limit
         Bytes, or text such as ``"1GiB"``. The peak memory of the process stays within 256 MiB of
         this limit, not counting imports. A `dask.distributed.Client` decides how many tasks run at
@@ -127,7 +129,8 @@ def convert(
         dataset_col=DATASET if len(paths) > 1 else None,
         control_pert=control_pert if control_pert is None else str(control_pert),  # labels are text in the store
     )
-    options = ConversionOptions(roles=roles, layer=layer, order=order, seed=operator.index(seed), join=join)
+    require_integer("seed", seed)
+    options = ConversionOptions(roles=roles, layer=layer, order=order, join=join)
     budget = Budget.of(memory_limit)
     target = _resolve_target(store, paths)
     StoreWriter.check(target, overwrite=overwrite)
@@ -225,7 +228,6 @@ def _attributes(plan: ConversionPlan, summaries: dict[str, Any]) -> dict[str, An
         ],
         "roles": plan.stored_roles.to_json(),
         "order": "grouped" if plan.is_grouped else "source",
-        "seed": plan.options.seed,
         "layer": plan.options.layer,
         "n_obs": plan.n_obs,
         "n_vars": len(plan.genes),

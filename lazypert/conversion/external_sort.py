@@ -145,8 +145,8 @@ class ShardWriter:
         Columns of the matrix.
     work
         Folder of the tasks: their checkpoints, and what `save_reduce_inputs` saved.
-    cell_stats_plan, run_of_row
-        Which cell statistics to collect, and the ``.npy`` file with each row's run; None for none.
+    cell_stats_plan, subgroup_of_row
+        Which cell statistics to collect, and the ``.npy`` file with each row's subgroup; None for none.
     """
 
     data: Template
@@ -154,7 +154,7 @@ class ShardWriter:
     n_cols: int
     work: Path
     cell_stats_plan: CellStatsPlan | None = None
-    run_of_row: Path | None = None
+    subgroup_of_row: Path | None = None
 
     def write_shard(self, shard: int) -> ReducedShard:
         """Run one reduce task: gather a shard's rows from all spills, and write ``data`` and ``indices``."""
@@ -208,10 +208,10 @@ class ShardWriter:
 
     def _save_cell_stats(self, shard: int, first_row: int, rows: CSRBlock) -> list[Entry]:
         assert self.cell_stats_plan is not None
-        assert self.run_of_row is not None
+        assert self.subgroup_of_row is not None
         if not rows.shape[0]:
             return []
         name = f"rows-{shard:06d}.npz"
-        runs = np.asarray(np.load(self.run_of_row, mmap_mode="r")[first_row : first_row + rows.shape[0]])
-        stats = CellStats.of(self.cell_stats_plan, runs, first_row, rows)
+        subgroups = np.load(self.subgroup_of_row, mmap_mode="r")[first_row : first_row + rows.shape[0]]
+        stats = CellStats.of(self.cell_stats_plan, np.asarray(subgroups), first_row, rows)
         return [Entry(name, *stats.save(self.work / name))]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 X_FOLDER = "0"
 """Folder of X's tasks inside the staging directory's ``work``; other matrices get the next numbers."""
 
-_DESTINATION, _RUN_OF_ROW, _DONE = "destination.npy", "run_of_row.npy", "done.json"
+_DESTINATION, _SUBGROUP_OF_ROW, _DONE = "destination.npy", "subgroup_of_row.npy", "done.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,8 @@ def write_matrices(
     """
     work = writer.staging.work
     np.save(work / _DESTINATION, destination)
-    np.save(work / _RUN_OF_ROW, plan.groups.expand(np.arange(len(plan.groups.start), dtype="i4"), plan.n_obs))
+    run = plan.groups.expand(np.arange(len(plan.groups.start), dtype="i4"), plan.n_obs)
+    np.save(work / _SUBGROUP_OF_ROW, plan.groups.subgroup_of(run, np.arange(plan.n_obs)).astype("i4"))
     summaries = {}
     for number, (name, source_name) in enumerate(plan.matrices.items()):  # X is the first
         has_genes = name == "X" or name.startswith("layers/")
@@ -173,7 +174,7 @@ def _shard_writer(writer: StoreWriter, job: MatrixJob, nnz: int, dtype: np.dtype
         n_cols=job.n_cols,
         work=job.work,
         cell_stats_plan=job.cell_stats_plan,
-        run_of_row=None if job.cell_stats_plan is None else job.work.parent / _RUN_OF_ROW,
+        subgroup_of_row=None if job.cell_stats_plan is None else job.work.parent / _SUBGROUP_OF_ROW,
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from lazypert._internal.memory import format_bytes
-from lazypert._internal.validation import require, require_choice, require_integer
+from lazypert._internal.validation import require, require_choice
 from lazypert.errors import ConfigError, DiskFullError
 from lazypert.store.format import COLUMN_SHARD, FORMAT_VERSION, MATRIX_SHARD
 
@@ -66,7 +66,6 @@ class ConversionOptions:
     roles: Roles
     layer: str | None
     order: Order
-    seed: int
     join: Join
 
     def __post_init__(self) -> None:
@@ -75,7 +74,6 @@ class ConversionOptions:
         columns: dict[str, Any] = {**self.roles.to_json()}
         for role, name in columns.items():
             require(name is None or isinstance(name, str), role, name, "text or None")
-        require_integer("seed", self.seed)
 
 
 class MapTaskSizes(NamedTuple):
@@ -242,7 +240,7 @@ class ConversionPlan:
             "format": FORMAT_VERSION,
             "sources": [[str(reader.path.resolve()), *source_stamp(reader.path)] for reader in self.readers],
             "roles": self.options.roles.to_json(),
-            "options": [self.options.layer, self.options.order, self.options.seed, self.options.join],
+            "options": [self.options.layer, self.options.order, self.options.join],
             "blocks": [self.map_task_sizes(source_name).block_bytes for source_name in self.matrices.values()],
         }
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]

@@ -9,8 +9,10 @@ import numpy as np
 
 from lazypert._internal.unique_names import unique_names
 from lazypert.conversion.plan import RAW, ConversionPlan
-from lazypert.conversion.reordered_values import READ_STEP
+from lazypert.conversion.reordered_values import READ_STEP, obs_column_reader
 from lazypert.errors import SourceFormatError, near_matches, no_such_column
+from lazypert.screen.cell_order import name_hashes
+from lazypert.screen.cell_table import CellArrays
 from lazypert.screen.gene_alignment import GeneAlignment, align_genes
 from lazypert.screen.groups import Groups
 from lazypert.screen.labels import factorise, unite
@@ -47,7 +49,7 @@ def make_plan(readers: list[ScreenReader], options: ConversionOptions, budget: B
     matrices, matrix_warnings = _choose_matrices(readers, options.layer)
     embeddings, embedding_warnings = _choose_embeddings(readers)
     codes, labels = _role_codes(readers, options.roles, names)
-    groups = Groups.from_codes(codes, labels, options.roles, sum(reader.n_obs for reader in readers))
+    groups = Groups.from_codes(codes, labels, options.roles, _read_name_hashes(readers))
     _ = groups.control_code  # raises if the control label does not exist
     groups, source_row = _order_rows(groups, options)
     if groups.n_unlabelled:
@@ -75,29 +77,37 @@ def dataset_names(readers: list[ScreenReader]) -> list[str]:
 def _order_rows(groups: Groups, options: ConversionOptions) -> tuple[Groups, NDArray[np.integer]]:
     """Return the groups of the store's rows, and the source row of each row."""
     dtype = np.dtype("i4" if groups.n_obs < 2**31 else "i8")
-    if options.order == "source" or not options.roles.has_columns:
-        return groups, np.arange(groups.n_obs, dtype=dtype)
-    permutation = groups.shuffled(options.seed).row_order
-    assert permutation is not None
-    return replace(groups, row_order=None), permutation.astype(dtype, copy=False)
+    source_row = np.arange(groups.n_obs, dtype=dtype)
+    if options.order == "source" or not options.roles.has_columns or groups.row_order is None:
+        return groups, source_row
+    source_row = groups.row_order.astype(dtype, copy=False)
+    batch = groups.cells.batch_codes()
+    cells = CellArrays(None if batch is None else batch[source_row], groups.cells.hashes(source_row))
+    return replace(groups, row_order=None, cells=cells), source_row
+
+
+def _read_name_hashes(readers: list[ScreenReader]) -> NDArray[np.uint64]:
+    """(n_obs,) name hashes of the cells of all files."""
+    read = obs_column_reader(readers, None)
+    n_obs = sum(reader.n_obs for reader in readers)
+    parts = [name_hashes(read(start, min(n_obs, start + READ_STEP))) for start in range(0, n_obs, READ_STEP)]
+    return np.concatenate([*parts, np.empty(0, np.uint64)])
 
 
 def _role_codes(
     readers: list[ScreenReader], roles: Roles, names: list[str]
-) -> tuple[list[NDArray[np.int32] | None], list[NDArray[np.str_]]]:
+) -> tuple[dict[str, NDArray[np.int32] | None], dict[str, NDArray[np.str_]]]:
     """Return the codes of all cells (None without a column) and the labels of every axis."""
-    codes: list[NDArray[np.int32] | None] = []
-    labels: list[NDArray[np.str_]] = []
+    codes: dict[str, NDArray[np.int32] | None] = {}
+    labels: dict[str, NDArray[np.str_]] = {}
     for axis, column in roles.columns().items():
-        axis_codes, axis_labels = None, np.empty(0, dtype=np.str_)
+        codes[axis], labels[axis] = None, np.empty(0, dtype=np.str_)
         if column is not None and axis != "dataset":
-            axis_codes, axis_labels = _read_role_column(readers, column, ROLE_OF_AXIS[axis])
+            codes[axis], labels[axis] = _read_role_column(readers, column, ROLE_OF_AXIS[axis])
         elif column is not None:
-            axis_labels = np.array(sorted(names), dtype=np.str_)
-            code_of_file = np.searchsorted(axis_labels, names)
-            axis_codes = np.repeat(code_of_file.astype(np.int32), [reader.n_obs for reader in readers])
-        codes.append(axis_codes)
-        labels.append(axis_labels)
+            labels[axis] = np.array(sorted(names), dtype=np.str_)
+            code_of_file = np.searchsorted(labels[axis], names)
+            codes[axis] = np.repeat(code_of_file.astype(np.int32), [reader.n_obs for reader in readers])
     return codes, labels
 
 

@@ -70,8 +70,8 @@ def write_embeddings(writer: StoreWriter, plan: ConversionPlan, destination: NDA
 
 
 def write_tables(writer: StoreWriter, plan: ConversionPlan) -> None:
-    """Write lazypert's own tables: source rows, the run table and the labels of every axis."""
-    groups = plan.groups
+    """Write lazypert's own tables: source rows, the run table, batches, name hashes, the labels of every axis."""
+    groups, counts = plan.groups, plan.groups.batch_counts
     writer.group(TABLES, {})
     writer.array(f"{TABLES}/source_row", plan.source_row)
     if groups.row_order is not None:
@@ -80,7 +80,14 @@ def write_tables(writer: StoreWriter, plan: ConversionPlan) -> None:
     writer.array(f"{TABLES}/runs/stop", groups.stop)
     for axis, codes in groups.codes.items():
         writer.array(f"{TABLES}/runs/{axis}", codes)
-        writer.strings(f"{TABLES}/labels/{axis}", groups.labels[axis].astype(object))
+    for axis, labels in groups.labels.items():
+        writer.strings(f"{TABLES}/labels/{axis}", labels.astype(object))
+    for name in ("run", "batch", "n_cells"):
+        writer.array(f"{TABLES}/subgroups/{name}", getattr(counts, name))
+    batch = groups.cells.batch_codes()
+    if batch is not None:
+        writer.array(f"{TABLES}/batch", batch)
+    writer.array(f"{TABLES}/name_hash", groups.cells.hashes(np.arange(plan.n_obs)))
 
 
 def write_cell_stats(writer: StoreWriter, plan: ConversionPlan, stats_plan: CellStatsPlan, work: Path) -> None:
@@ -88,12 +95,12 @@ def write_cell_stats(writer: StoreWriter, plan: ConversionPlan, stats_plan: Cell
     total, n_genes = np.zeros(plan.n_obs), np.zeros(plan.n_obs, dtype=np.int32)
     # Rows without values are in no file.
     own_target = np.where(plan.groups.expand(stats_plan.target_of_run, plan.n_obs) >= 0, 0.0, np.nan)
-    control_sums = np.zeros((stats_plan.n_control_runs, len(stats_plan.target)))
+    control_sums = np.zeros((stats_plan.n_control_subgroups, len(stats_plan.target)))
     for path in sorted(work.glob("rows-*.npz")):
         stats = CellStats.load(path)
         rows = slice(stats.first_row, stats.first_row + len(stats.total))
         total[rows], n_genes[rows], own_target[rows] = stats.total, stats.n_genes, stats.own_target
-        control_sums[stats.control_runs] += stats.control_sums
+        control_sums[stats.control_subgroups] += stats.control_sums
     base = f"{TABLES}/facts"
     writer.group(base, {"gene_col": stats_plan.gene_col})
     writer.array(f"{base}/total", total)
@@ -101,3 +108,4 @@ def write_cell_stats(writer: StoreWriter, plan: ConversionPlan, stats_plan: Cell
     writer.array(f"{base}/own_target", own_target)
     writer.array(f"{base}/target", stats_plan.target.astype("i4"))
     writer.array(f"{base}/control_sum", control_sums.ravel())
+    writer.array(f"{base}/control_row", stats_plan.control_rows(plan.groups))

@@ -16,7 +16,7 @@ from lazypert.design.splits import SPLIT_MODES, SplitMode, SplitOptions, SplitRe
 from lazypert.errors import ConfigError
 from lazypert.quality import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter
 from lazypert.screen.groups import Groups
-from lazypert.screen.roles import AXES, Roles
+from lazypert.screen.roles import RUN_AXES, Roles
 from lazypert.sources.anndata_source import PerturbationAnnDataSource
 from lazypert.sources.config import PerturbationSourceConfig
 from lazypert.store.group_by_columns import group_cells
@@ -72,10 +72,11 @@ class PertAccessor:
         all_groups, rows = store.groups, self._ds[STORE_ROW].to_numpy()
         position = rows if all_groups.row_order is None else inverse(all_groups.row_order)[rows]
         run = all_groups.run_of(position)
-        codes = [
-            None if column is None else all_groups.codes[axis][run] for axis, column in store.roles.columns().items()
-        ]
-        return Groups.from_codes(codes, [all_groups.labels[axis] for axis in AXES], store.roles, len(rows), rows=rows)
+        columns = store.roles.columns()
+        codes = {axis: None if columns[axis] is None else all_groups.codes[axis][run] for axis in RUN_AXES}
+        codes["batch"] = None if columns["batch"] is None else all_groups.batch_of(rows)
+        hashes = all_groups.cells.hashes(rows)
+        return Groups.from_codes(codes, all_groups.labels, store.roles, hashes, rows=rows, cells=all_groups.cells)
 
     @property
     def _is_complete(self) -> bool:
@@ -134,13 +135,14 @@ class PertAccessor:
         """
         groups = self.groups
         chosen = np.ones(len(groups.start), dtype=bool)
-        for axis, wanted in (("perturbation", perturbation), ("cell_type", cell_type), ("batch", batch)):
+        for axis, wanted in (("perturbation", perturbation), ("cell_type", cell_type)):
             if wanted is not None:
-                names = [wanted] if isinstance(wanted, str) else list(wanted)
-                chosen &= np.isin(groups.codes[axis], [groups.code_of(axis, name) for name in names])
+                chosen &= np.isin(groups.codes[axis], _codes_of(groups, axis, wanted))
         if controls is not None:
             chosen &= groups.is_control == controls
         rows = np.sort(groups.rows(chosen)[:])
+        if batch is not None:
+            rows = rows[np.isin(groups.batch_of(rows), _codes_of(groups, "batch", batch))]
         if self._is_complete:
             is_range = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows)
             return self._ds.isel(cell=slice(int(rows[0]), int(rows[-1]) + 1) if is_range else rows)
@@ -250,3 +252,7 @@ class PertAccessor:
             "storage_options": self.store.storage_options,
         }
         return make_config(PerturbationSourceConfig, defaults | options)
+
+
+def _codes_of(groups: Groups, axis: str, labels: str | Sequence[str]) -> list[int]:
+    return [groups.code_of(axis, label) for label in ([labels] if isinstance(labels, str) else labels)]

@@ -52,6 +52,6 @@ class PerturbationBatchSampler:
     def __iter__(self) -> Iterator[list[int]]:
         epoch, per_batch = self.plan.epoch(self.epoch), self.config.sentences_per_batch
         for number in range(epoch.n_blocks):
-            cells, _ = epoch.block(number, fill=False)
+            cells = epoch.block(number, fill=False).cells
             for start in range(0, len(cells), per_batch):
                 yield cells[start : start + per_batch].ravel().tolist()

@@ -1,18 +1,23 @@
 """Pools of control cells, and draws from them.
 
-A pool is the controls of one (cell type, dataset), or of one (cell type, dataset, batch). The
-controls that a cell gets are a pure function of (seed, epoch, row): no table of pairs is needed, and
-neither the order of the cells nor the number of workers matters.
+A pool is the controls of one (cell type, dataset), or of one (cell type, dataset, batch). The controls that a cell
+gets are a pure function of (seed, epoch, draw, row), where `draw` counts the cell's occurrences in the epoch: no
+table of pairs is needed, and neither the order of the cells nor the number of workers matters.
+
+A pool that does not fit into memory is drawn from a part at a time: its *reach*. The controls of a pool are in
+random order, so any interval of them is a random sample, and it moves through the pool as the epoch goes on.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lazypert._internal.randomness import counter_hash, draw_distinct, permute_index
+from lazypert.design.batch_pools import BatchPools
 from lazypert.errors import EmptyPoolError
 from lazypert.screen.rows import Rows
 
@@ -22,13 +27,53 @@ if TYPE_CHECKING:
     from lazypert.design.splits import SplitResult
     from lazypert.screen.groups import Groups
 
-STRETCH_SIZE = 64
-"""Consecutive controls of a pool that are read together (more for cells with many controls)."""
-
-INITIAL_STRETCHES = 4
-
 # Streams of random numbers.
-_WHICH_STRETCH, _STRATUM, _IN_STRATUM = 101, 102, 103
+_SLOT, _REACH, _FIXED, _DRAW = 101, 102, 103, 104
+
+_ODD = 0x9E3779B97F4A7  # spreads the numbers of pools over 64 bits
+
+_DRAW_BITS = 28  # of a counter; the others are the row
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DrawnCells:
+    """The cells that controls are drawn for.
+
+    Attributes
+    ----------
+    row, run
+        (m,) store row and run of each.
+    draw
+        (m,) number of the occurrence of the cell in the epoch, from 0: each gets other controls.
+    phase
+        (m,) how far through the epoch the cell comes, from 0 to below 1; used with a reach only.
+    """
+
+    row: NDArray[np.int64]
+    run: NDArray[np.int64]
+    draw: NDArray[np.int64] | int = 0
+    phase: NDArray[np.float64] | float = 0.0
+
+    @property
+    def counter(self) -> NDArray[np.int64]:
+        """(m,) a different number for each row and draw."""
+        return (self.row << _DRAW_BITS) + self.draw
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The part of each pool that may be drawn from at a time.
+
+    Attributes
+    ----------
+    n_controls
+        Controls of one pool within reach; pools that are not larger are always within reach.
+    turns
+        How many times the reach passes through a pool in one epoch.
+    """
+
+    n_controls: int
+    turns: float
 
 
 class ControlPools:
@@ -40,38 +85,38 @@ class ControlPools:
         The screen's groups.
     controls
         Rows that may serve as controls, in run order.
+    members
+        The cells that controls are drawn for; needed for fixed pairs only.
     by_batch
         Prefer controls of the same batch.
     """
 
-    def __init__(self, groups: Groups, controls: Rows, *, by_batch: bool) -> None:
-        self.groups = groups
+    def __init__(self, groups: Groups, controls: Rows, members: Rows | None = None, *, by_batch: bool) -> None:
+        self.groups, self.by_batch, self._members = groups, by_batch, members
         run = groups.run_of(controls.starts)
-        keys, batch_keys = _keys(groups)
-        by_key = np.argsort(batch_keys[run], kind="stable")
+        keys = _keys(groups)
+        by_key = np.argsort(keys[run], kind="stable")
         self.controls = Rows(controls.starts[by_key], controls.stops[by_key], controls.row_order)
-        run, sizes = run[by_key], (controls.stops - controls.starts)[by_key]
-        ends = np.cumsum(sizes)
-        # Sorted by (cell type, dataset, batch), the pools of both kinds are slices of one list.
-        self._first, self._size = _slices(keys[run], ends, keys)
-        if by_batch:
-            first, size = _slices(batch_keys[run], ends, batch_keys)
-            has_controls = size > 0
-            self._first = np.where(has_controls, first, self._first)
-            self._size = np.where(has_controls, size, self._size)
+        sizes = (controls.stops - controls.starts)[by_key]
+        # Sorted by (cell type, dataset), pools are slices of one list.
+        self._first, self._size = _slices(keys[run[by_key]], np.cumsum(sizes), keys)
 
     def __repr__(self) -> str:
         return f"ControlPools({len(self.controls):,} controls in {self.n_pools:,} pools)"
 
     @property
     def sizes(self) -> NDArray[np.int64]:
-        """(n_runs,) size of the pool that each run's cells draw from."""
+        """(n_runs,) controls of the cell type and dataset of each run's cells."""
         return self._size
 
     @cached_property
     def n_pools(self) -> int:
         """Number of different pools."""
         return len(np.unique(self._first[self._size > 0]))
+
+    @cached_property
+    def _batches(self) -> BatchPools:
+        return BatchPools.of(self.groups, self.controls, _keys(self.groups))
 
     def check(self, runs: NDArray[np.integer]) -> None:
         """Check that the cells of all these runs have controls.
@@ -96,109 +141,162 @@ class ControlPools:
                 "Check control_pert, leave out these cell types, or pass on_empty='mask'."
             )
 
-    def sample_size(self, n_controls: int, n_cached_together: int = 0) -> int:
-        """Controls per pool to draw from at a time so that all pools together need about `n_controls`.
+    def reach(self, n_controls: int, n_cells: int, n: int = 1) -> Reach | None:
+        """Choose the part of each pool that may be drawn from at a time.
 
         Parameters
         ----------
         n_controls
             Controls that fit into memory.
-        n_cached_together
-            Consecutive controls that are cached together. A stretch takes up more of the cache than its own
-            size, because the boundaries differ, and its controls remain cached after it has left the sample.
+        n_cells
+            Cells that controls are drawn for in one epoch. At most one control is read for every four of them,
+            and each control at most once.
+        n
+            Controls per cell; a reach has at least as many.
+
+        Returns
+        -------
+        None if all controls fit.
         """
         if n_controls >= len(self.controls):
-            return max(1, len(self.controls))
-        return max(1, n_controls * STRETCH_SIZE // (STRETCH_SIZE + 2 * n_cached_together) // max(1, self.n_pools))
+            return None
+        has_pool = self._size > 0
+        sizes = np.sort(self._size[has_pool][np.unique(self._first[has_pool], return_index=True)[1]])
+        # Small pools fit; the large ones share what is left.
+        left = n_controls - np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        share = left // np.arange(len(sizes), 0, -1)
+        is_large = sizes > share
+        n_large = int(sizes[is_large].sum())
+        return Reach(max(n, int(share[np.argmax(is_large)])), min(1.0, n_cells / 4 / n_large))
 
-    def draw(
-        self, rows: NDArray[np.integer], runs: NDArray[np.integer], n: int, words: tuple[int, ...]
+    def fixed_controls(self, positions: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
+        """(m, n) store rows of the controls that `fixed_control_index` gives.
+
+        A cell whose pool is empty gets its own row: call `check` first, or exclude such cells by `sizes`.
+        """
+        own = np.repeat(self.controls.to_rows(positions)[:, None], n, axis=1)
+        if not len(self.controls):
+            return own
+        drawn = self.controls[self.fixed_control_index(positions, n, seed)]
+        return np.where(self._size[self.groups.run_of(positions)][:, None] > 0, drawn, own)
+
+    def control_index(
+        self, cells: DrawnCells, n: int, words: tuple[int, ...], reach: Reach | None = None
     ) -> NDArray[np.int64]:
-        """Draw controls for cells.
+        """Draw controls for cells, as indices into `controls`.
+
+        The controls of a cell are distinct if its pool has enough of them, and each is equally likely to be any of
+        the pool; within a reach, each is equally likely to be any of those within it.
 
         Parameters
         ----------
-        rows
-            (m,) store rows of the cells.
-        runs
-            (m,) run of each cell.
         n
             Controls per cell.
         words
             Key of the random numbers, such as ``(seed, epoch)``.
-
-        Returns
-        -------
-        (m, n) int64 store rows of controls. A cell whose pool is empty gets its own row: call `check`
-        first, or exclude such cells by `sizes`.
-        """
-        size = self._size[runs]
-        if not len(self.controls):
-            return np.repeat(np.asarray(rows, dtype=np.int64)[:, None], n, axis=1)
-        drawn = self.controls[self.control_index(rows, runs, n, words)]
-        return np.where(size[:, None] > 0, drawn, np.asarray(rows)[:, None])
-
-    def control_index(
-        self,
-        rows: NDArray[np.integer],
-        runs: NDArray[np.integer],
-        n: int,
-        words: tuple[int, ...],
-        *,
-        sample_size: int | None = None,
-        rotation: int = 0,
-    ) -> NDArray[np.int64]:
-        """Draw controls for cells, as indices into `controls`.
-
-        With a `sample_size`, controls are drawn from a rotating sample of a large pool, which consists of
-        stretches of 64 consecutive controls. As `rotation` increases, new stretches enter the sample, and
-        once it holds as many as `sample_size` allows, the oldest ones leave. Thus only a few controls have
-        to be read at first, and at any one time. Over all rotations, every control is drawn equally often.
-
-        Parameters
-        ----------
-        rows, runs, n, words
-            As in `draw`.
-        sample_size
-            Controls of one pool to draw from at a time; None allows all.
-        rotation
-            How many times the samples have rotated.
+        reach
+            Draw from this part of large pools; None draws from all of each.
 
         Returns
         -------
         (m, n) int64; 0 for a cell whose pool is empty.
         """
-        first, size = self._first[runs], self._size[runs]
-        # Large enough that the draws of one cell are distinct, and mostly those of its neighbours too.
-        stretch = max(STRETCH_SIZE, 4 * n)
-        is_large = size > INITIAL_STRETCHES * stretch if sample_size is not None else np.zeros(len(runs), dtype=bool)
-        drawn = draw_distinct(words, rows, np.maximum(np.where(is_large, stretch, size), 1), n)
-        if sample_size is not None and is_large.any():
-            newest = rotation // max(1, self.n_pools // 2)  # so that many pools also cost little per rotation
-            n_stretches = max(1, min(sample_size // stretch, INITIAL_STRETCHES + newest))
-            number = newest - (counter_hash((*words, _WHICH_STRETCH), rows) % np.uint64(n_stretches)).astype(np.int64)
-            offset = self._stretch_offsets(first, size, number, words[0])
-            drawn = np.where(is_large[:, None], drawn + offset[:, None], drawn)
-            drawn %= np.maximum(size, 1)[:, None]
-        return np.where(size[:, None] > 0, first[:, None] + drawn, 0)
+        if not len(self.controls):
+            return np.zeros((len(cells.row), n), dtype=np.int64)
+        first, size = self._first[cells.run], self._size[cells.run]
+        turn = np.zeros(len(first)) if reach is None else self._turn(cells, reach, words)
+        part = np.ones(len(first)) if reach is None else np.minimum(1.0, reach.n_controls / np.maximum(size, 1))
+        if self.by_batch:
+            low, high = self._batches.slice(first, self.groups.batch_of(cells.row))
+            has_batch = high > low
+            first, size = np.where(has_batch, low, first), np.where(has_batch, high - low, size)
+        # What is drawn from begins at a fraction of the pool, or of the batch's share of it, and wraps around. The
+        # controls of a batch are spread evenly over the pool, so those within reach are about the same ones.
+        length = np.where(part < 1, np.minimum(size, np.maximum(n, np.ceil(size * part))), size).astype(np.int64)
+        start = np.where(length < size, (turn * size).astype(np.int64), 0)
+        drawn = (
+            first[:, None] + (start[:, None] + _draw(words, cells.counter, length, n)) % np.maximum(size, 1)[:, None]
+        )
+        if self.by_batch:
+            is_index = has_batch[:, None]
+            drawn = np.where(is_index, self._batches.index[np.where(is_index, drawn, 0)], drawn)
+        return np.where(self._size[cells.run][:, None] > 0, drawn, 0)
 
-    def _stretch_offsets(
-        self, first: NDArray[np.int64], size: NDArray[np.int64], number: NDArray[np.int64], seed: int
-    ) -> NDArray[np.int64]:
-        """Offset in its pool at which each stretch begins.
+    def fixed_control_index(self, positions: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
+        """Pair cells with controls without replacement, in turns through the pool.
 
-        A pool is divided into as many strata as stretches fit into it. Consecutive stretches begin in different
-        strata, in random order, and at a random offset within the stratum.
+        In each turn no control is used twice, and all but at most ``n - 1`` are used.
+
+        Parameters
+        ----------
+        positions
+            (m,) positions of cells, each one of `members`.
+        n
+            Controls per cell.
+
+        Returns
+        -------
+        (m, n) int64 indices into `controls`; 0 for a cell whose pool is empty.
         """
-        strata = np.maximum(size // STRETCH_SIZE, 1)
-        cycle, nth = np.divmod(number, strata)
-        stratum = permute_index((seed, _STRATUM), first * 1_000_003 + cycle, nth, strata)
-        bits = counter_hash((seed, _IN_STRATUM), first * 1_000_003 + number) >> np.uint64(11)
-        return ((stratum + bits.astype(np.float64) / 2**53) / strata * size).astype(np.int64)
+        assert self._members is not None
+        run = self.groups.run_of(positions)
+        first, size = self._first[run], self._size[run]
+        low, n_alike = first, size
+        if self.by_batch:
+            batch = self.groups.batch_of(self._members.to_rows(positions))
+            start, stop = self._batches.slice(first, batch)
+            has_batch = stop > start
+            low, n_alike = np.where(has_batch, start, first), np.where(has_batch, stop - start, size)
+        # Each turn through the pool gives every cell n of a new order of its controls.
+        turn, nth = np.divmod(self._fixed_rank[self._members.find(positions)], np.maximum(n_alike // n, 1))
+        within = (nth[:, None] * n + np.arange(n)) % np.maximum(n_alike, 1)[:, None]
+        which = (low * 2 + (low != first)) * _ODD + turn
+        drawn = low[:, None] + permute_index((seed, _FIXED), which[:, None], within, n_alike[:, None])
+        if self.by_batch and len(self._batches.index):
+            drawn = np.where(has_batch[:, None], self._batches.index[np.where(has_batch[:, None], drawn, 0)], drawn)
+        return np.where(size[:, None] > 0, drawn, 0)
+
+    @cached_property
+    def _fixed_rank(self) -> NDArray[np.int64]:
+        """(n_members,) number of each member among those that draw from the same pool, perturbed cells first."""
+        assert self._members is not None
+        positions = self._members.positions(np.arange(len(self._members)))
+        run = self.groups.run_of(positions)
+        key = self._first[run]
+        if self.by_batch:
+            batch = self.groups.batch_of(self._members.to_rows(positions))
+            start, stop = self._batches.slice(key, batch)
+            key = np.where(stop > start, self._batches.key_of(key, batch), -1 - key)
+        key = np.where(self._size[run] > 0, key, np.iinfo(np.int64).max)  # cells without a pool
+        order = np.lexsort((self.groups.is_control[run], key))
+        starts = np.flatnonzero(np.diff(key[order], prepend=np.iinfo(np.int64).min) != 0)
+        rank = np.empty(len(order), dtype=np.int64)
+        rank[order] = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+        return rank
+
+    def _turn(self, cells: DrawnCells, reach: Reach, words: tuple[int, ...]) -> NDArray[np.float64]:
+        """How far around its pool the reach of each cell begins: anywhere at first, then moving on."""
+        bits = counter_hash((*words, _REACH), self._first[cells.run]) >> np.uint64(11)
+        return (bits.astype(np.float64) / 2**53 + np.asarray(cells.phase) * reach.turns) % 1.0
+
+
+def _draw(words: tuple[int, ...], counter: NDArray[np.int64], sizes: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """(m, n) numbers below ``sizes[i]``, distinct where there are enough, and each of the n alike."""
+    drawn = draw_distinct((*words, _DRAW), counter, np.maximum(sizes, 1), n)
+    if n == 1:
+        return drawn
+    # Floyd's algorithm draws a set: each of its numbers comes from a range of its own, so they change places.
+    shift = (counter_hash((*words, _SLOT), counter) % np.uint64(n)).astype(np.int64)
+    return np.take_along_axis(drawn, (np.arange(n) + shift[:, None]) % n, axis=1)
 
 
 def control_pools(
-    groups: Groups, *, by_batch: bool, splits: SplitResult | None = None, name: str = "train"
+    groups: Groups,
+    *,
+    by_batch: bool,
+    splits: SplitResult | None = None,
+    name: str = "train",
+    members: Rows | None = None,
 ) -> ControlPools:
     """Make the pools that the cells of a split draw from.
 
@@ -207,16 +305,16 @@ def control_pools(
     """
     is_control = groups.is_control & (groups.ids >= 0)
     if splits is None:
-        return ControlPools(groups, groups.rows(is_control), by_batch=by_batch)
+        return ControlPools(groups, groups.rows(is_control), groups.rows(groups.ids >= 0), by_batch=by_batch)
     own, train = (_in_runs(groups, splits[split], is_control) for split in (name, "train"))
-    keys, _ = _keys(groups)
+    keys = _keys(groups)
     is_lacking = ~np.isin(keys[groups.run_of(train.starts)], keys[groups.run_of(own.starts)])
     rows = Rows(
         np.concatenate([own.starts, train.starts[is_lacking]]),
         np.concatenate([own.stops, train.stops[is_lacking]]),
         own.row_order,
     )
-    return ControlPools(groups, rows, by_batch=by_batch)
+    return ControlPools(groups, rows, splits[name] if members is None else members, by_batch=by_batch)
 
 
 def _in_runs(groups: Groups, rows: Rows, runs: NDArray[np.bool_]) -> Rows:
@@ -225,11 +323,10 @@ def _in_runs(groups: Groups, rows: Rows, runs: NDArray[np.bool_]) -> Rows:
     return Rows(rows.starts[chosen], rows.stops[chosen], rows.row_order)
 
 
-def _keys(groups: Groups) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(n_runs,) keys of the (cell type, dataset) and of the (cell type, dataset, batch)."""
-    cell_type, dataset, batch = (groups.codes[axis].astype(np.int64) for axis in ("cell_type", "dataset", "batch"))
-    key = cell_type * len(groups.labels["dataset"]) + dataset
-    return key, key * (len(groups.labels["batch"]) + 1) + batch + 1
+def _keys(groups: Groups) -> NDArray[np.int64]:
+    """(n_runs,) key of the (cell type, dataset)."""
+    cell_type, dataset = (groups.codes[axis].astype(np.int64) for axis in ("cell_type", "dataset"))
+    return cell_type * (len(groups.labels["dataset"]) + 1) + dataset + 1
 
 
 def _slices(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from lazypert.design.splits import SplitResult
     from lazypert.screen.groups import Groups, HasGroups
+    from lazypert.screen.rows import Rows
 
 MappingStrategy = Literal["random", "batch"]
 
@@ -88,9 +89,10 @@ class _Mapping:
 
     def mapped_rows(self, source: HasGroups) -> NDArray[np.int64]:
         """(n_mapped,) store rows that `build_mapping` maps, ascending."""
-        groups = source.groups
-        is_mapped = (groups.ids >= 0) & (self.config.map_controls | ~groups.is_control)
-        return np.sort(groups.rows(is_mapped)[:])
+        return np.sort(self._mapped(source.groups)[:])
+
+    def _mapped(self, groups: Groups) -> Rows:
+        return groups.rows((groups.ids >= 0) & (self.config.map_controls | ~groups.is_control))
 
     def build_mapping(self, source: HasGroups, splits: SplitResult | None = None) -> NDArray[np.int64]:
         """Map every perturbed cell to controls.
@@ -110,33 +112,27 @@ class _Mapping:
         EmptyPoolError
             If a group has no controls and ``on_empty`` is ``"error"``.
         """
-        groups, by_batch = source.groups, self.strategy == "batch"
-        rows = self.mapped_rows(source)
-        all_pools = control_pools(groups, by_batch=by_batch)
-        run_of_row = groups.expand(np.arange(len(groups.start)), _n_rows(groups))
-        runs = run_of_row[rows]
-        n, words = self.config.n_basal_samples, (self.config.seed,)
-        mapping, pool_size = all_pools.draw(rows, runs, n, words), all_pools.sizes[runs]
-        in_no_split = np.ones(len(rows), dtype=bool)
-        split_rows = {} if splits is None else {name: np.asarray(splits[name]) for name in SPLITS}
-        for name, members in split_rows.items():
-            in_split = np.isin(rows, members)
-            in_no_split &= ~in_split
-            pools = control_pools(groups, by_batch=by_batch, splits=splits, name=name)
+        groups, by_batch, n = source.groups, self.strategy == "batch", self.config.n_basal_samples
+        mapped = self._mapped(groups)
+        positions = mapped.positions(np.arange(len(mapped)))
+        positions = positions[np.argsort(mapped.to_rows(positions), kind="stable")]
+        rows, runs = mapped.to_rows(positions), groups.run_of(positions)
+        mapping, pool_size = np.empty((len(rows), n), np.int64), np.empty(len(rows), np.int64)
+        in_split = {} if splits is None else {name: splits[name].contains(positions) for name in SPLITS}
+        in_no_split = ~np.logical_or.reduce([*in_split.values(), np.zeros(len(rows), bool)])
+        for name, chosen in (*in_split.items(), (None, in_no_split)):
+            if name is None:
+                pools = control_pools(groups, by_batch=by_batch)
+            else:
+                pools = control_pools(groups, by_batch=by_batch, splits=splits, name=name)
             if self.config.on_empty == "error":
-                pools.check(runs[in_split])
-            mapping[in_split] = pools.draw(rows[in_split], runs[in_split], n, words)
-            pool_size[in_split] = pools.sizes[runs[in_split]]
-        if self.config.on_empty == "error":
-            all_pools.check(runs[in_no_split])
+                pools.check(runs[chosen])
+            mapping[chosen] = pools.fixed_controls(positions[chosen], n, self.config.seed)
+            pool_size[chosen] = pools.sizes[runs[chosen]]
         if self.config.on_empty == "mask":
             masked: Any = np.ma.masked_array(mapping, mask=np.repeat(pool_size[:, None] == 0, n, axis=1))
             return masked
         return mapping
-
-
-def _n_rows(groups: Groups) -> int:
-    return groups.n_obs if groups.row_order is None else int(groups.row_order.max(initial=-1)) + 1
 
 
 class RandomControlMapping(_Mapping):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,27 @@ if TYPE_CHECKING:
 _SENTENCES = 5
 
 
+class Sentences(NamedTuple):
+    """Sentences of one block.
+
+    Attributes
+    ----------
+    cells
+        (n_sentences, sentence_size) int64 split indices.
+    is_padding
+        (n_sentences, sentence_size) bool: the cell only pads a short sentence or batch.
+    draw
+        (n_sentences, sentence_size) int64 number of the occurrence of the cell in the epoch.
+    phase
+        (n_sentences,) how far through the epoch each comes, from 0 to below 1.
+    """
+
+    cells: NDArray[np.int64]
+    is_padding: NDArray[np.bool_]
+    draw: NDArray[np.int64]
+    phase: NDArray[np.float64]
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Epoch:
     """One host's windows of an epoch, in order.
@@ -27,7 +48,9 @@ class Epoch:
     plan, number
         The plan, and the number of the epoch.
     group, visit, first_sentence
-        (n_windows,) group of each window, number of the visit to the group, and first sentence of the visit.
+        (n_windows,) group of each window, visit to the group, and first sentence in the visit.
+    phase
+        (n_windows,) how far through the epoch of all hosts together each window comes, from 0 to below 1.
     ends
         (n_windows,) number of sentences up to the end of each window.
     n_batches
@@ -41,6 +64,7 @@ class Epoch:
     group: NDArray[np.int64]
     visit: NDArray[np.int64]
     first_sentence: NDArray[np.int64]
+    phase: NDArray[np.float64]
     ends: NDArray[np.int64]
     n_batches: int
     is_idle: bool = False
@@ -58,20 +82,13 @@ class Epoch:
     def __repr__(self) -> str:
         return f"Epoch({self.number}: {self.n_sentences:,} sentences in {self.n_batches:,} batches)"
 
-    def block(self, number: int, *, fill: bool = True) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    def block(self, number: int, *, fill: bool = True) -> Sentences:
         """Cells of a block's sentences, batch by batch.
 
         Parameters
         ----------
         fill
             Pad the epoch's last batch by repeating sentences, flagged as padding.
-
-        Returns
-        -------
-        cells
-            (n_sentences, sentence_size) int64 split indices.
-        is_padding
-            (n_sentences, sentence_size) bool.
         """
         config = self.plan.config
         per_block = config.batches_per_block * config.sentences_per_batch
@@ -88,9 +105,9 @@ class Epoch:
             index = np.concatenate([index, repeated[np.arange(n_lacking) % len(repeated)]])
         window, nth = self._in_windows(index)
         sentence = self.first_sentence[window] + nth
-        cells, is_padding = self.plan.cells(self.group[window], self.visit[window], sentence, self.number)
+        cells, is_padding, draw = self.plan.cells(self.group[window], self.visit[window], sentence, self.number)
         is_padding[len(index) - n_lacking :] = True
-        return cells, is_padding
+        return Sentences(cells, is_padding, draw, self.phase[window])
 
     def _in_windows(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Window of each of the host's sentences, and the sentence's number within its window."""

@@ -1,22 +1,26 @@
 """Plans of sentences: which cells are read when. Pure arithmetic; nothing here reads a store.
 
-A plan is a function of (seed, epoch, step, host), and its cost depends on the number of groups. It
-arranges an epoch so that reading is cheap and everything is still mixed, on four levels:
+A plan is a function of (seed, epoch, step, host). It arranges an epoch so that reading is cheap and everything
+is still mixed. The cells of a group are in random order, so cells that are read together are a fair sample of it.
 
-1. Each group's cells are cut into *stretches* of 64 consecutive cells, starting at a different cell in each
-   epoch, and the stretches are shuffled. A stretch is one contiguous read.
-2. Up to 256 cells in that order form a *window*, within which cells are shuffled. Sentences are cut from
-   windows.
+1. Each group's cells are cut into *stretches* of consecutive cells, starting at another cell in each epoch,
+   and the stretches are shuffled. A stretch is one contiguous read.
+2. A few stretches in that order are a *window*, within which cells are shuffled, and from which sentences are
+   cut. Small groups have windows of one sentence, so that neighbouring batches show many groups. Larger groups
+   need longer windows to mix their cells from one epoch to the next.
 3. The windows of all groups are shuffled.
-4. Consecutive windows of about `shuffle_size` cells form a *block*, which is read at once. Its sentences are
-   shuffled, with those of one window as far apart as possible.
+4. Consecutive windows of about `shuffle_size` cells are a *block*, which is read at once. Its sentences are
+   shuffled, those of one window as far apart as possible.
+
+Sentences of one batch each are cut from a group that is read as a whole: their windows are of one batch, and the
+windows of all batches of a group stay together.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -34,15 +38,24 @@ if TYPE_CHECKING:
 
 Balance = Literal["group", "perturbation", "cell_type"]
 
-STRETCH_SIZE = 64
-"""Consecutive cells that stay together, so that most of what is decoded for them is used."""
+LONGEST_STRETCH, SHORTEST_STRETCH = 64, 16
+"""Bounds of a stretch. More cells make more use of what is decoded for them; fewer mix better. A group whose windows
+are single sentences may have stretches half as long as the shortest."""
 
 WINDOW_SIZE = 256
-"""Cells of a group that are shuffled together (one sentence, if that is longer)."""
+"""Cells of a window at most, unless one sentence is longer."""
+
+GROUP_SLICE = 4096
+"""Cells of a group that are read at once and divided by batch, for sentences of one batch."""
+
+# Two cells of a sentence meet again in the next epoch about 2/3 * stretch * group / window**2 times as often as by
+# chance. This is the largest value of stretch * group / window**2, which a group of 9,600 has with the longest
+# stretches and windows.
+_MIXING = 9.4
 
 # Streams of random numbers in an epoch; 5 is used in `lazypert.design.epoch_share`.
-_WINDOWS, _PADDING, _SHIFT, _STRETCHES, _CELLS = range(5)
-_SHARE, _SUBSET = 6, 7
+_WINDOWS, _SHIFT, _STRETCHES, _CELLS = 0, 2, 3, 4
+_SHARE, _SUBSET, _ORDER = 6, 7, 8
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -101,11 +114,6 @@ class PerturbationSamplerConfig(SentenceOptions):
         """Batches that are read together."""
         return max(1, self.shuffle_size // (self.sentence_size * self.sentences_per_batch))
 
-    @property
-    def sentences_per_window(self) -> int:
-        """Sentences cut from one window."""
-        return max(1, WINDOW_SIZE // self.sentence_size)
-
 
 class SamplerOptions(TypedDict, total=False):
     """The fields of `PerturbationSamplerConfig` as keyword arguments."""
@@ -131,8 +139,8 @@ def _check_shares(config: PerturbationSamplerConfig, *, shuffle: bool, weights: 
 class SentencePlan:
     """Sentences over the cells of a split.
 
-    Cells are identified by their split index. A group's last sentence is padded with cells drawn from those
-    around it, and the padding is flagged.
+    Cells are named by their split index. A group's last sentence is padded with other cells of the group, or
+    where it has too few with repeats of them, and the padding is flagged.
 
     Attributes
     ----------
@@ -146,6 +154,11 @@ class SentencePlan:
         False for evaluation: groups in order, each from its first cell.
     weights
         (n_groups,) relative share of an epoch for each group; None visits every cell once.
+    pool
+        (n_groups,) number of the cell type and dataset, whose controls the cells draw from; None if unknown.
+    whole
+        (n_groups,) number, and (n_groups,) size, of the larger group that is read as a whole for the sake of
+        each group, ascending; None if each group is read by itself.
     """
 
     config: PerturbationSamplerConfig
@@ -154,15 +167,21 @@ class SentencePlan:
     split_index: NDArray[np.int64] | None = None
     shuffle: bool = True
     weights: NDArray[np.float64] | None = None
+    pool: NDArray[np.int64] | None = None
+    whole: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
 
     @classmethod
     def from_codes(cls, config: PerturbationSamplerConfig, codes: Any, *, shuffle: bool = True) -> SentencePlan:
-        """Plan over cells with the given (n_cells,) group codes; negative codes belong to no group."""
+        """Plan over cells with the given (n_cells,) group codes; negative codes belong to no group.
+
+        Cells may be in any order: for shuffled epochs, those of each group are put in a random order first.
+        """
         if config.balance not in (None, "group"):
             raise ConfigError(f"balance: got {config.balance!r}, expected None or 'group' for a plan of group codes.")
         _check_shares(config, shuffle=shuffle)
         codes = np.asarray(codes)
-        split_index = np.argsort(codes, kind="stable")
+        tie = counter_hash((config.seed, _ORDER), np.arange(len(codes))) if shuffle else np.zeros(len(codes))
+        split_index = np.lexsort((tie, codes))
         split_index = split_index[codes[split_index] >= 0]
         sorted_codes = codes[split_index]
         first = np.flatnonzero(np.diff(sorted_codes, prepend=-1) != 0)
@@ -182,10 +201,13 @@ class SentencePlan:
         shuffle: bool = True,
         weights: NDArray[np.floating] | None = None,
     ) -> SentencePlan:
-        """Plan over a split's rows, which are sorted by group: needs only the run table.
+        """Plan over a split's rows, which are sorted by run. A sentence is of one run: a group and a dataset.
 
         Parameters
         ----------
+        by_batch
+            Make sentences of one batch each. This needs the batch of every cell, and otherwise only the run
+            table is used.
         weights
             (n_perturbations,) relative share of an epoch for the groups of each perturbation.
 
@@ -196,24 +218,33 @@ class SentencePlan:
             a perturbation with a weight.
         """
         _check_shares(config, shuffle=shuffle, weights=weights)
-        run = groups.run_of(rows.starts)
-        ids = (groups.batch_ids if by_batch else groups.ids)[run]
-        lengths = rows.stops - rows.starts
-        group_starts = np.flatnonzero(np.diff(ids, prepend=-2) != 0)
-        ends = np.cumsum(lengths)
-        first = np.concatenate([[0], ends])[group_starts].astype(np.int64)
-        group_codes = {axis: groups.codes[axis][run[group_starts]] for axis in ("perturbation", "cell_type")}
+        interval_run = groups.run_of(rows.starts)
+        run_starts = np.flatnonzero(np.diff(interval_run, prepend=-1) != 0)
+        ends = np.cumsum(rows.stops - rows.starts)
+        first = np.concatenate([[0], ends])[run_starts].astype(np.int64)
+        size = np.diff(np.append(first, ends[-1:]))
+        run, split_index, whole = interval_run[run_starts], None, None
+        if by_batch:
+            split_index, first, of_run, size_of_batch = _divide_by_batch(groups, rows, np.repeat(run, size))
+            number = np.searchsorted(run, of_run)
+            run, size, whole = of_run, size_of_batch, (number, size[number])
+        codes = {axis: groups.codes[axis][run] for axis in ("perturbation", "cell_type")}
         shares = None
         if weights is not None:
-            shares = np.asarray(weights, dtype=np.float64)[group_codes["perturbation"]]
+            shares = np.asarray(weights, dtype=np.float64)[codes["perturbation"]] * _share_of_group(
+                groups.ids[run], size
+            )
             if len(shares) and not shares.sum() > 0:
                 raise ConfigError("weights: none of the perturbations with a weight above 0 is in this split.")
         elif config.balance is not None:
-            shares = np.ones(len(group_starts))
-            if config.balance in group_codes:
-                code = group_codes[config.balance]
-                shares /= np.bincount(code, minlength=1)[code]
-        return cls(config, first, np.diff(np.append(first, ends[-1:])), None, shuffle, shares)
+            shares = _share_of_group(groups.ids[run], size)
+            if config.balance in codes:
+                code = codes[config.balance]
+                shares /= np.bincount(code, weights=shares, minlength=1)[code]
+        pool = (
+            groups.codes["cell_type"][run] * np.int64(len(groups.labels["dataset"]) + 1) + groups.codes["dataset"][run]
+        )
+        return cls(config, first, size, split_index, shuffle, shares, pool, whole)
 
     @cached_property
     def n_visited(self) -> NDArray[np.int64]:
@@ -238,9 +269,20 @@ class SentencePlan:
     def __repr__(self) -> str:
         return f"SentencePlan({self.n_sentences:,} sentences of {len(self.size):,} groups; {self.config!r})"
 
+    @cached_property
+    def _mixing(self) -> _Mixing:
+        if self.whole is None:
+            return _Mixing.of_groups(self.n_visited, self.config.sentence_size)
+        return _Mixing.of_batches(self.n_visited, self.whole[1], self.config.sentence_size)
+
+    @property
+    def sentences_per_window(self) -> NDArray[np.int64]:
+        """(n_groups,) sentences that are cut from one window."""
+        return self._mixing.sentences_per_window
+
     def epoch(self, number: int, *, host: int = 0, n_hosts: int = 1) -> Epoch:
         """Arrange an epoch, or one host's share of it."""
-        per_visit, per_window = self._sentences_per_visit, self.config.sentences_per_window
+        per_visit, per_window = self._sentences_per_visit, self._mixing.sentences_per_window
         windows_per_visit = -(-per_visit // per_window)
         n_sentences = self._sentences_of_groups(number)
         full_visits, remainder = np.divmod(n_sentences, np.maximum(per_visit, 1))
@@ -248,23 +290,63 @@ class SentencePlan:
         group = np.repeat(np.arange(len(n_windows)), n_windows)
         window = np.arange(len(group)) - np.repeat(np.cumsum(n_windows) - n_windows, n_windows)
         visit, window = np.divmod(window, windows_per_visit[group]) if len(group) else (window, window)
-        first_sentence = window * per_window
-        count = np.minimum(per_window, per_visit[group] - first_sentence)
+        first_sentence = window * per_window[group]
+        count = np.minimum(per_window[group], per_visit[group] - first_sentence)
         count = np.minimum(count, n_sentences[group] - visit * per_visit[group] - first_sentence)
-        window_order = np.arange(len(group))
+        bundle = self._bundles(group, visit, window)
+        n_bundles = int(bundle.max(initial=-1)) + 1
+        bundle_order = np.arange(n_bundles)
         if self.shuffle:
-            window_order = generator(self.config.seed, number, _WINDOWS).permutation(len(group))
+            bundle_order = generator(self.config.seed, number, _WINDOWS).permutation(n_bundles)
+        per_bundle = np.bincount(bundle, weights=count, minlength=n_bundles).astype(np.int64)
         assigned, n_batches = assign_windows(
-            count[window_order],
+            per_bundle[bundle_order],
             n_hosts,
             host,
             sentences_per_batch=self.config.sentences_per_batch,
             drop_last=self.config.drop_last,
         )
         is_idle = n_batches > 0 and not len(assigned)
-        mine = window_order[:1] if is_idle else window_order[assigned]
-        ends = np.cumsum(count[mine])
-        return Epoch(self, number, group[mine], visit[mine], first_sentence[mine], ends, n_batches, is_idle)
+        if is_idle:
+            assigned = np.zeros(1, dtype=np.int64)
+        place = np.full(n_bundles, -1)
+        place[bundle_order[assigned]] = np.arange(len(assigned))
+        mine = np.flatnonzero(place[bundle] >= 0)
+        mine = mine[np.argsort(place[bundle[mine]], kind="stable")]
+        return Epoch(
+            self,
+            number,
+            group[mine],
+            visit[mine],
+            first_sentence[mine],
+            self._phases(group, bundle, bundle_order)[mine],
+            np.cumsum(count[mine]),
+            n_batches,
+            is_idle,
+        )
+
+    def _phases(
+        self, group: NDArray[np.int64], bundle: NDArray[np.int64], bundle_order: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """(n_windows,) how far through the epoch each window comes; in evaluation, through the windows of its pool."""
+        if self.shuffle or self.pool is None:
+            phase = np.empty(len(bundle_order))
+            phase[bundle_order] = np.arange(len(bundle_order)) / max(1, len(bundle_order))
+            return phase[bundle]
+        _, pool, n_windows = np.unique(self.pool[group], return_inverse=True, return_counts=True)
+        order = np.argsort(pool, kind="stable")
+        nth = np.empty(len(group))
+        nth[order] = np.arange(len(group)) - np.repeat(np.cumsum(n_windows) - n_windows, n_windows)
+        return nth / n_windows[pool]
+
+    def _bundles(
+        self, group: NDArray[np.int64], visit: NDArray[np.int64], window: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """(n_windows,) number of the bundle of windows that each stays together with."""
+        if self.whole is None:
+            return np.arange(len(group))
+        keys = np.stack([self.whole[0][group], visit, window])
+        return np.unique(keys, axis=1, return_inverse=True)[1].reshape(-1)
 
     def _sentences_of_groups(self, epoch: int) -> NDArray[np.int64]:
         """(n_groups,) sentences of each group in an epoch; with weights, as many in total as without."""
@@ -283,8 +365,8 @@ class SentencePlan:
         visit: NDArray[np.int64],
         sentence: NDArray[np.int64],
         epoch: int,
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Return the cells of sentences.
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
+        """Cells of sentences.
 
         Parameters
         ----------
@@ -297,30 +379,112 @@ class SentencePlan:
             (n, sentence_size) int64 split indices.
         is_padding
             (n, sentence_size) bool: the cell only pads a short sentence.
+        draw
+            (n, sentence_size) int64: which of a cell's occurrences in the epoch this is. No two have the same
+            number, and it depends neither on hosts nor on the size of blocks.
         """
         seed, length = self.config.seed, self.config.sentence_size
         n_visited, size = self.n_visited[group][:, None], self.size[group][:, None]
-        window_size = self.config.sentences_per_window * length
+        window_size = (self._mixing.sentences_per_window[group] * length)[:, None]
         visit_id = (group + visit * len(self.size))[:, None]
-        cell = sentence[:, None] * length + np.arange(length)
-        window_start = cell // window_size * window_size
-        count = np.minimum(window_size, n_visited - window_start)
-        is_padding = cell >= n_visited
-        drawn = counter_hash((seed, epoch, _PADDING), visit_id * window_size * 4 + cell) % count.astype(np.uint64)
-        cell = np.where(is_padding, drawn.astype(np.int64), cell - window_start)
+        ordinal = sentence[:, None] * length + np.arange(length)
+        is_padding, cell = ordinal >= n_visited, ordinal % n_visited
         if self.shuffle:
-            cell = permute_index((seed, epoch, _CELLS), visit_id * len(self.size) + window_start, cell, count)
-            stretch, within = np.divmod(window_start + cell, STRETCH_SIZE)
-            # A short last stretch stays last; the shift decides which cells are in it.
-            n_full = n_visited // STRETCH_SIZE
-            moved = permute_index((seed, epoch, _STRETCHES), visit_id, np.minimum(stretch, n_full - 1), n_full)
-            cell = np.where(stretch < n_full, moved, stretch) * STRETCH_SIZE + within
-            shift = counter_hash((seed, epoch, _SHIFT), visit_id) % n_visited.astype(np.uint64)
-            cell = (cell + shift.astype(np.int64)) % n_visited
-        else:
-            cell = window_start + cell
+            window_start = cell // window_size * window_size
+            count = np.minimum(window_size, n_visited - window_start)
+            cell = permute_index((seed, epoch, _CELLS), visit_id + window_start * _ODD, cell - window_start, count)
+            cell = self._shuffle_stretches(window_start + cell, group, visit_id, epoch)
+            shift_id = visit_id if self.whole is None else (self.whole[0][group] + visit * len(self.size))[:, None]
+            bits = counter_hash((seed, epoch, _SHIFT), shift_id) >> np.uint64(11)
+            cell = (cell + (bits.astype(np.float64) / 2**53 * n_visited).astype(np.int64)) % n_visited
         # Where only some cells of a group are visited, they are the same ones in every epoch.
         subset_start = (counter_hash((seed, _SUBSET), group[:, None]) % size.astype(np.uint64)).astype(np.int64)
         cell = (cell + np.where(n_visited < size, subset_start, 0)) % size
         cells = self.first[group][:, None] + cell
-        return cells if self.split_index is None else self.split_index[cells], is_padding
+        draw = ordinal // n_visited + visit[:, None] * length
+        return cells if self.split_index is None else self.split_index[cells], is_padding, draw
+
+    def _shuffle_stretches(
+        self, cell: NDArray[np.int64], group: NDArray[np.int64], visit_id: NDArray[np.int64], epoch: int
+    ) -> NDArray[np.int64]:
+        """Move each cell to where its stretch is. A short last stretch stays last; the shift decides what is in it."""
+        length = self._mixing.stretch[group][:, None]
+        stretch, within = np.divmod(cell, length)
+        n_full = self.n_visited[group][:, None] // length
+        words = (self.config.seed, epoch, _STRETCHES)
+        moved = permute_index(words, visit_id, np.clip(stretch, 0, np.maximum(n_full - 1, 0)), n_full)
+        return np.where(stretch < n_full, moved, stretch) * length + within
+
+
+_ODD = 0x9E3779B97F4A7  # spreads the numbers of windows over 64 bits
+
+
+class _Mixing(NamedTuple):
+    """How the cells of each group are mixed.
+
+    Attributes
+    ----------
+    sentences_per_window
+        (n_groups,) sentences that are cut from one window.
+    stretch
+        (n_groups,) cells of a stretch.
+    """
+
+    sentences_per_window: NDArray[np.int64]
+    stretch: NDArray[np.int64]
+
+    @classmethod
+    def of_groups(cls, sizes: NDArray[np.int64], length: int) -> _Mixing:
+        """Choose the shortest windows that mix well enough with stretches that are long enough."""
+        per_window = np.full(len(sizes), max(1, WINDOW_SIZE // length))
+        stretch = np.full(len(sizes), SHORTEST_STRETCH)
+        k = 1 << max(0, WINDOW_SIZE // length).bit_length()
+        while k >= 1:
+            window = k * length
+            longest = SHORTEST_STRETCH if k == 1 and window < WINDOW_SIZE else LONGEST_STRETCH
+            fits = np.minimum(_MIXING * window**2 / np.maximum(sizes, 1), min(window, longest))
+            shortest = min(length, SHORTEST_STRETCH // 2 if k == 1 else SHORTEST_STRETCH)
+            is_enough = (fits >= shortest) & (k <= max(1, WINDOW_SIZE // length))
+            per_window[is_enough] = k
+            stretch[is_enough] = np.maximum(1, 2 ** np.floor(np.log2(fits[is_enough]))).astype(np.int64)
+            k //= 2
+        # A group that is hardly larger than a sentence is read once.
+        is_tiny = sizes <= min(LONGEST_STRETCH, 2 * length)
+        return cls(np.where(is_tiny, np.maximum(1, -(-sizes // length)), per_window), stretch)
+
+    @classmethod
+    def of_batches(cls, sizes: NDArray[np.int64], whole: NDArray[np.int64], length: int) -> _Mixing:
+        """Windows that divide a group, of `whole` cells in all batches, into slices; cells are mixed within them."""
+        slice_size = np.ceil(sizes / np.ceil(whole / GROUP_SLICE))
+        return cls(np.maximum(1, np.ceil(slice_size / length)).astype(np.int64), np.maximum(1, sizes))
+
+
+def _divide_by_batch(
+    groups: Groups, rows: Rows, run: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Sort a split's cells by run and batch.
+
+    Parameters
+    ----------
+    run
+        (n_cells,) run of each cell, ascending.
+
+    Returns
+    -------
+    split_index
+        (n_cells,) split index of the cells in that order.
+    first, run, size
+        (n_groups,) first cell, run, and number of cells of each (run, batch).
+    """
+    batch = groups.batch_of(rows[:])
+    key = run * (len(groups.labels["batch"]) + 1) + batch + 1
+    split_index = np.argsort(key, kind="stable")
+    key = key[split_index]
+    first = np.flatnonzero(np.diff(key, prepend=-1) != 0)
+    return split_index, first, run[split_index[first]], np.diff(np.append(first, len(key)))
+
+
+def _share_of_group(ids: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(n,) part of its group's cells in each of its runs or batches."""
+    _, group = np.unique(ids, return_inverse=True)
+    return size / np.bincount(group, weights=size)[group]

@@ -1,12 +1,12 @@
 """Train, validation and test splits with exact counts, as intervals of rows.
 
-Splitters cut runs of like cells at exact positions instead of looking at individual cells. Totals
-are exact, every group is represented as evenly as its size allows, and time and memory depend only
-on the number of runs.
+Totals are exact, and every group is represented as evenly as its size allows. Which cells go where is a function
+of the seed and of the cells' names alone; see `lazypert.design.group_cutting`.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal, get_args
@@ -15,7 +15,7 @@ import numpy as np
 
 from lazypert._internal.config import Config, derive
 from lazypert._internal.validation import require, require_choice, require_integer, require_number
-from lazypert.design.apportion import cut_runs, exact, subsample
+from lazypert.design.group_cutting import cut_groups, exact
 from lazypert.design.split_names import SPLITS, Split, split_name
 from lazypert.errors import ConfigError
 
@@ -170,9 +170,10 @@ class RandomSplitter:
     def split(self, source: HasGroups) -> SplitResult:
         """Split a source's cells. Cells with a missing label are in no split."""
         train, valid = exact(self.config.train_frac), exact(self.config.valid_frac)
-        groups = _in_random_order(source.groups, self.config.seed)
-        fractions = [train, train + valid, Fraction(1)]
-        return SplitResult(*cut_runs(groups, groups.ids >= 0, fractions, {}, self.config.seed))
+        groups = source.groups
+        is_divided = groups.ids >= 0
+        totals = _totals(groups, is_divided, [train, train + valid, Fraction(1)])
+        return SplitResult(*cut_groups(groups, is_divided, totals, self.config.seed))
 
 
 class ZeroShotSplitter:
@@ -192,12 +193,12 @@ class ZeroShotSplitter:
         LabelNotFoundError
             If a held-out cell type does not occur.
         """
-        groups = _in_random_order(source.groups, self.config.seed)
+        groups = source.groups
         held_out = [groups.code_of("cell_type", name) for name in self.config.held_out_cell_types]
         is_held_out = np.isin(groups.codes["cell_type"], held_out) & (groups.ids >= 0)
         is_divided = ~is_held_out & (groups.ids >= 0)
-        fractions = _cumulative_fractions(self.config)
-        return SplitResult(*cut_runs(groups, is_divided, fractions, {"test": is_held_out}, self.config.seed))
+        totals = _totals(groups, is_divided, _cumulative_fractions(self.config))
+        return SplitResult(*cut_groups(groups, is_divided, totals, self.config.seed, (None, None, is_held_out)))
 
 
 class FewShotSplitter:
@@ -219,7 +220,7 @@ class FewShotSplitter:
         ConfigError
             If the control label is held out.
         """
-        groups = _in_random_order(source.groups, self.config.seed)
+        groups = source.groups
         held_out = [groups.code_of("perturbation", name) for name in self.config.held_out_perturbations]
         if groups.control_code in held_out:
             raise ConfigError(
@@ -229,15 +230,13 @@ class FewShotSplitter:
         labelled = groups.ids >= 0
         is_held_out = np.isin(groups.codes["perturbation"], held_out) & labelled
         is_control = groups.is_control & labelled
-        train, valid, test = cut_runs(
-            groups,
-            labelled & ~is_held_out & ~is_control,
-            _cumulative_fractions(self.config),
-            {"test": is_held_out, "train": is_control},
-            self.config.seed,
-        )
-        fraction = self.config.val_subsample_fraction
-        return SplitResult(train, valid if fraction is None else subsample(valid, fraction), test)
+        is_divided = labelled & ~is_held_out & ~is_control
+        n_train, n_both, _ = totals = _totals(groups, is_divided, _cumulative_fractions(self.config))
+        n_kept = {}
+        if self.config.val_subsample_fraction is not None:
+            n_kept = {1: math.ceil((n_both - n_train) * exact(self.config.val_subsample_fraction))}
+        undivided = (is_control, None, is_held_out)
+        return SplitResult(*cut_groups(groups, is_divided, totals, self.config.seed, undivided, n_kept))
 
 
 def make_splitter(options: SplitOptions) -> RandomSplitter | ZeroShotSplitter | FewShotSplitter:
@@ -269,8 +268,10 @@ def split_by_run(groups: Groups, names: Sequence[Split | None]) -> SplitResult:
     return SplitResult(*(groups.rows(split_of_run == name) for name in SPLITS))
 
 
-def _in_random_order(groups: Groups, seed: int) -> Groups:
-    return groups if groups.is_shuffled else groups.shuffled(seed)
+def _totals(groups: Groups, is_divided: NDArray[np.bool_], fractions: Sequence[Fraction]) -> list[int]:
+    """Cells of the divided runs up to each cumulative fraction, rounded down."""
+    n_cells = int(groups.sizes[is_divided].sum())
+    return [math.floor(n_cells * fraction) for fraction in fractions]
 
 
 def _cumulative_fractions(config: SplitFractions) -> list[Fraction]:

@@ -98,6 +98,7 @@ def _scatter(indptr: jax.Array, indices: jax.Array, data: jax.Array, n_columns: 
         "pert_code",
         "cell_type_code",
         "batch_code",
+        "dataset_code",
         "is_control",
         "is_padding",
         "row",
@@ -123,8 +124,9 @@ class PerturbationBatch:
     controls
         (B, K, G) float32 features of each cell's matched controls; or `SparseRows` of ``B * K`` rows, with
         the controls of a cell adjacent; or None without controls.
-    pert_code, cell_type_code, batch_code
-        (B,) int32 codes of labels, as in the source's categories; -1 for a missing label.
+    pert_code, cell_type_code, batch_code, dataset_code
+        (B,) int32 codes of labels, as in the source's categories; -1 for a missing label. All cells of a sentence
+        are of one dataset.
     is_control
         (B,) bool: the cell is itself a control.
     is_padding
@@ -153,6 +155,7 @@ class PerturbationBatch:
     pert_code: jax.Array
     cell_type_code: jax.Array
     batch_code: jax.Array
+    dataset_code: jax.Array
     is_control: jax.Array
     is_padding: jax.Array
     row: jax.Array

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lazypert._internal.randomness import counter_hash
-from lazypert.loading.control_cache import PAGE_SIZE, ControlCache
+from lazypert.design.control_pools import DrawnCells
+from lazypert.loading.control_cache import ControlCache
 from lazypert.loading.row_pointers import RowPointers
 from lazypert.sparse.row_view import contiguous_layout
 
@@ -34,8 +35,6 @@ class Block:
 
     Attributes
     ----------
-    run
-        (n,) run of each cell.
     columns
         Fields of a batch by name, cells first, in the dtypes that a batch has.
     cells, controls
@@ -47,7 +46,6 @@ class Block:
         Cell names and obs columns, by name.
     """
 
-    run: NDArray[np.int64]
     columns: dict[str, NDArray[Any]]
     cells: RowPointers | NDArray[np.float32]
     controls: RowPointers | NDArray[np.float32] | None
@@ -74,6 +72,9 @@ class BlockConfig:
         Read cells as dense rows, already scaled.
     control_cache_bytes, control_bytes
         Byte budget of the control cache, and bytes per control, estimated.
+    n_cells, visits_all_controls
+        Cells that get controls in one epoch; and whether all controls come within reach in each epoch, however few
+        the cells are.
     row_dtype
         Dtype of row numbers in batches.
     """
@@ -86,6 +87,8 @@ class BlockConfig:
     reads_dense: bool
     control_cache_bytes: int
     control_bytes: int
+    n_cells: int
+    visits_all_controls: bool
     row_dtype: Any = np.int32
 
 
@@ -106,8 +109,8 @@ class BlockReader:
 
     Attributes
     ----------
-    rotating_sample_size
-        Controls per pool that may be drawn at a time: as many as fit in the cache together.
+    reach
+        The part of each pool that may be drawn from at a time; None if all controls fit in the cache.
     """
 
     def __init__(
@@ -123,12 +126,16 @@ class BlockReader:
     ) -> None:
         self._source, self._rows, self._pools, self._config = source, rows, pools, config
         self._metadata, self._layout, self._allocate = metadata, layout, allocate
-        self.rotating_sample_size = pools.sample_size(
-            config.control_cache_bytes // max(1, config.control_bytes), PAGE_SIZE
-        )
+        n_fitting = config.control_cache_bytes // max(1, config.control_bytes)
+        # Pages at both ends of a reach are cached too, and those that it has just left.
+        fits = config.is_embedding or n_fitting >= len(pools.controls)  # embeddings are not cached
+        n_within_reach = len(pools.controls) if fits else n_fitting * 3 // 4
+        self.reach = pools.reach(n_within_reach, config.n_cells, config.n_basal_samples)
+        if self.reach is not None and config.visits_all_controls:
+            self.reach = replace(self.reach, turns=1.0)
         # Fixed pairs are scattered over their pools. If the cache does not hold all controls, reading whole
-        # pages would mostly cause read amplification.
-        use_cache = not config.fixed_pairs or self.rotating_sample_size >= len(pools.controls)
+        # pages would be mostly read amplification.
+        use_cache = not config.fixed_pairs or self.reach is None
         self._control_cache = ControlCache(
             source.matrix,
             pools.controls,
@@ -139,48 +146,50 @@ class BlockReader:
 
     def read(self, epoch: Epoch, number: int) -> Block:
         """Read block `number` of an epoch."""
-        split_index, is_padding = epoch.block(number)
-        positions = self._rows.positions(split_index.ravel())
-        run = self._source.groups.run_of(positions)
-        row = self._rows.to_rows(positions)
+        sentences = epoch.block(number)
+        positions = self._rows.positions(sentences.cells.ravel())
+        cells = DrawnCells(
+            self._rows.to_rows(positions),
+            self._source.groups.run_of(positions),
+            sentences.draw.ravel(),
+            np.repeat(sentences.phase, sentences.cells.shape[1]),
+        )
         seed, n, row_dtype = epoch.plan.config.seed, self._config.n_basal_samples, self._config.row_dtype
-        control_index = self._draw_controls(epoch, number, row, run)
+        control_index = self._draw_controls(epoch, positions, cells)
         control_row = self._pools.controls[control_index] if n else control_index
-        cells, controls = self._read_features(row, control_index.ravel(), control_row.ravel())
-        pair_number = (row[:, None] * np.int64(n) + np.arange(n)).ravel()
-        columns = self._label_columns(run) | {"is_padding": is_padding.ravel(), "row": row.astype(row_dtype)}
+        features, controls = self._read_features(cells.row, control_index.ravel(), control_row.ravel())
+        pair_number = (cells.counter[:, None] * np.int64(n) + np.arange(n)).ravel()
+        columns = self._label_columns(cells) | {
+            "is_padding": sentences.is_padding.ravel(),
+            "row": cells.row.astype(row_dtype),
+        }
         if n:
             columns["control_row"] = control_row.astype(row_dtype)
         return Block(
-            run,
             columns,
-            cells,
+            features,
             controls,
-            counter_hash((seed, epoch.number, _CELL_READS), row),
+            counter_hash((seed, epoch.number, _CELL_READS), cells.counter),
             counter_hash((seed, epoch.number, _CONTROL_READS), pair_number),
-            self._metadata.read(row),
+            self._metadata.read(cells.row),
         )
 
-    def _draw_controls(
-        self, epoch: Epoch, number: int, row: NDArray[np.int64], run: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
+    def _draw_controls(self, epoch: Epoch, positions: NDArray[np.int64], cells: DrawnCells) -> NDArray[np.int64]:
         """(n, K) control index of the controls of each cell."""
         seed, n = epoch.plan.config.seed, self._config.n_basal_samples
         if not n:
-            return np.empty((len(row), 0), np.int64)
+            return np.empty((len(positions), 0), np.int64)
         if self._config.fixed_pairs:
-            return self._pools.control_index(row, run, n, (seed,))
-        block_count = epoch.number * epoch.n_blocks + number
-        return self._pools.control_index(
-            row, run, n, (seed, epoch.number), sample_size=self.rotating_sample_size, rotation=block_count
-        )
+            return self._pools.fixed_control_index(positions, n, seed)
+        return self._pools.control_index(cells, n, (seed, epoch.number), self.reach)
 
-    def _label_columns(self, run: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        groups = self._source.groups
+    def _label_columns(self, cells: DrawnCells) -> dict[str, NDArray[Any]]:
+        groups, run = self._source.groups, cells.run
         return {
             "pert_code": groups.codes["perturbation"][run],
             "cell_type_code": groups.codes["cell_type"][run],
-            "batch_code": groups.codes["batch"][run],
+            "batch_code": groups.batch_of(cells.row),
+            "dataset_code": groups.codes["dataset"][run],
             "is_control": groups.is_control[run],
         }
 

@@ -10,12 +10,16 @@ import pandas as pd
 from lazypert.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from lazypert.loading.config import Extra
     from lazypert.sources.base import PerturbationSource
+
+
+_CODE_FIELDS = {"perturbation": "pert_code", "cell_type": "cell_type_code", "batch": "batch_code"}
+"""Field of a batch that holds the codes of each axis."""
 
 
 class CellMetadata:
@@ -69,12 +73,11 @@ class CellMetadata:
             columns["barcode"] = self._encode("barcode", self._source.obs_names(rows))
         return columns
 
-    def label_vectors(self, run: NDArray[np.integer]) -> dict[str, NDArray[np.float32]]:
-        """(n, width) one-hot vectors and features of cells by run; zeros for a missing label."""
-        codes = self._source.groups.codes
+    def label_vectors(self, columns: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        """(n, width) one-hot vectors and features of cells from their codes; zeros for a missing label."""
         out = {}
         for field, (axis, vectors) in self.axis_vectors.items():
-            code = codes[axis][run]
+            code = columns[_CODE_FIELDS[axis]]
             zeros = np.zeros((len(code), vectors.shape[1]), np.float32)
             out[field] = np.where(code[:, None] >= 0, vectors[code], zeros) if len(vectors) else zeros
         return out

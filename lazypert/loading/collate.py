@@ -94,7 +94,7 @@ class Collator:
             small["barcode"] = metadata.pop("barcode")
         small["obs"] = metadata
         if self._metadata.axis_vectors:
-            small |= self._metadata.label_vectors(block.run[cells])
+            small |= self._metadata.label_vectors(small)
         fields = self._put_on_device(large, small) if self._config.to == "jax" else large | small
         return PerturbationBatch(**fields, sentence_size=self._config.sentence_size)
 

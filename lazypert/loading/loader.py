@@ -149,6 +149,8 @@ class Loader:
             reads_dense=self._memory.reads_dense,
             control_cache_bytes=self._memory.control_cache_bytes,
             control_bytes=self._memory.control_bytes,
+            n_cells=int(self.plan.n_visited.sum()),
+            visits_all_controls=not self.plan.shuffle,
             row_dtype=np.int64 if jax.config.jax_enable_x64 else np.int32,  # type: ignore[attr-defined]
         )
         return BlockReader(
@@ -258,6 +260,7 @@ class Loader:
         return restore_position(state, self._fingerprint(), lambda epoch: self._plan_epoch(epoch).n_batches)
 
     def _fingerprint(self) -> dict[str, Any]:
+        reach = self._block_reader.reach
         return plan_fingerprint(
             self.plan,
             n_cells=len(self.rows),
@@ -265,7 +268,9 @@ class Loader:
             n_hosts=self.n_hosts,
             n_basal_samples=self.config.n_basal_samples,
             fixed_pairs=self.config.fixed_pairs,
-            controls_in_reach=self._block_reader.rotating_sample_size,  # determined by memory_limit
+            controls_in_reach=None
+            if reach is None or self.config.fixed_pairs
+            else reach.n_controls,  # follows from memory_limit
         )
 
 

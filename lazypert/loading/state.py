@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from lazypert.design.sentence_plan import SentencePlan
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 @dataclass(slots=True)
@@ -25,8 +25,8 @@ class Position:
     step: int
 
 
-def plan_fingerprint(plan: SentencePlan, **others: int | bool) -> dict[str, Any]:
-    """Everything that must be equal for a step to refer to the same batch.
+def plan_fingerprint(plan: SentencePlan, **others: int | bool | None) -> dict[str, Any]:
+    """Everything that must be equal for a step to mean the same batch.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ import pandas as pd
 
 from lazypert._internal.config import Config
 from lazypert._internal.validation import require_choice, require_integer, require_number
-from lazypert.quality.target_expression import ControlMatch, control_strata, gather_target_expression
+from lazypert.quality.target_expression import ControlMatch, ControlStrata, gather_target_expression
 from lazypert.screen.targets import target_genes
 
 if TYPE_CHECKING:
@@ -184,9 +184,10 @@ class OnTargetKnockdownFilter:
         """
         groups = source.groups
         target_column = target_genes(groups, source.gene_labels(self.config.var_gene_col))
-        stratum = control_strata(groups, self.config.control_match)
-        expression = gather_target_expression(source, groups, target_column, stratum, self.config.layer)
-        control_mean = expression.control_means(groups, stratum)
+        run_of_row = groups.expand(np.arange(len(groups.start), dtype=np.int32), source.n_rows)
+        strata = ControlStrata.of(groups, self.config.control_match, run_of_row)
+        expression = gather_target_expression(source, groups, target_column, run_of_row, strata, self.config.layer)
+        control_mean = expression.control_means(strata.wider)
         mask = groups.expand(groups.is_control & (groups.ids >= 0), source.n_rows)
         verdicts = []
         for code, label in enumerate(groups.labels["perturbation"]):
@@ -194,8 +195,8 @@ class OnTargetKnockdownFilter:
             if not len(runs):
                 continue
             rows = groups.rows(runs)[:]
-            expected = np.repeat(control_mean[stratum[runs], code], groups.sizes[runs])
-            one_stratum = len(np.unique(stratum[runs])) == 1
+            stratum = strata.of_row[rows]
+            expected, one_stratum = control_mean[stratum, code], bool((stratum == stratum[0]).all())
             verdict, keep = _judge(self.config, str(label), expression.own[rows], expected, one_stratum=one_stratum)
             verdicts.append(asdict(verdict))
             mask[rows[keep]] = True

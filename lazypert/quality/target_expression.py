@@ -47,15 +47,15 @@ class TargetExpression:
     control_sum: NDArray[np.float64]
     control_cells: NDArray[np.int64]
 
-    def control_means(self, groups: Groups, stratum: NDArray[np.int64]) -> NDArray[np.float64]:
+    def control_means(self, wider_of_stratum: NDArray[np.int64]) -> NDArray[np.float64]:
         """(n_strata, n_perturbations) mean of each target in controls; NaN where there are none.
 
-        A batch without controls gets the mean of its cell type.
+        Parameters
+        ----------
+        wider_of_stratum
+            (n_strata,) wider stratum whose mean a stratum without controls gets, such as its cell type's.
         """
-        wider = control_strata(groups, "cell_type")
-        wider_of_stratum = np.zeros(len(self.control_sum), dtype=np.int64)
-        wider_of_stratum[stratum] = wider
-        shape = (int(wider.max(initial=0)) + 1, self.control_sum.shape[1])
+        shape = (int(wider_of_stratum.max(initial=0)) + 1, self.control_sum.shape[1])
         sums, cells = np.zeros(shape), np.zeros(shape, dtype=np.int64)
         np.add.at(sums, wider_of_stratum, self.control_sum)
         np.add.at(cells, wider_of_stratum, self.control_cells)
@@ -64,22 +64,56 @@ class TargetExpression:
         return np.where(self.control_cells > 0, own_means, wider_means)
 
 
-def control_strata(groups: Groups, match: ControlMatch) -> NDArray[np.int64]:
-    """(n_runs,) number of the control stratum that each run is compared with."""
-    if match == "all":
-        return np.zeros(len(groups.start), dtype=np.int64)
-    axes = ("cell_type", "dataset") if match == "cell_type" else ("cell_type", "dataset", "batch")
-    key = np.zeros(len(groups.start), dtype=np.int64)
-    for axis in axes:
-        key = key * (len(groups.labels[axis]) + 1) + groups.codes[axis] + 1
-    return np.unique(key, return_inverse=True)[1].astype(np.int64)
+@dataclass(frozen=True, slots=True, eq=False)
+class ControlStrata:
+    """Which controls each cell is compared with.
+
+    Attributes
+    ----------
+    of_row
+        (n_rows,) int32 number of each cell's stratum; -1 for cells that are in no run.
+    wider
+        (n_strata,) number of the stratum of all controls of the same cell type and dataset.
+    """
+
+    of_row: NDArray[np.int32]
+    wider: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, groups: Groups, match: ControlMatch, run_of_row: NDArray[np.int32]) -> ControlStrata:
+        """Divide the cells of a screen into strata.
+
+        Parameters
+        ----------
+        run_of_row
+            (n_rows,) run of each row, -1 for rows in no run.
+        """
+        if match == "all":
+            return cls(np.where(run_of_row >= 0, 0, -1).astype(np.int32), np.zeros(1, np.int64))
+        key = np.zeros(len(groups.start), dtype=np.int64)
+        for axis in ("cell_type", "dataset"):
+            key = key * (len(groups.labels[axis]) + 1) + groups.codes[axis] + 1
+        keys, of_run = np.unique(key, return_inverse=True)
+        if match == "cell_type":
+            return cls(np.append(of_run, -1).astype(np.int32)[run_of_row], np.arange(len(keys)))
+        counts, n_batches = groups.batch_counts, len(groups.labels["batch"])
+        batch_key = of_run[counts.run].astype(np.int64) * (n_batches + 1) + counts.batch + 1
+        batch_keys, of_subgroup = np.unique(batch_key, return_inverse=True)
+        of_row = np.full(len(run_of_row), -1, dtype=np.int32)
+        rows = np.flatnonzero(run_of_row >= 0)
+        of_row[rows] = of_subgroup[groups.subgroup_of(run_of_row[rows], rows)]
+        return cls(of_row, batch_keys // (n_batches + 1))
+
+    def __len__(self) -> int:
+        return len(self.wider)
 
 
 def gather_target_expression(
     source: PerturbationSource,
     groups: Groups,
     target_column: NDArray[np.int64],
-    stratum: NDArray[np.int64],
+    run_of_row: NDArray[np.int32],
+    strata: ControlStrata,
     layer: str | None,
 ) -> TargetExpression:
     """Gather the expression of every target in one pass.
@@ -91,27 +125,33 @@ def gather_target_expression(
     ----------
     target_column
         (n_perturbations,) column of each perturbation's target among the source's genes; -1 for none.
-    stratum
-        (n_runs,) control stratum of each run, as from `control_strata`.
+    run_of_row
+        (n_rows,) run of each row, -1 for rows in no run.
+    strata
+        Which controls each cell is compared with.
     """
-    n_strata, n_targets = int(stratum.max(initial=0)) + 1, len(target_column)
-    run_of_row = groups.expand(np.arange(len(groups.start), dtype=np.int32), source.n_rows)
-    run_stratum = np.append(np.where(groups.is_control, stratum, -1), -1)
+    n_strata, n_targets = len(strata), len(target_column)
+    control_stratum = np.where(np.append(groups.is_control, False)[run_of_row], strata.of_row, -1)
     row_ranges, tasks, segments = [], [], list(source.segments(layer))
     for segment in segments:
         columns = np.append(segment.column_of, -1)[target_column].astype(np.int64)  # -1 picks the last entry
         run_target = np.append(np.append(columns, -1)[groups.codes["perturbation"]], -1)
-        lookup = _Lookup(columns, run_target, run_stratum, n_strata)
+        lookup = _Lookup(columns, run_target, n_strata)
         index = _recorded_index(segment, groups, columns)
         n_rows = segment.matrix.shape[0]
         if index is not None:
-            tasks.append(dask.delayed(_read_recorded, pure=False)(segment, index, run_of_row, lookup))
             row_ranges.append((segment.first_row, segment.first_row + n_rows))
+            rows = slice(*row_ranges[-1])
+            recorded = segment, index, run_of_row[rows], control_stratum[rows], lookup
+            tasks.append(dask.delayed(_read_recorded, pure=False)(*recorded))
             continue
         for start, stop in _task_ranges(n_rows):
             row_ranges.append((segment.first_row + start, segment.first_row + stop))
+            rows = slice(*row_ranges[-1])
             tasks.append(
-                dask.delayed(_stream, pure=False)(segment.matrix, start, run_of_row[slice(*row_ranges[-1])], lookup)
+                dask.delayed(_stream, pure=False)(
+                    segment.matrix, start, run_of_row[rows], control_stratum[rows], lookup
+                )
             )
     dtypes = [segment.matrix.dense_dtype for segment in segments]
     own = np.full(source.n_rows, np.nan, dtype=max(dtypes, key=lambda d: d.itemsize, default=np.dtype("f4")))
@@ -141,18 +181,15 @@ class _Lookup:
     run_target
         (n_runs + 1,) column of the target of a run's cells, -1 for none. The last entry is for run -1,
         the cells that are in no group.
-    run_stratum
-        (n_runs + 1,) stratum of a run of controls, -1 for other runs.
     n_strata
         Number of strata.
     """
 
     columns: NDArray[np.int64]
     run_target: NDArray[np.int64]
-    run_stratum: NDArray[np.int64]
     n_strata: int
 
-    def count_controls(self, stratum: NDArray[np.int64]) -> NDArray[np.int64]:
+    def count_controls(self, stratum: NDArray[np.integer]) -> NDArray[np.int64]:
         """(n_strata, n_perturbations) controls in which each target was measured, from the rows' strata."""
         counts = np.bincount(stratum[stratum >= 0], minlength=self.n_strata)
         return counts[:, None] * (self.columns >= 0)
@@ -176,31 +213,43 @@ def _recorded_index(segment: MatrixSegment, groups: Groups, columns: NDArray[np.
 
 
 def _read_recorded(
-    segment: MatrixSegment, index: NDArray[np.int64], run_of_row: NDArray[np.int32], lookup: _Lookup
+    segment: MatrixSegment,
+    index: NDArray[np.int64],
+    runs: NDArray[np.int32],
+    stratum: NDArray[np.int32],
+    lookup: _Lookup,
 ) -> _Gathered:
     """Return what `_stream` computes for a whole segment from the recorded cell statistics."""
     stats = segment.cell_stats
     assert stats is not None
     has_target = lookup.columns >= 0
     sums = np.zeros((lookup.n_strata, len(lookup.columns)))
-    control_stratum = lookup.run_stratum[run_of_row[segment.first_row + stats.control_row]]
     target_index = np.flatnonzero(has_target)
-    np.add.at(sums, (control_stratum[:, None], target_index[None, :]), stats.control_sum[:, index[has_target]])
-    runs = run_of_row[segment.first_row : segment.first_row + segment.matrix.shape[0]]
+    np.add.at(
+        sums, (stratum[stats.control_row][:, None], target_index[None, :]), stats.control_sum[:, index[has_target]]
+    )
     values = stats.own_target.read(0, len(stats.own_target)).astype(segment.matrix.dense_dtype)
     values[lookup.run_target[runs] < 0] = np.nan  # recorded, but not a target here
-    return values, sums, lookup.count_controls(lookup.run_stratum[runs])
+    return values, sums, lookup.count_controls(stratum)
 
 
-def _stream(matrix: Matrix, first: int, runs: NDArray[np.int32], lookup: _Lookup) -> _Gathered:
-    """Read rows block by block, starting at `first`, one row per entry of `runs`."""
+def _stream(
+    matrix: Matrix, first: int, runs: NDArray[np.int32], stratum: NDArray[np.int32], lookup: _Lookup
+) -> _Gathered:
+    """Read the rows from `first` on, block by block.
+
+    Parameters
+    ----------
+    runs, stratum
+        (n,) run of each row, and the stratum of each control, -1 for other rows.
+    """
     values = np.full(len(runs), np.nan, dtype=matrix.dense_dtype)
     sums = np.zeros((lookup.n_strata, len(lookup.columns)))
     target_of_column = np.full(matrix.shape[1], -1, dtype=np.int64)
     target_index = np.flatnonzero(lookup.columns >= 0)
     target_of_column[lookup.columns[target_index]] = target_index
-    # Controls need the expression of all targets; other cells need only that of their own target.
-    own_column, stratum = lookup.run_target[runs], lookup.run_stratum[runs]
+    # All targets are wanted in controls, and only the own target in other cells.
+    own_column = lookup.run_target[runs]
     density = max(1.0, matrix.stats["nnz"] / max(1, matrix.shape[0]))
     step = max(1, int(_BLOCK_VALUES / density))
     for start in range(0, len(runs), step):

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
 
-from lazypert._internal.kernels import kernel
-from lazypert._internal.randomness import GOLDEN, mix
 from lazypert.errors import LabelNotFoundError, near_matches
+from lazypert.screen.cell_order import order_cells
+from lazypert.screen.cell_table import BatchCounts, CellArrays, ConcatCells, code_dtype
 from lazypert.screen.labels import renumber
-from lazypert.screen.roles import AXES
+from lazypert.screen.roles import AXES, RUN_AXES
 from lazypert.screen.rows import Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from lazypert.screen.cell_table import CellTable
     from lazypert.screen.roles import Roles
 
 ALL = "all"
 """Label of every cell on an axis that has no column."""
 
+_CELLS_AT_ONCE = 1_048_576
+
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """The cells of a screen, grouped by (cell_type, perturbation, dataset, batch).
+    """The cells of a screen, grouped by (cell_type, perturbation, dataset).
+
+    Inside a run, cells are in the order of a hash of their names, so that any interval is a simple random
+    sample of the run.
 
     Attributes
     ----------
@@ -41,14 +47,15 @@ class Groups:
         (n_runs,) int64 positions of each run. Runs cover all cells without overlap, sorted by their
         labels, with missing labels last.
     codes
-        For each of `AXES`, (n_runs,) int32 codes, -1 for a missing label.
+        For each of `RUN_AXES`, (n_runs,) int32 codes, -1 for a missing label.
     row_order
         (n_obs,) store row of each position, or None if positions are rows.
     n_obs
         Number of cells.
-    is_shuffled
-        Whether cells are in random order inside their runs, so that any interval of a run is a random
-        sample of it.
+    cells
+        Batch codes and name hashes of single cells, by store row.
+    known_batch_counts
+        What `batch_counts` would count, if it is known.
     """
 
     roles: Roles
@@ -58,55 +65,59 @@ class Groups:
     codes: dict[str, NDArray[np.int32]]
     row_order: NDArray[np.integer] | None
     n_obs: int
-    is_shuffled: bool = False
+    cells: CellTable
+    known_batch_counts: BatchCounts | None = None
 
     @classmethod
     def from_codes(
         cls,
-        codes: Sequence[Any],
-        labels: Sequence[NDArray[np.str_]],
+        codes: Mapping[str, NDArray[np.integer] | None],
+        labels: Mapping[str, NDArray[np.str_]],
         roles: Roles,
-        n_obs: int,
+        hashes: NDArray[np.uint64],
         *,
-        rows: Any = None,
+        rows: NDArray[np.integer] | None = None,
+        cells: CellTable | None = None,
     ) -> Groups:
         """Group cells by their codes.
 
         Parameters
         ----------
         codes
-            For each of `AXES`: (n_obs,) integers, NumPy or Dask, -1 for a missing label; or None if the
-            screen has no such column. Dask arrays are reduced chunk by chunk.
+            For each of `AXES`: (n_obs,) integers, -1 for a missing label; or None, or no entry, if the screen
+            has no such column.
         labels
             For each of `AXES`: its labels (ignored if codes are None).
+        hashes
+            (n_obs,) name hash of each cell, from `lazypert.screen.cell_order.name_hashes`.
         rows
-            (n_obs,) store row of each cell, if these are not all the cells of a store.
+            (n_obs,) store row of each cell, if these are not all cells of a store in order.
+        cells
+            Table of all cells of the store; None makes one of `codes` and `hashes`, which then must be those
+            of all rows.
         """
-        names = [np.asarray([ALL] if c is None else lab, dtype=np.str_) for c, lab in zip(codes, labels, strict=True)]
-        key, length = _runs_of(codes, [len(n) for n in names], n_obs)
-        begin = np.cumsum(length) - length
-        by_key = np.argsort(key, kind="stable")
-        key, begin, length = key[by_key], begin[by_key], length[by_key]
-        row_order: NDArray[np.integer] | None = None
-        if (np.diff(begin) < 0).any():  # the cells of a run are not contiguous
-            dtype = np.dtype("i4" if n_obs < 2**31 else "i8")
-            shift = (begin - (np.cumsum(length) - length)).astype(dtype)
-            row_order = np.repeat(shift, length) + np.arange(n_obs, dtype=dtype)
+        codes = {axis: codes.get(axis) for axis in AXES}
+        names = {axis: np.asarray([ALL] if codes[axis] is None else labels[axis], dtype=np.str_) for axis in AXES}
+        sizes, n_obs = [len(names[axis]) for axis in RUN_AXES], len(hashes)
+        key = _encode([codes[axis] for axis in RUN_AXES], sizes, n_obs)
+        order, hashes = order_cells(key, hashes)
+        key = key[order]
+        first = np.flatnonzero(np.diff(key, prepend=-1) != 0)
         if rows is not None:
-            rows = np.asarray(rows)
-            row_order = rows if row_order is None else rows[row_order]
-        first = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]])[: len(key)])
-        stop = np.cumsum(length)[np.concatenate([first[1:], [len(key)]])[: len(first)] - 1]
-        start = np.concatenate([[0], stop[:-1]])[: len(stop)].astype(np.int64)
-        run_codes = _decode(key[first], [len(n) for n in names])
+            order = np.asarray(rows)[order]
+        is_in_order = bool((order == np.arange(n_obs)).all())
+        if cells is None:
+            batch = codes["batch"]
+            cells = CellArrays(None if batch is None else batch.astype(code_dtype(len(names["batch"]))), hashes)
         return cls(
             roles=roles,
-            labels=dict(zip(AXES, names, strict=True)),
-            start=start,
-            stop=stop.astype(np.int64),
-            codes=dict(zip(AXES, run_codes, strict=True)),
-            row_order=row_order,
+            labels=names,
+            start=first.astype(np.int64),
+            stop=np.append(first[1:], n_obs)[: len(first)].astype(np.int64),
+            codes=dict(zip(RUN_AXES, _decode(key[first], sizes), strict=True)),
+            row_order=None if is_in_order else order.astype("i4" if order.max(initial=0) < 2**31 else "i8", copy=False),
             n_obs=n_obs,
+            cells=cells,
         )
 
     @classmethod
@@ -123,7 +134,7 @@ class Groups:
         labels = {axis: np.unique(np.concatenate([screen.labels[axis] for screen in screens])) for axis in AXES}
         codes = {
             axis: np.concatenate([renumber(s.codes[axis], s.labels[axis], labels[axis]) for s in screens])
-            for axis in AXES
+            for axis in RUN_AXES
         }
         cells_before = np.cumsum([0, *(screen.n_obs for screen in screens)])[:-1]
         starts = np.concatenate([s.start + before for s, before in zip(screens, cells_before, strict=True)])
@@ -137,8 +148,8 @@ class Groups:
                     for screen, before in zip(screens, rows_before, strict=True)
                 ]
             )
-        sizes = [len(labels[axis]) for axis in AXES]
-        by_key = np.argsort(_encode([codes[axis] for axis in AXES], sizes), kind="stable")
+        by_key = np.argsort(_encode(list(codes.values()), [len(labels[axis]) for axis in RUN_AXES]), kind="stable")
+        batch_labels = [screen.labels["batch"] for screen in screens]
         return cls(
             roles=screens[0].roles,
             labels=labels,
@@ -147,7 +158,7 @@ class Groups:
             codes={axis: code[by_key] for axis, code in codes.items()},
             row_order=row_order,
             n_obs=int(sum(screen.n_obs for screen in screens)),
-            is_shuffled=all(screen.is_shuffled for screen in screens),
+            cells=ConcatCells([screen.cells for screen in screens], n_rows, batch_labels, labels["batch"]),
         )
 
     def __len__(self) -> int:
@@ -172,13 +183,31 @@ class Groups:
         return np.where((cell_type < 0) | (pert < 0), -1, ids)
 
     @cached_property
-    def batch_ids(self) -> NDArray[np.int64]:
-        """(n_runs,) id of the (cell_type, perturbation, dataset, batch) group; -1 where `ids` is.
+    def batch_counts(self) -> BatchCounts:
+        """Number of cells of each run by batch."""
+        if self.known_batch_counts is not None:
+            return self.known_batch_counts
+        n_batches, counts = len(self.labels["batch"]), dict[int, int]()
+        for begin in range(0, self.n_obs, _CELLS_AT_ONCE):
+            positions = np.arange(begin, min(self.n_obs, begin + _CELLS_AT_ONCE))
+            run = self.run_of(positions)
+            rows = positions if self.row_order is None else self.row_order[positions]
+            part = BatchCounts.count(run, self.batch_of(rows), n_batches)
+            for key, n_cells in zip(part.keys(n_batches).tolist(), part.n_cells.tolist(), strict=True):
+                counts[key] = counts.get(key, 0) + n_cells
+        keys = np.array(sorted(counts), dtype=np.int64)
+        return BatchCounts.from_keys(keys, np.array([counts[key] for key in keys.tolist()], np.int64), n_batches)
 
-        Cells without a batch label form their own group.
-        """
-        keys = _encode([self.codes[axis] for axis in AXES], [len(self.labels[axis]) for axis in AXES])
-        return np.where(self.ids < 0, -1, keys)
+    def batch_of(self, rows: NDArray[np.integer]) -> NDArray[np.int32]:
+        """(n,) batch codes of cells by store row, -1 for a missing label."""
+        codes = self.cells.batch_codes()
+        return np.zeros(len(rows), np.int32) if codes is None else codes[rows].astype(np.int32)
+
+    def subgroup_of(self, run: NDArray[np.integer], rows: NDArray[np.integer]) -> NDArray[np.int64]:
+        """(n,) number of each cell's (run, batch) in `batch_counts`, from its run and store row."""
+        n_batches = len(self.labels["batch"])
+        key = run.astype(np.int64) * (n_batches + 1) + self.batch_of(rows) + 1
+        return np.searchsorted(self.batch_counts.keys(n_batches), key)
 
     @property
     def sizes(self) -> NDArray[np.int64]:
@@ -264,23 +293,21 @@ class Groups:
                 "cell_type": self.codes["cell_type"][is_labelled],
                 "perturbation": self.codes["perturbation"][is_labelled],
                 "n_cells": self.sizes[is_labelled],
-                "n_batches": 1,
                 "is_control": self.is_control[is_labelled],
             }
         )
-        grouped = frame.groupby(["cell_type", "perturbation"], sort=True)
-        table = grouped.agg(
-            n_cells=("n_cells", "sum"), n_batches=("n_batches", "sum"), is_control=("is_control", "any")
-        ).reset_index()
-        for axis in ("cell_type", "perturbation"):
+        axes = ["cell_type", "perturbation"]
+        grouped = frame.groupby(axes, sort=True)
+        table = grouped.agg(n_cells=("n_cells", "sum"), is_control=("is_control", "any")).reset_index()
+        in_group = is_labelled[self.batch_counts.run]
+        run = self.batch_counts.run[in_group]
+        of_batches = pd.DataFrame({axis: self.codes[axis][run] for axis in (*axes, "dataset")})
+        of_batches["batch"] = self.batch_counts.batch[in_group]
+        n_batches = of_batches.drop_duplicates().groupby(axes, sort=True).size()
+        table.insert(3, "n_batches", n_batches.to_numpy())
+        for axis in axes:
             table[axis] = self.labels[axis][table[axis].to_numpy(dtype=np.int64)]
         return table
-
-    def shuffled(self, seed: int) -> Groups:
-        """Return these groups with cells in random order inside each run."""
-        row_order = np.arange(self.n_obs) if self.row_order is None else self.row_order.copy()
-        _shuffle_runs(self.start, self.stop, row_order, np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
-        return replace(self, row_order=row_order, is_shuffled=True)
 
 
 class HasGroups(Protocol):
@@ -292,10 +319,9 @@ class HasGroups(Protocol):
         ...
 
 
-def _encode(codes: Sequence[NDArray[Any] | None], sizes: Sequence[int]) -> NDArray[np.int64]:
+def _encode(codes: Sequence[NDArray[Any] | None], sizes: Sequence[int], length: int | None = None) -> NDArray[np.int64]:
     """Mixed-radix key of the codes, in which a missing label sorts last."""
-    length = next(len(c) for c in codes if c is not None)
-    key = np.zeros(length, dtype=np.int64)
+    key = np.zeros(next(len(c) for c in codes if c is not None) if length is None else length, dtype=np.int64)
     for code, size in zip(codes, sizes, strict=True):
         key *= size + 1
         if code is not None:
@@ -310,41 +336,3 @@ def _decode(key: NDArray[np.int64], sizes: Sequence[int]) -> list[NDArray[np.int
         key, code = np.divmod(key, size + 1)
         codes.append(np.where(code == size, -1, code).astype(np.int32))
     return codes[::-1]
-
-
-def _runs_of(codes: Sequence[Any], sizes: Sequence[int], n_obs: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Key and length of each run of equal keys, in row order."""
-    columns = [c for c in codes if c is not None]
-    if not columns:
-        return np.zeros(min(1, n_obs), np.int64), np.full(min(1, n_obs), n_obs, dtype=np.int64)
-    if not any(hasattr(c, "dask") for c in columns):
-        return _run_lengths(codes, sizes)
-    import dask
-    import dask.array as da
-
-    chunks = next(c.chunks for c in columns if hasattr(c, "dask"))
-    delayed = [None if c is None else da.asarray(c).rechunk(chunks).to_delayed() for c in codes]
-    reduce_chunk = dask.delayed(_run_lengths)
-    tasks = [reduce_chunk([None if d is None else d[i] for d in delayed], sizes) for i in range(len(chunks[0]))]
-    runs = dask.compute(*tasks)
-    return np.concatenate([key for key, _ in runs]), np.concatenate([length for _, length in runs])
-
-
-def _run_lengths(
-    codes: Sequence[NDArray[Any] | None], sizes: Sequence[int]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    key = _encode(codes, sizes)
-    if not len(key):
-        return key, key
-    first = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
-    return key[first], np.diff(np.append(first, len(key)))
-
-
-@kernel
-def _shuffle_runs(start: Any, stop: Any, row_order: Any, seed: Any) -> None:
-    """Fisher-Yates shuffle inside each run, with random numbers from SplitMix64, keyed by position."""
-    for run in range(len(start)):
-        for i in range(stop[run] - 1, start[run], -1):
-            z = mix(np.uint64(i) * GOLDEN + seed)
-            j = start[run] + np.int64(z % np.uint64(i - start[run] + 1))
-            row_order[i], row_order[j] = row_order[j], row_order[i]

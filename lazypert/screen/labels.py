@@ -56,7 +56,7 @@ def factorise(values: Any) -> tuple[NDArray[np.int32], NDArray[np.str_]]:
     return new_codes[codes], labels
 
 
-def renumber(codes: NDArray[np.int32], old: NDArray[np.str_], new: NDArray[np.str_]) -> NDArray[np.int32]:
+def renumber(codes: NDArray[np.integer], old: NDArray[np.str_], new: NDArray[np.str_]) -> NDArray[np.int32]:
     """Codes for a larger sorted list of labels, `new`, from codes for `old`; -1 stays -1."""
     # Code -1 indexes the appended -1.
     return np.append(np.searchsorted(new, old), -1).astype(np.int32)[codes]

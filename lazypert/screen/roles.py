@@ -11,9 +11,12 @@ ROLE_OF_AXIS = {
     "dataset": "dataset_col",
     "batch": "batch_col",
 }
-"""Axes that cells are grouped by, in sort order, with the role of the obs column that fills each."""
+"""Axes of a screen, with the role of the obs column that fills each."""
 
 AXES = tuple(ROLE_OF_AXIS)
+
+RUN_AXES = ("cell_type", "perturbation", "dataset")
+"""Axes that cells are sorted by. The batch is not one of them: neighbours would all be of one batch."""
 
 OPTIONAL_ROLES = ("cell_type_col", "batch_col")
 """Roles that may be None if a screen has no such column."""

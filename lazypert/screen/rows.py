@@ -46,6 +46,18 @@ class Rows:
         interval = np.searchsorted(self._ends, index, side="right")
         return self.stops[interval] - (self._ends[interval] - index)
 
+    def find(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the index of each position, all of which must be in the list: the inverse of `positions`."""
+        by_start = np.argsort(self.starts, kind="stable")
+        interval = by_start[np.searchsorted(self.starts[by_start], positions, side="right") - 1]
+        return self._ends[interval] - (self.stops[interval] - positions)
+
+    def contains(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return whether each position is in the list."""
+        by_start = np.argsort(self.starts, kind="stable")
+        number = np.searchsorted(self.starts[by_start], positions, side="right") - 1
+        return (number >= 0) & (positions < np.append(self.stops[by_start], 0)[number])
+
     def to_rows(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the store rows of positions."""
         return positions if self.row_order is None else self.row_order[positions].astype(np.int64)

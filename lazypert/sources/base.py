@@ -258,7 +258,11 @@ class PerturbationSource(ABC):
 
     def _codes(self, axis: str) -> NDArray[np.int32]:
         if axis not in self._code_cache:
-            self._code_cache[axis] = self.groups.expand(self.groups.codes[axis], self.n_rows)
+            if axis == "batch":
+                codes = self.groups.batch_of(np.arange(self.n_rows))
+            else:
+                codes = self.groups.expand(self.groups.codes[axis], self.n_rows)
+            self._code_cache[axis] = codes
         return self._code_cache[axis]
 
     @cached_property

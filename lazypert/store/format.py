@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-FORMAT_VERSION = 2
-"""Version 2 adds bit-shuffled counts and cell statistics. Version 1 can still be read."""
+FORMAT_VERSION = 3
+"""Version 3 orders the cells of a group by a hash of their names; versions 1 and 2, which can be read too, sort
+them by batch. Version 2 added bit-shuffled counts and cell statistics."""
 
 MARKER = "lazypert"
 """Key of lazypert's entry in the root attributes; it marks a store as ours."""

@@ -9,22 +9,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import zarr
 
 from lazypert.errors import StoreNotFoundError, no_such_column
-from lazypert.screen.groups import Groups
-from lazypert.screen.roles import AXES, OPTIONAL_ROLES, Roles
+from lazypert.screen.roles import OPTIONAL_ROLES, Roles
 from lazypert.store.arrays import DenseArray, StringArray
 from lazypert.store.byte_reader import ByteReader, LocalReader, RemoteReader
 from lazypert.store.damage import store_damaged
 from lazypert.store.format import FORMAT_VERSION, MARKER, TABLES, Grid
 from lazypert.store.matrix import Matrix
 from lazypert.store.sharded_array import ShardedArray
+from lazypert.store.stored_groups import read_groups
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
+
+    from lazypert.screen.groups import Groups
 
 _CELL_STATS = f"{TABLES}/facts"
 
@@ -61,6 +63,7 @@ class Store:
                 f"format_version: got {version} in {self.path!r}, expected at most {FORMAT_VERSION}. "
                 "Upgrade lazypert to read this store."
             )
+        self.format_version: int = version
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Store, (self.location, self.storage_options)
@@ -197,6 +200,10 @@ class Store:
 
     # Tables, each read when it is first used.
 
+    def has_table(self, name: str) -> bool:
+        """Whether lazypert's tables include one of this name."""
+        return name in self._root[TABLES]  # type: ignore[operator]
+
     @cached_property
     def var(self) -> pd.DataFrame:
         """The var table, indexed by gene name."""
@@ -207,19 +214,8 @@ class Store:
 
     @cached_property
     def groups(self) -> Groups:
-        """Groups by the store's own roles, from the run table that conversion wrote."""
-        runs = f"{TABLES}/runs"
-        has_order = "order" in self._root[TABLES]  # type: ignore[operator]
-        return Groups(
-            roles=self.roles,
-            labels={axis: self.read_strings(f"{TABLES}/labels/{axis}").astype(np.str_) for axis in AXES},
-            start=self.read_array(f"{runs}/start"),
-            stop=self.read_array(f"{runs}/stop"),
-            codes={axis: self.read_array(f"{runs}/{axis}") for axis in AXES},
-            row_order=self.read_array(f"{TABLES}/order") if has_order else None,
-            n_obs=self.n_obs,
-            is_shuffled=self.attrs["order"] == "grouped",
-        )
+        """Groups by the store's own roles."""
+        return read_groups(self)
 
     @property
     def has_cell_stats(self) -> bool:
@@ -228,12 +224,11 @@ class Store:
 
     @cached_property
     def cell_stats(self) -> StoredCellStats | None:
-        """Cell statistics that were collected during conversion, or None in a store without them."""
-        if not self.has_cell_stats:
+        """Cell statistics that quality control can use, or None in a store without them."""
+        if not self.has_cell_stats or self.format_version < 3:  # version 2 knows the controls by other runs
             return None
         group: Any = self._root[_CELL_STATS]
-        groups = self.groups
-        control = np.flatnonzero(groups.is_control)
+        control_row = self.read_array(f"{_CELL_STATS}/control_row")
         control_sum = self.read_array(f"{_CELL_STATS}/control_sum")
         return StoredCellStats(
             gene_col=group.attrs["gene_col"],
@@ -241,8 +236,8 @@ class Store:
             n_genes=self.open_array(f"{_CELL_STATS}/n_genes"),
             own_target=self.open_array(f"{_CELL_STATS}/own_target"),
             target=self.read_array(f"{_CELL_STATS}/target"),
-            control_sum=control_sum.reshape(len(control), len(groups.labels["perturbation"])),
-            control_row=groups.rows(control).firsts(),
+            control_sum=control_sum.reshape(len(control_row), len(self.groups.labels["perturbation"])),
+            control_row=control_row,
         )
 
 
@@ -261,9 +256,9 @@ class StoredCellStats:
     target
         (n_perturbations,) column of each perturbation's target, -1 for none.
     control_sum
-        (n_control_runs, n_perturbations) sum of every target over the cells of each run of controls.
+        (n_control_subgroups, n_perturbations) sum of every target over the cells of each (run, batch) of controls.
     control_row
-        (n_control_runs,) first row of each of these runs.
+        (n_control_subgroups,) first row of each of these subgroups.
     """
 
     gene_col: str | None

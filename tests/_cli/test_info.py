@@ -12,7 +12,7 @@ def test_info_describes_the_screen(store, capsys):
     assert info["control_pert"] == "non-targeting (150 cells)"
     assert info["cell_type_col"] == "cell_type (3 labels)"
     assert info["batch_col"] == "batch (2 labels)"
-    assert info["order"] == "grouped, shuffled within groups with seed 0"
+    assert info["order"] == "grouped, in random order within groups"
     assert info["source"].startswith("screen.h5ad (900 cells, ")
     assert info["matrix"].startswith("X  uint16  ")
     assert "counts from 0 to " in info["matrix"]

@@ -36,7 +36,7 @@ def path(tmp_path):
 
 
 def options(**changes):
-    base = ConversionOptions(roles=Roles(**ROLES), layer=None, order="grouped", seed=0, join="inner")
+    base = ConversionOptions(roles=Roles(**ROLES), layer=None, order="grouped", join="inner")
     return replace(base, **changes)
 
 
@@ -81,7 +81,7 @@ def test_a_disk_that_is_certainly_too_small_is_refused(path, tmp_path, monkeypat
 def test_different_plans_have_different_fingerprints(path):
     fingerprints = {planned(path).fingerprint()}
     assert fingerprints == {planned(path).fingerprint()}
-    changes = [{"seed": 1}, {"order": "source"}, {"roles": Roles(pert_col="perturbation")}]
+    changes = [{"join": "outer"}, {"order": "source"}, {"roles": Roles(pert_col="perturbation")}]
     fingerprints |= {planned(path, **change).fingerprint() for change in changes}
     fingerprints.add(planned(path, limit="128MiB").fingerprint())
     write(screen(lean=True, seed=1), path)

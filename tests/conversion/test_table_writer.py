@@ -24,7 +24,7 @@ def test_the_run_table_covers_every_group(tmp_path):
     obs = read_store(store).obs
     start, stop = opened.read_array(f"{TABLES}/runs/start"), opened.read_array(f"{TABLES}/runs/stop")
     for a, b in zip(start, stop, strict=True):
-        assert all(obs.iloc[a:b][c].nunique() == 1 for c in ("perturbation", "cell_type", "batch"))
+        assert all(obs.iloc[a:b][c].nunique() == 1 for c in ("perturbation", "cell_type"))
     table = lp.open(store).pert.table()
     naive = obs.groupby(["cell_type", "perturbation"], observed=True).size()
     assert dict(zip(zip(table["cell_type"], table["perturbation"], strict=True), table["n_cells"], strict=True)) == (

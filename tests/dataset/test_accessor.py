@@ -119,7 +119,8 @@ def test_role_columns_of_any_kind_group_complete_and_selected_cells_alike(tmp_pa
             values = chosen.batch.values
             assert len(set(values.tolist())) == 1
             assert chosen.sizes["cell"] == (rows["batch"] == values[0]).sum()
-        assert sorted(groups.sizes[groups.codes["batch"] >= 0].tolist()) == sorted(
+        counts = groups.batch_counts
+        assert sorted(counts.n_cells[counts.batch >= 0].tolist()) == sorted(
             rows.groupby(["cell_type", "perturbation", "batch"], observed=True).size().tolist()
         )
 

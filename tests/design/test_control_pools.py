@@ -1,13 +1,13 @@
-"""Draws from a pool are uniform and pure functions of the cell; large pools are sampled in rotation."""
-
-from types import SimpleNamespace
+"""Draws from a pool are uniform and pure functions of the cell; every control of a pool serves equally often."""
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from lazypert.design.control_pools import control_pools
-from tests.support.screens import CONTROL, control_pool, design_cells, make_cells
+from lazypert import PerturbationSamplerConfig, RandomSplitter
+from lazypert.design.control_pools import DrawnCells, Reach, control_pools
+from lazypert.design.sentence_plan import SentencePlan
+from tests.support.screens import CONTROL, control_pool, design_cells, make_cells, random_cells
 
 
 @pytest.fixture(scope="module")
@@ -15,97 +15,209 @@ def design():
     return design_cells()
 
 
+def drawn_cells(cells, rows, **options):
+    run = cells.groups.expand(np.arange(len(cells.groups.start)))
+    return DrawnCells(np.asarray(rows), run[rows], **options)
+
+
+def draw(pools, cells, rows, n, words, reach=None, **options):
+    """(m, n) store rows of controls."""
+    return pools.controls[pools.control_index(drawn_cells(cells, rows, **options), n, words, reach)]
+
+
+def uniformity(values, pool):
+    """p-value of the hypothesis that all of a pool are drawn equally often."""
+    counts = np.array([np.sum(np.asarray(values) == control) for control in sorted(pool)])
+    assert counts.sum() == np.size(values)  # every draw is in the pool
+    return stats.chisquare(counts).pvalue
+
+
 class TestDraws:
     @pytest.mark.parametrize("strategy", ["random", "batch"])
-    def test_are_uniform_over_the_pool(self, design, strategy):
+    def test_are_uniform_over_the_pool_in_every_slot(self, design, strategy):
         pools = control_pools(design.groups, by_batch=strategy == "batch")
-        row = 17
-        run = design.groups.expand(np.arange(len(design.groups.start)))[row]
-        drawn = [pools.draw(np.array([row]), np.array([run]), 2, (0, epoch)) for epoch in range(2000)]
-        pool = sorted(control_pool(design, row, strategy))
-        counts = np.array([np.sum(np.array(drawn) == control) for control in pool])
-        assert counts.sum() == 4000  # every draw is in the pool
-        assert counts.min() > 0  # every control is reached
-        assert stats.chisquare(counts).pvalue > 1e-4
+        drawn = np.array([draw(pools, design, [17], 3, (0, epoch))[0] for epoch in range(1500)])
+        pool = control_pool(design, 17, strategy)
+        for slot in range(3):
+            assert uniformity(drawn[:, slot], pool) > 1e-4
+        assert all(len(set(row)) == 3 for row in drawn.tolist())
+
+    @pytest.mark.parametrize("strategy", ["random", "batch"])
+    def test_are_from_the_pool_of_each_cell(self, strategy):
+        cells = random_cells(300, 1, n_datasets=2, missing=0.05)
+        rows = np.flatnonzero(cells.groups.expand(cells.groups.ids) >= 0)
+        pools = control_pools(cells.groups, by_batch=strategy == "batch")
+        for row, drawn in zip(rows, draw(pools, cells, rows, 4, (1, 2)), strict=True):
+            pool = control_pool(cells, row, strategy)
+            assert set(drawn.tolist()) <= pool
+            assert len(set(drawn.tolist())) == min(4, len(pool)) or len(pool) < 4
 
     def test_do_not_depend_on_the_other_cells(self, design):
-        groups = design.groups
-        pools = control_pools(groups, by_batch=True)
-        rows = np.arange(900)
-        runs = groups.expand(np.arange(len(groups.start)))
-        expected = pools.draw(rows, runs, 3, (1, 2))
+        pools = control_pools(design.groups, by_batch=True)
+        expected = draw(pools, design, np.arange(900), 3, (1, 2))
         order = np.random.default_rng(0).permutation(900)
-        shuffled = pools.draw(rows[order], runs[order], 3, (1, 2))
-        steps = [slice(first, first + 70) for first in range(0, 900, 70)]
-        few_at_a_time = np.concatenate([pools.draw(rows[step], runs[step], 3, (1, 2)) for step in steps])
-        assert (shuffled == expected[order]).all()
-        assert (few_at_a_time == expected).all()
+        assert (draw(pools, design, order, 3, (1, 2)) == expected[order]).all()
+        steps = [np.arange(first, min(900, first + 70)) for first in range(0, 900, 70)]
+        assert (np.concatenate([draw(pools, design, step, 3, (1, 2)) for step in steps]) == expected).all()
+
+    def test_differ_between_the_occurrences_of_a_cell(self, design):
+        pools = control_pools(design.groups, by_batch=False)
+        rows = np.arange(900)
+        first, second = (draw(pools, design, rows, 1, (1, 2), draw=np.full(900, number)) for number in (0, 1))
+        assert 0 < np.mean(first == second) < 0.06  # pools have 50 controls
+
+    def test_are_independent_between_cells(self, design):
+        """The mean of a value over the controls of many cells varies as that of independent draws."""
+        pools, value = control_pools(design.groups, by_batch=False), np.random.default_rng(0).normal(size=900)
+        rows = np.flatnonzero(design.frame["cell_type"] == "Neuron")
+        means = [value[draw(pools, design, rows, 1, (3, epoch))].mean() for epoch in range(400)]
+        pool = sorted(control_pool(design, rows[0], "random"))
+        assert 0.75 < np.var(means) / (value[pool].var() / len(rows)) < 1.3
 
 
-class TestRotatingSample:
-    """Large pools are sampled in part; the sample rotates, and over time every control is drawn equally often."""
+N = 4000  # controls of the large pool
 
-    @pytest.fixture
-    def screen(self):
-        n = 3000
+
+@pytest.fixture(scope="module")
+def cells():
+    return make_cells(
+        cell_type=["T"] * (N + 500) + ["U"] * 40,
+        perturbation=[CONTROL] * N + ["A"] * 500 + ["A"] * 20 + [CONTROL] * 20,
+        batch=[f"b{i % 5}" for i in range(N + 540)],
+    )
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["random", "batch"])
+def pools(cells, request):
+    return control_pools(cells.groups, by_batch=request.param)
+
+
+class TestReach:
+    """Of a pool that does not fit into memory, a part is within reach, which moves through it."""
+
+    def test_is_needed_only_if_the_controls_do_not_fit(self, pools):
+        assert pools.reach(N + 20, 1000) is None
+        assert pools.reach(N, 10**6) == Reach(N - 20, 1.0)
+
+    def test_is_shared_by_the_large_pools(self):
+        cells = make_cells(cell_type=["T"] * 300 + ["U"] * 600 + ["V"] * 20, perturbation=[CONTROL] * 920)
+        pools = control_pools(cells.groups, by_batch=False)
+        assert pools.reach(500, 10**6) == Reach(240, 1.0)
+        assert pools.reach(700, 10**6) == Reach(380, 1.0)
+
+    def test_reads_at_most_a_control_for_every_four_cells(self, pools):
+        assert pools.reach(500, 4000).turns == pytest.approx(1000 / N)
+
+    def test_is_about_an_interval_of_the_pool(self, cells, pools):
+        rows = np.arange(N, N + 500)
+        for phase in (0.0, 0.3, 0.9):
+            drawn = drawn_cells(cells, rows, phase=phase)
+            index = np.unique(pools.control_index(drawn, 4, (1, 2), Reach(600, 1.0)))
+            gap = np.diff(np.append(index, index[0] + N)).max()
+            assert N - gap < (1000 if pools.by_batch else 600)
+
+    def test_every_control_serves_equally_often(self, cells, pools):
+        rows = np.repeat(np.arange(N, N + 500), 200)
+        phase = np.tile(np.arange(200) / 200, 500)
+        drawn = draw(pools, cells, rows, 1, (1, 2), Reach(600, 1.0), phase=phase, draw=np.tile(np.arange(200), 500))
+        counts = np.bincount(drawn.ravel(), minlength=N)[:N]
+        assert (counts > 0).all()
+        # 25 draws of each: Poisson, and a little more because few draws fall into each step of the reach.
+        assert 0.7 < counts.var() / counts.mean() < 1.5
+
+    def test_no_control_of_a_batch_is_favoured(self):
+        n, n_epochs = 2000, 40
+        cells = make_cells(perturbation=[CONTROL] * n + ["A"] * 400, batch=[f"b{i % 20}" for i in range(n + 400)])
+        pools, counts = control_pools(cells.groups, by_batch=True), np.zeros(n)
+        rows, phase = np.repeat(np.arange(n, n + 400), 25), np.random.default_rng(0).random(10_000)
+        for epoch in range(n_epochs):
+            options = {"phase": phase, "draw": np.tile(np.arange(25), 400)}
+            drawn = draw(pools, cells, rows, 1, (1, epoch), Reach(200, 1.0), **options)
+            counts += np.bincount(drawn.ravel(), minlength=n + 400)[:n]
+        assert counts.sum() == 400_000
+        assert counts.min() / 200 > 0.7  # Poisson: a standard deviation of 0.07
+        assert counts.max() / 200 < 1.35
+
+    def test_evaluation_goes_round_each_pool(self):
+        n_types, n = 4, 500
+        labels = np.repeat([f"T{i}" for i in range(n_types)], 2 * n)
+        perturbation = np.tile(np.repeat([CONTROL, "A"], n), n_types)
+        cells = make_cells(cell_type=labels, perturbation=perturbation)
+        rows = cells.groups.rows(~cells.groups.is_control)
+        plan = SentencePlan.from_rows(PerturbationSamplerConfig(sentence_size=10), cells.groups, rows, shuffle=False)
+        epoch, pools, seen = plan.epoch(0), control_pools(cells.groups, by_batch=False), set()
+        for number in range(epoch.n_blocks):
+            sentences = epoch.block(number)
+            phase = np.repeat(sentences.phase, 10)
+            index = rows[sentences.cells.ravel()]
+            seen |= set(draw(pools, cells, index, 8, (1, 2), Reach(50, 1.0), phase=phase).ravel().tolist())
+        assert len(seen) > 0.99 * n_types * n
+
+    def test_has_as_many_controls_as_a_cell_gets(self, pools):
+        assert pools.reach(4, 10**6, 8).n_controls == 8
+
+    def test_small_pools_are_always_within_reach(self, cells, pools):
+        rows = np.arange(N + 500, N + 520)
+        drawn = draw(pools, cells, rows, 1, (1, 2), Reach(600, 1.0), phase=0.5)
+        everything = draw(pools, cells, rows, 1, (1, 2))
+        assert (drawn == everything).all()
+
+
+class TestFixedPairs:
+    @pytest.mark.parametrize("by_batch", [False, True], ids=["random", "batch"])
+    @pytest.mark.parametrize("n", [1, 3])
+    def test_use_each_control_once_before_any_is_used_again(self, by_batch, n):
         cells = make_cells(
-            cell_type=["T"] * n + ["U"] * 40,
-            perturbation=[CONTROL] * n + ["A"] * 20 + [CONTROL] * 20,
+            perturbation=[CONTROL] * 120 + ["A"] * 70 + ["B"] * 60, batch=[f"b{i % 2}" for i in range(250)]
         )
-        return SimpleNamespace(cells=cells, pools=control_pools(cells.groups, by_batch=False))
+        pools = control_pools(cells.groups, by_batch=by_batch)
+        perturbed = cells.groups.rows(~cells.groups.is_control)
+        positions = perturbed.positions(np.arange(len(perturbed)))
+        drawn = pools.fixed_controls(positions, n, 7)
+        assert all(len(set(row)) == n for row in drawn.tolist())
+        counts = np.bincount(drawn.ravel(), minlength=250)[:120]
+        assert counts.sum() == 130 * n
+        assert counts.max() - counts.min() <= (1 if n == 1 else 2)
+        rows = perturbed.to_rows(positions)
+        for row, controls in zip(rows, drawn.tolist(), strict=True):
+            assert set(controls) <= control_pool(cells, row, "batch" if by_batch else "random")
 
-    def draw(self, screen, rotation, *, sample_size, rows=None, n=1, epoch=0):
-        rows = np.arange(1000) if rows is None else rows
-        groups = screen.cells.groups
-        runs = groups.expand(np.arange(len(groups.start)), len(screen.cells.frame))[rows]
-        return screen.pools.control_index(rows, runs, n, (5, epoch), sample_size=sample_size, rotation=rotation)
+    def test_do_not_count_cells_without_a_pool(self):
+        cells = make_cells(
+            cell_type=["S"] * 50 + ["T"] * 200, perturbation=["A"] * 150 + [CONTROL] * 100, batch=["b"] * 250
+        )
+        for by_batch in (False, True):
+            pools = control_pools(cells.groups, by_batch=by_batch)
+            perturbed = cells.groups.rows(~cells.groups.is_control)
+            positions = perturbed.positions(np.arange(150))
+            of_t = cells.labels("cell_type", perturbed.to_rows(positions)) == "T"
+            assert len(set(pools.fixed_controls(positions[of_t], 1, 0).ravel().tolist())) == 100
 
-    def test_few_stretches_are_sampled_at_a_time(self, screen):
-        for rotation in range(30):
-            stretches = np.unique(self.draw(screen, rotation, sample_size=640) // 64)
-            assert len(stretches) <= 2 * min(4 + rotation, 640 // 64)
+    def test_stay_the_same_for_any_selection_of_cells(self, design):
+        splits = RandomSplitter().split(design)
+        pools = control_pools(design.groups, by_batch=False, splits=splits, name="train")
+        positions = splits.train_indices.positions(np.arange(720))
+        expected = pools.fixed_controls(positions, 2, 3)
+        assert (pools.fixed_controls(positions[::7], 2, 3) == expected[::7]).all()
+        assert (pools.fixed_controls(positions, 2, 4) != expected).any()
 
-    def test_the_sample_fits_into_the_memory_for_controls(self):
-        cells = make_cells(cell_type=["T"] * 3000 + ["U"] * 3000, perturbation=[CONTROL] * 6000)
-        screen = SimpleNamespace(cells=cells, pools=control_pools(cells.groups, by_batch=False))
-        size, rows = screen.pools.sample_size(1600, 16), np.arange(6000)
-        most = max(len(np.unique(self.draw(screen, i, sample_size=size, rows=rows) // 16)) for i in range(60))
-        assert 0.5 * 1600 < 16 * most <= 1600
 
-    def test_each_rotation_adds_few_controls(self, screen):
-        before = set()
-        for rotation in range(40):
-            now = set((np.unique(self.draw(screen, rotation, sample_size=640)) // 64).tolist())
-            if rotation:
-                assert len(now - before) <= 2
-            before = now
+def test_cells_without_a_dataset_do_not_share_the_pools_of_others():
+    cells = make_cells(
+        cell_type=["S"] * 20 + ["T"] * 20, perturbation=[CONTROL, "A"] * 20, dataset=["d"] * 20 + [None] * 20
+    )
+    pools = control_pools(cells.groups, by_batch=False)
+    rows = np.flatnonzero(cells.frame["perturbation"] == "A")
+    drawn = draw(pools, cells, rows, 3, (1, 2))
+    assert (cells.labels("cell_type", drawn[:, 0]) == cells.labels("cell_type", rows)).all()
 
-    def test_every_control_is_drawn_equally_often(self, screen):
-        n_rotations = 46 * 20  # 46 stretches fit into the pool
-        counts = np.zeros(len(screen.pools.controls))
-        for rotation in range(n_rotations):
-            np.add.at(counts, self.draw(screen, rotation, sample_size=640, epoch=rotation // 46).ravel(), 1)
-        counts = counts[:3000]
-        assert counts.min() > 0
-        # Neighbours are sampled together, so compare sums over about a stretch.
-        sums = counts[: 3000 // 60 * 60].reshape(-1, 60).sum(axis=1)
-        assert sums.std() / sums.mean() < 0.12
 
-    def test_small_pools_are_sampled_in_full(self, screen):
-        rows = np.arange(3000, 3020)
-        assert len(np.unique(self.draw(screen, 0, sample_size=10, rows=rows, n=3))) > 15
-
-    def test_controls_of_a_cell_are_distinct(self, screen):
-        drawn = self.draw(screen, 3, sample_size=640, n=20)
-        assert all(len(set(controls)) == 20 for controls in drawn.tolist())
-
-    def test_without_a_sample_size_all_controls_are_drawn_from(self, screen):
-        rows, groups = np.arange(1000), screen.cells.groups
-        runs = groups.expand(np.arange(len(groups.start)), 3040)[rows]
-        index = screen.pools.control_index(rows, runs, 2, (9,))
-        np.testing.assert_array_equal(screen.pools.controls[index], screen.pools.draw(rows, runs, 2, (9,)))
+def test_without_controls_there_is_nothing_to_draw():
+    cells = make_cells(perturbation=["A"] * 3, batch=["b"] * 3, control=None)
+    for by_batch in (False, True):
+        pools = control_pools(cells.groups, by_batch=by_batch)
+        assert pools.control_index(drawn_cells(cells, [0, 2]), 2, (1, 2)).tolist() == [[0, 0], [0, 0]]
 
 
 def test_repr_counts_controls_and_pools(design):
     assert repr(control_pools(design.groups, by_batch=False)) == "ControlPools(150 controls in 3 pools)"
-    assert repr(control_pools(design.groups, by_batch=True)) == "ControlPools(150 controls in 6 pools)"

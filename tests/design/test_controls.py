@@ -1,7 +1,5 @@
 """Cells are matched with real controls of their own kind, all equally often."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -141,13 +139,6 @@ class TestDraws:
         one, again, other = (build(design, "random", seed=seed)[1] for seed in (1, 1, 2))
         assert (one == again).all()
         assert (one != other).mean() > 0.9
-
-    def test_are_of_the_same_kind_in_shuffled_groups(self, design):
-        """Shuffling moves rows to other positions, but not to other groups."""
-        shuffled = SimpleNamespace(groups=design.groups.shuffled(5))
-        rows, mapped = build(shuffled, "batch")
-        for axis in ("cell_type", "batch"):
-            assert (design.labels(axis, rows) == design.labels(axis, mapped[:, 0])).all()
 
 
 class TestMappedControls:

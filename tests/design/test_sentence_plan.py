@@ -64,22 +64,21 @@ def test_evaluation_visits_the_groups_in_order():
 class TestFromRows:
     @pytest.mark.parametrize("by_batch", [False, True], ids=["group", "batch group"])
     @pytest.mark.parametrize("missing", [0.0, 0.2], ids=["labelled", "some missing"])
-    def test_equals_the_plan_from_codes(self, by_batch, missing):
+    def test_sentences_are_of_one_group_and_dataset(self, by_batch, missing):
         for seed in range(10):
-            cells = random_cells(200, seed, missing=missing, n_batches=2)
+            cells = random_cells(200, seed, missing=missing, n_batches=2, n_datasets=2)
             rows = RandomSplitter(RandomSplitterConfig(seed=seed)).split(cells).train_indices
-            axes = ["cell_type", "perturbation"] + (["dataset", "batch"] if by_batch else [])
+            axes = ["cell_type", "perturbation", "dataset"] + (["batch"] if by_batch else [])
             labels = list(zip(*(cells.labels(axis, rows) for axis in axes), strict=True))
-            seen = {}
-            codes = [seen.setdefault(label, len(seen)) for label in labels]  # in order of appearance
             config = PerturbationSamplerConfig(sentence_size=7)
             plan = SentencePlan.from_rows(config, cells.groups, rows, by_batch=by_batch)
-            expected = SentencePlan.from_codes(config, codes)
-            assert plan.split_index is None
-            assert (plan.first.tolist(), plan.size.tolist()) == (expected.first.tolist(), expected.size.tolist())
+            sizes = Counter(labels)
+            assert sorted(plan.size.tolist()) == sorted(sizes.values())
+            assert (plan.split_index is None) == (not by_batch)
             sentences, is_padding = epoch_of(plan)
             assert all(len({labels[cell] for cell in sentence}) == 1 for sentence in sentences)
             assert sorted(sentences[~is_padding]) == list(range(len(rows)))
+            assert len(sentences) == sum(-(-n // 7) for n in sizes.values())
 
     def test_cells_without_a_batch_form_a_group_of_their_own(self):
         cells = make_cells(
@@ -87,7 +86,7 @@ class TestFromRows:
         )
         rows = cells.groups.rows(cells.groups.ids >= 0)
         plan = SentencePlan.from_rows(PerturbationSamplerConfig(sentence_size=2), cells.groups, rows, by_batch=True)
-        assert plan.size.tolist() == [1, 3, 1, 3]
+        assert plan.size.tolist() == [3, 1, 3, 1]
 
     def test_an_empty_split_has_no_sentences(self):
         cells = design_cells()
@@ -98,7 +97,7 @@ class TestFromRows:
 
     def test_memory_depends_on_the_number_of_groups(self):
         cells = design_cells()
-        plan = SentencePlan.from_rows(PerturbationSamplerConfig(), cells.groups, cells.groups.rows(np.arange(36)))
+        plan = SentencePlan.from_rows(PerturbationSamplerConfig(), cells.groups, cells.groups.rows(np.arange(18)))
         assert len(plan.size) == 18
 
 
@@ -170,6 +169,71 @@ class TestBalance:
             SentencePlan.from_rows(PerturbationSamplerConfig(), cells.groups, rows, weights=weights, shuffle=False)
         with pytest.raises(ConfigError, match="weights: none of the perturbations"):
             SentencePlan.from_rows(PerturbationSamplerConfig(), cells.groups, rows, weights=0 * weights)
+
+
+class TestFairness:
+    """Sentences are simple random samples of their group, and other ones in every epoch."""
+
+    @pytest.mark.parametrize("size", [32, 64, 512])
+    def test_any_mark_of_cells_varies_among_sentences_as_by_chance(self, size):
+        n, n_epochs = 4800, 4
+        plan = plan_of(np.zeros(n, int), size)
+        # Cells are in the order of their hashes, so a random mark stands for whatever was measured.
+        mark = np.random.default_rng(1).random(n) < 0.1
+        shares = np.concatenate([mark[epoch_of(plan, epoch)[0]].mean(axis=1) for epoch in range(n_epochs)])
+        expected = mark.mean() * (1 - mark.mean()) / size * (1 - size / n)
+        n_sentences = len(shares)
+        assert abs(shares.var() / expected - 1) < 4 * np.sqrt(2 / n_sentences) + 0.05
+
+    @pytest.mark.parametrize(("n", "size", "most"), [(9600, 64, 8.5), (9600, 32, 8.5), (1000, 64, 8.5), (300, 32, 8.5)])
+    def test_cells_of_a_sentence_rarely_meet_again(self, n, size, most):
+        plan = plan_of(np.zeros(n, int), size)
+        ratios = []
+        for epoch in range(4):
+            (before, _), (after, _) = epoch_of(plan, epoch), epoch_of(plan, epoch + 1)
+            sentence = np.empty(n, int)
+            sentence[after] = np.arange(len(after))[:, None]
+            ordered = np.sort(sentence[before], axis=1)
+            met = sum(
+                int((count * (count - 1)).sum()) for count in (np.unique(o, return_counts=True)[1] for o in ordered)
+            )
+            ratios.append(met / (before.size * (size - 1)) / ((size - 1) / (n - 1)))
+        assert np.mean(ratios) < most
+
+    def test_neighbouring_batches_show_nearly_as_many_groups_as_by_chance(self):
+        rng = np.random.default_rng(0)
+        sizes = rng.integers(100, 1001, 2000)
+        plan = plan_of(np.repeat(np.arange(2000), sizes), 32, sentences_per_batch=16)
+        arranged = plan.epoch(0)
+        group_of = np.repeat(np.arange(2000), sizes)
+        groups = np.concatenate([group_of[arranged.block(number).cells[:, 0]] for number in range(arranged.n_blocks)])
+        n_neighbours = 16 * 16
+        seen = [len(set(groups[i : i + n_neighbours])) for i in range(0, len(groups) - n_neighbours, n_neighbours)]
+        rng.shuffle(groups)
+        chance = [len(set(groups[i : i + n_neighbours])) for i in range(0, len(groups) - n_neighbours, n_neighbours)]
+        assert np.mean(seen) > 0.8 * np.mean(chance)
+
+    def test_a_batch_of_cells_is_spread_evenly_over_its_sentences_and_read_with_its_group(self):
+        n, n_batches = 9600, 8
+        cells = make_cells(perturbation=["A"] * n, batch=[f"b{i % n_batches}" for i in range(n)], control=None)
+        rows = cells.groups.rows(cells.groups.ids >= 0)
+        config = PerturbationSamplerConfig(sentence_size=64)
+        plan = SentencePlan.from_rows(config, cells.groups, rows, by_batch=True)
+        arranged = plan.epoch(0)
+        for number in range(arranged.n_blocks):
+            positions = np.sort(rows.positions(arranged.block(number).cells.ravel()))
+            gaps = np.diff(np.unique(positions))
+            # A block reads slices of the group in which most cells are wanted.
+            assert np.mean(gaps <= 4) > 0.85
+
+
+def test_padding_has_other_cells_of_the_group_if_there_are_enough():
+    plan = plan_of(np.repeat([0, 1], [100, 5]), 16)
+    for epoch in range(5):
+        for cells in epoch_of(plan, epoch)[0]:
+            counts = Counter(cells.tolist())
+            assert max(counts.values()) - min(counts.values()) <= 1
+            assert len(counts) == (5 if cells[0] >= 100 else 16)
 
 
 def test_repr_counts_sentences_and_groups():

@@ -4,7 +4,6 @@ from fractions import Fraction
 from math import ceil, floor
 from types import SimpleNamespace
 
-import dask.array as da
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -141,8 +140,10 @@ class TestRules:
     def test_fractions_with_many_digits_are_exact_for_many_cells(self):
         """Their exact numerators times the number of cells overflow 64 bits."""
         n = 1_000_000
-        codes = [None, np.arange(n) % 3, None, None]
-        groups = Groups.from_codes(codes, [[], ["A", "B", "C"], [], []], design_cells().groups.roles, n)
+        codes = dict.fromkeys(AXES) | {"perturbation": np.arange(n) % 3}
+        labels = {axis: [] for axis in AXES} | {"perturbation": ["A", "B", "C"]}
+        hashes = np.random.default_rng(0).integers(0, 2**64, n, dtype=np.uint64)
+        groups = Groups.from_codes(codes, labels, design_cells().groups.roles, hashes)
         split = random(train_frac=1 / 3, valid_frac=2 / 7).split(SimpleNamespace(groups=groups))
         assert sizes(split) == (333_333, 285_714, 380_953)
 
@@ -162,21 +163,6 @@ class TestRules:
         first, again, other = (random(seed=seed).split(design) for seed in (1, 1, 2))
         assert all_rows(first).tolist() == all_rows(again).tolist()
         assert set(first.valid_indices) != set(other.valid_indices)
-
-    @pytest.mark.parametrize("chunks", [1000, 64, 7])
-    def test_chunking_does_not_matter(self, chunks):
-        cells = random_cells(300, 5, missing=0.05)
-        eager = cells.groups
-        lazy = [da.from_array(eager.expand(eager.codes[axis]), chunks=chunks) for axis in AXES]
-        groups = Groups.from_codes(lazy, [eager.labels[axis] for axis in AXES], eager.roles, 300)
-        for splitter in (random(), zeroshot("T0"), fewshot("P1")):
-            expected, split = splitter.split(cells), splitter.split(SimpleNamespace(groups=groups))
-            for name in SPLITS:
-                assert np.asarray(split[name]).tolist() == np.asarray(expected[name]).tolist()
-
-    def test_consists_of_few_intervals(self, design):
-        split = random().split(design)
-        assert sum(len(split[name].starts) for name in SPLITS) <= 4 * len(design.groups.start)
 
 
 class TestFairness:
@@ -198,24 +184,12 @@ class TestFairness:
         assert hits.sum() == 4000
         assert (np.abs(hits - 800) < 80).all()
 
-    def test_every_cell_is_equally_likely_to_validate_in_a_store_shuffled_once(self):
-        cells = make_cells(perturbation=["A"] * 7 + ["B"] * 13 + [CONTROL] * 10, shuffle=3)
-        n = 800
-        hits = np.zeros(30)
-        for seed in range(n):
-            hits[np.asarray(random(seed=seed).split(cells).valid_indices)] += 1
-        assert (np.abs(hits - n * 0.1) < 6 * np.sqrt(n * 0.1 * 0.9)).all()
-
     @pytest.mark.parametrize("seed", SEEDS)
-    def test_groups_and_batches_are_split_evenly(self, design, seed):
-        """Of each run of 25 cells, 2 or 3 validate."""
+    def test_groups_are_split_evenly(self, design, seed):
+        """Of each group of 50 cells, 5 validate."""
         split = random(seed=seed).split(design)
         frame = design.frame.iloc[np.asarray(split.valid_indices)]
-        assert set(
-            frame.groupby(["cell_type", "perturbation", "batch"])
-            .size()
-            .reindex(design.frame.groupby(["cell_type", "perturbation", "batch"]).size().index, fill_value=0)
-        ) <= {2, 3}
+        assert frame.groupby(["cell_type", "perturbation"]).size().tolist() == [5] * 18
 
     def test_rounding_favours_no_group(self):
         """Each of ten groups of one cell validates with about a tenth of the seeds."""

@@ -25,9 +25,10 @@ from tests.support.spec_store import (
     entry,
     grid,
     manifest_digest,
+    name_hashes,
     root_digest,
     run_table,
-    shuffled,
+    subgroups,
 )
 from tests.support.stores import (
     ROLES,
@@ -49,7 +50,7 @@ def every_kind(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         small_grids(patch)
         path = write(screen(), folder / "screen.h5ad")
-        return SpecStore(lp.convert(path, folder / "screen.zarr", seed=3, **ROLES)), screen()
+        return SpecStore(lp.convert(path, folder / "screen.zarr", **ROLES)), screen()
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +87,23 @@ def test_reader_gets_the_columns_of_the_source_file(every_kind):
 
 def test_run_table_follows_from_the_labels(every_kind):
     store, _ = every_kind
-    columns = [store.column("obs/cell_type"), store.column("obs/perturbation"), None, store.column("obs/batch")]
-    n_obs = store.ours["n_obs"]
-    keys = list(zip(*(["all"] * n_obs if c is None else c for c in columns), strict=True))
-    ordered, runs = run_table(keys)
-    assert ordered == list(range(n_obs))
+    columns = [store.column("obs/cell_type"), store.column("obs/perturbation"), ["all"] * store.ours["n_obs"]]
+    keys, hashes = list(zip(*columns, strict=True)), store.array(f"{TABLES}/name_hash").tolist()
+    ordered, runs = run_table(keys, hashes)
+    assert ordered == list(range(store.ours["n_obs"]))
     assert store.runs() == [tuple(run) for run in runs]
+
+
+def test_batches_are_by_row_and_counted_by_run(every_kind):
+    store, _ = every_kind
+    labels = [*store.array(f"{TABLES}/labels/batch").tolist(), None]
+    batch = [labels[code] for code in store.array(f"{TABLES}/batch")]
+    assert batch == store.column("obs/batch")
+    run, of_batch, n_cells = (
+        store.array(f"{TABLES}/subgroups/{name}").tolist() for name in ("run", "batch", "n_cells")
+    )
+    found = list(zip(run, (labels[code] for code in of_batch), n_cells, strict=True))
+    assert found == subgroups(store.runs(), batch)
 
 
 def test_cells_without_a_label_come_last(tmp_path):
@@ -112,23 +124,35 @@ def test_cells_without_a_label_come_last(tmp_path):
 def test_source_order_keeps_rows_and_maps_positions_to_them(tmp_path, is_sorted):
     made = screen(60, 7, lean=True)
     if is_sorted:
-        made = made[made.obs.sort_values(["cell_type", "perturbation", "batch"]).index].copy()
+        obs = made.obs[["cell_type", "perturbation"]].astype(str)
+        made = made[run_table([*obs.itertuples(index=False)], name_hashes(made.obs_names, [0] * 60))[0]].copy()
     store = SpecStore(lp.convert(write(made, tmp_path / "s.h5ad"), tmp_path / "s.zarr", order="source", **ROLES))
     assert store.array(f"{TABLES}/source_row").tolist() == list(range(60))
     assert store.exists(f"{TABLES}/order") == (not is_sorted)
     order = np.arange(60) if is_sorted else store.array(f"{TABLES}/order")
-    for start, stop, (cell_type, perturbation, _, batch) in store.runs():
-        assert (np.diff(order[start:stop]) > 0).all()
+    hashes = store.array(f"{TABLES}/name_hash")
+    for start, stop, (cell_type, perturbation, _) in store.runs():
+        assert (np.diff(hashes[order[start:stop]].astype(float)) > 0).all()
         found = made.obs.iloc[order[start:stop]]
-        assert (found[["cell_type", "perturbation", "batch"]] == [cell_type, perturbation, batch]).all().all()
+        assert (found[["cell_type", "perturbation"]] == [cell_type, perturbation]).all().all()
 
 
-def test_shuffle_follows_from_labels_and_seed(every_kind):
+def test_order_follows_from_labels_and_names(every_kind):
     store, source = every_kind
-    rows = source.obs[["cell_type", "perturbation", "batch"]].astype(str).agg(tuple, axis=1).tolist()
-    ordered, runs = run_table(rows)
-    expected = shuffled(ordered, [run[:2] for run in runs], store.ours["seed"])
+    keys = source.obs[["cell_type", "perturbation"]].astype(str).agg(tuple, axis=1).tolist()
+    hashes = name_hashes(source.obs_names, keys)
+    expected = run_table(keys, hashes)[0]
     assert store.array(f"{TABLES}/source_row").tolist() == expected
+    assert store.array(f"{TABLES}/name_hash").tolist() == [hashes[row] for row in expected]
+
+
+def test_cells_of_the_same_name_get_different_hashes(tmp_path):
+    made = screen(60, 7, lean=True)
+    made.obs_names = ["same"] * 40 + [f"cell{i}" for i in range(20)]
+    store = SpecStore(lp.convert(write(made, tmp_path / "s.h5ad"), tmp_path / "s.zarr", **ROLES))
+    keys = made.obs[["cell_type", "perturbation"]].astype(str).agg(tuple, axis=1).tolist()
+    hashes = name_hashes(made.obs_names, keys)
+    assert store.array(f"{TABLES}/source_row").tolist() == run_table(keys, hashes)[0]
 
 
 def test_cell_statistics_follow_from_x(stored, reference):
@@ -142,7 +166,13 @@ def test_cell_statistics_follow_from_x(stored, reference):
     own = [labels.index(name) for name in stored.column("obs/perturbation")]
     expected = [np.nan if target[code] < 0 else x[row, target[code]] for row, code in enumerate(own)]
     np.testing.assert_array_equal(stored.array(f"{base}/own_target"), expected)
-    controls = [slice(start, stop) for start, stop, run in stored.runs() if run[1] == "non-targeting"]
+    batch = stored.column("obs/batch")
+    controls = [
+        [row for row in range(*stored.runs()[run][:2]) if batch[row] == label]
+        for run, label, _ in subgroups(stored.runs(), batch)
+        if stored.runs()[run][2][1] == "non-targeting"
+    ]
+    assert stored.array(f"{base}/control_row").tolist() == [rows[0] for rows in controls]
     sums = [[0 if t < 0 else x[rows, t].sum() for t in target] for rows in controls]
     np.testing.assert_array_equal(stored.array(f"{base}/control_sum").reshape(len(controls), -1), sums)
 
@@ -195,14 +225,14 @@ def test_every_node_of_a_store_is_specified(every_kind):
     matrices = [path.replace("<matrix>", "(X|layers/<name>|obsm/<name>)") for path in first_cells(3) if "/" in path]
     patterns = [re.sub(r"<\w+>", "[^/]+", path) for path in [*first_cells(1), *own, *matrices]]
     columns = r"(obs|var)/\w+/(codes|categories|values|mask)"
-    groups = [f"{TABLES}/(labels|runs|manifest)", r"\."]
+    groups = [f"{TABLES}/(labels|runs|subgroups|manifest)", r"\."]
     nodes = [path.parent.relative_to(store.root).as_posix() for path in store.root.rglob("zarr.json")]
     assert [n for n in nodes if not any(re.fullmatch(p, n) for p in [*patterns, columns, *groups])] == []
 
 
 def test_every_specified_table_exists(every_kind):
     store, _ = every_kind
-    paths = [path.replace("<axis>", "batch") for path in first_cells(5)]
+    paths = [path.replace("<axis>", "dataset") for path in first_cells(5)]
     assert len(paths) > 14
     assert [path for path in paths if not store.exists(f"{TABLES}/{path}")] == ["order"]
 
@@ -288,13 +318,13 @@ def test_raw_is_a_matrix_with_its_own_genes(tmp_path):
     assert store.attrs("raw")["encoding-type"] == "raw"
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_reader_reads_every_version(tmp_path, version):
     with zipfile.ZipFile(ROOT / "tests" / "data" / f"golden_v{version}.zip") as archive:
         archive.extractall(tmp_path)
     store = SpecStore(tmp_path / "golden.zarr")
     assert store.ours["format_version"] == version
-    assert store.exists(f"{TABLES}/facts") == (version == 2)
+    assert store.exists(f"{TABLES}/facts") == (version > 1)
     cell = store.array(f"{TABLES}/source_row")[:, None]
     gene = np.arange(12)[None, :]
     counts = (cell * 7 + gene * 13) % 11 * ((cell + gene) % 3 == 0)
@@ -302,7 +332,7 @@ def test_reader_reads_every_version(tmp_path, version):
     np.testing.assert_array_equal(store.matrix("X"), counts)
     np.testing.assert_array_equal(store.matrix("layers/half"), counts / 2)
     assert store.column("obs/n") == cell[:, 0].tolist()
-    assert [stop - start for start, stop, _ in store.runs()] == [5] * 12
+    assert [stop - start for start, stop, _ in store.runs()] == ([5] * 12 if version < 3 else [10] * 6)
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +345,6 @@ def rewritten(reference, stored, tmp_path_factory):
         {name: source.obs[name].astype(str).tolist() for name in source.obs},
         source.var["gene_name"].astype(str).tolist(),
         stored.ours["roles"],
-        stored.ours["seed"],
         stored.ours["sources"],
     )
     return folder / "screen.zarr"
@@ -332,7 +361,7 @@ def test_writer_writes_the_same_bytes(rewritten, reference, tmp_path):
     assert shards.keys() == other.keys()
     differ = [key.as_posix() for key in shards if shards[key] != other[key]]
     assert [key for key in differ if "manifest" not in key] == []  # sizes of zarr.json differ by their spaces
-    for key in ("roles", "order", "seed", "layer", "n_obs", "n_vars", "matrices", "summary", "warnings"):
+    for key in ("roles", "order", "layer", "n_obs", "n_vars", "matrices", "summary", "warnings"):
         assert ours.ours[key] == theirs.ours[key], key
 
 

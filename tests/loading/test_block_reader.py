@@ -21,6 +21,8 @@ CONFIG = BlockConfig(
     reads_dense=False,
     control_cache_bytes=10**6,
     control_bytes=500,
+    n_cells=10**6,
+    visits_all_controls=False,
 )
 
 
@@ -55,10 +57,10 @@ def test_blocks_hold_the_cells_of_the_plan(source, plan, make_reader):
     reader, epoch = make_reader(), plan.epoch(3)
     for number in (0, 2, epoch.n_blocks - 1):
         block = reader.read(epoch, number)
-        split_index, is_padding = epoch.block(number)
-        rows = reader._rows.to_rows(reader._rows.positions(split_index.ravel()))
+        sentences = epoch.block(number)
+        rows = reader._rows.to_rows(reader._rows.positions(sentences.cells.ravel()))
         np.testing.assert_array_equal(block.columns["row"], rows)
-        np.testing.assert_array_equal(block.columns["is_padding"], is_padding.ravel())
+        np.testing.assert_array_equal(block.columns["is_padding"], sentences.is_padding.ravel())
         cells, controls = source.batch(rows), source.batch(block.columns["control_row"].ravel())
         for name in ("pert_code", "cell_type_code", "batch_code", "is_control"):
             np.testing.assert_array_equal(block.columns[name], cells[name])

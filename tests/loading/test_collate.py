@@ -76,9 +76,11 @@ class NoMetadata:
 def make_block(rows):
     """A block of sparse rows whose other fields are zeros."""
     n = len(rows)
-    columns = {name: np.zeros(n, np.int32) for name in ("pert_code", "cell_type_code", "batch_code", "row")}
+    columns = {
+        name: np.zeros(n, np.int32) for name in ("pert_code", "cell_type_code", "batch_code", "dataset_code", "row")
+    }
     columns |= {name: np.zeros(n, bool) for name in ("is_control", "is_padding")}
-    return Block(np.zeros(n, np.int64), columns, rows, None, np.zeros(n, np.uint64), np.zeros(0, np.uint64), {})
+    return Block(columns, rows, None, np.zeros(n, np.uint64), np.zeros(0, np.uint64), {})
 
 
 def view_at(matrix, starts, size):

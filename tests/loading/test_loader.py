@@ -27,8 +27,8 @@ class TestBatches:
     @pytest.mark.parametrize("shuffle", [True, False], ids=["train", "evaluation"])
     @pytest.mark.parametrize("split", ["train", "valid", "test"])
     def test_visit_each_cell_of_the_split_once(self, source, split, shuffle):
-        loader = loader_of(source, split, shuffle=shuffle, sentences_per_batch=11)
-        assert loader.plan.n_sentences % 11  # so the last batch needs padding
+        loader = loader_of(source, split, shuffle=shuffle, sentences_per_batch=9)
+        assert loader.plan.n_sentences % 9  # so the last batch needs padding
         rows = [int(r) for b in loader for r, p in zip(b.row, b.is_padding, strict=True) if not p]
         assert sorted(rows) == sorted(loader.rows)
 
@@ -100,7 +100,8 @@ class TestEpochs:
             {
                 int(r): tuple(c.tolist())
                 for b in batches
-                for r, c in zip(np.asarray(b.row), np.asarray(b.control_row), strict=True)
+                for r, c, is_padding in zip(b.row.tolist(), np.asarray(b.control_row), b.is_padding, strict=True)
+                if not is_padding
             }
             for batches in (loader, other)
         ]
@@ -155,11 +156,12 @@ class TestControls:
             assert batch.controls is None
             assert batch.control_row is None
 
+    @pytest.mark.parametrize("quality_control", [False, True], ids=["all cells", "cells that pass"])
     @pytest.mark.parametrize("strategy", ["random", "batch"])
-    def test_fixed_pairs_equal_the_control_mapping(self, reference, strategy):
+    def test_fixed_pairs_equal_the_control_mapping(self, reference, strategy, quality_control):
         config = PerturbationPipelineConfig(
             split_mode="fewshot", held_out_perturbations=("MYC",), mapping_strategy=strategy, n_basal_samples=2,
-            sentence_size=8,
+            sentence_size=8, enable_knockdown_filter=quality_control, var_gene_col="gene_name",
         )  # fmt: skip
         result = PerturbationPipeline(config).setup(reference.store)
         groups = result.source.groups

@@ -19,13 +19,14 @@ class Cells:
 
 def screen_of(n_types, n_perts, *, seed=0, n_cells=4_000):
     rng = np.random.default_rng(seed)
-    labels = [
-        np.array([f"type{i:02d}" for i in range(n_types)]),
-        np.array(["ctrl", *(f"p{i:04d}" for i in range(1, n_perts))]),
-    ]
-    codes = [rng.integers(0, n_types, n_cells), rng.integers(0, n_perts, n_cells), None, None]
+    labels = {
+        "cell_type": np.array([f"type{i:02d}" for i in range(n_types)]),
+        "perturbation": np.array(["ctrl", *(f"p{i:04d}" for i in range(1, n_perts))]),
+    }
+    codes = {"cell_type": rng.integers(0, n_types, n_cells), "perturbation": rng.integers(0, n_perts, n_cells)}
     roles = Roles(pert_col="p", cell_type_col="c", control_pert="ctrl")
-    return Groups.from_codes(codes, [*labels, labels[0][:1], labels[0][:1]], roles, n_cells).shuffled(seed)
+    hashes = rng.integers(0, 2**64, n_cells, dtype=np.uint64)
+    return Groups.from_codes(codes, labels, roles, hashes)
 
 
 def tiles_of(ax, split):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lazypert.quality import KnockdownFilterConfig, OnTargetKnockdownFilter
-from lazypert.quality.target_expression import TargetExpression, control_strata, gather_target_expression
+from lazypert.quality.target_expression import ControlStrata, TargetExpression, gather_target_expression
 from lazypert.screen.targets import target_genes
 from lazypert.store.matrix import Matrix
 from tests.support.screens import CONTROL, holey_screen, in_store_order, make_cells, source_of
@@ -21,24 +21,28 @@ def case(tmp_path_factory):
     return source, in_store_order(source, screen)
 
 
+def strata_of(groups, match):
+    return ControlStrata.of(groups, match, groups.expand(np.arange(len(groups.start), dtype=np.int32)))
+
+
 def gather(source, match, layer=None):
     groups = source.groups
-    stratum = control_strata(groups, match)
+    run_of_row = groups.expand(np.arange(len(groups.start), dtype=np.int32), source.n_rows)
+    strata = ControlStrata.of(groups, match, run_of_row)
     columns = target_genes(groups, source.gene_labels(None))
-    return gather_target_expression(source, groups, columns, stratum, layer), stratum
+    return gather_target_expression(source, groups, columns, run_of_row, strata, layer), strata
 
 
 def check(source, adata, match, layer=None):
     """Compare with sums over a dense matrix."""
-    found, stratum = gather(source, match, layer)
+    found, strata = gather(source, match, layer)
     dense = (adata.X if layer is None else adata.layers[layer]).toarray().astype(np.float64)
     label = adata.obs["perturbation"].astype(object).to_numpy()
     own = [dense[i, GENES.index(name)] if name in ("A", "B") else np.nan for i, name in enumerate(label)]
     np.testing.assert_array_equal(found.own, own)
-    stratum_of_row = source.groups.expand(stratum, source.n_rows)
     for code, name in enumerate(source.get_pert_categories()):
         for number in range(len(found.control_sum)):
-            cells = (label == CONTROL) & (stratum_of_row == number)
+            cells = (label == CONTROL) & (strata.of_row == number)
             expected = (dense[cells, GENES.index(name)].sum(), cells.sum()) if name in ("A", "B") else (0, 0)
             assert (found.control_sum[number, code], found.control_cells[number, code]) == expected
 
@@ -76,8 +80,8 @@ def test_strata_share_a_cell_type_and_a_batch():
     groups = make_cells(
         perturbation=[CONTROL] * 6, cell_type=["T", "T", "U", "U", "T", None], batch=["b", "c", "b", "b", "b", "b"]
     ).groups
-    assert set(control_strata(groups, "all")) == {0}
-    by_type, by_batch = (groups.expand(control_strata(groups, match)) for match in ("cell_type", "batch"))
+    assert set(strata_of(groups, "all").of_row) == {0}
+    by_type, by_batch = strata_of(groups, "cell_type").of_row, strata_of(groups, "batch").of_row
     assert by_type[0] == by_type[1] == by_type[4]
     assert len(set(by_type)) == 3
     assert by_batch[0] == by_batch[4] != by_batch[1]
@@ -87,10 +91,9 @@ def test_strata_share_a_cell_type_and_a_batch():
 
 def test_a_stratum_without_controls_gets_the_mean_of_its_cell_type():
     groups = make_cells(perturbation=[CONTROL, "A", CONTROL], cell_type=["T", "T", "U"], batch=["b", "c", "b"]).groups
-    stratum = control_strata(groups, "batch")
-    by_row = groups.expand(stratum)
+    strata = strata_of(groups, "batch")
     sums, cells = np.zeros((3, 2)), np.zeros((3, 2), dtype=np.int64)
-    sums[by_row[0]], cells[by_row[0]] = (8, 2), (2, 0)
-    means = TargetExpression(np.empty(0), sums, cells).control_means(groups, stratum)
-    assert means[by_row[0], 0] == means[by_row[1], 0] == 4
-    assert np.isnan(means[by_row[2], 0])
+    sums[strata.of_row[0]], cells[strata.of_row[0]] = (8, 2), (2, 0)
+    means = TargetExpression(np.empty(0), sums, cells).control_means(strata.wider)
+    assert means[strata.of_row[0], 0] == means[strata.of_row[1], 0] == 4
+    assert np.isnan(means[strata.of_row[2], 0])

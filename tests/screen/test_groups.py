@@ -1,8 +1,5 @@
-"""The run table equals a plain groupby of the cells, for NumPy and Dask codes alike."""
+"""The run table equals a plain groupby of the cells, and the cells of a run are in the order of their hashes."""
 
-from itertools import pairwise
-
-import dask.array as da
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,42 +7,50 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazypert.errors import LabelNotFoundError
+from lazypert.screen.cell_order import name_hashes
 from lazypert.screen.groups import Groups
-from lazypert.screen.roles import AXES, Roles
+from lazypert.screen.roles import AXES, RUN_AXES, Roles
 from tests.support.screens import CONTROL, design_cells, make_cells, random_cells
 
 ROLES = Roles(pert_col="p", cell_type_col="c", batch_col="b", control_pert="p0")
+
+
+def hashes(n):
+    return name_hashes([f"cell{i}" for i in range(n)])
+
+
+def only_perturbations(codes, labels, **options):
+    """Groups of cells that have perturbations only."""
+    by_axis = dict.fromkeys(AXES) | {"perturbation": np.asarray(codes)}
+    return Groups.from_codes(by_axis, {axis: [] for axis in AXES} | {"perturbation": labels}, ROLES, **options)
 
 
 @st.composite
 def coded(draw):
     """Codes of up to 40 cells on each axis (-1 for missing, None for an absent column), and their labels."""
     n = draw(st.integers(0, 40))
-    codes, labels = [], []
+    codes, labels = {}, {}
     for axis in AXES:
         size = draw(st.integers(1, 3))
         present = axis == "perturbation" or draw(st.booleans())
         code = draw(st.lists(st.integers(-1, size - 1), min_size=n, max_size=n)) if present else None
-        codes.append(None if code is None else np.array(code, dtype=draw(st.sampled_from(["i1", "i4", "i8"]))))
-        labels.append(np.array([f"{axis[0]}{i}" for i in range(size)]))
-    if draw(st.booleans()):  # sorted by key: the order of a grouped store
-        keys = [np.zeros(n) if c is None else np.where(c < 0, 99, c) for c in codes]
-        by_key = np.lexsort(keys[::-1])
-        codes = [None if c is None else c[by_key] for c in codes]
+        codes[axis] = None if code is None else np.array(code, dtype=draw(st.sampled_from(["i1", "i4", "i8"])))
+        labels[axis] = np.array([f"{axis[0]}{i}" for i in range(size)])
     return codes, labels, n
 
 
 def by_hand(codes, n, rows=None):
-    """Sorted list of (key, rows) from pandas; a missing label sorts last."""
-    frame = pd.DataFrame({axis: np.zeros(n, int) if c is None else c for axis, c in zip(AXES, codes, strict=True)})
-    frame["row"] = np.arange(n) if rows is None else rows
-    groups = [(tuple(int(k) for k in key), cells["row"].tolist()) for key, cells in frame.groupby(list(AXES))]
+    """Sorted list of (key, rows) from pandas; a missing label sorts last, and cells are sorted by hash."""
+    frame = pd.DataFrame({axis: np.zeros(n, int) if codes[axis] is None else codes[axis] for axis in RUN_AXES})
+    frame["row"], frame["hash"] = np.arange(n) if rows is None else rows, hashes(n)
+    grouped = frame.sort_values("hash").groupby(list(RUN_AXES))
+    groups = [(tuple(int(k) for k in key), cells["row"].tolist()) for key, cells in grouped]
     return sorted(groups, key=lambda item: [99 if k < 0 else k for k in item[0]])
 
 
 def listed(groups):
     """The same list from a run table."""
-    keys = zip(*(groups.codes[axis].tolist() for axis in AXES), strict=True)
+    keys = zip(*(groups.codes[axis].tolist() for axis in RUN_AXES), strict=True)
     return [(key, groups.rows(np.array([run]))[:].tolist()) for run, key in enumerate(keys)]
 
 
@@ -54,73 +59,74 @@ def listed(groups):
 def test_from_codes_equals_a_groupby(case, subset):
     codes, labels, n = case
     rows = np.random.default_rng(n).permutation(n + 10)[:n] if subset else None
-    groups = Groups.from_codes(codes, labels, ROLES, n, rows=rows)
+    cells = random_cells(n + 10, 0).groups.cells if subset else None
+    groups = Groups.from_codes(codes, labels, ROLES, hashes(n), rows=rows, cells=cells)
     expected = by_hand(codes, n, rows)
     assert listed(groups) == expected
     assert groups.n_obs == n
     flat = [row for _, members in expected for row in members]
-    if rows is None:
-        assert (groups.row_order is None) == (flat == list(range(n)))
+    assert (groups.row_order is None) == (flat == list(range(n)))
     # Runs cover all positions without overlap.
     assert groups.start.tolist() == [0, *groups.stop.tolist()][: len(groups.start)]
     assert [len(members) for _, members in expected] == groups.sizes.tolist()
 
 
-@given(coded(), st.data())
-@settings(max_examples=25, deadline=None)
-def test_chunks_of_dask_codes_do_not_matter(case, data):
+@given(coded())
+@settings(max_examples=30, deadline=None)
+def test_the_order_of_the_file_does_not_matter(case):
     codes, labels, n = case
-    if not n:
-        return
-    cuts = sorted(data.draw(st.sets(st.integers(1, n), max_size=4)) | {0, n})
-    chunks = tuple(b - a for a, b in pairwise(cuts))
-    lazy = [None if c is None else da.from_array(c, chunks=(chunks,)) for c in codes]
-    groups = Groups.from_codes(lazy, labels, ROLES, n)
-    expected = Groups.from_codes(codes, labels, ROLES, n)
-    assert listed(groups) == listed(expected)
-    assert (groups.row_order is None) == (expected.row_order is None)
-
-
-def test_differently_chunked_columns_are_aligned():
-    cells = random_cells(100, 0, missing=0.1)
-    expected = cells.groups
-    codes = [expected.expand(expected.codes[axis]) for axis in AXES]
-    lazy = [da.from_array(c, chunks=size) for c, size in zip(codes, (7, 100, 33, 50), strict=True)]
-    groups = Groups.from_codes(lazy, [expected.labels[axis] for axis in AXES], expected.roles, 100)
-    assert listed(groups) == listed(expected)
+    order = np.random.default_rng(n).permutation(n)
+    shuffled = {axis: None if code is None else code[order] for axis, code in codes.items()}
+    first = Groups.from_codes(codes, labels, ROLES, hashes(n))
+    second = Groups.from_codes(shuffled, labels, ROLES, hashes(n)[order])
+    assert [(key, [order[row] for row in rows]) for key, rows in listed(second)] == listed(first)
 
 
 @pytest.mark.parametrize("dtype", ["i1", "i2", "i4", "i8"])
 def test_codes_of_narrow_dtype_may_have_many_labels(dtype):
     codes = np.arange(128, dtype=dtype)
-    groups = Groups.from_codes([None, codes, None, None], [[], codes.astype(str), [], []], ROLES, 128)
+    groups = only_perturbations(codes, codes.astype(str), hashes=hashes(128))
     assert groups.codes["perturbation"].tolist() == list(range(128))
     assert groups.row_order is None
 
 
 @given(coded())
 @settings(max_examples=30, deadline=None)
-def test_ids_and_batch_ids_identify_groups(case):
+def test_ids_identify_groups(case):
     codes, labels, n = case
-    groups = Groups.from_codes(codes, labels, ROLES, n)
+    groups = Groups.from_codes(codes, labels, ROLES, hashes(n))
     keys = [key for key, _ in listed(groups)]
-    n_perts = len(labels[1])
-    assert groups.ids.tolist() == [-1 if c < 0 or p < 0 else c * n_perts + p for c, p, _, _ in keys]
-    labelled = [(key, id_) for key, id_ in zip(keys, groups.batch_ids.tolist(), strict=True) if min(key[:2]) >= 0]
-    assert len({id_ for _, id_ in labelled}) == len(labelled)
-    assert all(id_ >= 0 for _, id_ in labelled)
-    assert (groups.batch_ids[groups.ids < 0] == -1).all()
-    assert len(groups) == len({key[:2] for key, _ in labelled})
+    n_perts = len(labels["perturbation"])
+    assert groups.ids.tolist() == [-1 if c < 0 or p < 0 else c * n_perts + p for c, p, _ in keys]
+    assert len(groups) == len({key[:2] for key in keys if min(key[:2]) >= 0})
     assert groups.n_unlabelled == sum(len(rows) for key, rows in listed(groups) if min(key[:2]) < 0)
+
+
+@given(coded())
+@settings(max_examples=30, deadline=None)
+def test_batches_are_counted_by_run(case):
+    codes, labels, n = case
+    groups = Groups.from_codes(codes, labels, ROLES, hashes(n))
+    batch = np.zeros(n, int) if codes["batch"] is None else codes["batch"]
+    assert groups.batch_of(np.arange(n)).tolist() == batch.tolist()
+    run = groups.expand(np.arange(len(groups.start)))
+    expected = sorted(pd.Series(zip(run, batch, strict=True)).value_counts().items())
+    counts = groups.batch_counts
+    listed_counts = zip(counts.run.tolist(), counts.batch.tolist(), strict=True)
+    assert list(zip(listed_counts, counts.n_cells.tolist(), strict=True)) == expected
+    subgroup = groups.subgroup_of(run, np.arange(n))
+    assert counts.run[subgroup].tolist() == run.tolist()
+    assert counts.batch[subgroup].tolist() == batch.tolist()
 
 
 @given(coded())
 @settings(max_examples=30, deadline=None)
 def test_expand_and_run_of_restore_the_cells(case):
     codes, labels, n = case
-    groups = Groups.from_codes(codes, labels, ROLES, n)
-    for axis, code in zip(AXES, codes, strict=True):
-        assert groups.expand(groups.codes[axis]).tolist() == (np.zeros(n, int) if code is None else code).tolist()
+    groups = Groups.from_codes(codes, labels, ROLES, hashes(n))
+    for axis in RUN_AXES:
+        expected = np.zeros(n, int) if codes[axis] is None else codes[axis]
+        assert groups.expand(groups.codes[axis]).tolist() == expected.tolist()
     position_run = groups.run_of(np.arange(n))
     assert [position_run[a:b].tolist() for a, b in zip(groups.start, groups.stop, strict=True)] == [
         [run] * int(size) for run, size in enumerate(groups.sizes)
@@ -128,8 +134,8 @@ def test_expand_and_run_of_restore_the_cells(case):
 
 
 def test_expand_fills_rows_outside_the_groups():
-    rows = np.array([5, 2, 3])
-    groups = Groups.from_codes([None, np.array([1, 0, 1]), None, None], [[], ["a", "b"], [], []], ROLES, 3, rows=rows)
+    cells = make_cells(perturbation=["a"] * 7).groups.cells
+    groups = only_perturbations([1, 0, 1], ["a", "b"], hashes=hashes(3), rows=np.array([5, 2, 3]), cells=cells)
     assert groups.expand(groups.codes["perturbation"], 7).tolist() == [-1, -1, 0, 1, -1, 1, -1]
     assert groups.expand(groups.codes["perturbation"] == 1, 7).tolist() == [0, 0, 0, 1, 0, 1, 0]
 
@@ -160,7 +166,7 @@ class TestConcat:
         for axis in AXES:
             labels = united.labels[axis]
             assert labels.tolist() == sorted({label for label in frame[axis] if label is not None})
-            codes = united.expand(united.codes[axis])
+            codes = united.batch_of(np.arange(47)) if axis == "batch" else united.expand(united.codes[axis])
             assert [None if c < 0 else labels[c] for c in codes] == frame[axis].tolist()
         seen = np.concatenate([united.rows(np.array([run]))[:] for run in range(len(united.start))])
         assert sorted(seen.tolist()) == list(range(47))
@@ -174,42 +180,14 @@ class TestConcat:
         assert ((united.start[run] <= positions) & (positions < united.stop[run])).all()
 
     def test_a_screen_may_cover_only_some_rows_of_its_store(self):
-        roles, labels = ROLES, [[], ["p0", "p1"], [], []]
-        partial = Groups.from_codes([None, np.array([1, 0])] + [None] * 2, labels, roles, 2, rows=np.array([3, 1]))
-        complete = Groups.from_codes([None, np.array([0, 1, 1])] + [None] * 2, labels, roles, 3)
+        cells = make_cells(perturbation=["a"] * 5).groups.cells
+        partial = only_perturbations([1, 0], ["p0", "p1"], hashes=hashes(2), rows=np.array([3, 1]), cells=cells)
+        complete = only_perturbations([0, 1, 1], ["p0", "p1"], hashes=hashes(3))
         united = Groups.concat([partial, complete], [5, 3])
         rows_of = {}
-        for (_, pert, _, _), rows in listed(united):
+        for (_, pert, _), rows in listed(united):
             rows_of[pert] = sorted(rows_of.get(pert, []) + rows)
         assert rows_of == {0: [1, 5], 1: [3, 6, 7]}
-
-    def test_is_shuffled_only_if_all_screens_are(self):
-        one, other = (s.groups for s in self.screens()[:2])
-        assert not Groups.concat([one.shuffled(0), other], [4, 3]).is_shuffled
-        assert Groups.concat([one.shuffled(0), other.shuffled(0)], [4, 3]).is_shuffled
-
-
-class TestShuffled:
-    def test_permutes_inside_runs(self):
-        groups = random_cells(500, 2).groups
-        shuffled = groups.shuffled(1)
-        assert shuffled.is_shuffled
-        assert not groups.is_shuffled
-        before, after = listed(groups), listed(shuffled)
-        assert [key for key, _ in before] == [key for key, _ in after]
-        assert [sorted(rows) for _, rows in after] == [rows for _, rows in before]
-        assert sum(a != b for a, b in zip(before, after, strict=True)) > len(before) // 2
-
-    def test_depends_on_the_seed(self):
-        groups = random_cells(200, 2).groups
-        assert listed(groups.shuffled(1)) == listed(groups.shuffled(1))
-        assert listed(groups.shuffled(1)) != listed(groups.shuffled(2))
-
-    def test_every_position_in_the_run_is_equally_likely(self):
-        groups = make_cells(perturbation=["A"] * 5, control="A").groups
-        positions = np.array([np.argsort(groups.shuffled(seed).row_order) for seed in range(2000)])
-        counts = np.array([np.bincount(column, minlength=5) for column in positions.T])
-        assert (np.abs(counts - 400) < 5 * np.sqrt(400 * 0.8)).all()
 
 
 class TestLabels:
@@ -232,5 +210,5 @@ class TestLabels:
 
 
 def test_repr_is_one_line():
-    expected = "Groups(900 cells in 18 groups and 36 runs: 3 cell types, 6 perturbations, 1 dataset, 2 batches)"
+    expected = "Groups(900 cells in 18 groups and 18 runs: 3 cell types, 6 perturbations, 1 dataset, 2 batches)"
     assert repr(design_cells().groups) == expected

@@ -39,6 +39,7 @@ def test_other_roles_have_none(store, role):
 
 def test_a_selection_of_equally_many_cells_has_none(store):
     groups = store.groups
-    codes = [np.repeat(groups.codes[axis], groups.sizes) for axis in groups.labels]
-    selected = type(groups).from_codes(codes, list(groups.labels.values()), groups.roles, groups.n_obs)
+    rows = np.arange(groups.n_obs)
+    codes = {axis: groups.expand(code) for axis, code in groups.codes.items()} | {"batch": groups.batch_of(rows)}
+    selected = type(groups).from_codes(codes, groups.labels, groups.roles, groups.cells.hashes(rows))
     assert store_segment(store, None, selected).cell_stats is None

@@ -12,7 +12,7 @@ from lazypert.loading.config import LoaderConfig
 from lazypert.loading.loader import Loader
 
 # Fields of a batch without optional ones.
-FIELDS = ["counts", "controls", "pert_code", "cell_type_code", "batch_code"]
+FIELDS = ["counts", "controls", "pert_code", "cell_type_code", "batch_code", "dataset_code"]
 FIELDS += ["is_control", "is_padding", "row", "control_row"]
 
 

@@ -21,4 +21,4 @@ def epoch_of(plan, epoch=0, **host):
     if not blocks:
         empty = np.empty((0, plan.config.sentence_size))
         return empty.astype(int), empty.astype(bool)
-    return np.concatenate([cells for cells, _ in blocks]), np.concatenate([padding for _, padding in blocks])
+    return np.concatenate([b.cells for b in blocks]), np.concatenate([b.is_padding for b in blocks])

@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 import lazypert as lp
+from lazypert.screen.cell_order import name_hashes
 from lazypert.screen.groups import Groups
 from lazypert.screen.labels import factorise
 from lazypert.screen.roles import AXES, Roles
@@ -111,18 +112,17 @@ class Cells:
         return self.frame[axis].to_numpy(dtype=object)[np.asarray(rows)]
 
 
-def make_cells(control=CONTROL, shuffle=None, **columns):
+def make_cells(control=CONTROL, names=None, **columns):
     """Cells with the labels of each axis: ``cell_type=[...], perturbation=[...]``; None is a missing label."""
     n = len(next(iter(columns.values())))
-    codes, labels = [], []
+    codes, labels = {}, {}
     for axis in AXES:
-        code, names = factorise(np.array(columns[axis], dtype=object)) if axis in columns else (None, [])
-        codes.append(code)
-        labels.append(names)
+        found = factorise(np.array(columns[axis], dtype=object)) if axis in columns else (None, [])
+        codes[axis], labels[axis] = found
     roles = Roles(pert_col="perturbation", cell_type_col="cell_type", batch_col="batch", control_pert=control)
-    groups = Groups.from_codes(codes, labels, roles, n)
-    frame = pd.DataFrame({axis: columns.get(axis, ["all"] * n) for axis in AXES}, dtype=object)
-    return Cells(groups if shuffle is None else groups.shuffled(shuffle), frame)
+    names = [f"cell{i}" for i in range(n)] if names is None else names
+    groups = Groups.from_codes(codes, labels, roles, name_hashes(names))
+    return Cells(groups, pd.DataFrame({axis: columns.get(axis, ["all"] * n) for axis in AXES}, dtype=object))
 
 
 def random_cells(n, seed, *, n_perts=4, n_types=2, n_batches=3, n_datasets=1, missing=0.0, control=CONTROL):

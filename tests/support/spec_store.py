@@ -17,6 +17,7 @@ import numpy as np
 from numcodecs import blosc
 
 AXES = ("cell_type", "perturbation", "dataset", "batch")
+RUN_AXES = AXES[:3]
 TABLES = "obs/__lazypert__"
 COLUMN, MATRIX = (65_536, 1_048_576), (65_536, 8_388_608)
 ABSENT = 2**64 - 1
@@ -55,25 +56,42 @@ def mix(z):
     return z ^ (z >> 31)
 
 
-def shuffled(rows, runs, seed):
-    """[6] Source row at each position, from rows that are sorted by key."""
-    rows, s = list(rows), int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
-    for start, stop in runs:
-        for i in range(stop - 1, start, -1):
-            j = start + mix((i * 0x9E3779B97F4A7C15 + s) & WORD) % (i - start + 1)
-            rows[i], rows[j] = rows[j], rows[i]
-    return rows
+def name_hash(name):
+    """[6]"""
+    value = 0xCBF29CE484222325
+    for byte in name.encode():
+        value = (value ^ byte) * 0x100000001B3 & WORD
+    return mix(value)
 
 
-def run_table(keys):
-    """[5] Rows sorted by key, and for each run its start, stop and key. Labels may stand for codes, None for -1."""
-    ordered = sorted(range(len(keys)), key=lambda row: [(label in (-1, None), label) for label in keys[row]])
+def name_hashes(names, keys):
+    """[6] Hash of each cell, in the order of the source; equal names of one run get different ones."""
+    seen, out = {}, []
+    for name, key in zip(names, keys, strict=True):
+        k = seen[key, name] = seen.get((key, name), -1) + 1
+        out.append(name_hash(name) if k == 0 else mix((name_hash(name) + k * 0x9E3779B97F4A7C15) & WORD))
+    return out
+
+
+def run_table(keys, hashes):
+    """[5, 6] Row at each position, and start, stop and key of each run. Labels may stand for codes, None for -1."""
+    ordered = sorted(range(len(keys)), key=lambda r: ([(label in (-1, None), label) for label in keys[r]], hashes[r]))
     runs = []
     for position, row in enumerate(ordered):
         if not runs or runs[-1][2] != keys[row]:
             runs.append([position, position, keys[row]])
         runs[-1][1] = position + 1
     return ordered, runs
+
+
+def subgroups(runs, batch):
+    """[5] (run, batch, number of cells) from runs and the batch at each position; missing ones are None or -1."""
+    found = {}
+    for number, (start, stop, _) in enumerate(runs):
+        for label in batch[start:stop]:
+            found[number, label] = found.get((number, label), 0) + 1
+    ordered = sorted(found, key=lambda pair: (pair[0], pair[1] is not None, pair[1]))
+    return [(*pair, found[pair]) for pair in ordered]
 
 
 def data_dtype(values):
@@ -114,7 +132,7 @@ class SpecStore:
         self.root = Path(root)
         self.metadata = self.node(".")
         self.ours = self.metadata["attributes"]["lazypert"]
-        assert self.ours["format_version"] in (1, 2)
+        assert self.ours["format_version"] in (1, 2, 3)
 
     def node(self, path):
         return json.loads((self.root / path / "zarr.json").read_text())
@@ -189,9 +207,10 @@ class SpecStore:
     def runs(self):
         """[5] Start, stop and labels of each run; None for a missing label."""
         labels = {axis: [*self.array(f"{TABLES}/labels/{axis}"), None] for axis in AXES}
-        codes = [self.array(f"{TABLES}/runs/{axis}") for axis in AXES]
+        axes = RUN_AXES if self.ours["format_version"] > 2 else AXES
+        codes = [self.array(f"{TABLES}/runs/{axis}") for axis in axes]
         bounds = [self.array(f"{TABLES}/runs/{name}").tolist() for name in ("start", "stop")]
-        named = [tuple(labels[a][c] for a, c in zip(AXES, run, strict=True)) for run in zip(*codes, strict=True)]
+        named = [tuple(labels[a][c] for a, c in zip(axes, run, strict=True)) for run in zip(*codes, strict=True)]
         return list(zip(*bounds, named, strict=True))
 
     def manifest(self):
@@ -303,14 +322,18 @@ class SpecWriter:
             codes = "i1" if len(labels) < 128 else "i2" if len(labels) < 32_768 else "i4"
             self.array(f"{path}/{name}/codes", np.array([labels.index(v) for v in values], codes), ARRAY)
 
-    def facts(self, counts, perturbation, control, genes, labels, runs):
+    def facts(self, counts, perturbation, control, genes, labels, runs, batch):
         base, named = f"{TABLES}/facts", labels["perturbation"]
         target = [genes.index(name) if name in genes and name != control else -1 for name in named]
         own = [
             np.nan if name == control or target[named.index(name)] < 0 else row[target[named.index(name)]]
             for row, name in zip(counts, perturbation, strict=True)
         ]
-        of_controls = [counts[start:stop] for start, stop, key in runs if named[key[1]] == control]
+        of_controls = [
+            [row for row in range(*runs[run][:2]) if batch[row] == label]
+            for run, label, _ in subgroups(runs, batch)
+            if named[runs[run][2][1]] == control
+        ]
         self.group(base, {"gene_col": None})
         self.array(f"{base}/total", counts.sum(1).astype("f8"))
         self.array(f"{base}/n_genes", (counts != 0).sum(1).astype("i4"))
@@ -318,10 +341,11 @@ class SpecWriter:
         self.array(f"{base}/target", np.array(target, "i4"))
         self.array(
             f"{base}/control_sum",
-            np.array([[0 if t < 0 else rows[:, t].sum() for t in target] for rows in of_controls], "f8").ravel(),
+            np.array([[0 if t < 0 else counts[rows, t].sum() for t in target] for rows in of_controls], "f8").ravel(),
         )
+        self.array(f"{base}/control_row", np.array([rows[0] for rows in of_controls], "i8"))
 
-    def write(self, counts, names, obs, genes, roles, seed, sources):
+    def write(self, counts, names, obs, genes, roles, sources):
         """Write a whole store.
 
         Parameters
@@ -334,11 +358,11 @@ class SpecWriter:
         of_axis = [roles[role] for role in ("cell_type_col", "pert_col", "dataset_col", "batch_col")]
         labels = {a: ["all"] if c is None else sorted(set(obs[c])) for a, c in zip(AXES, of_axis, strict=True)}
         keys = [
-            tuple(0 if c is None else labels[a].index(obs[c][row]) for a, c in zip(AXES, of_axis, strict=True))
+            tuple(0 if c is None else labels[a].index(obs[c][row]) for a, c in zip(RUN_AXES, of_axis, strict=False))
             for row in range(len(names))
         ]
-        ordered, runs = run_table(keys)
-        source_row = shuffled(ordered, [run[:2] for run in runs], seed)
+        hashes = name_hashes(names, keys)
+        source_row, runs = run_table(keys, hashes)
         counts = counts[source_row]
         obs = {name: [values[row] for row in source_row] for name, values in obs.items()}
         summary = self.matrix("X", counts)
@@ -346,23 +370,30 @@ class SpecWriter:
             self.group(name, DICT)
         self.frame("obs", [names[row] for row in source_row], obs)
         self.frame("var", genes, {})
-        for group in ("", "/labels", "/runs", "/manifest"):
+        for group in ("", "/labels", "/runs", "/subgroups", "/manifest"):
             self.group(TABLES + group, {})
         self.array(f"{TABLES}/source_row", np.array(source_row, "i4"))
         self.array(f"{TABLES}/runs/start", np.array([run[0] for run in runs], "i8"))
         self.array(f"{TABLES}/runs/stop", np.array([run[1] for run in runs], "i8"))
-        for number, axis in enumerate(AXES):
+        for axis in AXES:
             self.array(f"{TABLES}/labels/{axis}", labels[axis])
+        for number, axis in enumerate(RUN_AXES):
             self.array(f"{TABLES}/runs/{axis}", np.array([run[2][number] for run in runs], "i4"))
+        batch = [0 if of_axis[3] is None else labels["batch"].index(label) for label in obs[of_axis[3]]]
+        dtype = "i1" if len(labels["batch"]) <= 128 else "i2" if len(labels["batch"]) <= 32_768 else "i4"
+        self.array(f"{TABLES}/batch", np.array(batch, dtype))
+        for number, (name, kind) in enumerate((("run", "i8"), ("batch", "i4"), ("n_cells", "i8"))):
+            values = np.array([entry[number] for entry in subgroups(runs, batch)], kind)
+            self.array(f"{TABLES}/subgroups/{name}", values)
+        self.array(f"{TABLES}/name_hash", np.array([hashes[row] for row in source_row], "u8"))
         perturbation, control = obs[roles["pert_col"]], roles["control_pert"]
-        self.facts(counts, perturbation, control, list(genes), labels, runs)
+        self.facts(counts, perturbation, control, list(genes), labels, runs, batch)
         self._seal(
             {
-                "format_version": 2,
+                "format_version": 3,
                 "sources": sources,
                 "roles": roles,
                 "order": "grouped",
-                "seed": seed,
                 "layer": None,
                 "n_obs": len(names),
                 "n_vars": len(genes),

@@ -1,0 +1,245 @@
+"""Cutting groups into parts at exact totals, so that each part is a random sample of every group.
+
+Which cells go where is a function of a seed and of the cells' names. It depends neither on the order in which
+they are stored, nor on their batches, nor on how they are divided among files. Cells of the same name in several
+datasets mostly go to the same part.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from lazypert._internal.randomness import generator, permute_index
+from lazypert.screen.rows import Rows
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from lazypert.screen.groups import Groups
+
+UNIT_SIZE = 16
+"""Cells that stay together in large groups. They are neighbours in the order of their names' hashes, so they have
+nothing in common; and they are stored together, so that reading a small part of a group does not read all of it."""
+
+_UNITS_PER_GROUP = 32
+"""Smaller groups are divided into smaller units, down to single cells, so that there are still many of them."""
+
+_UNITS, _CUTS = 301, 302  # streams of random numbers
+
+_UNITS_AT_ONCE = 1 << 20
+
+
+def exact(fraction: float) -> Fraction:
+    """Return the fraction as written: 0.1 is one tenth, not the nearest float."""
+    return Fraction(str(fraction))
+
+
+def cut_groups(
+    groups: Groups,
+    is_divided: NDArray[np.bool_],
+    totals: Sequence[int],
+    seed: int,
+    undivided: Sequence[NDArray[np.bool_] | None] = (),
+    n_kept: Mapping[int, int] | None = None,
+) -> list[Rows]:
+    """Divide groups into parts.
+
+    Parameters
+    ----------
+    groups
+        The cells.
+    is_divided
+        (n_runs,) whether a run's group is divided.
+    totals
+        For each part, the number of cells of divided groups in it and the parts before it. Every group
+        contributes in proportion to its size.
+    seed
+        Determines which cells go where.
+    undivided
+        For each part, (n_runs,) whether it also gets all of a run; None for no run.
+    n_kept
+        For parts by number, how many of their cells from divided groups to keep; the others are in no part, and the
+        other parts stay as they are.
+
+    Returns
+    -------
+    Rows of each part, sorted by run.
+    """
+    runs = np.flatnonzero(is_divided)
+    ids, group_of_run = np.unique(groups.ids[runs], return_inverse=True)
+    sizes = np.bincount(group_of_run, weights=groups.sizes[runs], minlength=len(ids)).astype(np.int64)
+    rng = generator(seed, _CUTS)
+    cuts = _cut_positions(sizes, totals, rng)
+    bounds = list(pairwise(cuts))
+    for part, count in (n_kept or {}).items():
+        low, high = bounds[part]
+        order = rng.permutation(len(sizes))
+        bounds[part] = low, low + apportion(high - low, count, order, int(rng.integers(2**63)))
+    found: list[list[_Intervals]] = [[] for _ in totals]
+    for chosen in _in_chunks(sizes):
+        units = _Units.of(sizes[chosen], ids[chosen], seed)
+        ranks: dict[int, list[NDArray[np.int64]]] = {}
+        for part, (low, high) in enumerate(bounds):
+            group, start, stop = units.between(low[chosen], high[chosen])
+            found[part].append(_to_positions(groups, runs, group_of_run, chosen[group], start, stop, ranks))
+    for part, whole in enumerate(undivided):
+        if whole is not None:
+            which = np.flatnonzero(whole)
+            found[part].append(_Intervals(which, groups.start[which], groups.stop[which]))
+    return [_merge(groups, parts) for parts in found]
+
+
+def _cut_positions(
+    sizes: NDArray[np.int64], totals: Sequence[int], rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """For each cut, including 0 and all, (n_groups,) the number of cells of every group before it."""
+    order, upper = rng.permutation(len(sizes)), sizes
+    cuts = [sizes]
+    for total in reversed(totals):  # each cut lies below the next one, so that parts nest
+        upper = apportion(upper, total, order, int(rng.integers(2**63)))
+        cuts.insert(0, upper)
+    return [np.zeros_like(sizes), *cuts[:-1]]
+
+
+def apportion(sizes: NDArray[np.int64], count: int, order: NDArray[np.int64], start: int) -> NDArray[np.int64]:
+    """Apportion `count` cells to groups in proportion to their sizes.
+
+    Systematic sampling: equally spaced points on a circle of all cells, beginning at a random cell.
+    Every cell is equally likely to be selected, and any consecutive groups in `order` together get
+    their share, rounded up or down.
+    """
+    total = int(sizes.sum())
+    if total == 0:
+        return np.zeros_like(sizes)
+    ends = start % total + np.cumsum(np.concatenate([[0], sizes[order]]))
+    out = np.empty_like(sizes)
+    out[order] = np.diff(_floor_product(ends, Fraction(count, total)))
+    return out
+
+
+def _floor_product(totals: NDArray[np.int64], fraction: Fraction) -> NDArray[np.int64]:
+    """``floor(totals * fraction)`` in Python integers: 64-bit products overflow for fractions such as 1/3."""
+    products: NDArray[np.object_] = totals.astype(object) * fraction.numerator // fraction.denominator
+    return products.astype(np.int64)
+
+
+def _in_chunks(sizes: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Numbers of groups, in chunks of about `_UNITS_AT_ONCE` units."""
+    chunk = np.cumsum(-(-sizes // _unit_size(sizes))) // _UNITS_AT_ONCE
+    return np.split(np.arange(len(sizes)), np.flatnonzero(np.diff(chunk)) + 1) if len(sizes) else []
+
+
+def _unit_size(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.clip(sizes // _UNITS_PER_GROUP, 1, UNIT_SIZE)
+
+
+class _Units(NamedTuple):
+    """Units of several groups, in a random order within each group.
+
+    Attributes
+    ----------
+    group
+        (n_units,) group of each unit, ascending.
+    first_rank, size
+        (n_units,) rank of its first cell among the group's cells in hash order, and number of its cells.
+    before
+        (n_units,) cells of the group in the units before it.
+    """
+
+    group: NDArray[np.int64]
+    first_rank: NDArray[np.int64]
+    size: NDArray[np.int64]
+    before: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, sizes: NDArray[np.int64], ids: NDArray[np.int64], seed: int) -> _Units:
+        unit_size = _unit_size(sizes)
+        n_units = -(-sizes // unit_size)
+        group = np.repeat(np.arange(len(sizes)), n_units)
+        number = np.arange(len(group)) - np.repeat(np.cumsum(n_units) - n_units, n_units)
+        place = permute_index((seed, _UNITS), ids[group], number, n_units[group])
+        order = np.lexsort((place, group))
+        first_rank = (number * unit_size[group])[order]
+        size = np.minimum(unit_size[group], sizes[group] - first_rank)
+        before = np.cumsum(size) - size
+        return cls(group, first_rank, size, before - np.repeat(np.cumsum(sizes) - sizes, n_units))
+
+    def between(
+        self, low: NDArray[np.int64], high: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Group, and first and last rank, of the intervals of cells number `low` to `high` of each group."""
+        begin = np.clip(low[self.group] - self.before, 0, self.size)
+        end = np.clip(high[self.group] - self.before, 0, self.size)
+        filled = end > begin
+        first = self.first_rank[filled]
+        return self.group[filled], first + begin[filled], first + end[filled]
+
+
+class _Intervals(NamedTuple):
+    """Intervals of positions and the run that each belongs to."""
+
+    run: NDArray[np.int64]
+    start: NDArray[np.int64]
+    stop: NDArray[np.int64]
+
+
+def _to_positions(
+    groups: Groups,
+    runs: NDArray[np.int64],
+    group_of_run: NDArray[np.int64],
+    group: NDArray[np.int64],
+    start: NDArray[np.int64],
+    stop: NDArray[np.int64],
+    ranks_of_group: dict[int, list[NDArray[np.int64]]],
+) -> _Intervals:
+    """Positions of intervals of ranks; the cells of a group may be in several runs, one for each dataset."""
+    by_group = np.argsort(group_of_run, kind="stable")
+    n_runs = np.bincount(group_of_run)
+    first_run = np.cumsum(n_runs) - n_runs
+    is_single = n_runs[group] == 1
+    run = runs[by_group[first_run[group[is_single]]]]
+    offset = groups.start[run]
+    found = [_Intervals(run, offset + start[is_single], offset + stop[is_single])]
+    group, start, stop = group[~is_single], start[~is_single], stop[~is_single]
+    numbers, first = np.unique(group, return_index=True)
+    for number, low, high in zip(numbers.tolist(), first, np.append(first[1:], len(group)), strict=False):
+        of_group = runs[by_group[first_run[number] : first_run[number] + n_runs[number]]]
+        if number not in ranks_of_group:
+            ranks_of_group[number] = _ranks(groups, of_group)
+        for run_number, ranks in zip(of_group, ranks_of_group[number], strict=True):
+            begin, end = np.searchsorted(ranks, start[low:high]), np.searchsorted(ranks, stop[low:high])
+            offset = groups.start[run_number]
+            found.append(_Intervals(np.full(len(begin), run_number), offset + begin, offset + end))
+    return _Intervals(*(np.concatenate(arrays) for arrays in zip(*found, strict=True)))
+
+
+def _ranks(groups: Groups, runs: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """For each of a group's runs, the rank of each of its cells among the cells of all of them, ascending."""
+    hashes = [groups.cells.hashes(groups.rows(np.array([run]))[:]) for run in runs]
+    ends = np.cumsum([len(part) for part in hashes])
+    run = np.repeat(np.arange(len(runs)), np.diff(ends, prepend=0))
+    order = np.lexsort((run, np.concatenate(hashes)))
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    # They ascend already, except those of cells of the same name.
+    return [np.sort(ranks) for ranks in np.split(rank, ends[:-1])]
+
+
+def _merge(groups: Groups, parts: list[_Intervals]) -> Rows:
+    """Sort intervals by run and position, and join adjacent ones."""
+    if not parts:
+        return Rows([], [], groups.row_order)
+    run, start, stop = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    filled = stop > start
+    order = np.lexsort((start[filled], run[filled]))
+    run, start, stop = run[filled][order], start[filled][order], stop[filled][order]
+    begins = np.concatenate([[True], (run[1:] != run[:-1]) | (start[1:] != stop[:-1])])[: len(run)]
+    firsts = np.flatnonzero(begins)
+    ends = np.append(firsts[1:], len(run))[: len(firsts)] - 1
+    return Rows(start[firsts], stop[ends], groups.row_order)

@@ -1,0 +1,92 @@
+"""The order of cells inside a group: by a hash of their names, so that any interval is a random sample.
+
+Neither the file's order nor anything that was measured has any influence on it. Two files with the same cells
+in different orders therefore give the same groups, cell by cell.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lazypert._internal.kernels import kernel
+from lazypert._internal.randomness import GOLDEN, mix
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def name_hashes(names: Any) -> NDArray[np.uint64]:
+    """Return one 64-bit hash per cell name; equal names have equal hashes, on every machine.
+
+    FNV-1a of the name's UTF-8 bytes, scrambled by SplitMix64. Stores keep these hashes, and splits follow from
+    them: another function would be another format version.
+
+    Parameters
+    ----------
+    names
+        (n,) texts.
+
+    References
+    ----------
+    Eastlake et al., "The FNV Non-Cryptographic Hash Algorithm", IETF draft-eastlake-fnv.
+    """
+    encoded = [str(name).encode() for name in names]
+    ends = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), dtype=np.int64)
+    hashes = np.empty(len(encoded), dtype=np.uint64)
+    _hash_texts(np.frombuffer(b"".join(encoded), dtype=np.uint8), ends, hashes)
+    return hashes
+
+
+@kernel
+def _hash_texts(data: Any, ends: Any, hashes: Any) -> None:
+    start = 0
+    for i in range(len(ends)):
+        value = np.uint64(0xCBF29CE484222325)
+        for k in range(start, ends[i]):
+            value = (value ^ np.uint64(data[k])) * np.uint64(0x100000001B3)
+        hashes[i] = mix(value)
+        start = ends[i]
+
+
+def order_cells(keys: NDArray[np.integer], hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """Sort cells by key, and within a key by hash.
+
+    Cells that share both, because their names are equal, get different hashes first. Which of them gets which
+    depends on the order in which they are given; nothing else does.
+
+    Parameters
+    ----------
+    keys
+        (n,) key of each cell, such as its group.
+    hashes
+        (n,) from `name_hashes`.
+
+    Returns
+    -------
+    order
+        (n,) int64 number of the cell at each position.
+    hashes
+        (n,) the hashes, distinct within each key.
+    """
+    order = np.lexsort((hashes, keys))
+    is_repeat = np.diff(hashes[order]) == 0
+    if is_repeat.any():
+        is_repeat &= np.diff(keys[order]) == 0
+    if is_repeat.any():
+        hashes = hashes.copy()
+        _separate(order, is_repeat, hashes)
+        order = np.lexsort((hashes, keys))
+    return order, hashes
+
+
+@kernel
+def _separate(order: Any, is_repeat: Any, hashes: Any) -> None:
+    """Give the second and every later cell of the same name a hash of its own."""
+    nth = np.uint64(0)
+    for i in range(len(is_repeat)):
+        nth = nth + np.uint64(1) if is_repeat[i] else np.uint64(0)
+        if nth > 0:
+            cell = order[i + 1]
+            hashes[cell] = mix(hashes[cell] + nth * GOLDEN)

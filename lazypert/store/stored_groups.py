@@ -1,0 +1,82 @@
+"""The groups that conversion wrote into a store."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lazypert.screen.cell_table import BatchCounts
+from lazypert.screen.groups import Groups
+from lazypert.screen.roles import AXES, RUN_AXES
+from lazypert.store.format import COLUMN_CHUNK, TABLES
+from lazypert.store.group_by_columns import group_by_columns
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lazypert.store.store import Store
+
+_LOG = logging.getLogger("lazypert")
+
+
+def read_groups(store: Store) -> Groups:
+    """Return the groups of a store by its own roles.
+
+    They are in the run table that conversion wrote. Stores of format versions 1 and 2 are sorted by batch, so
+    their cells are put in a fair order here. That reads every cell's name, and reading cells in that order
+    takes longer than in a store of version 3.
+    """
+    if store.format_version < 3:
+        _LOG.warning(
+            "%s has format version %d, whose cells are sorted by batch. To be fair, loading has to read them one by "
+            "one, which is slow. Convert the file again for a store of version 3.",
+            store.path,
+            store.format_version,
+        )
+        return group_by_columns(store, store.roles)
+    return Groups(
+        roles=store.roles,
+        labels={axis: store.read_strings(f"{TABLES}/labels/{axis}").astype(np.str_) for axis in AXES},
+        start=store.read_array(f"{TABLES}/runs/start"),
+        stop=store.read_array(f"{TABLES}/runs/stop"),
+        codes={axis: store.read_array(f"{TABLES}/runs/{axis}") for axis in RUN_AXES},
+        row_order=store.read_array(f"{TABLES}/order") if store.has_table("order") else None,
+        n_obs=store.n_obs,
+        cells=StoredCells(store),
+        known_batch_counts=BatchCounts(
+            *(store.read_array(f"{TABLES}/subgroups/{name}") for name in ("run", "batch", "n_cells"))
+        ),
+    )
+
+
+class StoredCells:
+    """The batch codes and name hashes of a store's cells (a `lazypert.screen.cell_table.CellTable`)."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._batch: NDArray[np.integer] | None = None
+        self._hashes: NDArray[np.uint64] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StoredCells, (self._store,)
+
+    def batch_codes(self) -> NDArray[np.integer] | None:
+        """(n_rows,) code of each cell's batch; kept in memory, one or two bytes per cell, after the first use."""
+        if self._store.roles.batch_col is None:
+            return None
+        if self._batch is None:
+            self._batch = self._store.read_array(f"{TABLES}/batch")
+        return self._batch
+
+    def hashes(self, rows: NDArray[np.integer]) -> NDArray[np.uint64]:
+        """(n,) name hashes of cells."""
+        if not len(rows):
+            return np.empty(0, np.uint64)
+        first, last = int(rows.min()), int(rows.max())
+        if self._hashes is None and last - first < 4 * len(rows) + COLUMN_CHUNK:
+            return self._store.open_array(f"{TABLES}/name_hash").read(first, last + 1)[rows - first]
+        if self._hashes is None:  # scattered rows, which are rarely asked for once
+            self._hashes = self._store.read_array(f"{TABLES}/name_hash")
+        return self._hashes[rows]
