@@ -11,7 +11,7 @@ from lazypert.dataset.open import open as open  # noqa: A004 - named like xr.ope
 from lazypert.design.batch_sampler import PerturbationBatchSampler
 from lazypert.design.controls import BatchControlMapping, ControlMappingConfig, RandomControlMapping
 from lazypert.design.experiment import ExperimentConfig, load_experiment_config
-from lazypert.design.sentence_plan import PerturbationSamplerConfig
+from lazypert.design.sampler_config import PerturbationSamplerConfig
 from lazypert.design.splits import (
     FewShotSplitter,
     FewShotSplitterConfig,

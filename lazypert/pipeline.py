@@ -16,7 +16,8 @@ from lazypert.design.control_pools import control_pools
 from lazypert.design.controls import ControlMappingConfig, ControlOptions, MappingStrategy, control_mapping
 from lazypert.design.experiment import ExperimentConfig, load_experiment_config
 from lazypert.design.experiment_split import split_experiment
-from lazypert.design.sentence_plan import PerturbationSamplerConfig, SamplerOptions, SentenceOptions, SentencePlan
+from lazypert.design.sampler_config import PerturbationSamplerConfig, SamplerOptions, SentenceOptions
+from lazypert.design.sentence_plan import SentencePlan
 from lazypert.design.split_names import split_name
 from lazypert.design.splits import (
     FewShotSplitter,

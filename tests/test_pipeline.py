@@ -7,7 +7,7 @@ import pytest
 
 import lazypert as lp
 from lazypert import PerturbationPipeline, PerturbationPipelineConfig
-from lazypert.design.sentence_plan import PerturbationSamplerConfig
+from lazypert.design.sampler_config import PerturbationSamplerConfig
 from lazypert.design.split_names import SPLITS
 from lazypert.errors import ConfigError, EmptyPoolError, LabelNotFoundError
 from lazypert.loading.config import LoaderConfig

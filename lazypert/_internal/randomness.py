@@ -45,6 +45,11 @@ def counter_hash(words: tuple[int, ...], counter: NDArray[np.integer]) -> NDArra
     return out.reshape(np.shape(counter))
 
 
+def counter_uniform(words: tuple[int, ...], counter: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Return one uniform float64 in [0, 1) per counter; see `counter_hash`."""
+    return (counter_hash(words, counter) >> np.uint64(11)).astype(np.float64) / 2**53
+
+
 def permute_index(
     words: tuple[int, ...], which: NDArray[np.integer], index: NDArray[np.integer], size: NDArray[np.integer]
 ) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import shutil
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,7 @@ def convert(
         and the order is kept.
     seed
         Has no effect: the order follows from the cells' names alone, so that the same cells are always stored,
-        split and sampled alike. Kept so that existing calls work.
+        split and sampled alike. Kept so that existing calls work; any other value than 0 gives a warning.
     memory_limit
         Bytes, or text such as ``"1GiB"``. The peak memory of the process stays within 256 MiB of
         this limit, not counting imports. A `dask.distributed.Client` decides how many tasks run at
@@ -129,7 +130,12 @@ def convert(
         dataset_col=DATASET if len(paths) > 1 else None,
         control_pert=control_pert if control_pert is None else str(control_pert),  # labels are text in the store
     )
-    require_integer("seed", seed)
+    if require_integer("seed", seed):
+        warnings.warn(
+            f"seed: got {seed}, which has no effect: the order of the cells follows from their names. Leave it out.",
+            FutureWarning,
+            stacklevel=2,
+        )
     options = ConversionOptions(roles=roles, layer=layer, order=order, join=join)
     budget = Budget.of(memory_limit)
     target = _resolve_target(store, paths)

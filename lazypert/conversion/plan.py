@@ -52,8 +52,8 @@ _COPIES_OF_BLOCK = 4
 # A reduce task holds 8-byte column numbers and values, and some of them twice.
 _REDUCE_TASK_BYTES = MATRIX_SHARD * 20
 
-# Per cell, while cells are grouped and sorted: codes, keys, and two permutations.
-BYTES_PER_CELL = 64
+# Per cell, while cells are grouped and sorted: codes, keys, name hashes, and two permutations.
+BYTES_PER_CELL = 80
 
 # The least that a value takes on disk, in a spill and in the store.
 _MIN_SPILL_BYTES, _MIN_STORE_BYTES = 2, 0.5

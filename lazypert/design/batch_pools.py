@@ -36,10 +36,10 @@ class BatchPools:
     n_batches: int
 
     @classmethod
-    def of(cls, groups: Groups, controls: Rows, pool_of_run: NDArray[np.int64]) -> BatchPools:
+    def of(cls, groups: Groups, controls: Rows) -> BatchPools:
         """Sort controls, which are sorted by pool already."""
         n_batches = len(groups.labels["batch"])
-        pool_keys = pool_of_run[groups.run_of(controls.starts)]
+        pool_keys = groups.matching_ids[groups.run_of(controls.starts)]
         sizes = controls.stops - controls.starts
         starts = np.cumsum(sizes) - sizes
         first = np.repeat(starts[np.searchsorted(pool_keys, pool_keys)], sizes)

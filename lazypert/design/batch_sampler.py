@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lazypert._internal.validation import require_integer
-from lazypert.design.sentence_plan import PerturbationSamplerConfig, SentencePlan
+from lazypert.design.sentence_plan import SentencePlan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from lazypert.design.sampler_config import PerturbationSamplerConfig
 
 
 class PerturbationBatchSampler:

@@ -1,7 +1,7 @@
 """Pools of control cells, and draws from them.
 
 A pool is the controls of one (cell type, dataset), or of one (cell type, dataset, batch). The controls that a cell
-gets are a pure function of (seed, epoch, draw, row), where `draw` counts the cell's occurrences in the epoch: no
+gets are a pure function of (seed, epoch, draw, position), where `draw` counts the cell's occurrences in the epoch: no
 table of pairs is needed, and neither the order of the cells nor the number of workers matters.
 
 A pool that does not fit into memory is drawn from a part at a time: its *reach*. The controls of a pool are in
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lazypert._internal.randomness import counter_hash, draw_distinct, permute_index
+from lazypert._internal.randomness import counter_hash, counter_uniform, draw_distinct, permute_index
 from lazypert.design.batch_pools import BatchPools
 from lazypert.errors import EmptyPoolError
 from lazypert.screen.rows import Rows
@@ -32,7 +32,7 @@ _SLOT, _REACH, _FIXED, _DRAW = 101, 102, 103, 104
 
 _ODD = 0x9E3779B97F4A7  # spreads the numbers of pools over 64 bits
 
-_DRAW_BITS = 28  # of a counter; the others are the row
+_DRAW_BITS = 28  # of a counter; the others are the position
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,14 +41,15 @@ class DrawnCells:
 
     Attributes
     ----------
-    row, run
-        (m,) store row and run of each.
+    position, row, run
+        (m,) position in the run table, store row, and run of each.
     draw
         (m,) number of the occurrence of the cell in the epoch, from 0: each gets other controls.
     phase
         (m,) how far through the epoch the cell comes, from 0 to below 1; used with a reach only.
     """
 
+    position: NDArray[np.int64]
     row: NDArray[np.int64]
     run: NDArray[np.int64]
     draw: NDArray[np.int64] | int = 0
@@ -56,8 +57,8 @@ class DrawnCells:
 
     @property
     def counter(self) -> NDArray[np.int64]:
-        """(m,) a different number for each row and draw."""
-        return (self.row << _DRAW_BITS) + self.draw
+        """(m,) a different number for each cell and draw, whatever the order of the rows in the store."""
+        return (self.position.astype(np.int64) << _DRAW_BITS) + self.draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class ControlPools:
     def __init__(self, groups: Groups, controls: Rows, members: Rows | None = None, *, by_batch: bool) -> None:
         self.groups, self.by_batch, self._members = groups, by_batch, members
         run = groups.run_of(controls.starts)
-        keys = _keys(groups)
+        keys = groups.matching_ids
         by_key = np.argsort(keys[run], kind="stable")
         self.controls = Rows(controls.starts[by_key], controls.stops[by_key], controls.row_order)
         sizes = (controls.stops - controls.starts)[by_key]
@@ -116,7 +117,7 @@ class ControlPools:
 
     @cached_property
     def _batches(self) -> BatchPools:
-        return BatchPools.of(self.groups, self.controls, _keys(self.groups))
+        return BatchPools.of(self.groups, self.controls)
 
     def check(self, runs: NDArray[np.integer]) -> None:
         """Check that the cells of all these runs have controls.
@@ -276,8 +277,8 @@ class ControlPools:
 
     def _turn(self, cells: DrawnCells, reach: Reach, words: tuple[int, ...]) -> NDArray[np.float64]:
         """How far around its pool the reach of each cell begins: anywhere at first, then moving on."""
-        bits = counter_hash((*words, _REACH), self._first[cells.run]) >> np.uint64(11)
-        return (bits.astype(np.float64) / 2**53 + np.asarray(cells.phase) * reach.turns) % 1.0
+        begin = counter_uniform((*words, _REACH), self._first[cells.run])
+        return (begin + np.asarray(cells.phase) * reach.turns) % 1.0
 
 
 def _draw(words: tuple[int, ...], counter: NDArray[np.int64], sizes: NDArray[np.int64], n: int) -> NDArray[np.int64]:
@@ -285,7 +286,8 @@ def _draw(words: tuple[int, ...], counter: NDArray[np.int64], sizes: NDArray[np.
     drawn = draw_distinct((*words, _DRAW), counter, np.maximum(sizes, 1), n)
     if n == 1:
         return drawn
-    # Floyd's algorithm draws a set: each of its numbers comes from a range of its own, so they change places.
+    # The draws of Floyd's algorithm are uniform only as a set: the j-th one comes from a range that depends on j.
+    # Rotating them at random makes the slots alike.
     shift = (counter_hash((*words, _SLOT), counter) % np.uint64(n)).astype(np.int64)
     return np.take_along_axis(drawn, (np.arange(n) + shift[:, None]) % n, axis=1)
 
@@ -307,7 +309,7 @@ def control_pools(
     if splits is None:
         return ControlPools(groups, groups.rows(is_control), groups.rows(groups.ids >= 0), by_batch=by_batch)
     own, train = (_in_runs(groups, splits[split], is_control) for split in (name, "train"))
-    keys = _keys(groups)
+    keys = groups.matching_ids
     is_lacking = ~np.isin(keys[groups.run_of(train.starts)], keys[groups.run_of(own.starts)])
     rows = Rows(
         np.concatenate([own.starts, train.starts[is_lacking]]),
@@ -321,12 +323,6 @@ def _in_runs(groups: Groups, rows: Rows, runs: NDArray[np.bool_]) -> Rows:
     """Those of the rows that are in the chosen runs."""
     chosen = runs[groups.run_of(rows.starts)]
     return Rows(rows.starts[chosen], rows.stops[chosen], rows.row_order)
-
-
-def _keys(groups: Groups) -> NDArray[np.int64]:
-    """(n_runs,) key of the (cell type, dataset)."""
-    cell_type, dataset = (groups.codes[axis].astype(np.int64) for axis in ("cell_type", "dataset"))
-    return cell_type * (len(groups.labels["dataset"]) + 1) + dataset + 1
 
 
 def _slices(

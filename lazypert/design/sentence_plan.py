@@ -20,111 +20,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lazypert._internal.config import Config
-from lazypert._internal.randomness import counter_hash, generator, permute_index
-from lazypert._internal.validation import require_choice, require_flag, require_integer
+from lazypert._internal.randomness import counter_hash, counter_uniform, generator, permute_index
 from lazypert.design.epoch_share import Epoch, assign_windows
+from lazypert.design.mixing import Mixing
 from lazypert.errors import ConfigError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from lazypert.design.sampler_config import PerturbationSamplerConfig
     from lazypert.screen.groups import Groups
     from lazypert.screen.rows import Rows
 
-Balance = Literal["group", "perturbation", "cell_type"]
-
-LONGEST_STRETCH, SHORTEST_STRETCH = 64, 16
-"""Bounds of a stretch. More cells make more use of what is decoded for them; fewer mix better. A group whose windows
-are single sentences may have stretches half as long as the shortest."""
-
-WINDOW_SIZE = 256
-"""Cells of a window at most, unless one sentence is longer."""
-
-GROUP_SLICE = 4096
-"""Cells of a group that are read at once and divided by batch, for sentences of one batch."""
-
-# Two cells of a sentence meet again in the next epoch about 2/3 * stretch * group / window**2 times as often as by
-# chance. This is the largest value of stretch * group / window**2, which a group of 9,600 has with the longest
-# stretches and windows.
-_MIXING = 9.4
+_ODD = 0x9E3779B97F4A7  # spreads the numbers of windows over 64 bits
 
 # Streams of random numbers in an epoch; 5 is used in `lazypert.design.epoch_share`.
 _WINDOWS, _SHIFT, _STRETCHES, _CELLS = 0, 2, 3, 4
 _SHARE, _SUBSET, _ORDER = 6, 7, 8
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class SentenceOptions(Config):
-    """Options that samplers share with the pipeline; `PerturbationSamplerConfig` documents them."""
-
-    sentence_size: int = 512
-    sentences_per_batch: int = 1
-    seed: int = 42
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class PerturbationSamplerConfig(SentenceOptions):
-    """Options of `PerturbationBatchSampler`.
-
-    Parameters
-    ----------
-    sentence_size
-        Cells per sentence, all of one group.
-    sentences_per_batch
-        Sentences per batch.
-    seed
-        Determines everything, together with the epoch.
-    drop_last
-        Leave out the last batch of an epoch if it has fewer sentences.
-    downsample_cells
-        Use at most this many cells per group, the same ones in every epoch; None uses all.
-    shuffle_size
-        Size of the shuffle buffer in cells: they are read together, and their sentences shuffled. A larger
-        buffer mixes better and takes more memory (about 14 KB per cell with 3,500 genes detected). It
-        always holds at least one batch.
-    balance
-        None visits every cell once per epoch. ``"group"``, ``"perturbation"`` or ``"cell_type"`` give every
-        group, perturbation or cell type the same number of sentences, and the epoch as many as with None:
-        small groups are visited several times, large ones only in part.
-    """
-
-    drop_last: bool = False
-    downsample_cells: int | None = None
-    shuffle_size: int = 4096
-    balance: Balance | None = None
-
-    def __post_init__(self) -> None:
-        # Loaders save these values in their state as JSON, which cannot represent NumPy integers.
-        for name in ("sentence_size", "sentences_per_batch", "shuffle_size"):
-            object.__setattr__(self, name, require_integer(name, getattr(self, name), 1))
-        object.__setattr__(self, "seed", require_integer("seed", self.seed))
-        object.__setattr__(self, "drop_last", require_flag("drop_last", self.drop_last))
-        if self.downsample_cells is not None:
-            object.__setattr__(self, "downsample_cells", require_integer("downsample_cells", self.downsample_cells, 1))
-        if self.balance is not None:
-            require_choice("balance", self.balance, Balance)
-
-    @property
-    def batches_per_block(self) -> int:
-        """Batches that are read together."""
-        return max(1, self.shuffle_size // (self.sentence_size * self.sentences_per_batch))
-
-
-class SamplerOptions(TypedDict, total=False):
-    """The fields of `PerturbationSamplerConfig` as keyword arguments."""
-
-    sentence_size: int
-    sentences_per_batch: int
-    seed: int
-    drop_last: bool
-    downsample_cells: int | None
-    shuffle_size: int
-    balance: Balance | None
 
 
 def _check_shares(config: PerturbationSamplerConfig, *, shuffle: bool, weights: object = None) -> None:
@@ -241,10 +157,7 @@ class SentencePlan:
             if config.balance in codes:
                 code = codes[config.balance]
                 shares /= np.bincount(code, weights=shares, minlength=1)[code]
-        pool = (
-            groups.codes["cell_type"][run] * np.int64(len(groups.labels["dataset"]) + 1) + groups.codes["dataset"][run]
-        )
-        return cls(config, first, size, split_index, shuffle, shares, pool, whole)
+        return cls(config, first, size, split_index, shuffle, shares, groups.matching_ids[run], whole)
 
     @cached_property
     def n_visited(self) -> NDArray[np.int64]:
@@ -270,19 +183,15 @@ class SentencePlan:
         return f"SentencePlan({self.n_sentences:,} sentences of {len(self.size):,} groups; {self.config!r})"
 
     @cached_property
-    def _mixing(self) -> _Mixing:
+    def mixing(self) -> Mixing:
+        """How the cells of each group are mixed."""
         if self.whole is None:
-            return _Mixing.of_groups(self.n_visited, self.config.sentence_size)
-        return _Mixing.of_batches(self.n_visited, self.whole[1], self.config.sentence_size)
-
-    @property
-    def sentences_per_window(self) -> NDArray[np.int64]:
-        """(n_groups,) sentences that are cut from one window."""
-        return self._mixing.sentences_per_window
+            return Mixing.of_groups(self.n_visited, self.config.sentence_size)
+        return Mixing.of_batches(self.n_visited, self.whole[1], self.config.sentence_size)
 
     def epoch(self, number: int, *, host: int = 0, n_hosts: int = 1) -> Epoch:
         """Arrange an epoch, or one host's share of it."""
-        per_visit, per_window = self._sentences_per_visit, self._mixing.sentences_per_window
+        per_visit, per_window = self._sentences_per_visit, self.mixing.sentences_per_window
         windows_per_visit = -(-per_visit // per_window)
         n_sentences = self._sentences_of_groups(number)
         full_visits, remainder = np.divmod(n_sentences, np.maximum(per_visit, 1))
@@ -334,7 +243,7 @@ class SentencePlan:
             phase[bundle_order] = np.arange(len(bundle_order)) / max(1, len(bundle_order))
             return phase[bundle]
         _, pool, n_windows = np.unique(self.pool[group], return_inverse=True, return_counts=True)
-        order = np.argsort(pool, kind="stable")
+        order = np.lexsort((bundle, pool))  # bundles come in the order of their numbers
         nth = np.empty(len(group))
         nth[order] = np.arange(len(group)) - np.repeat(np.cumsum(n_windows) - n_windows, n_windows)
         return nth / n_windows[pool]
@@ -355,8 +264,8 @@ class SentencePlan:
         shares = np.cumsum(self.weights / self.weights.sum()) * self.n_sentences
         shares[-1] = self.n_sentences
         # Systematic sampling: each group gets its share rounded down or up, and exactly its share on average.
-        bits = counter_hash((self.config.seed, epoch, _SHARE), np.zeros(1, np.int64))[0] >> np.uint64(11)
-        ends = np.floor(shares + int(bits) / 2**53).astype(np.int64)
+        begin = counter_uniform((self.config.seed, epoch, _SHARE), np.zeros(1, np.int64))
+        ends = np.floor(shares + begin).astype(np.int64)
         return ends - np.concatenate([[0], ends[:-1]])
 
     def cells(
@@ -385,7 +294,7 @@ class SentencePlan:
         """
         seed, length = self.config.seed, self.config.sentence_size
         n_visited, size = self.n_visited[group][:, None], self.size[group][:, None]
-        window_size = (self._mixing.sentences_per_window[group] * length)[:, None]
+        window_size = (self.mixing.sentences_per_window[group] * length)[:, None]
         visit_id = (group + visit * len(self.size))[:, None]
         ordinal = sentence[:, None] * length + np.arange(length)
         is_padding, cell = ordinal >= n_visited, ordinal % n_visited
@@ -395,8 +304,8 @@ class SentencePlan:
             cell = permute_index((seed, epoch, _CELLS), visit_id + window_start * _ODD, cell - window_start, count)
             cell = self._shuffle_stretches(window_start + cell, group, visit_id, epoch)
             shift_id = visit_id if self.whole is None else (self.whole[0][group] + visit * len(self.size))[:, None]
-            bits = counter_hash((seed, epoch, _SHIFT), shift_id) >> np.uint64(11)
-            cell = (cell + (bits.astype(np.float64) / 2**53 * n_visited).astype(np.int64)) % n_visited
+            shift = (counter_uniform((seed, epoch, _SHIFT), shift_id) * n_visited).astype(np.int64)
+            cell = (cell + shift) % n_visited
         # Where only some cells of a group are visited, they are the same ones in every epoch.
         subset_start = (counter_hash((seed, _SUBSET), group[:, None]) % size.astype(np.uint64)).astype(np.int64)
         cell = (cell + np.where(n_visited < size, subset_start, 0)) % size
@@ -408,55 +317,12 @@ class SentencePlan:
         self, cell: NDArray[np.int64], group: NDArray[np.int64], visit_id: NDArray[np.int64], epoch: int
     ) -> NDArray[np.int64]:
         """Move each cell to where its stretch is. A short last stretch stays last; the shift decides what is in it."""
-        length = self._mixing.stretch[group][:, None]
+        length = self.mixing.stretch[group][:, None]
         stretch, within = np.divmod(cell, length)
         n_full = self.n_visited[group][:, None] // length
         words = (self.config.seed, epoch, _STRETCHES)
         moved = permute_index(words, visit_id, np.clip(stretch, 0, np.maximum(n_full - 1, 0)), n_full)
         return np.where(stretch < n_full, moved, stretch) * length + within
-
-
-_ODD = 0x9E3779B97F4A7  # spreads the numbers of windows over 64 bits
-
-
-class _Mixing(NamedTuple):
-    """How the cells of each group are mixed.
-
-    Attributes
-    ----------
-    sentences_per_window
-        (n_groups,) sentences that are cut from one window.
-    stretch
-        (n_groups,) cells of a stretch.
-    """
-
-    sentences_per_window: NDArray[np.int64]
-    stretch: NDArray[np.int64]
-
-    @classmethod
-    def of_groups(cls, sizes: NDArray[np.int64], length: int) -> _Mixing:
-        """Choose the shortest windows that mix well enough with stretches that are long enough."""
-        per_window = np.full(len(sizes), max(1, WINDOW_SIZE // length))
-        stretch = np.full(len(sizes), SHORTEST_STRETCH)
-        k = 1 << max(0, WINDOW_SIZE // length).bit_length()
-        while k >= 1:
-            window = k * length
-            longest = SHORTEST_STRETCH if k == 1 and window < WINDOW_SIZE else LONGEST_STRETCH
-            fits = np.minimum(_MIXING * window**2 / np.maximum(sizes, 1), min(window, longest))
-            shortest = min(length, SHORTEST_STRETCH // 2 if k == 1 else SHORTEST_STRETCH)
-            is_enough = (fits >= shortest) & (k <= max(1, WINDOW_SIZE // length))
-            per_window[is_enough] = k
-            stretch[is_enough] = np.maximum(1, 2 ** np.floor(np.log2(fits[is_enough]))).astype(np.int64)
-            k //= 2
-        # A group that is hardly larger than a sentence is read once.
-        is_tiny = sizes <= min(LONGEST_STRETCH, 2 * length)
-        return cls(np.where(is_tiny, np.maximum(1, -(-sizes // length)), per_window), stretch)
-
-    @classmethod
-    def of_batches(cls, sizes: NDArray[np.int64], whole: NDArray[np.int64], length: int) -> _Mixing:
-        """Windows that divide a group, of `whole` cells in all batches, into slices; cells are mixed within them."""
-        slice_size = np.ceil(sizes / np.ceil(whole / GROUP_SLICE))
-        return cls(np.maximum(1, np.ceil(slice_size / length)).astype(np.int64), np.maximum(1, sizes))
 
 
 def _divide_by_batch(

@@ -149,6 +149,7 @@ class BlockReader:
         sentences = epoch.block(number)
         positions = self._rows.positions(sentences.cells.ravel())
         cells = DrawnCells(
+            positions,
             self._rows.to_rows(positions),
             self._source.groups.run_of(positions),
             sentences.draw.ravel(),

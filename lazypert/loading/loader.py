@@ -37,7 +37,7 @@ class Loader:
 
     Background threads read, decode and collate blocks and transfer batches to the device while the
     caller computes; they release the GIL most of the time. The content of a batch depends on seed,
-    epoch, host, step, and the number of controls that fit in `memory_limit`; never on threads or timing.
+    epoch, host, step and, for pools of controls that do not fit, `memory_limit`; never on threads or timing.
     Usually created by ``result.loader(split)``.
 
     Parameters

@@ -90,10 +90,7 @@ class ControlStrata:
         """
         if match == "all":
             return cls(np.where(run_of_row >= 0, 0, -1).astype(np.int32), np.zeros(1, np.int64))
-        key = np.zeros(len(groups.start), dtype=np.int64)
-        for axis in ("cell_type", "dataset"):
-            key = key * (len(groups.labels[axis]) + 1) + groups.codes[axis] + 1
-        keys, of_run = np.unique(key, return_inverse=True)
+        keys, of_run = np.unique(groups.matching_ids, return_inverse=True)
         if match == "cell_type":
             return cls(np.append(of_run, -1).astype(np.int32)[run_of_row], np.arange(len(keys)))
         counts, n_batches = groups.batch_counts, len(groups.labels["batch"])

@@ -109,6 +109,11 @@ class BatchCounts:
     n_cells: NDArray[np.int64]
 
     @classmethod
+    def none(cls) -> BatchCounts:
+        """Make the table of no cells."""
+        return cls(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.int64))
+
+    @classmethod
     def count(cls, run: NDArray[np.integer], batch: NDArray[np.integer], n_batches: int) -> BatchCounts:
         """Count cells from the (n,) run and batch of each."""
         keys, n_cells = np.unique(run.astype(np.int64) * (n_batches + 1) + batch + 1, return_counts=True)

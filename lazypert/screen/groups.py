@@ -183,20 +183,26 @@ class Groups:
         return np.where((cell_type < 0) | (pert < 0), -1, ids)
 
     @cached_property
+    def matching_ids(self) -> NDArray[np.int64]:
+        """(n_runs,) id of the (cell_type, dataset), within which cells are matched with controls."""
+        dataset = self.codes["dataset"].astype(np.int64) + 1  # 0 for a missing label
+        return (self.codes["cell_type"].astype(np.int64) + 1) * (len(self.labels["dataset"]) + 1) + dataset
+
+    @cached_property
     def batch_counts(self) -> BatchCounts:
         """Number of cells of each run by batch."""
         if self.known_batch_counts is not None:
             return self.known_batch_counts
-        n_batches, counts = len(self.labels["batch"]), dict[int, int]()
+        n_batches, parts = len(self.labels["batch"]), [BatchCounts.none()]
         for begin in range(0, self.n_obs, _CELLS_AT_ONCE):
             positions = np.arange(begin, min(self.n_obs, begin + _CELLS_AT_ONCE))
             run = self.run_of(positions)
             rows = positions if self.row_order is None else self.row_order[positions]
-            part = BatchCounts.count(run, self.batch_of(rows), n_batches)
-            for key, n_cells in zip(part.keys(n_batches).tolist(), part.n_cells.tolist(), strict=True):
-                counts[key] = counts.get(key, 0) + n_cells
-        keys = np.array(sorted(counts), dtype=np.int64)
-        return BatchCounts.from_keys(keys, np.array([counts[key] for key in keys.tolist()], np.int64), n_batches)
+            parts.append(BatchCounts.count(run, self.batch_of(rows), n_batches))
+        keys, part_of = np.unique(np.concatenate([part.keys(n_batches) for part in parts]), return_inverse=True)
+        n_cells = np.zeros(len(keys), dtype=np.int64)
+        np.add.at(n_cells, part_of, np.concatenate([part.n_cells for part in parts]))
+        return BatchCounts.from_keys(keys, n_cells, n_batches)
 
     def batch_of(self, rows: NDArray[np.integer]) -> NDArray[np.int32]:
         """(n,) batch codes of cells by store row, -1 for a missing label."""

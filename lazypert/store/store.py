@@ -202,7 +202,7 @@ class Store:
 
     def has_table(self, name: str) -> bool:
         """Whether lazypert's tables include one of this name."""
-        return name in self._root[TABLES]  # type: ignore[operator]
+        return f"{TABLES}/{name}" in self._root
 
     @cached_property
     def var(self) -> pd.DataFrame:

@@ -39,7 +39,8 @@ def test_convert_accepts_several_files_and_all_options(screen, tmp_path, capsys)
     options = ["--join", "outer", "--order", "source", "--seed", "3", "--memory-limit", "200MB", "--overwrite"]
     target = tmp_path / "both.zarr"
     target.mkdir()
-    assert main(["convert", str(screen), str(other), str(target), *ALL_ROLES, *options]) == 0
+    with pytest.warns(FutureWarning, match="seed: got 3"):
+        assert main(["convert", str(screen), str(other), str(target), *ALL_ROLES, *options]) == 0
     assert fields(capsys.readouterr().out)["cells"] == "1,800"
     assert main(["info", str(target)]) == 0
     printed = capsys.readouterr().out

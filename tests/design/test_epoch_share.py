@@ -80,7 +80,7 @@ class TestHosts:
         # As many batches as the largest share needs; shares differ by one window at most.
         most = max(len(cells) for cells, _ in shares)
         assert n_batches[0] == -(-most // per_batch)
-        assert most - min(len(cells) for cells, _ in shares) <= max(1, plan.sentences_per_window.max(initial=1))
+        assert most - min(len(cells) for cells, _ in shares) <= max(1, plan.mixing.sentences_per_window.max(initial=1))
 
     @pytest.mark.parametrize("n_hosts", [2, 3, 8])
     def test_pad_the_batches_that_they_lack(self, n_hosts):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lazypert.design.control_pools import control_pools
-from lazypert.design.sentence_plan import PerturbationSamplerConfig, SentencePlan
+from lazypert.design.sampler_config import PerturbationSamplerConfig
+from lazypert.design.sentence_plan import SentencePlan
 from lazypert.loading.block_reader import BlockConfig, BlockReader
 from lazypert.loading.cell_metadata import CellMetadata
 from lazypert.loading.row_pointers import RowPointers, RowTransform

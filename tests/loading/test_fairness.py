@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lazypert import PerturbationPipeline, PerturbationPipelineConfig
+from lazypert import DownsamplingConfig, PerturbationPipeline, PerturbationPipelineConfig
 from tests.support.null_screens import convert, measure, null_screen
 
 N_CONTROLS = 9600
@@ -80,6 +80,24 @@ def test_a_cell_meets_the_same_controls_whatever_the_hosts_threads_and_blocks(ma
         assert pairs_of(loader_of(many_batches, **options, **changes)) == expected
     hosts = [loader_of(many_batches, **options, host=host, n_hosts=3) for host in range(3)]
     assert set().union(*map(pairs_of, hosts)) == expected
+
+
+def test_a_cell_meets_the_same_controls_whatever_the_order_of_the_store(tmp_path):
+    """Cells and controls by name, and which reads are kept."""
+    paths = null_screen(tmp_path / "null.h5ad", n_batches=3, n_cells=60, n_controls=300, n_perturbations=4)
+    found = []
+    for order in ("grouped", "source"):
+        store = convert(paths, tmp_path / f"{order}.zarr", order=order)
+        loader = loader_of(store, downsampling=DownsamplingConfig(fraction=0.5))
+        names = loader.source.obs_names(np.arange(loader.source.n_rows))
+        pairs = {}
+        for batch in loader:
+            columns = batch.row, batch.control_row[:, 0], batch.counts, batch.controls[:, 0], batch.is_padding
+            for row, control, counts, of_control, is_padding in zip(*columns, strict=True):
+                if not is_padding:
+                    pairs[names[row]] = names[control], counts.tolist(), of_control.tolist()
+        found.append(pairs)
+    assert found[0] == found[1]
 
 
 def test_a_cell_that_comes_again_meets_other_controls(many_batches):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import lazypert as lp
 from lazypert.design.control_pools import control_pools
-from lazypert.design.sentence_plan import PerturbationSamplerConfig, SentencePlan
+from lazypert.design.sampler_config import PerturbationSamplerConfig
+from lazypert.design.sentence_plan import SentencePlan
 from lazypert.loading.config import LoaderConfig
 from lazypert.loading.loader import Loader
 from tests.support.screens import make_screen, write_screen

@@ -7,7 +7,8 @@ import numpy as np
 
 from lazypert import FewShotSplitter, FewShotSplitterConfig, PerturbationAnnDataSource, PerturbationSourceConfig
 from lazypert.design.control_pools import control_pools
-from lazypert.design.sentence_plan import PerturbationSamplerConfig, SentencePlan
+from lazypert.design.sampler_config import PerturbationSamplerConfig
+from lazypert.design.sentence_plan import SentencePlan
 from lazypert.loading.config import LoaderConfig
 from lazypert.loading.loader import Loader
 

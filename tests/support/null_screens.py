@@ -36,9 +36,9 @@ def null_screen(path, *, n_batches, n_perturbations=20, n_cells=200, n_controls=
     return paths
 
 
-def convert(paths, store):
+def convert(paths, store, **options):
     roles = {"pert_col": "perturbation", "cell_type_col": "cell_type", "batch_col": "batch", "control_pert": CONTROL}
-    return lp.convert(paths, store, **roles)
+    return lp.convert(paths, store, **roles, **options)
 
 
 @dataclass

@@ -3,7 +3,8 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from lazypert.design.sentence_plan import PerturbationSamplerConfig, SentencePlan
+from lazypert.design.sampler_config import PerturbationSamplerConfig
+from lazypert.design.sentence_plan import SentencePlan
 
 code_lists = st.lists(st.integers(-2, 5), min_size=1, max_size=60)
 
