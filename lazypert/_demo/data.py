@@ -67,7 +67,6 @@ def _convert(demo: Demo, path: Path) -> None:
         control_pert=demo.config.control_pert,
         cell_type_col=demo.config.cell_type_col,
         batch_col=demo.config.batch_col,
-        seed=demo.config.seed,
         overwrite=True,
     )
     size, took = directory_size(demo.store), time.perf_counter() - start

@@ -2,10 +2,8 @@
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import anndata
@@ -14,50 +12,21 @@ import numpy as np
 import pytest
 
 import benchmarks
-from benchmarks import fingerprints as checks
-from benchmarks import load, load_report, load_summary, measure, screens
+from benchmarks import load, screens
 from benchmarks.__main__ import main
 from benchmarks.loaders import BEST, LIMIT, OWN, RIVALS, WIDE, annbatch, limit
-from benchmarks.loaders.base import CHUNKS, ENDPOINTS, Genes, Job, fingerprints
-from benchmarks.processes import RunFailedError, probe, run_worker
+from benchmarks.loaders.base import CHUNKS
+from benchmarks.processes import RunFailedError
 from benchmarks.screens import Groups
+from tests.support.load_runs import SCREEN, a_run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks need /proc")
 
 ROOT = Path(benchmarks.__file__).parents[1]
-SCREEN = {"cells": 1500, "genes": 100, "nnz": 30}
 TINY = ["--cells", "1500", "--genes", "100", "--nnz", "30", "--cell-types", "2", "--perturbations", "8"]
 TINY += ["--runs", "1", "--seconds", "0.05", "--sweep-seconds", "0", "--sweep", "16x8x16"]
 TINY += ["--sentence-size", "16", "--sentences-per-batch", "2"]
 HAS_ANNBATCH = importlib.util.find_spec("annbatch") is not None
-
-
-def a_run(rival=OWN, endpoint="csr", cache="warm", number=0, **changes):
-    """What a worker reports, with every number 1 but for the changes."""
-    keys = {*load_summary.SPREAD, *load_summary.MEDIANS, *load_summary.PER_CELL}
-    run = {"rival": rival, "endpoint": endpoint, "cache": cache, "round": number, "padding_share": None, "notes": {}}
-    return run | dict.fromkeys(keys, 1) | changes
-
-
-@pytest.fixture(scope="module")
-def screen(tmp_path_factory):
-    groups = Groups(cell_types=2, perturbations=8)
-    return screens.plain(tmp_path_factory.mktemp("screens"), **SCREEN, groups=groups)
-
-
-@pytest.fixture(scope="module")
-def genes(screen):
-    return checks.genes_of(screen)
-
-
-@pytest.fixture(scope="module")
-def cells(screen, genes):
-    return checks.Cells.of(screen, genes)
-
-
-@pytest.fixture(scope="module")
-def adata(screen):
-    return anndata.read_h5ad(screen)
 
 
 def command(work, *arguments):
@@ -241,57 +210,6 @@ class TestRounds:
         assert {run["rival"] for run in found["runs"]} == {OWN}
 
 
-class TestFingerprints:
-    """Fingerprints identify the cells that a loader delivered."""
-
-    def told(self, genes, adata, rows, form="csr"):
-        values = adata.X[rows]
-        if form != "csr":
-            values = values.toarray()
-        return fingerprints(values[:, genes.hvg] if form == "hvg" else values, genes.weights_of(form))
-
-    @pytest.mark.parametrize("form", ["csr", "dense", "hvg"])
-    def test_every_cell_is_known(self, genes, cells, adata, form):
-        rows = np.random.default_rng(0).permutation(adata.n_obs)
-        numbers = [cells.number[form][value] for value in self.told(genes, adata, rows, form)]
-        assert all(number in (row, -1) for number, row in zip(numbers, rows.tolist(), strict=True))
-        assert form == "hvg" or numbers == rows.tolist()
-
-    def test_sparse_rows_of_any_kind_are_identified(self, genes, adata):
-        class Rows:
-            indptr = None  # not SciPy's
-
-            def to_scipy(self):
-                return adata.X[:5]
-
-        assert fingerprints(Rows(), genes.weights) == self.told(genes, adata, slice(5), "dense")
-        assert fingerprints(adata.X[:6].toarray().reshape(3, 2, -1), genes.weights)[:5] == self.told(
-            genes, adata, slice(5)
-        )
-
-    def test_problems_are_reported(self, genes, cells, adata):
-        groups = adata.obs.groupby(["cell_type", "perturbation"], observed=True).indices
-        large = [rows for (_, label), rows in groups.items() if len(rows) >= 4 and label != "non-targeting"]
-        control = {kind: rows for (kind, label), rows in groups.items() if label == "non-targeting"}
-        rows = large[0][:4]
-        mine, other = (
-            control[kind][:4] for kind in sorted(control, key=lambda k: k != adata.obs["cell_type"].iloc[rows[0]])
-        )
-
-        def found(rows, controls=(), size=4):
-            run = {"rows": self.told(genes, adata, rows), "control_rows": self.told(genes, adata, list(controls))}
-            return checks.problems(run, cells, form="csr", controls=len(controls) > 0, sentence_size=size)
-
-        assert found(rows) == []
-        assert found(rows, mine) == []
-        mixed = [*large[0][:3], large[1][0]]
-        assert found(mixed) == ["1 of 1 sentences contain cells of several groups"]
-        assert found(mixed, size=None) == []
-        assert found(rows, mine[:3]) == ["4 cells have 3 controls"]
-        assert found(rows, rows) == ["4 of 4 controls are not controls"]
-        assert found(rows, other) == ["4 of 4 controls have a different cell type"]
-
-
 class TestScreens:
     def test_groups_decide_the_groups_and_the_order(self, tmp_path, screen):
         groups = Groups(cell_types=2, perturbations=8, in_order=True)
@@ -368,143 +286,3 @@ class TestAnnbatch:
         controls = iter([{"index": [at], "number": n} for n, at in enumerate((1, 0, 0, 1))])
         pairs = list(annbatch._matched(main, controls, type_of))
         assert [control["number"] for _, control in pairs] == [1, 2, 0, 3]
-
-
-class TestProcesses:
-    def test_probe_knows_what_is_missing(self):
-        found = probe(sys.executable, ("numpy", "no_such_module"), ("numpy", "no-such-package"))
-        assert found["absent"] == ["no_such_module"]
-        assert found["numpy"] == np.__version__
-        assert found["no-such-package"] is None
-
-    def test_a_file_that_is_not_an_interpreter_is_named(self):
-        with pytest.raises(RunFailedError, match="no-python-here"):
-            probe("/no-python-here", (), ())
-
-    def test_worker_that_fails_says_why(self, tmp_path, genes):
-        genes.save(tmp_path / "genes.npz")
-        job = Job(
-            rival=OWN,
-            endpoint="csr",
-            source=str(tmp_path / "nothing.zarr"),
-            genes=str(tmp_path / "genes.npz"),
-            sentence_size=2,
-            sentences_per_batch=2,
-            seconds=0,
-        )
-        with pytest.raises(RunFailedError, match=r"nothing\.zarr"):
-            run_worker("benchmarks._load_worker", json.dumps(asdict(job)))
-
-    def test_genes_read_what_they_saved(self, tmp_path, genes):
-        genes.save(tmp_path / "genes.npz")
-        held = Genes.load(tmp_path / "genes.npz")
-        assert held.names == genes.names
-        assert (held.hvg == genes.hvg).all()
-        assert (held.weights_of("hvg") == genes.weights[genes.hvg]).all()
-
-    def test_processes_that_a_block_started_count(self):
-        script = (
-            "import json, subprocess, sys, time; from benchmarks.measure import Meter\n"
-            "child = 'import sys; held = b\"x\" * 80_000_000; print(flush=True); sys.stdin.read()'\n"
-            "with (meter := Meter()):\n"
-            "    worker = subprocess.Popen([sys.executable, '-c', child], stdin=-1, stdout=-1)\n"
-            "    worker.stdout.readline()\n"
-            "worker.communicate()\n"
-            "print(json.dumps(meter.used))"
-        )
-        run = [sys.executable, "-c", script]
-        used = json.loads(subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
-        assert 70e6 < used["peak_over_imports_bytes"] < 200e6
-        assert used["rchar"] > 10_000  # what the other interpreter read to start
-
-    def test_chilled_files_come_from_the_disk_and_warm_ones_do_not(self, tmp_path):
-        path = tmp_path / "folder" / "file"
-        path.parent.mkdir()
-        path.write_bytes(os.urandom(8_000_000))
-        for prepare, least, most in ((measure.chill, 0, 9e6), (measure.warm, 0, 1e6)):
-            prepare(tmp_path)
-            before = measure.io_bytes()["read_bytes"]
-            path.read_bytes()
-            assert least <= measure.io_bytes()["read_bytes"] - before <= most
-
-
-class TestSummary:
-    STEP = ("endpoint", "kind", "load_seconds", "step_seconds", "both_seconds", "cpu_seconds_each_core")
-
-    def test_ratios_are_taken_within_a_round(self):
-        mine = [a_run(number=n, cells_per_s=s) for n, s in enumerate([10, 30, 20])]
-        theirs = [a_run("annbatch-class", number=n, cells_per_s=s) for n, s in ((2, 5), (0, 2), (1, 10))]
-        assert load_summary.speed_ratio(mine, theirs) == 4  # of 5, 3 and 4
-        assert load_summary.speed_ratio(mine[:1], theirs[:1]) is None
-
-    def test_a_result_for_each_rival_endpoint_and_cache(self):
-        runs = [a_run(number=n, cells_per_s=s, cells=4, rchar=8, padding_share=0.5) for n, s in enumerate([4, 2, 3])]
-        runs += [a_run("annbatch-class", number=n) for n in range(3)]
-        runs += [
-            a_run("annbatch-class", "dense"),
-            a_run(cache="cold", cells_per_s=9),
-            a_run(LIMIT, CHUNKS, cells_per_s=8),
-        ]
-        mine, theirs, alone, cold, bound = load_summary.summarise(runs)
-        assert mine["cells_per_s"] == {"min": 2, "median": 3, "max": 4}
-        assert (mine["runs"], mine["rchar_per_cell"], mine["padding_share"]) == (3, 2, 0.5)
-        assert mine["lazypert_is_faster_by"] == cold["lazypert_is_faster_by"] == alone["lazypert_is_faster_by"] == {}
-        assert theirs["lazypert_is_faster_by"] == {"csr": 3}
-        assert theirs["padding_share"] is None
-        assert bound["lazypert_is_faster_by"] == {"csr": 0.5}  # a share: of the same round, warm
-
-    def test_best_setting_is_that_of_the_median(self):
-        trials = [("a", 9), ("a", 1), ("a", 2), ("b", 3), ("b", 4), ("b", 3)]
-        assert load_summary.best_setting([{"setting": s, "cells_per_s": v} for s, v in trials]) == "b"
-        assert load_summary.best_setting([]) is None
-
-    def test_overlap_is_over_the_longer_of_the_two(self):
-        runs = [
-            dict(zip(self.STEP, ("csr", "device", *seconds), strict=True))
-            for seconds in ((2, 1, 3, 3), (1, 2, 2, 1), (1, 1, 1.25, 1.25))
-        ]
-        (found,) = load_summary.overlaps(runs)
-        assert found["ratio"] == {"min": 1, "median": 1.25, "max": 1.5}
-        assert found["floor"] == 1.25
-        assert found["runs"] == 3
-
-
-def test_tables_have_a_row_for_every_result():
-    said = {"setting": "1x1x1", "codecs": "zarr", "classes": 3, "classes_left_out": 1, "cells_left_out": 5}
-    runs = [
-        a_run(name, endpoint, cache, notes=said if "annbatch" in name else {"chunks_per_batch": 2.5})
-        for cache in ("warm", "cold")
-        for name, rival in RIVALS.items()
-        for endpoint in rival.endpoints
-        if cache == "warm" or rival.cold
-    ]
-    steps = [dict(zip(TestSummary.STEP, ("csr", "device", 1, 1, 1.5, 1.25), strict=True))]
-    screen = {"cells": 1, "genes": 1, "nnz": 1, "bytes": 1, "groups": 1, "median_group": 1}
-    text = load_report.markdown(
-        {
-            "made": "2000-01-01",
-            "machine": {"processor": "P", "cpus": 2, "memory": 1024, "system": "S", "python": "3"},
-            "versions": {"lazypert": "1", "annbatch": None},
-            "interpreters": {"cell-load": {"python": "3.11", "versions": {"cell-load": "0.10.4", "torch": None}}},
-            "options": {"sentence_size": 32, "sentences_per_batch": 8, "seconds": 6.0, "slow_seconds": 30.0},
-            "screens": {"the screen": screen},
-            "runs": runs,
-            "results": load_summary.summarise(runs),
-            "overlap": load_summary.overlaps(steps),
-            "sweep": [{"setting": "1x1x1", "cells_per_s": 1}],
-            "best": {BEST: "1x1x1"},
-            "skipped": {"other": "not installed"},
-            "failed": {},
-            "disagreements": [],
-        }
-    )
-    rows = [line for line in text.splitlines() if line.startswith("| ")]
-    tables = 2 * (len(runs) + 4) + (2 + len(ENDPOINTS)) + 3 + 3
-    assert len(rows) == tables
-    assert "Against the limit (2.5 chunks decoded per batch)" in text
-    assert "1 of 3 classes (5 cells) left out" in text
-    assert "| csr      | device |" in text
-    assert "1.500 (1.500-1.500)" in text
-    assert "- cell-load runs in Python 3.11 with cell-load 0.10.4" in text
-    assert "- other: not installed" in text
-    assert "None" not in text
