@@ -48,7 +48,7 @@ class Epoch:
     plan, number
         The plan, and the number of the epoch.
     group, visit, first_sentence
-        (n_windows,) group of each window, visit to the group, and first sentence in the visit.
+        (n_windows,) group of each window, number of the visit to the group, and first sentence of the visit.
     phase
         (n_windows,) how far through the epoch of all hosts together each window comes, from 0 to below 1.
     ends

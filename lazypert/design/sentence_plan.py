@@ -55,8 +55,8 @@ def _check_shares(config: PerturbationSamplerConfig, *, shuffle: bool, weights: 
 class SentencePlan:
     """Sentences over the cells of a split.
 
-    Cells are named by their split index. A group's last sentence is padded with other cells of the group, or
-    where it has too few with repeats of them, and the padding is flagged.
+    Cells are identified by their split index. A group's last sentence is padded with other cells of the group, or
+    with repeats if there are too few, and the padding is flagged.
 
     Attributes
     ----------
@@ -275,7 +275,7 @@ class SentencePlan:
         sentence: NDArray[np.int64],
         epoch: int,
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
-        """Cells of sentences.
+        """Return the cells of sentences.
 
         Parameters
         ----------

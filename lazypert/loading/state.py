@@ -26,7 +26,7 @@ class Position:
 
 
 def plan_fingerprint(plan: SentencePlan, **others: int | bool | None) -> dict[str, Any]:
-    """Everything that must be equal for a step to mean the same batch.
+    """Everything that must be equal for a step to refer to the same batch.
 
     Parameters
     ----------
