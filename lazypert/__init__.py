@@ -12,15 +12,6 @@ from lazypert.design.batch_sampler import PerturbationBatchSampler
 from lazypert.design.controls import BatchControlMapping, ControlMappingConfig, RandomControlMapping
 from lazypert.design.experiment import ExperimentConfig, load_experiment_config
 from lazypert.design.sampler_config import PerturbationSamplerConfig
-from lazypert.design.splits import (
-    FewShotSplitter,
-    FewShotSplitterConfig,
-    RandomSplitter,
-    RandomSplitterConfig,
-    SplitResult,
-    ZeroShotSplitter,
-    ZeroShotSplitterConfig,
-)
 from lazypert.downsampling.config import DownsamplingConfig
 from lazypert.errors import LazypertError
 from lazypert.loading.config import LoaderConfig
@@ -30,6 +21,9 @@ from lazypert.quality import KnockdownFilterConfig, KnockdownResult, OnTargetKno
 from lazypert.sources.anndata_source import PerturbationAnnDataSource
 from lazypert.sources.concat_source import PerturbationConcatSource
 from lazypert.sources.config import PerturbationSourceConfig
+from lazypert.splits.config import FewShotSplitterConfig, RandomSplitterConfig, ZeroShotSplitterConfig
+from lazypert.splits.split_result import SplitResult
+from lazypert.splits.splitters import FewShotSplitter, RandomSplitter, ZeroShotSplitter
 from lazypert.store.verify import verify
 
 TYPE_CHECKING = False

@@ -18,15 +18,6 @@ from lazypert.design.experiment import ExperimentConfig, load_experiment_config
 from lazypert.design.experiment_split import split_experiment
 from lazypert.design.sampler_config import PerturbationSamplerConfig, SamplerOptions, SentenceOptions
 from lazypert.design.sentence_plan import SentencePlan
-from lazypert.design.split_names import split_name
-from lazypert.design.splits import (
-    FewShotSplitter,
-    RandomSplitter,
-    SplitOptions,
-    SplitResult,
-    ZeroShotSplitter,
-    make_splitter,
-)
 from lazypert.errors import ConfigError
 from lazypert.loading.config import LoaderConfig, LoaderOptions
 from lazypert.quality import KnockdownFilterConfig, KnockdownOptions, KnockdownResult, OnTargetKnockdownFilter
@@ -34,6 +25,9 @@ from lazypert.screen.gene_alignment import JOINS, Join
 from lazypert.sources.anndata_source import PerturbationAnnDataSource
 from lazypert.sources.concat_source import PerturbationConcatSource
 from lazypert.sources.config import PerturbationSourceConfig, ScreenOptions
+from lazypert.splits.config import SplitOptions
+from lazypert.splits.names import split_name
+from lazypert.splits.splitters import FewShotSplitter, RandomSplitter, ZeroShotSplitter, make_splitter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +38,7 @@ if TYPE_CHECKING:
     from lazypert.loading.loader import Loader
     from lazypert.screen.rows import Rows
     from lazypert.sources.base import PerturbationSource
+    from lazypert.splits.split_result import SplitResult
 
 
 _SAMPLER_FIELDS = tuple(field.name for field in fields(PerturbationSamplerConfig))

@@ -9,18 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lazypert.design.controls import BatchControlMapping, ControlMappingConfig, RandomControlMapping
-from lazypert.design.split_names import SPLITS
-from lazypert.design.splits import (
-    FewShotSplitter,
-    FewShotSplitterConfig,
-    RandomSplitter,
-    RandomSplitterConfig,
-    ZeroShotSplitter,
-    ZeroShotSplitterConfig,
-)
 from lazypert.pipeline import PerturbationPipeline, PerturbationPipelineConfig, PerturbationPipelineResult
 from lazypert.plots import plot_knockdown, plot_splits, sample_cell_residuals
 from lazypert.quality import KnockdownFilterConfig, OnTargetKnockdownFilter
+from lazypert.splits.config import FewShotSplitterConfig, RandomSplitterConfig, ZeroShotSplitterConfig
+from lazypert.splits.names import SPLITS
+from lazypert.splits.splitters import FewShotSplitter, RandomSplitter, ZeroShotSplitter
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from lazypert._demo.report import Report
-    from lazypert.design.splits import SplitResult
     from lazypert.pipeline import PerturbationPipelineResult
     from lazypert.quality import KnockdownResult
+    from lazypert.splits.split_result import SplitResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

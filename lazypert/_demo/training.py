@@ -12,11 +12,11 @@ import numpy as np
 
 from lazypert._internal.randomness import generator
 from lazypert.design.experiment import load_experiment_config
-from lazypert.design.split_names import SPLITS
 from lazypert.errors import EmptyPoolError
 from lazypert.pipeline import PerturbationPipeline
 from lazypert.plots import downsampling_sweep, plot_downsampling
 from lazypert.sources.anndata_source import PerturbationAnnDataSource
+from lazypert.splits.names import SPLITS
 
 if TYPE_CHECKING:
     import jax

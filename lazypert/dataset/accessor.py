@@ -12,13 +12,14 @@ from lazypert._internal.inverse_permutation import inverse
 from lazypert._internal.validation import make_config, require_choice
 from lazypert.dataset.variables import CELL, STORAGE_OPTIONS, STORE, STORE_ROW
 from lazypert.design.controls import ControlMappingConfig, control_mapping
-from lazypert.design.splits import SPLIT_MODES, SplitMode, SplitOptions, SplitResult, make_splitter
 from lazypert.errors import ConfigError
 from lazypert.quality import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter
 from lazypert.screen.groups import Groups
 from lazypert.screen.roles import RUN_AXES, Roles
 from lazypert.sources.anndata_source import PerturbationAnnDataSource
 from lazypert.sources.config import PerturbationSourceConfig
+from lazypert.splits.config import SPLIT_MODES, SplitMode, SplitOptions
+from lazypert.splits.splitters import make_splitter
 from lazypert.store.group_by_columns import group_cells
 from lazypert.store.store import Store
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from lazypert.quality import KnockdownFilterKwargs
     from lazypert.screen.roles import RolesKwargs
     from lazypert.sources.config import PerturbationSourceKwargs
+    from lazypert.splits.split_result import SplitResult
 
 
 @xr.register_dataset_accessor("pert")  # type: ignore[no-untyped-call]  # xarray leaves it untyped

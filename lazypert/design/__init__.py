@@ -1,1 +1,1 @@
-"""Selecting cells: splits, controls, sentences, experiments. Pure: no I/O."""
+"""Arranging cells: control pools, sentences, experiments. Pure: no I/O."""

@@ -24,8 +24,8 @@ from lazypert.screen.rows import Rows
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from lazypert.design.splits import SplitResult
     from lazypert.screen.groups import Groups
+    from lazypert.splits.split_result import SplitResult
 
 # Streams of random numbers.
 _SLOT, _REACH, _FIXED, _DRAW = 101, 102, 103, 104

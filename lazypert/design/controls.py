@@ -10,15 +10,15 @@ import numpy as np
 from lazypert._internal.config import Config
 from lazypert._internal.validation import require_choice, require_flag, require_integer
 from lazypert.design.control_pools import control_pools
-from lazypert.design.split_names import SPLITS
 from lazypert.errors import ConfigError
+from lazypert.splits.names import SPLITS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from lazypert.design.splits import SplitResult
     from lazypert.screen.groups import Groups, HasGroups
     from lazypert.screen.rows import Rows
+    from lazypert.splits.split_result import SplitResult
 
 MappingStrategy = Literal["random", "batch"]
 

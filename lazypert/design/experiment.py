@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 from lazypert.design.experiment_data import absolute_path, find_files
 from lazypert.design.experiment_entries import DatasetEntry, FewshotEntry, ZeroshotEntry, quote
 from lazypert.design.experiment_file import SECTION_LIST, read_toml, to_toml
-from lazypert.design.split_names import Split, split_name
 from lazypert.errors import ConfigError, ExperimentFileNotFoundError, near_matches
+from lazypert.splits.names import Split, split_name
 
 if TYPE_CHECKING:
     import os

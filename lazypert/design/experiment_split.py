@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lazypert.design.experiment import ExperimentConfig, assign_split
-from lazypert.design.splits import SplitResult, split_by_run
+from lazypert.splits.split_result import SplitResult, split_by_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lazypert.design.split_names import Split
     from lazypert.screen.groups import Groups
+    from lazypert.splits.names import Split
 
 
 def split_experiment(experiment: ExperimentConfig, groups: Groups, owners: Mapping[str, str]) -> SplitResult:

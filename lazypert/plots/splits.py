@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lazypert.design.split_names import SPLITS
 from lazypert.plots.style import (
     BLUE,
     MAX_PERTURBATIONS,
@@ -17,6 +16,7 @@ from lazypert.plots.style import (
     shorten,
     style_context,
 )
+from lazypert.splits.names import SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from lazypert.design.splits import SplitResult
     from lazypert.screen.groups import Groups
     from lazypert.screen.rows import Rows
+    from lazypert.splits.split_result import SplitResult
 
 SPLIT_COLOURS = {"train": BLUE, "valid": ORANGE, "test": PURPLE}
 _IN_NO_SPLIT = "#E6E6E6"

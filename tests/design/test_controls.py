@@ -18,8 +18,8 @@ from lazypert import (
     ZeroShotSplitterConfig,
 )
 from lazypert.design.controls import control_mapping
-from lazypert.design.splits import SPLITS
 from lazypert.errors import ConfigError, EmptyPoolError
+from lazypert.splits.names import SPLITS
 from tests.support.screens import CONTROL, control_pool, design_cells, make_cells, random_cells
 
 STRATEGIES = ("random", "batch")

@@ -5,8 +5,8 @@ import pytest
 
 from lazypert.design.experiment import FewshotEntry, ZeroshotEntry, assign_split
 from lazypert.design.experiment_split import split_experiment
-from lazypert.design.split_names import SPLITS
 from lazypert.errors import LabelNotFoundError
+from lazypert.splits.names import SPLITS
 from tests.support.experiments import config_of
 from tests.support.screens import CONTROL, make_cells, random_cells
 

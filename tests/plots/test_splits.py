@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from lazypert.design.splits import FewShotSplitter, FewShotSplitterConfig, ZeroShotSplitter, ZeroShotSplitterConfig
 from lazypert.plots import SPLIT_COLOURS, plot_splits
 from lazypert.screen.groups import Groups
 from lazypert.screen.roles import Roles
+from lazypert.splits.config import FewShotSplitterConfig, ZeroShotSplitterConfig
+from lazypert.splits.splitters import FewShotSplitter, ZeroShotSplitter
 from tests.support.figures import n_colours, texts
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from lazypert.design.split_names import SPLITS, split_name
 from lazypert.errors import ConfigError
+from lazypert.splits.names import SPLITS, split_name
 
 
 def test_val_means_valid():

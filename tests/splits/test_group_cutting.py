@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazypert.design.group_cutting import UNIT_SIZE, apportion, cut_groups, exact
 from lazypert.screen.groups import Groups
+from lazypert.splits.group_cutting import UNIT_SIZE, apportion, cut_groups, exact
 from tests.support.screens import CONTROL, make_cells, random_cells
 
 GOLDEN_CUT = [1, 4, 6, 25, 28]
@@ -164,7 +164,7 @@ def test_many_groups_are_cut_chunk_by_chunk(monkeypatch):
     groups = random_cells(3000, 0, n_perts=60).groups
     arguments = (groups, groups.ids >= 0, [1000, 1500, 3000], 2)
     expected = [part[:].tolist() for part in cut_groups(*arguments)]
-    monkeypatch.setattr("lazypert.design.group_cutting._UNITS_AT_ONCE", 100)
+    monkeypatch.setattr("lazypert.splits.group_cutting._UNITS_AT_ONCE", 100)
     assert [part[:].tolist() for part in cut_groups(*arguments)] == expected
 
 

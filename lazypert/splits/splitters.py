@@ -1,23 +1,30 @@
 """Train, validation and test splits with exact counts, as intervals of rows.
 
 Totals are exact, and every group is represented as evenly as its size allows. Which cells go where is a function
-of the seed and of the cells' names alone; see `lazypert.design.group_cutting`.
+of the seed and of the cells' names alone; see `lazypert.splits.group_cutting`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lazypert._internal.config import Config, derive
-from lazypert._internal.validation import require, require_choice, require_integer, require_number
-from lazypert.design.group_cutting import cut_groups, exact
-from lazypert.design.split_names import SPLITS, Split, split_name
+from lazypert._internal.config import derive
+from lazypert._internal.validation import require_choice
 from lazypert.errors import ConfigError
+from lazypert.splits.config import (
+    SPLIT_MODES,
+    FewShotSplitterConfig,
+    RandomSplitterConfig,
+    SplitFractions,
+    SplitOptions,
+    ZeroShotSplitterConfig,
+)
+from lazypert.splits.group_cutting import cut_groups, exact
+from lazypert.splits.split_result import SplitResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,133 +32,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lazypert.screen.groups import Groups, HasGroups
-    from lazypert.screen.rows import Rows
-
-SplitMode = Literal["random", "zeroshot", "fewshot"]
-
-SPLIT_MODES: tuple[SplitMode, ...] = get_args(SplitMode)
-
-
-@dataclass(frozen=True, slots=True)
-class SplitResult:
-    """Three disjoint lists of store rows, sorted by group.
-
-    Attributes
-    ----------
-    train_indices, valid_indices, test_indices
-        `Rows`, which behave like (n,) int64 arrays and are stored as intervals.
-    """
-
-    train_indices: Rows
-    valid_indices: Rows
-    test_indices: Rows
-
-    def __getitem__(self, name: str) -> Rows:
-        """Rows of ``"train"``, ``"valid"`` (or ``"val"``) or ``"test"``."""
-        rows: Rows = getattr(self, f"{split_name(name)}_indices")
-        return rows
-
-    def keep(self, mask: NDArray[np.bool_]) -> SplitResult:
-        """Return the splits without the rows for which the (n_obs,) mask is False."""
-        return SplitResult(*(self[name].keep(mask) for name in SPLITS))
-
-    def __repr__(self) -> str:
-        return "SplitResult(" + ", ".join(f"{name} {len(self[name]):,}" for name in SPLITS) + ")"
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class SplitFractions(Config):
-    """Options of every splitter.
-
-    Parameters
-    ----------
-    train_frac, valid_frac
-        Fractions of the cells, taken as written: 0.1 is exactly one tenth.
-    seed
-        Determines which cells go where.
-    """
-
-    train_frac: float = 0.8
-    valid_frac: float = 0.1
-    seed: int = 42
-
-    def __post_init__(self) -> None:
-        for name in ("train_frac", "valid_frac"):
-            require_number(name, getattr(self, name), least=0, most=1)
-        if exact(self.train_frac) + exact(self.valid_frac) > 1:
-            raise ConfigError(
-                f"train_frac + valid_frac: got {self.train_frac} + {self.valid_frac}, expected at most 1."
-            )
-        require_integer("seed", self.seed)
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class RandomSplitterConfig(SplitFractions):
-    """Options of `RandomSplitter`: the fractions for training and validation; the rest is test."""
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class ZeroShotSplitterConfig(SplitFractions):
-    """Options of `ZeroShotSplitter`.
-
-    Parameters
-    ----------
-    held_out_cell_types
-        Cell types whose cells, including controls, all go to test.
-    train_frac, valid_frac
-        The remaining cells are split in this proportion.
-    """
-
-    held_out_cell_types: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require_labels("held_out_cell_types", self.held_out_cell_types)
-        _require_a_fraction(self)
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class FewShotSplitterConfig(SplitFractions):
-    """Options of `FewShotSplitter`.
-
-    Parameters
-    ----------
-    held_out_perturbations
-        Perturbations whose cells all go to test.
-    train_frac, valid_frac
-        The remaining perturbed cells are split in this proportion; all controls go to train.
-    val_subsample_fraction
-        Fraction of the validation cells to keep; None keeps all.
-    """
-
-    held_out_perturbations: tuple[str, ...]
-    val_subsample_fraction: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require_labels("held_out_perturbations", self.held_out_perturbations)
-        _require_a_fraction(self)
-        if self.val_subsample_fraction is not None:
-            require_number("val_subsample_fraction", self.val_subsample_fraction, above=0, most=1)
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class SplitOptions(SplitFractions):
-    """Options of all splitters together; `make_splitter` checks them and makes the splitter.
-
-    Parameters
-    ----------
-    split_mode
-        Which splitter to use.
-    held_out_cell_types
-        With ``split_mode="zeroshot"`` only.
-    held_out_perturbations
-        With ``split_mode="fewshot"`` only.
-    """
-
-    split_mode: SplitMode = "random"
-    held_out_cell_types: tuple[str, ...] = ()
-    held_out_perturbations: tuple[str, ...] = ()
 
 
 class RandomSplitter:
@@ -262,12 +142,6 @@ def make_splitter(options: SplitOptions) -> RandomSplitter | ZeroShotSplitter | 
     return RandomSplitter(derive(RandomSplitterConfig, options))
 
 
-def split_by_run(groups: Groups, names: Sequence[Split | None]) -> SplitResult:
-    """Assign each run to the split named for it; None leaves the run out."""
-    split_of_run = np.array([name or "" for name in names])
-    return SplitResult(*(groups.rows(split_of_run == name) for name in SPLITS))
-
-
 def _totals(groups: Groups, is_divided: NDArray[np.bool_], fractions: Sequence[Fraction]) -> list[int]:
     """Cells of the divided runs up to each cumulative fraction, rounded down."""
     n_cells = int(groups.sizes[is_divided].sum())
@@ -278,16 +152,3 @@ def _cumulative_fractions(config: SplitFractions) -> list[Fraction]:
     """Cumulative fractions of train, valid and test where nothing is left for test."""
     train, valid = exact(config.train_frac), exact(config.valid_frac)
     return [train / (train + valid), Fraction(1), Fraction(1)]
-
-
-def _require_labels(name: str, labels: object) -> None:
-    are_texts = isinstance(labels, tuple | list) and all(isinstance(label, str) for label in labels)
-    require(are_texts and bool(labels), name, labels, "a tuple of at least one label, such as ('A',)")
-
-
-def _require_a_fraction(config: SplitFractions) -> None:
-    if config.train_frac + config.valid_frac <= 0:
-        raise ConfigError(
-            f"train_frac + valid_frac: got {config.train_frac} + {config.valid_frac}, expected more than 0. "
-            "Cells that are not held out need a split."
-        )

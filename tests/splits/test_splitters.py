@@ -17,11 +17,13 @@ from lazypert import (
     ZeroShotSplitter,
     ZeroShotSplitterConfig,
 )
-from lazypert.design.split_names import SPLITS
-from lazypert.design.splits import SplitOptions, make_splitter, split_by_run
 from lazypert.errors import ConfigError, LabelNotFoundError
 from lazypert.screen.groups import Groups
 from lazypert.screen.roles import AXES
+from lazypert.splits.config import SplitOptions
+from lazypert.splits.names import SPLITS
+from lazypert.splits.split_result import split_by_run
+from lazypert.splits.splitters import make_splitter
 from tests.support.screens import CONTROL, design_cells, make_cells, random_cells, source_of
 
 SEEDS = [0, 1, 2, 42, 1000, 2**31]

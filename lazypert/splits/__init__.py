@@ -1,0 +1,1 @@
+"""Which cells train, validate and test. Pure: no I/O."""
