@@ -27,7 +27,7 @@ UNIT_SIZE = 16
 """Cells that stay together in large groups. They are neighbours in the order of their names' hashes, so they have
 nothing in common; and they are stored together, so that reading a small part of a group does not read all of it."""
 
-_UNITS_PER_GROUP = 32
+_UNITS_PER_GROUP = 8
 """Smaller groups are divided into smaller units, down to single cells, so that there are still many of them."""
 
 _UNITS, _CUTS = 301, 302  # streams of random numbers

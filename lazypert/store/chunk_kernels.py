@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 CHECKSUM = 4
 """Bytes of the CRC-32C at the end of a chunk."""
 
+_HEADER = 16
+"""Bytes of the header of a Blosc chunk: versions, flags, element size, decoded size, block size, encoded size."""
+
+_HEAD = 512
+"""Bytes at the start of a chunk that hold the header and the offsets of up to 124 blocks."""
+
+_STORED_PLAIN = 2
+"""Flag of a Blosc chunk that is not compressed and has no block offsets."""
+
 # Kernels return 8 times the position of the damaged chunk plus one of these problems, or `_OK`.
 _OK = -1
 _BAD_CHECKSUM, _WRONG_SIZE, _UNDECODABLE, _CUT_SHORT, _UNREADABLE = 1, 2, 3, 4, 5
@@ -56,6 +65,9 @@ class EncodedChunks(NamedTuple):
         (n,) numbers of the chunks in the array, ascending.
     n_elements
         Elements of one chunk.
+    is_verified
+        (n,) whether the checksum of each chunk in a file has been found right. Of such a chunk, only the Blosc blocks
+        that are needed are read. Decoding sets it.
     """
 
     buffer: NDArray[np.uint8]
@@ -64,6 +76,7 @@ class EncodedChunks(NamedTuple):
     lengths: NDArray[np.int64]
     numbers: NDArray[np.int64]
     n_elements: int
+    is_verified: NDArray[np.bool_]
 
 
 Ranges = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -202,50 +215,123 @@ def _damage(status: int, chunks: EncodedChunks) -> ChunkDamage:
 
 @kernel
 def _ranges_in_chunk(starts: Any, stops: Any, first: Any, begin: Any, stop: Any) -> Any:
-    """Ranges that overlap a chunk: the first (searched from `first` on), the last + 1, and the span they cover."""
+    """Ranges that overlap a chunk: the first (searched from `first` on), and the last + 1."""
     while first < len(starts) and stops[first] <= begin:
         first += 1
-    low, high, last = stop, begin, first
+    last = first
     while last < len(starts) and starts[last] < stop:
-        low, high = min(low, max(starts[last], begin)), max(high, min(stops[last], stop))
         last += 1
-    return first, last, low, high
+    return first, last
 
 
 @kernel
-def _decode_chunk(functions: Any, chunks: Any, k: Any, low: Any, high: Any, scratch: Any) -> Any:
-    """Read and verify chunk `k`, and decode elements ``low`` to ``high``: problem or 0, and the decoded span."""
-    pread, crc32c, decompress, getitem = functions
-    buffer, length, itemsize = chunks.buffer, chunks.lengths[k], scratch.itemsize
-    encoded, decoded = buffer.ctypes.data, scratch.ctypes.data
-    at, n_read = chunks.offsets[k], np.int64(0)
+def _pread(functions: Any, chunks: Any, k: Any, start: Any, stop: Any) -> Any:
+    """Read bytes `start` to `stop` of chunk `k` to the same offsets in the buffer: problem or 0."""
+    at = start
+    while at < stop:
+        target = chunks.buffer.ctypes.data + at
+        n = call_pread(functions[0], (chunks.files[k], target, stop - at, chunks.offsets[k] + at))
+        if n <= 0:
+            return _CUT_SHORT if n == 0 else _UNREADABLE
+        at += n
+    return 0
+
+
+@kernel
+def _read_chunk(functions: Any, chunks: Any, k: Any, itemsize: Any) -> Any:
+    """Read and verify chunk `k`: problem or 0, and the offset of its bytes in the buffer."""
+    buffer, length, at = chunks.buffer, chunks.lengths[k], chunks.offsets[k]
     if chunks.files[k] >= 0:
-        at = 0
-        while n_read < length:
-            n = call_pread(pread, (chunks.files[k], encoded + n_read, length - n_read, chunks.offsets[k] + n_read))
-            if n <= 0:
-                return (_CUT_SHORT if n == 0 else _UNREADABLE), low, high
-            n_read += n
+        at = np.int64(0)
+        problem = _pread(functions, chunks, k, at, length)
+        if problem:
+            return problem, at
     body, end = buffer[at : at + length - CHECKSUM], buffer[at + length - CHECKSUM : at + length]
-    crc = call_crc32c(crc32c, (encoded + at, len(body)))
+    crc = call_crc32c(functions[1], (buffer.ctypes.data + at, len(body)))
     for i in range(CHECKSUM):
         if end[i] != (crc >> np.uint32(8 * i)) & np.uint32(255):
-            return _BAD_CHECKSUM, low, high
-    # The 16-byte header of a Blosc chunk: versions, flags, element size, decoded size, block size, encoded size.
-    if len(body) < 16:
-        return _UNDECODABLE, low, high
-    size = np.int64(body[4]) | np.int64(body[5]) << 8 | np.int64(body[6]) << 16 | np.int64(body[7]) << 24
-    if size != chunks.n_elements * itemsize:
-        return _WRONG_SIZE, low, high
-    if high <= low:
-        return 0, low, high
-    begin = chunks.numbers[k] * chunks.n_elements
-    if high - low == chunks.n_elements or body[3] != itemsize:
-        low, high = begin, begin + chunks.n_elements
-        n_bytes = call_blosc_decompress(decompress, (encoded + at, decoded, chunks.n_elements * itemsize, 1))
-    else:
-        n_bytes = call_blosc_getitem(getitem, (encoded + at, low - begin, high - low, decoded))
-    return (0 if n_bytes == (high - low) * itemsize else _UNDECODABLE), low, high
+            return _BAD_CHECKSUM, at
+    if len(body) < _HEADER:
+        return _UNDECODABLE, at
+    chunks.is_verified[k] = True
+    return (0 if _uint32(body, 4) == chunks.n_elements * itemsize else _WRONG_SIZE), at
+
+
+@kernel
+def _read_head(functions: Any, chunks: Any, k: Any, itemsize: Any) -> Any:
+    """Read the header and the block offsets of a verified chunk: whether its blocks can be read one by one."""
+    n_bytes = min(chunks.lengths[k] - CHECKSUM, _HEAD)
+    if n_bytes < _HEADER or _pread(functions, chunks, k, 0, n_bytes):
+        return False
+    head = chunks.buffer[:n_bytes]
+    n_blocks = -(-_uint32(head, 4) // max(1, _uint32(head, 8)))
+    return (
+        _uint32(head, 4) == chunks.n_elements * itemsize
+        and _uint32(head, 12) == chunks.lengths[k] - CHECKSUM
+        and head[2] & _STORED_PLAIN == 0
+        and _HEADER + 4 * n_blocks <= n_bytes
+    )
+
+
+@kernel
+def _read_blocks(functions: Any, chunks: Any, k: Any, first: Any, last: Any) -> Any:
+    """Read Blosc blocks `first` to `last` of a chunk whose head has been read: problem or 0."""
+    buffer, n_blocks = chunks.buffer, -(-_uint32(chunks.buffer, 4) // _uint32(chunks.buffer, 8))
+    start, stop = _uint32(buffer, _HEADER + 4 * first), chunks.lengths[k] - CHECKSUM
+    if last + 1 < n_blocks:
+        stop = _uint32(buffer, _HEADER + 4 * (last + 1))
+    if not _HEADER + 4 * n_blocks <= start < stop <= chunks.lengths[k] - CHECKSUM:
+        return _UNDECODABLE
+    return _pread(functions, chunks, k, start, stop)
+
+
+@kernel
+def _uint32(body: Any, at: Any) -> Any:
+    return (
+        np.int64(body[at]) | np.int64(body[at + 1]) << 8 | np.int64(body[at + 2]) << 16 | np.int64(body[at + 3]) << 24
+    )
+
+
+@kernel
+def _decode_chunk(
+    functions: Any, chunks: Any, k: Any, starts: Any, stops: Any, first: Any, last: Any, scratch: Any
+) -> Any:
+    """Read chunk `k`, and decode the elements of ranges `first` to `last` into their places: problem or 0.
+
+    It is verified when it is first read. The Blosc blocks between two ranges are not decoded.
+    """
+    _, _, decompress, getitem = functions
+    size, itemsize, decoded = chunks.n_elements, scratch.itemsize, scratch.ctypes.data
+    begin, at = chunks.numbers[k] * size, np.int64(0)
+    is_whole = first < last and starts[first] <= begin and stops[first] >= begin + size
+    by_block = chunks.is_verified[k] and not is_whole and _read_head(functions, chunks, k, itemsize)
+    if not by_block:
+        problem, at = _read_chunk(functions, chunks, k, itemsize)
+        if problem or first == last:
+            return problem
+    encoded = chunks.buffer.ctypes.data + at
+    block = max(1, _uint32(chunks.buffer[at : at + _HEADER], 8) // itemsize)
+    if is_whole or chunks.buffer[at + 3] != itemsize:
+        if by_block:
+            problem, at = _read_chunk(functions, chunks, k, itemsize)
+            if problem:
+                return problem
+        n_bytes = call_blosc_decompress(decompress, (encoded, decoded, size * itemsize, 1))
+        return 0 if n_bytes == size * itemsize else _UNDECODABLE
+    low, high = max(starts[first] - begin, 0), min(stops[first] - begin, size)
+    for i in range(first + 1, last + 1):
+        if i < last and (starts[i] - begin) // block <= (high - 1) // block + 1:
+            high = max(high, min(stops[i] - begin, size))
+            continue
+        problem = _read_blocks(functions, chunks, k, low // block, (high - 1) // block) if by_block else 0
+        if problem:
+            return problem
+        n_bytes = call_blosc_getitem(getitem, (encoded, low, high - low, decoded + low * itemsize))
+        if n_bytes != (high - low) * itemsize:
+            return _UNDECODABLE
+        if i < last:
+            low, high = starts[i] - begin, min(stops[i] - begin, size)
+    return 0
 
 
 @kernel
@@ -255,14 +341,14 @@ def _decode_ranges(
     first = 0
     for k in range(len(chunks.numbers)):
         begin = chunks.numbers[k] * chunks.n_elements
-        first, last, low, high = _ranges_in_chunk(starts, stops, first, begin, begin + chunks.n_elements)
-        problem, low, high = _decode_chunk(functions, chunks, k, low, high, scratch)
+        first, last = _ranges_in_chunk(starts, stops, first, begin, begin + chunks.n_elements)
+        problem = _decode_chunk(functions, chunks, k, starts, stops, first, last, scratch)
         if problem:
             return 8 * k + problem
         for i in range(first, last):
-            start, stop = max(starts[i], low), min(stops[i], high)
+            start, stop = max(starts[i], begin), min(stops[i], begin + chunks.n_elements)
             offset = offsets[i] + start - starts[i]
-            source, target = scratch[start - low : stop - low], out[offset : offset + stop - start]
+            source, target = scratch[start - begin : stop - begin], out[offset : offset + stop - start]
             for j in range(len(target)):
                 target[j] = source[j]
     return _OK
@@ -276,13 +362,13 @@ def _select_columns(
     first, mask = 0, np.uint64(len(lookup) - 1)
     for k in range(len(chunks.numbers)):
         begin = chunks.numbers[k] * chunks.n_elements
-        first, last, low, high = _ranges_in_chunk(starts, stops, first, begin, begin + chunks.n_elements)
-        problem, low, high = _decode_chunk(functions, chunks, k, low, high, scratch)
+        first, last = _ranges_in_chunk(starts, stops, first, begin, begin + chunks.n_elements)
+        problem = _decode_chunk(functions, chunks, k, starts, stops, first, last, scratch)
         if problem:
             return 8 * k + problem, n_selected
         for i in range(first, last):
-            start, stop = max(starts[i], low), min(stops[i], high)
-            columns, before = scratch[start - low : stop - low], n_selected
+            start, stop = max(starts[i], begin), min(stops[i], begin + chunks.n_elements)
+            columns, before = scratch[start - begin : stop - begin], n_selected
             at = np.uint64(n_selected)  # unsigned, so that no index can count from the end
             for j in range(len(columns)):
                 out_offsets[at] = j
@@ -304,14 +390,15 @@ def _take_selected(
     first = 0
     for k in range(len(chunks.numbers)):
         begin = chunks.numbers[k] * chunks.n_elements
-        first, last, low, high = _ranges_in_chunk(starts, stops, first, begin, begin + chunks.n_elements)
-        problem, low, high = _decode_chunk(functions, chunks, k, low, high, scratch)
+        first, last = _ranges_in_chunk(starts, stops, first, begin, begin + chunks.n_elements)
+        problem = _decode_chunk(functions, chunks, k, starts, stops, first, last, scratch)
         if problem:
             return 8 * k + problem
         for i in range(first, last if len(totals) else first):
-            totals[i] += total(scratch[max(starts[i], low) - low : min(stops[i], high) - low])
+            start, stop = max(starts[i], begin), min(stops[i], begin + chunks.n_elements)
+            totals[i] += total(scratch[start - begin : stop - begin])
         for j in range(n_taken, chunk_ends[k]):
-            out[j] = scratch[chunk_offsets[j] + begin - low]
+            out[j] = scratch[chunk_offsets[j]]
         n_taken = chunk_ends[k]
     return _OK
 
@@ -324,11 +411,11 @@ def _scatter_dense(
     first, mask, size = 0, np.uint64(len(lookup) - 1), index_chunks.n_elements
     for k in range(len(index_chunks.numbers)):
         begin = index_chunks.numbers[k] * size
-        first, last, low, high = _ranges_in_chunk(starts, stops, first, begin, begin + size)
-        problem, low_index, _ = _decode_chunk(functions, index_chunks, k, low, high, indices)
+        first, last = _ranges_in_chunk(starts, stops, first, begin, begin + size)
+        problem = _decode_chunk(functions, index_chunks, k, starts, stops, first, last, indices)
         if problem:
             return 8 * k + problem, _OK
-        problem, low_value, _ = _decode_chunk(functions, value_chunks, k, low, high, data)
+        problem = _decode_chunk(functions, value_chunks, k, starts, stops, first, last, data)
         if problem:
             return _OK, 8 * k + problem
         for i in range(first, last):
@@ -339,7 +426,7 @@ def _scatter_dense(
             else:  # the row began in the previous chunk
                 for j in range(n_columns):
                     row[j] = target[j]
-            columns, values = indices[start - low_index : stop - low_index], data[start - low_value : stop - low_value]
+            columns, values = indices[start - begin : stop - begin], data[start - begin : stop - begin]
             for j in range(len(columns)):  # values that are not selected go to the extra element at the end
                 row[np.uint64(lookup[np.uint64(columns[j]) & mask])] = values[j]
             if target_sum > 0:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numcodecs import blosc
 
+from lazypert.store import native
 from lazypert.store.chunk_kernels import checksum
 from lazypert.store.format import CODEC, Codec, Grid
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 # zarr-python sets this too: with C-Blosc's own threads, the output would depend on their timing.
 blosc.use_threads = False
+
+native.never_split_blocks()
 
 INDEX_ENTRY = 16
 """Bytes of a shard index per chunk: offset and length, two uint64."""

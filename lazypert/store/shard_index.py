@@ -1,7 +1,8 @@
-"""Shard indexes: the byte range of every chunk, from the end of each shard's file."""
+"""Shard indexes: the byte range of every chunk, from the end of each shard's file, and which chunks were verified."""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 class ShardIndexes:
     """The shard indexes of one array, each read on first use; the most recently used ones are cached.
 
+    They also note which chunks have been verified, so that the checksum of each is computed once.
+
     Thread-safe and picklable; pickles without its cache.
 
     Parameters
@@ -39,6 +42,7 @@ class ShardIndexes:
         self.reader, self.path, self.chunks_per_shard = reader, path, chunks_per_shard
         self._lock = threading.Lock()
         self._cached: OrderedDict[int, NDArray[np.int64]] = OrderedDict()
+        self._verified: dict[int, tuple[tuple[int, ...], NDArray[np.bool_]]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ShardIndexes, (self.reader, self.path, self.chunks_per_shard)
@@ -67,8 +71,28 @@ class ShardIndexes:
         with self._lock:
             self._cached[shard] = index
             while len(self._cached) > self.MAX_CACHED:
-                self._cached.popitem(last=False)
+                self._verified.pop(self._cached.popitem(last=False)[0], None)
         return index
+
+    def verified(self, shard: int, file: int) -> NDArray[np.bool_]:
+        """(chunks_per_shard,) whether each chunk has been verified; kernels set it.
+
+        A file that was replaced or written to since then counts as not verified.
+
+        Parameters
+        ----------
+        file
+            Descriptor of the shard's open file.
+        """
+        stat = os.fstat(file)
+        identity = stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+        with self._lock:
+            known, is_verified = self._verified.get(shard, (None, None))
+            if is_verified is None or known != identity:
+                is_verified = np.zeros(self.chunks_per_shard, np.bool_)
+                if shard in self._cached:
+                    self._verified[shard] = identity, is_verified
+        return is_verified
 
     def _read(self, key: str) -> NDArray[np.int64]:
         size = self.reader.size(key)

@@ -259,11 +259,19 @@ class ShardedArray:
         files = self._open_files(shards.tolist())
         if files is None:
             buffer, offsets = self._read_chunks(shard, offsets, lengths)
-            yield EncodedChunks(buffer, np.full(len(numbers), -1), offsets, lengths, numbers, self.grid.chunk)
+            is_verified, in_files = np.zeros(len(numbers), bool), np.full(len(numbers), -1)
+            yield EncodedChunks(buffer, in_files, offsets, lengths, numbers, self.grid.chunk, is_verified)
             return
         try:
             buffer = _scratch.take(f"encoded {self._name}", int(lengths.max()))
-            yield EncodedChunks(buffer, np.array(files)[nth_shard], offsets, lengths, numbers, self.grid.chunk)
+            of_shards = [
+                self.indexes.verified(number, file) for number, file in zip(shards.tolist(), files, strict=True)
+            ]
+            is_verified = np.stack(of_shards)[nth_shard, numbers - shard * self._per_shard]
+            in_files = np.array(files)[nth_shard]
+            yield EncodedChunks(buffer, in_files, offsets, lengths, numbers, self.grid.chunk, is_verified)
+            for nth, flags in enumerate(of_shards):
+                flags[numbers[nth_shard == nth] - shards[nth] * self._per_shard] |= is_verified[nth_shard == nth]
         finally:
             for file in files:
                 os.close(file)

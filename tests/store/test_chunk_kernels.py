@@ -1,11 +1,13 @@
 """The kernel and the libraries' Python interfaces decode the same elements and report the same damage."""
 
 import errno
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lazypert._internal.files import write_atomic
@@ -157,3 +159,93 @@ def test_files_are_closed_after_reads_and_errors(folder, tmp_path):
         array(tmp_path, "u2").read(0, GRID.length)  # shards 1 and 2 do not exist
     if opened:
         assert len(list(Path("/proc/self/fd").iterdir())) == opened
+
+
+class TestVerifiedChunks:
+    """Once the checksum of a chunk was found right, only the Blosc blocks that are needed are read."""
+
+    GRID = Grid(150_000, 65_536, 131_072)  # sixteen blocks per chunk of counts
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        (tmp_path / "u2" / "c").mkdir(parents=True)
+        for shard in range(self.GRID.n_shards):
+            start, stop = self.GRID.span(shard)
+            write_atomic(tmp_path / f"u2/c/{shard}", encode_shard(self.values[start:stop], self.GRID, COUNTS_CODEC))
+        return tmp_path
+
+    @property
+    def values(self):
+        return np.random.default_rng(3).poisson(2.0, self.GRID.length).astype("u2")
+
+    def array(self, folder):
+        return ShardedArray(LocalReader(folder), "u2", np.dtype("u2"), self.GRID)
+
+    def chunk(self, folder, number):
+        """File of a chunk, and where it lies in it."""
+        shard, within = divmod(number, 2)
+        offset, length = self.array(folder).indexes.read(shard)[within].tolist()
+        return folder / f"u2/c/{shard}", offset, length
+
+    def damage(self, path, offset):
+        """Flip a bit without a trace in the file's metadata."""
+        stat = path.stat()
+        flip(path, 8 * offset)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+    @given(st.lists(st.integers(0, 150_000), min_size=2, max_size=40).map(sorted))
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_ranges_read_by_block_equal_those_of_whole_chunks(self, folder, bounds):
+        starts, stops = (np.array(bounds[n : len(bounds) // 2 * 2 : 2], dtype=np.int64) for n in (0, 1))
+        offsets, values = np.cumsum(stops - starts) - (stops - starts), self.values
+        expected = np.concatenate([values[a:b] for a, b in zip(starts, stops, strict=True)])
+        array = self.array(folder)
+        for _ in range(2):
+            out = np.zeros(len(expected), "u2")
+            array.gather(starts, stops, offsets, out)
+            np.testing.assert_array_equal(out, expected)
+
+    def test_the_first_read_of_a_chunk_verifies_all_of_it(self, folder):
+        path, offset, length = self.chunk(folder, 0)
+        flip(path, 8 * (offset + length - 100))
+        with pytest.raises(StoreDamagedError, match="checksum of chunk 0"):
+            self.array(folder).read(0, 5)
+
+    def test_later_reads_leave_out_blocks_that_are_not_needed(self, folder):
+        array, (path, offset, length) = self.array(folder), self.chunk(folder, 0)
+        array.read(0, 5)
+        self.damage(path, offset + length - 100)
+        np.testing.assert_array_equal(array.read(10, 5_000), self.values[10:5_000])
+        with pytest.raises(StoreDamagedError, match="checksum of chunk 0"):
+            array.read(0, 65_536)  # a whole chunk is read in one piece, and verified
+
+    def test_a_file_that_changed_is_verified_again(self, folder):
+        array, (path, offset, length) = self.array(folder), self.chunk(folder, 0)
+        array.read(0, 5)
+        flip(path, 8 * (offset + length - 100))
+        with pytest.raises(StoreDamagedError, match="checksum of chunk 0"):
+            array.read(10, 20)
+
+    def test_a_damaged_head_falls_back_to_the_whole_chunk(self, folder):
+        array, (path, offset, _) = self.array(folder), self.chunk(folder, 0)
+        array.read(0, 5)
+        self.damage(path, offset + 5)  # in the header's sizes
+        with pytest.raises(StoreDamagedError, match="checksum of chunk 0"):
+            array.read(10, 20)
+
+    @pytest.mark.parametrize("offset", range(16, 80, 4))
+    def test_damaged_block_offsets_never_give_wrong_values(self, folder, offset):
+        array, (path, start, _) = self.array(folder), self.chunk(folder, 0)
+        array.read(0, 5)
+        self.damage(path, start + offset)
+        with suppress(StoreDamagedError):
+            np.testing.assert_array_equal(array.read(30_000, 30_010), self.values[30_000:30_010])
+
+    def test_chunks_that_blosc_could_not_compress_are_read_whole(self, tmp_path):
+        values = np.random.default_rng(0).integers(0, 2**16, 65_536).astype("u2")
+        grid = Grid(65_536, 65_536, 65_536)
+        (tmp_path / "u2" / "c").mkdir(parents=True)
+        write_atomic(tmp_path / "u2/c/0", encode_shard(values, grid, COUNTS_CODEC))
+        array = ShardedArray(LocalReader(tmp_path), "u2", np.dtype("u2"), grid)
+        for _ in range(2):
+            np.testing.assert_array_equal(array.read(40_000, 40_100), values[40_000:40_100])
