@@ -12,7 +12,8 @@ from lazypert._internal.config import derive
 from lazypert._internal.unique_names import unique_names
 from lazypert._internal.validation import make_config, require, require_choice, require_flag, require_number
 from lazypert.design.batch_sampler import PerturbationBatchSampler
-from lazypert.design.control_pools import control_pools
+from lazypert.design.control_policy import SplitControls, with_own_controls
+from lazypert.design.control_pools import ControlPools
 from lazypert.design.controls import ControlMappingConfig, ControlOptions, MappingStrategy, control_mapping
 from lazypert.design.experiment import ExperimentConfig, load_experiment_config
 from lazypert.design.experiment_split import split_experiment
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 
 _SAMPLER_FIELDS = tuple(field.name for field in fields(PerturbationSamplerConfig))
+
+_LOADER_ARGUMENTS = ("split", "shuffle", "weights", "control_sentences")
 
 
 class PipelineLoaderOptions(SamplerOptions, LoaderOptions, total=False):
@@ -160,6 +163,8 @@ class PerturbationPipeline:
         return PerturbationConcatSource(sources, join=self.config.join, names=names and unique_names(names))
 
     def _finish(self, source: PerturbationSource, splits: SplitResult) -> PerturbationPipelineResult:
+        if self.config.controls == "disjoint":
+            splits = with_own_controls(source.groups, splits, self.config.seed)
         if not self.config.enable_knockdown_filter:
             return PerturbationPipelineResult(self.config, source, splits, splits, None)
         knockdown = OnTargetKnockdownFilter(self.config.filter_config()).run(source)
@@ -227,7 +232,7 @@ class PerturbationPipelineResult:
 
     @cached_property
     def control_mapping(self) -> NDArray[np.int64]:
-        """(n_perturbed, n_basal_samples) store rows of each perturbed cell's controls, matched within its split."""
+        """(n_perturbed, n_basal_samples) store rows of each perturbed cell's controls, by the policy `controls`."""
         return control_mapping(self.config.mapping_config()).build_mapping(self.source, self._all_splits)
 
     def get_element(self, row: int) -> dict[str, Any]:
@@ -244,6 +249,7 @@ class PerturbationPipelineResult:
         *,
         shuffle: bool | None = None,
         weights: Mapping[str, float] | None = None,
+        control_sentences: bool | None = None,
         **options: Unpack[PipelineLoaderOptions],
     ) -> Loader:
         """Iterate over a split in batches of JAX arrays.
@@ -257,10 +263,14 @@ class PerturbationPipelineResult:
         weights
             Share of each epoch per perturbation, ``{label: weight}``; by default every cell is visited once.
             Perturbations that are not named get 0.
+        control_sentences
+            Which control cells are delivered as sentences of their own: True for all that serve this split, False
+            for none, and None for those that are cells of this split.
         **options
             Options of `PerturbationSamplerConfig` (sentences, shuffle buffer, balance) and of `LoaderConfig`
             (layout, genes, normalisation, embeddings, devices, threads, memory). `sentence_size`,
-            `sentences_per_batch`, `seed` and `n_basal_samples` default to those of the pipeline.
+            `sentences_per_batch`, `seed` and `n_basal_samples` default to those of the pipeline, and
+            `sentence_size` to the one that was chosen for the training cells.
 
         Returns
         -------
@@ -278,9 +288,15 @@ class PerturbationPipelineResult:
         given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         sampling = {name: given.pop(name) for name in _SAMPLER_FIELDS if name in given}
         given.setdefault("n_basal_samples", self.config.n_basal_samples)
-        loader_config = make_config(LoaderConfig, given, also=[*_SAMPLER_FIELDS, "split", "shuffle", "weights"])
+        loader_config = make_config(LoaderConfig, given, also=[*_SAMPLER_FIELDS, *_LOADER_ARGUMENTS])
         name, groups = split_name(split), self.source.groups
-        rows = self.splits[name]
+        if "downsample_cells" not in sampling:
+            sampling.setdefault("sentence_size", self.train_sampler.plan.sentence_size)
+        if control_sentences is not None:
+            require_flag("control_sentences", control_sentences)
+        # Quality control must not change which controls a cell gets, so they follow from the splits before it.
+        controls = SplitControls.of(groups, self._all_splits, name, self.config.controls, delivered=control_sentences)
+        rows = controls.cells if self.filter_mask is None else controls.cells.keep(self.filter_mask)
         plan = SentencePlan.from_rows(
             derive(PerturbationSamplerConfig, self.config, **sampling),
             groups,
@@ -289,9 +305,7 @@ class PerturbationPipelineResult:
             shuffle=name == "train" if shuffle is None else require_flag("shuffle", shuffle),
             weights=None if weights is None else self._weights(weights),
         )
-        pools = control_pools(
-            groups, by_batch=self._by_batch, splits=self.splits, name=name, members=self._all_splits[name]
-        )
+        pools = ControlPools(groups, controls.pool, controls.cells, by_batch=self._by_batch)
         if loader_config.n_basal_samples:
             pools.check(groups.run_of(rows.starts))
         return Loader(self.source, rows, plan, pools, loader_config)

@@ -34,7 +34,7 @@ class PerturbationBatchSampler:
     def __init__(self, config: PerturbationSamplerConfig, group_codes: Any) -> None:
         is_plan = isinstance(group_codes, SentencePlan)
         self.plan: SentencePlan = group_codes if is_plan else SentencePlan.from_codes(config, group_codes)
-        self.config = config
+        self.config = self.plan.config
         self.epoch = 0
 
     def __repr__(self) -> str:
@@ -45,7 +45,7 @@ class PerturbationBatchSampler:
         )
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch that the next iteration runs through."""
+        """Set the epoch that the next iteration runs through. Each iteration goes on to the next one by itself."""
         self.epoch = require_integer("epoch", epoch)
 
     def __len__(self) -> int:
@@ -53,6 +53,7 @@ class PerturbationBatchSampler:
 
     def __iter__(self) -> Iterator[list[int]]:
         epoch, per_batch = self.plan.epoch(self.epoch), self.config.sentences_per_batch
+        self.epoch += self.plan.shuffle
         for number in range(epoch.n_blocks):
             cells = epoch.block(number, fill=False).cells
             for start in range(0, len(cells), per_batch):

@@ -18,12 +18,14 @@ import numpy as np
 
 from lazypert._internal.randomness import counter_hash, counter_uniform, draw_distinct, permute_index
 from lazypert.design.batch_pools import BatchPools
+from lazypert.design.control_policy import SplitControls
 from lazypert.errors import EmptyPoolError
 from lazypert.screen.rows import Rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from lazypert.design.control_policy import ControlPolicy
     from lazypert.screen.groups import Groups
     from lazypert.splits.split_result import SplitResult
 
@@ -298,31 +300,14 @@ def control_pools(
     by_batch: bool,
     splits: SplitResult | None = None,
     name: str = "train",
-    members: Rows | None = None,
+    policy: ControlPolicy = "split",
 ) -> ControlPools:
-    """Make the pools that the cells of a split draw from.
-
-    Cells are matched with controls from the same split. If it has none of a cell type (as in few-shot
-    validation and test, because all controls are in train), the training split's controls are used.
-    """
-    is_control = groups.is_control & (groups.ids >= 0)
+    """Make the pools that the cells of a split draw from, by a policy; without splits, those of all cells."""
     if splits is None:
-        return ControlPools(groups, groups.rows(is_control), groups.rows(groups.ids >= 0), by_batch=by_batch)
-    own, train = (_in_runs(groups, splits[split], is_control) for split in (name, "train"))
-    keys = groups.matching_ids
-    is_lacking = ~np.isin(keys[groups.run_of(train.starts)], keys[groups.run_of(own.starts)])
-    rows = Rows(
-        np.concatenate([own.starts, train.starts[is_lacking]]),
-        np.concatenate([own.stops, train.stops[is_lacking]]),
-        own.row_order,
-    )
-    return ControlPools(groups, rows, splits[name] if members is None else members, by_batch=by_batch)
-
-
-def _in_runs(groups: Groups, rows: Rows, runs: NDArray[np.bool_]) -> Rows:
-    """Those of the rows that are in the chosen runs."""
-    chosen = runs[groups.run_of(rows.starts)]
-    return Rows(rows.starts[chosen], rows.stops[chosen], rows.row_order)
+        labelled = groups.ids >= 0
+        return ControlPools(groups, groups.rows(groups.is_control & labelled), groups.rows(labelled), by_batch=by_batch)
+    controls = SplitControls.of(groups, splits, name, policy)
+    return ControlPools(groups, controls.pool, controls.cells, by_batch=by_batch)
 
 
 def _slices(

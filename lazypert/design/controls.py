@@ -9,6 +9,7 @@ import numpy as np
 
 from lazypert._internal.config import Config
 from lazypert._internal.validation import require_choice, require_flag, require_integer
+from lazypert.design.control_policy import ControlPolicy, with_own_controls
 from lazypert.design.control_pools import control_pools
 from lazypert.errors import ConfigError
 from lazypert.splits.names import SPLITS
@@ -31,6 +32,7 @@ class ControlOptions(Config):
 
     n_basal_samples: int = 1
     seed: int = 42
+    controls: ControlPolicy = "split"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -46,6 +48,15 @@ class ControlMappingConfig(ControlOptions):
         Controls per cell; distinct if the pool is large enough.
     seed
         Determines the pairs.
+    controls
+        Which controls of the same cell type and dataset serve a cell, if there are splits:
+
+        - ``"split"``: those of its own split. If that has none, as in few-shot validation and test, where all
+          controls are training cells, those of the training split.
+        - ``"train"``: those of the training split.
+        - ``"shared"``: those of all splits.
+        - ``"disjoint"``: those of its own split. Splits that have none get a share of the training controls, which
+          then neither train nor serve training cells.
     map_controls
         Map control cells too (to controls, possibly themselves).
     on_empty
@@ -60,6 +71,7 @@ class ControlMappingConfig(ControlOptions):
         require_choice("strategy", self.strategy, MappingStrategy)
         require_integer("n_basal_samples", self.n_basal_samples, 1)
         require_choice("on_empty", self.on_empty, OnEmpty)
+        require_choice("controls", self.controls, ControlPolicy)
         require_integer("seed", self.seed)
         require_flag("map_controls", self.map_controls)
 
@@ -70,6 +82,7 @@ class ControlMappingKwargs(TypedDict, total=False):
     strategy: MappingStrategy
     n_basal_samples: int
     seed: int
+    controls: ControlPolicy
     map_controls: bool
     on_empty: OnEmpty
 
@@ -100,7 +113,7 @@ class _Mapping:
         Parameters
         ----------
         splits
-            Match each cell within its split; cells in no split draw from all controls.
+            Match each cell by its split and the policy `controls`; cells in no split draw from all controls.
 
         Returns
         -------
@@ -113,6 +126,8 @@ class _Mapping:
             If a group has no controls and ``on_empty`` is ``"error"``.
         """
         groups, by_batch, n = source.groups, self.strategy == "batch", self.config.n_basal_samples
+        if splits is not None and self.config.controls == "disjoint":
+            splits = with_own_controls(groups, splits, self.config.seed)
         mapped = self._mapped(groups)
         positions = mapped.positions(np.arange(len(mapped)))
         positions = positions[np.argsort(mapped.to_rows(positions), kind="stable")]
@@ -124,7 +139,7 @@ class _Mapping:
             if name is None:
                 pools = control_pools(groups, by_batch=by_batch)
             else:
-                pools = control_pools(groups, by_batch=by_batch, splits=splits, name=name)
+                pools = control_pools(groups, by_batch=by_batch, splits=splits, name=name, policy=self.config.controls)
             if self.config.on_empty == "error":
                 pools.check(runs[chosen])
             mapping[chosen] = pools.fixed_controls(positions[chosen], n, self.config.seed)

@@ -76,8 +76,8 @@ class Epoch:
 
     @property
     def n_blocks(self) -> int:
-        """Number of blocks of ``config.batches_per_block`` batches; the last one may have fewer."""
-        return -(-self.n_batches // self.plan.config.batches_per_block)
+        """Number of blocks of ``plan.batches_per_block`` batches; the last one may have fewer."""
+        return -(-self.n_batches // self.plan.batches_per_block)
 
     def __repr__(self) -> str:
         return f"Epoch({self.number}: {self.n_sentences:,} sentences in {self.n_batches:,} batches)"
@@ -91,7 +91,7 @@ class Epoch:
             Pad the epoch's last batch by repeating sentences, flagged as padding.
         """
         config = self.plan.config
-        per_block = config.batches_per_block * config.sentences_per_batch
+        per_block = self.plan.batches_per_block * config.sentences_per_batch
         begin, end = number * per_block, min((number + 1) * per_block, self.n_batches * config.sentences_per_batch)
         index = np.arange(begin, max(begin, min(end, self.n_sentences)))
         if self.plan.shuffle and len(index):

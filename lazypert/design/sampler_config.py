@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+import numpy as np
 
 from lazypert._internal.config import Config
 from lazypert._internal.validation import require_choice, require_flag, require_integer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Balance = Literal["group", "perturbation", "cell_type"]
 
@@ -15,7 +20,7 @@ Balance = Literal["group", "perturbation", "cell_type"]
 class SentenceOptions(Config):
     """Options that samplers share with the pipeline; `PerturbationSamplerConfig` documents them."""
 
-    sentence_size: int = 512
+    sentence_size: int | None = None
     sentences_per_batch: int = 1
     seed: int = 42
 
@@ -27,7 +32,8 @@ class PerturbationSamplerConfig(SentenceOptions):
     Parameters
     ----------
     sentence_size
-        Cells per sentence, all of one group.
+        Cells per sentence, all of one group. None chooses it from the group sizes, so that at most a tenth of the
+        cells are padding, or as few as possible; see `choose_sentence_size`.
     sentences_per_batch
         Sentences per batch.
     seed
@@ -54,7 +60,8 @@ class PerturbationSamplerConfig(SentenceOptions):
     def __post_init__(self) -> None:
         # Loaders save these values in their state as JSON, which cannot represent NumPy integers.
         for name in ("sentence_size", "sentences_per_batch", "shuffle_size"):
-            object.__setattr__(self, name, require_integer(name, getattr(self, name), 1))
+            if name != "sentence_size" or self.sentence_size is not None:
+                object.__setattr__(self, name, require_integer(name, getattr(self, name), 1))
         object.__setattr__(self, "seed", require_integer("seed", self.seed))
         object.__setattr__(self, "drop_last", require_flag("drop_last", self.drop_last))
         if self.downsample_cells is not None:
@@ -62,16 +69,34 @@ class PerturbationSamplerConfig(SentenceOptions):
         if self.balance is not None:
             require_choice("balance", self.balance, Balance)
 
-    @property
-    def batches_per_block(self) -> int:
-        """Batches that are read together."""
-        return max(1, self.shuffle_size // (self.sentence_size * self.sentences_per_batch))
+
+def padding_share(sizes: NDArray[np.int64], sentence_size: int) -> float:
+    """Share of the cells of all sentences that only pad the last sentence of a group, from (n_groups,) group sizes."""
+    n_cells = int((-(-sizes // sentence_size)).sum()) * sentence_size
+    return 1 - int(sizes.sum()) / n_cells if n_cells else 0.0
+
+
+def choose_sentence_size(sizes: NDArray[np.int64]) -> int:
+    """Choose the longest sentences that need little padding.
+
+    Of the multiples of 8 up to 512, and up to the size of the largest group, choose the largest for which at most a
+    tenth of the cells are padding; or if there is none, the largest of those with the least padding.
+
+    Parameters
+    ----------
+    sizes
+        (n_groups,) number of cells of each group.
+    """
+    largest = int(sizes.max(initial=1))
+    candidates = range(8, min(512, -(-largest // 8) * 8) + 1, 8)
+    shares = np.array([padding_share(sizes, size) for size in candidates])
+    return int(candidates[np.flatnonzero(shares <= max(0.1, shares.min()))[-1]])
 
 
 class SamplerOptions(TypedDict, total=False):
     """The fields of `PerturbationSamplerConfig` as keyword arguments."""
 
-    sentence_size: int
+    sentence_size: int | None
     sentences_per_batch: int
     seed: int
     drop_last: bool

@@ -18,7 +18,7 @@ windows of all batches of a group stay together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ import numpy as np
 from lazypert._internal.randomness import counter_hash, counter_uniform, generator, permute_index
 from lazypert.design.epoch_share import Epoch, assign_windows
 from lazypert.design.mixing import Mixing
+from lazypert.design.sampler_config import choose_sentence_size, padding_share
 from lazypert.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,6 +42,15 @@ _ODD = 0x9E3779B97F4A7  # spreads the numbers of windows over 64 bits
 # Streams of random numbers in an epoch; 5 is used in `lazypert.design.epoch_share`.
 _WINDOWS, _SHIFT, _STRETCHES, _CELLS = 0, 2, 3, 4
 _SHARE, _SUBSET, _ORDER = 6, 7, 8
+
+
+def _with_size(config: PerturbationSamplerConfig, sizes: NDArray[np.int64]) -> PerturbationSamplerConfig:
+    """The config with a sentence size, chosen from the sizes of the groups if it has none."""
+    if config.sentence_size is not None:
+        return config
+    if config.downsample_cells is not None:
+        sizes = np.minimum(sizes, config.downsample_cells)
+    return replace(config, sentence_size=choose_sentence_size(sizes))
 
 
 def _check_shares(config: PerturbationSamplerConfig, *, shuffle: bool, weights: object = None) -> None:
@@ -61,7 +71,7 @@ class SentencePlan:
     Attributes
     ----------
     config
-        Sizes and seed.
+        Sizes and seed, with a sentence size.
     first, size
         (n_groups,) each group's cells are ``first`` to ``first + size`` of the cells in group order.
     split_index
@@ -104,7 +114,7 @@ class SentencePlan:
         size = np.diff(np.append(first, len(sorted_codes)))
         is_sorted = len(split_index) == len(codes) and bool((split_index == np.arange(len(codes))).all())
         weights = None if config.balance is None else np.ones(len(first))
-        return cls(config, first, size, None if is_sorted else split_index, shuffle, weights)
+        return cls(_with_size(config, size), first, size, None if is_sorted else split_index, shuffle, weights)
 
     @classmethod
     def from_rows(
@@ -157,6 +167,7 @@ class SentencePlan:
             if config.balance in codes:
                 code = codes[config.balance]
                 shares /= np.bincount(code, weights=shares, minlength=1)[code]
+        config = _with_size(config, size)
         return cls(config, first, size, split_index, shuffle, shares, groups.matching_ids[run], whole)
 
     @cached_property
@@ -168,7 +179,23 @@ class SentencePlan:
     @cached_property
     def _sentences_per_visit(self) -> NDArray[np.int64]:
         """(n_groups,) number of sentences in one visit to each group."""
-        return -(-self.n_visited // self.config.sentence_size)
+        return -(-self.n_visited // self.sentence_size)
+
+    @property
+    def sentence_size(self) -> int:
+        """Cells per sentence."""
+        assert self.config.sentence_size is not None
+        return self.config.sentence_size
+
+    @property
+    def batches_per_block(self) -> int:
+        """Batches that are read together."""
+        return max(1, self.config.shuffle_size // (self.sentence_size * self.config.sentences_per_batch))
+
+    @property
+    def padding_share(self) -> float:
+        """Share of the cells of an epoch that only pad short sentences; that of one visit to each group."""
+        return padding_share(self.n_visited, self.sentence_size)
 
     @property
     def n_sentences(self) -> int:
@@ -186,8 +213,8 @@ class SentencePlan:
     def mixing(self) -> Mixing:
         """How the cells of each group are mixed."""
         if self.whole is None:
-            return Mixing.of_groups(self.n_visited, self.config.sentence_size)
-        return Mixing.of_batches(self.n_visited, self.whole[1], self.config.sentence_size)
+            return Mixing.of_groups(self.n_visited, self.sentence_size)
+        return Mixing.of_batches(self.n_visited, self.whole[1], self.sentence_size)
 
     def epoch(self, number: int, *, host: int = 0, n_hosts: int = 1) -> Epoch:
         """Arrange an epoch, or one host's share of it."""
@@ -292,7 +319,7 @@ class SentencePlan:
             (n, sentence_size) int64: which of a cell's occurrences in the epoch this is. No two have the same
             number, and it depends neither on hosts nor on the size of blocks.
         """
-        seed, length = self.config.seed, self.config.sentence_size
+        seed, length = self.config.seed, self.sentence_size
         n_visited, size = self.n_visited[group][:, None], self.size[group][:, None]
         window_size = (self.mixing.sentences_per_window[group] * length)[:, None]
         visit_id = (group + visit * len(self.size))[:, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -18,7 +19,7 @@ from lazypert.loading.config import LoaderConfig
 from lazypert.loading.matrix_plan import MatrixPlan
 from lazypert.loading.memory_plan import CellSize, EpochSize, plan_memory
 from lazypert.loading.prefetch import prefetch
-from lazypert.loading.state import Position, plan_fingerprint, restore_position, save_state
+from lazypert.loading.state import Position, digest, plan_fingerprint, restore_position, save_state
 from lazypert.sparse.row_view import contiguous_layout
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
 
 
 class Loader:
-    """Iterates over one epoch of a split in batches of static shape, so that jit compiles once.
+    """Iterates over a split in batches of static shape, so that jit compiles once.
+
+    Each iteration runs through one epoch and goes on to the next, with other sentences and other controls;
+    evaluation (``shuffle=False``) repeats its epoch, so that two evaluations can be compared.
 
     Background threads read, decode and collate blocks and transfer batches to the device while the
     caller computes; they release the GIL most of the time. The content of a batch depends on seed,
@@ -110,7 +114,7 @@ class Loader:
     def _epoch_size(self) -> EpochSize:
         return EpochSize(
             batch_size=self.batch_size,
-            batches_per_block=self.plan.config.batches_per_block,
+            batches_per_block=self.plan.batches_per_block,
             n_controls=len(self.pools.controls),
         )
 
@@ -129,7 +133,7 @@ class Loader:
     def _make_collator(self, buffers: BufferPool) -> Collator:
         config = CollateConfig(
             batch_size=self.batch_size,
-            sentence_size=self.plan.config.sentence_size,
+            sentence_size=self.plan.sentence_size,
             n_basal_samples=self.config.n_basal_samples,
             layout=self.config.layout,
             to=self.config.to,
@@ -166,7 +170,7 @@ class Loader:
     @property
     def batch_size(self) -> int:
         """Cells per batch."""
-        return self.plan.config.sentence_size * self.plan.config.sentences_per_batch
+        return self.plan.sentence_size * self.plan.config.sentences_per_batch
 
     @property
     def width(self) -> int:
@@ -186,14 +190,18 @@ class Loader:
         host = f", host {self.host} of {self.n_hosts}" if self.n_hosts > 1 else ""
         return (
             f"Loader({len(self):,} batches of {plan.sentences_per_batch} x {plan.sentence_size} cells, "
-            f"{self.width:,} features{host}, {self.config!r})"
+            f"{self.plan.padding_share:.0%} padding, {self.width:,} features{host}, {self.config!r})"
         )
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration runs through, from its first batch."""
+        """Choose the epoch that the next iteration runs through.
+
+        It begins with the first batch, unless `load_state_dict` has just restored a position in this epoch.
+        """
         epoch = require_integer("epoch", epoch)
-        self.epoch, self._start = epoch, 0
-        self._latest = Position(epoch, 0)
+        if epoch != self.epoch:
+            self.epoch, self._start = epoch, 0
+        self._latest = Position(self.epoch, self._start)
 
     def _plan_epoch(self, number: int) -> Epoch:
         epoch = self._planned_epoch
@@ -204,6 +212,7 @@ class Loader:
     def __iter__(self) -> LoaderIterator:
         # The threads refer to the loader. If it referred to the iterator, the iterator would never be collected.
         self._latest, self._start = Position(self.epoch, self._start), 0
+        self.epoch += self.plan.shuffle
         return LoaderIterator(self, self._latest)
 
     def batch(self, step: int, epoch: int) -> PerturbationBatch:
@@ -217,12 +226,12 @@ class Loader:
         planned = self._plan_epoch(require_integer("epoch", epoch))
         if not 0 <= step < planned.n_batches:
             raise IndexError(f"step: got {step!r}, expected 0 to {planned.n_batches - 1}.")
-        per_block = self.plan.config.batches_per_block
+        per_block = self.plan.batches_per_block
         return self._collator.batch(self._block_reader.read(planned, step // per_block), step % per_block)
 
     def _batches(self, start: Position) -> Generator[PerturbationBatch]:
         """Prefetch the rest of an epoch."""
-        epoch, per_block = self._plan_epoch(start.epoch), self.plan.config.batches_per_block
+        epoch, per_block = self._plan_epoch(start.epoch), self.plan.batches_per_block
         reader, collator = self._block_reader, self._collator
         return prefetch(
             lambda number: reader.read(epoch, number),
@@ -245,24 +254,34 @@ class Loader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume: let the next iteration continue from where `state_dict` was called.
 
+        A state that was saved at the end of an epoch continues with the next one.
+
         Raises
         ------
         ConfigError
             If the state has another version, or comes from a loader with different arguments.
         """
-        self._latest = self._restore(state)
-        self.epoch, self._start = self._latest.epoch, self._latest.step
+        position = self._restore(state)
+        if 0 < self._plan_epoch(position.epoch).n_batches <= position.step:
+            position = Position(position.epoch + self.plan.shuffle, 0)
+        self._latest = position
+        self.epoch, self._start = position.epoch, position.step
 
     def _state(self, position: Position) -> dict[str, Any]:
-        return save_state(position, self._fingerprint())
+        return save_state(position, self._fingerprint)
 
     def _restore(self, state: Any) -> Position:
-        return restore_position(state, self._fingerprint(), lambda epoch: self._plan_epoch(epoch).n_batches)
+        return restore_position(state, self._fingerprint, lambda epoch: self._plan_epoch(epoch).n_batches)
 
+    @cached_property
     def _fingerprint(self) -> dict[str, Any]:
-        reach = self._block_reader.reach
+        reach, features, plan = self._block_reader.reach, self._features, self.plan
         return plan_fingerprint(
-            self.plan,
+            plan,
+            stores=digest(*(str(store.attrs["manifest_digest"]) for store in self.source.stores)),
+            cells=digest(self.rows.starts, self.rows.stops, plan.first, plan.size),
+            controls=digest(self.pools.controls.starts, self.pools.controls.stops, self.pools.by_batch),
+            features=digest(*features.fingerprint(self.source)),
             n_cells=len(self.rows),
             host=self.host,
             n_hosts=self.n_hosts,

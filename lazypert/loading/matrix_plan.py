@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -77,6 +77,17 @@ class MatrixPlan:
             is_embedding=is_embedding,
             columns=columns if selects_on_read else None,
             transform=transform,
+        )
+
+    def fingerprint(self, source: PerturbationSource) -> tuple[Any, ...]:
+        """Everything that decides which features a cell has: matrix, genes, and how their values are treated."""
+        transform, config = self.transform, source.config
+        selection = self.columns or transform.columns
+        return (
+            config.embedding_key if self.is_embedding else config.layer,
+            "\0".join(map(str, source.var.index)),
+            None if selection is None else selection.lookup,
+            (self.is_embedding, transform.fraction, transform.target_depth, transform.target_sum),
         )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
+
+import numpy as np
 
 from lazypert._internal.validation import require, require_integer
 from lazypert.errors import ConfigError
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
 
     from lazypert.design.sentence_plan import SentencePlan
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 
 @dataclass(slots=True)
@@ -25,7 +28,16 @@ class Position:
     step: int
 
 
-def plan_fingerprint(plan: SentencePlan, **others: int | bool | None) -> dict[str, Any]:
+def digest(*values: Any) -> str:
+    """Short hexadecimal digest of arrays and of anything else that has an unambiguous repr."""
+    sha = hashlib.sha256()
+    for value in values:
+        sha.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+        sha.update(b"\0")
+    return sha.hexdigest()[:16]
+
+
+def plan_fingerprint(plan: SentencePlan, **others: str | int | bool | None) -> dict[str, Any]:
     """Everything that must be equal for a step to refer to the same batch.
 
     Parameters

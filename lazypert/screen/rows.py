@@ -107,19 +107,24 @@ class Rows:
         mask
             (n_obs,) bool, by store row.
         """
-        starts, stops = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        parts = [Rows([], [], self.row_order)]
         for begin in range(0, len(self), 1_048_576):
             index = np.arange(begin, min(len(self), begin + 1_048_576))
-            positions = self.positions(index)
-            is_kept = mask[self.to_rows(positions)]
-            positions, index = positions[is_kept], index[is_kept]
-            # The new intervals must not span several of the old ones, each of which belongs to one run.
-            interval = np.searchsorted(self._ends, index, side="right")
-            breaks = np.flatnonzero((np.diff(positions) != 1) | (np.diff(interval) != 0)) + 1
-            edges = np.concatenate([[0], breaks, [len(positions)]]) if len(positions) else np.zeros(1, np.int64)
-            starts.append(positions[edges[:-1]])
-            stops.append(positions[edges[1:] - 1] + 1)
-        return Rows(np.concatenate(starts), np.concatenate(stops), self.row_order)
+            parts.append(self.subset(index[mask[self[begin : begin + len(index)]]]))
+        return Rows(
+            np.concatenate([part.starts for part in parts]),
+            np.concatenate([part.stops for part in parts]),
+            self.row_order,
+        )
+
+    def subset(self, index: NDArray[np.int64]) -> Rows:
+        """Return the elements `index`, which must ascend, in the same order."""
+        positions = self.positions(index)
+        # The new intervals must not span several of the old ones, each of which belongs to one run.
+        interval = np.searchsorted(self._ends, index, side="right")
+        breaks = np.flatnonzero((np.diff(positions) != 1) | (np.diff(interval) != 0)) + 1
+        edges = np.concatenate([[0], breaks, [len(positions)]]) if len(positions) else np.zeros(1, np.int64)
+        return Rows(positions[edges[:-1]], positions[edges[1:] - 1] + 1, self.row_order)
 
     def __repr__(self) -> str:
         return f"Rows({len(self):,} rows in {len(self.starts):,} intervals)"
