@@ -39,7 +39,7 @@ class TestProgram:
         for batch_indices in result.train_sampler:
             elements = [result.get_element(int(result.train_indices[i])) for i in batch_indices]
 
-        assert len(elements) == 512
+        assert len(elements) == 56  # the largest groups have 56 training cells or fewer
         assert len({(e["cell_type_name"], e["pert_name"]) for e in elements}) == 1
         assert not {e["pert_name"] for e in elements} & {"BRCA1", "TP53"}
         for batch in result.loader("train", sentence_size=64, sentences_per_batch=8):
@@ -369,3 +369,43 @@ class TestErrors:
 def test_loader_options_are_the_fields_of_their_configs():
     expected = {field.name for config in (PerturbationSamplerConfig, LoaderConfig) for field in fields(config)}
     assert set(PipelineLoaderOptions.__annotations__) == expected
+
+
+class TestControls:
+    """Policies for controls, in a few-shot pipeline, whose controls all train."""
+
+    @pytest.fixture
+    def results(self, reference):
+        options = {"split_mode": "fewshot", "held_out_perturbations": ("BRCA1",)}
+        return {policy: setup(reference, controls=policy, **options) for policy in ("split", "train", "disjoint")}
+
+    def rows(self, loader, field):
+        return {int(row) for batch in loader for row in np.asarray(getattr(batch, field)).ravel()}
+
+    def test_disjoint_splits_share_no_control(self, results):
+        options = {"sentence_size": 8, "sentences_per_batch": 4, "n_basal_samples": 20, "to": "numpy"}
+        served = {
+            policy: [self.rows(result.loader(name, **options), "control_row") for name in SPLITS]
+            for policy, result in results.items()
+        }
+        assert not set.intersection(*served["disjoint"][:2]) | set.intersection(*served["disjoint"][1:])
+        assert set(served["disjoint"][0]) <= set(np.asarray(results["disjoint"].train_indices).tolist())
+        for policy in ("split", "train"):
+            assert served[policy][2] <= set(np.asarray(results[policy].train_indices).tolist())
+
+    @pytest.mark.parametrize(("delivered", "expected"), [(None, 0), (True, 150), (False, 0)])
+    def test_control_cells_are_delivered_with_a_split_when_asked(self, results, delivered, expected):
+        loader = results["split"].loader("test", sentence_size=8, control_sentences=delivered, to="numpy")
+        rows = {int(row) for batch in loader for row in batch.row[batch.is_control & ~batch.is_padding]}
+        assert len(rows) == expected
+
+    def test_fixed_pairs_are_those_of_the_control_mapping(self, results):
+        for result in results.values():
+            mapped = dict(zip(np.flatnonzero(~result.source.get_control_mask()), result.control_mapping, strict=True))
+            for batch in result.loader("valid", sentence_size=8, fixed_pairs=True, control_sentences=False, to="numpy"):
+                for row, controls in zip(batch.row.tolist(), batch.control_row.tolist(), strict=True):
+                    assert controls == mapped[row].tolist()
+
+    def test_a_policy_must_be_known(self):
+        with pytest.raises(ConfigError, match="controls: got 'all'"):
+            PerturbationPipelineConfig(controls="all")

@@ -32,7 +32,7 @@ class PerturbationSamplerConfig(SentenceOptions):
     Parameters
     ----------
     sentence_size
-        Cells per sentence, all of one group. None chooses it from the group sizes, so that at most a tenth of the
+        Cells per sentence, all of one group. None chooses it from the group sizes, so that at most a quarter of the
         cells are padding, or as few as possible; see `choose_sentence_size`.
     sentences_per_batch
         Sentences per batch.
@@ -80,7 +80,7 @@ def choose_sentence_size(sizes: NDArray[np.int64]) -> int:
     """Choose the longest sentences that need little padding.
 
     Of the multiples of 8 up to 512, and up to the size of the largest group, choose the largest for which at most a
-    tenth of the cells are padding; or if there is none, the largest of those with the least padding.
+    quarter of the cells are padding; or if there is none, the largest of those with the least padding.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def choose_sentence_size(sizes: NDArray[np.int64]) -> int:
     largest = int(sizes.max(initial=1))
     candidates = range(8, min(512, -(-largest // 8) * 8) + 1, 8)
     shares = np.array([padding_share(sizes, size) for size in candidates])
-    return int(candidates[np.flatnonzero(shares <= max(0.1, shares.min()))[-1]])
+    return int(candidates[np.flatnonzero(shares <= max(0.25, shares.min()))[-1]])
 
 
 class SamplerOptions(TypedDict, total=False):

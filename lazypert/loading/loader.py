@@ -97,6 +97,7 @@ class Loader:
         self._block_reader = self._make_block_reader(buffers)
         self.epoch = 0
         self._start = 0
+        self._lock = threading.Lock()
         self._latest = Position(0, 0)
         self._planned_epoch: Epoch | None = None
 
@@ -211,9 +212,10 @@ class Loader:
 
     def __iter__(self) -> LoaderIterator:
         # The threads refer to the loader. If it referred to the iterator, the iterator would never be collected.
-        self._latest, self._start = Position(self.epoch, self._start), 0
-        self.epoch += self.plan.shuffle
-        return LoaderIterator(self, self._latest)
+        with self._lock:
+            self._latest = position = Position(self.epoch, self._start)
+            self.epoch, self._start = self.epoch + self.plan.shuffle, 0
+        return LoaderIterator(self, position)
 
     def batch(self, step: int, epoch: int) -> PerturbationBatch:
         """Read a single batch: that of `step` in an epoch.

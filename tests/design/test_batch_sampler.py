@@ -17,14 +17,16 @@ class TestSampler:
         assert [len(batch) for batch in batches] == [6, 3]
         assert all(type(index) is int for batch in batches for index in batch)
 
-    def test_each_iteration_runs_through_the_chosen_epoch(self):
+    def test_each_iteration_goes_on_to_the_next_epoch(self):
         sampler = PerturbationBatchSampler(PerturbationSamplerConfig(sentence_size=3), [0] * 30)
-        first = list(sampler)
-        assert list(sampler) == first
-        sampler.set_epoch(1)
-        assert list(sampler) != first
+        first, second = list(sampler), list(sampler)
+        assert second != first
         sampler.set_epoch(0)
-        assert list(sampler) == first
+        assert [list(sampler), list(sampler)] == [first, second]
+
+    def test_the_sentence_size_is_chosen_from_the_group_sizes(self):
+        sampler = PerturbationBatchSampler(PerturbationSamplerConfig(), [0] * 40 + [1] * 80)
+        assert sampler.config.sentence_size == 80
 
     def test_accepts_a_plan(self):
         plan = plan_of([0, 0, 1], 2)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazypert import PerturbationSamplerConfig, RandomSplitter, RandomSplitterConfig
+from lazypert.design.sampler_config import choose_sentence_size
 from lazypert.design.sentence_plan import SentencePlan
 from lazypert.errors import ConfigError
 from tests.support.plans import code_lists, epoch_of, plan_of
@@ -239,3 +240,23 @@ def test_padding_has_other_cells_of_the_group_if_there_are_enough():
 def test_repr_counts_sentences_and_groups():
     expected = "SentencePlan(3 sentences of 2 groups; PerturbationSamplerConfig(sentence_size=2))"
     assert repr(plan_of([0, 0, 0, 1], 2)) == expected
+
+
+class TestSentenceSize:
+    @given(st.lists(st.integers(1, 2000), min_size=1, max_size=30))
+    @settings(max_examples=100, deadline=None)
+    def test_it_is_the_longest_that_needs_little_padding(self, sizes):
+        def padding(size):
+            return sum(-(-n // size) * size - n for n in sizes) / sum(-(-n // size) * size for n in sizes)
+
+        candidates = [size for size in range(8, 513, 8) if size < max(sizes) + 8]
+        least = min(map(padding, candidates))
+        expected = max(size for size in candidates if padding(size) <= max(0.25, least) + 1e-12)
+        assert choose_sentence_size(np.array(sizes)) == expected
+
+    def test_it_does_not_depend_on_a_split_without_cells(self):
+        assert choose_sentence_size(np.empty(0, np.int64)) == 8
+
+    def test_the_plan_states_its_padding(self):
+        plan = plan_of([0] * 5 + [1] * 8, 4)
+        assert plan.padding_share == 1 - 13 / 16

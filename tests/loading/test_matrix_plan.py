@@ -48,10 +48,12 @@ def test_reads_of_cells_and_controls_are_downsampled_anew_in_each_epoch(source):
     loader = loader_of(source, downsampling=DownsamplingConfig(fraction=0.25))
     raw = list(loader_of(source))
     for field in ("counts", "controls"):
+        loader.set_epoch(0)
         thinned = np.concatenate([np.asarray(getattr(batch, field)) for batch in loader])
         reads = np.concatenate([np.asarray(getattr(batch, field)) for batch in raw])
         assert (thinned <= reads).all()
         assert abs(thinned.sum() / reads.sum() - 0.25) < 0.01
+    loader.set_epoch(0)
     first = {int(r): np.asarray(c) for b in loader for r, c in zip(b.row, b.counts, strict=True)}
     loader.set_epoch(1)
     again = {int(r): np.asarray(c) for b in loader for r, c in zip(b.row, b.counts, strict=True)}

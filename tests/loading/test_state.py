@@ -2,11 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from lazypert.downsampling.config import DownsamplingConfig
 from lazypert.errors import ConfigError
 from lazypert.loading.state import STATE_VERSION, Position, restore_position, save_state
-from tests.support.loaders import loader_of, loader_threads, same_batch
+from tests.support.loaders import loader_of, loader_threads, same_batch, whole_loader
+from tests.support.stores import screen, write
 
 
 @pytest.mark.parametrize("options", [{}, "all"], ids=["dense", "all"])
@@ -23,6 +26,9 @@ def test_batches_are_the_same_when_resumed_at_any_step(source, options, request)
     for step, state in enumerate(states):
         other = loader_of(source, **options)
         other.load_state_dict(json.loads(json.dumps(state)))
+        if step == len(batches):
+            assert other.state_dict() == state | {"epoch": 2, "step": 0}
+            continue
         assert other.state_dict() == state
         rest = list(other)
         assert len(rest) == len(batches) - step
@@ -35,6 +41,67 @@ def test_the_epoch_after_a_resumed_one_is_complete(source):
     n = len(loader)
     loader.load_state_dict(loader.state_dict() | {"step": n - 2})
     assert [len(list(loader)) for _ in range(2)] == [2, n]
+
+
+def test_iterating_again_goes_on_to_the_next_epoch(source):
+    loader = loader_of(source)
+    epochs = [[np.asarray(batch.row).tolist() for batch in loader] for _ in range(3)]
+    assert len({str(epoch) for epoch in epochs}) == 3
+    loader.set_epoch(1)
+    assert [np.asarray(batch.row).tolist() for batch in loader] == epochs[1]
+    next(iter(loader))  # an iteration that is abandoned counts too
+    assert loader.epoch == 3
+
+
+def test_evaluation_repeats_its_epoch(source):
+    loader = loader_of(source, shuffle=False)
+    first, second = list(loader), list(loader)
+    assert all(same_batch(a, b) for a, b in zip(first, second, strict=True))
+    loader.load_state_dict(loader.state_dict())
+    assert len(list(loader)) == len(first)
+
+
+def test_setting_the_epoch_of_a_restored_position_keeps_its_step(source):
+    loader = loader_of(source)
+    loader.set_epoch(2)
+    batches = iter(loader)
+    next(batches), next(batches)
+    state, expected = loader.state_dict(), next(batches)
+    other = loader_of(source)
+    other.load_state_dict(state)
+    other.set_epoch(2)
+    assert same_batch(next(iter(other)), expected)
+    other.load_state_dict(state)
+    other.set_epoch(1)
+    assert other.state_dict() == state | {"epoch": 1, "step": 0}
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"genes": ["g1", "g2"]}, "features"),
+        ({"target_sum": 1e4}, "features"),
+        ({"downsampling": DownsamplingConfig(fraction=0.5)}, "features"),
+        ({"sentences_per_batch": 5}, "sentences_per_batch"),
+        ({"n_basal_samples": 3}, "n_basal_samples"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_states_of_other_options_are_rejected(source, options, name):
+    if "genes" in options:
+        options = {"genes": list(source.var.index[:2])}
+    state = loader_of(source).state_dict()
+    with pytest.raises(ConfigError, match=f"saved with {name}="):
+        loader_of(source, **options).load_state_dict(state)
+
+
+def test_the_state_of_another_screen_of_the_same_shape_is_rejected(tmp_path):
+    loaders = []
+    for seed in (0, 1):
+        adata = screen(120, seed=seed)
+        loaders.append(whole_loader(write(adata, tmp_path / f"s{seed}.h5ad"))())
+    with pytest.raises(ConfigError, match="saved with stores="):
+        loaders[1].load_state_dict(loaders[0].state_dict())
 
 
 def test_iterators_get_and_set_their_state(source):
