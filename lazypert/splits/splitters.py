@@ -53,7 +53,7 @@ class RandomSplitter:
         groups = source.groups
         is_divided = groups.ids >= 0
         totals = _totals(groups, is_divided, [train, train + valid, Fraction(1)])
-        return SplitResult(*cut_groups(groups, is_divided, totals, self.config.seed))
+        return SplitResult(*cut_groups(groups, is_divided, totals, self.config.seed), groups)
 
 
 class ZeroShotSplitter:
@@ -78,7 +78,8 @@ class ZeroShotSplitter:
         is_held_out = np.isin(groups.codes["cell_type"], held_out) & (groups.ids >= 0)
         is_divided = ~is_held_out & (groups.ids >= 0)
         totals = _totals(groups, is_divided, _cumulative_fractions(self.config))
-        return SplitResult(*cut_groups(groups, is_divided, totals, self.config.seed, (None, None, is_held_out)))
+        undivided = (None, None, is_held_out)
+        return SplitResult(*cut_groups(groups, is_divided, totals, self.config.seed, undivided), groups)
 
 
 class FewShotSplitter:
@@ -116,7 +117,7 @@ class FewShotSplitter:
         if self.config.val_subsample_fraction is not None:
             n_kept = {1: math.ceil((n_both - n_train) * exact(self.config.val_subsample_fraction))}
         undivided = (is_control, None, is_held_out)
-        return SplitResult(*cut_groups(groups, is_divided, totals, self.config.seed, undivided, n_kept))
+        return SplitResult(*cut_groups(groups, is_divided, totals, self.config.seed, undivided, n_kept), groups)
 
 
 def make_splitter(options: SplitOptions) -> RandomSplitter | ZeroShotSplitter | FewShotSplitter:
