@@ -115,7 +115,8 @@ class SplitTable:
             found = [SPLITS[number] if number >= 0 else "no split" for number in first[SPLIT]]
             raise ConfigError(
                 f"table: got {repeated[CELL].nunique():,} cells that are in several splits, such as "
-                f"{first[CELL].iloc[0]!r} in {' and '.join(found)}; expected each cell in one split. Remove the other rows"
+                f"{first[CELL].iloc[0]!r} in {' and '.join(found)}; expected each cell in one split. Remove the other "
+                "rows"
                 + (
                     ", or name the column of datasets if cells of several datasets share names."
                     if dataset is None
