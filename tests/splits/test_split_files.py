@@ -103,7 +103,7 @@ def test_equal_splits_are_equal_files(tmp_path):
 class TestErrors:
     def test_a_rule_applied_to_other_cells(self, tmp_path):
         make_splitter(SplitOptions()).split(design_cells()).save(tmp_path / "rule.json")
-        with pytest.raises(ConfigError, match="digest .* for these cells"):
+        with pytest.raises(ConfigError, match=r"digest .* for these cells"):
             SplitResult.load(tmp_path / "rule.json", random_cells(100, 0))
 
     def test_a_split_without_a_rule(self, tmp_path):
