@@ -1,6 +1,7 @@
 """The pipeline end to end: the program in the README, experiments from TOML, and errors before any work."""
 
 from dataclasses import fields
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -91,7 +92,8 @@ class TestResult:
 
     @pytest.mark.parametrize("strategy", ["random", "batch"])
     def test_sampler_and_mapping(self, reference, strategy):
-        result = setup(reference, mapping_strategy=strategy, sentence_size=20, sentences_per_batch=3, n_basal_samples=2)
+        options = {"mapping_strategy": strategy, "stratify_by": ("batch",)}  # each split gets controls of each batch
+        result = setup(reference, sentence_size=20, sentences_per_batch=3, n_basal_samples=2, **options)
         source = result.source
         axes = ["cell_type", "pert"] + (["batch"] if strategy == "batch" else [])
         codes = np.stack([getattr(source, f"get_{axis}_codes")() for axis in axes], axis=1)
@@ -372,7 +374,7 @@ def test_loader_options_are_the_fields_of_their_configs():
 
 
 class TestSplits:
-    HELD_OUT = {"split_mode": "heldout", "by": "cell_type", "test": ("Neuron",), "valid": ("Microglia",)}
+    HELD_OUT: ClassVar = {"split_mode": "heldout", "by": "cell_type", "test": ("Neuron",), "valid": ("Microglia",)}
 
     def test_every_mode_is_reached_by_options(self, reference):
         result = setup(reference, **self.HELD_OUT)
@@ -410,7 +412,7 @@ class TestSplits:
         assert other.splits == result.splits
         assert other.splits.test_indices[:].tolist() != result.splits.test_indices[:].tolist()
         assert pipeline.setup(paths[::-1], splits=result.splits).splits == result.splits
-        with pytest.raises(ConfigError, match="cells that the screen lacks, such as .* of dataset 's1'"):
+        with pytest.raises(ConfigError, match=r"cells that the screen lacks, such as .* and the datasets 'all'"):
             pipeline.setup(paths[:1], splits=tmp_path / "split.csv")
 
     def test_a_given_split_and_a_rule_contradict_each_other(self, reference):

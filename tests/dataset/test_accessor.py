@@ -164,7 +164,7 @@ def test_splits_of_any_mode(made):
         ds.pert.split(held_out_cell_types=("Neuron",))
     with pytest.raises(ConfigError, match=r"held_out_cell_types: got \(\) with mode 'random'"):
         ds.pert.split(held_out_cell_types=())
-    with pytest.raises(ConfigError, match="held_out_celltypes: unknown option. Did you mean 'held_out_cell_types'"):
+    with pytest.raises(ConfigError, match=r"held_out_celltypes: unknown option\. Did you mean 'held_out_cell_types'"):
         ds.pert.split("zeroshot", held_out_celltypes=("Neuron",))
 
 
