@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import xarray as xr
 
-from lazypert._internal.inverse_permutation import inverse
+from lazypert._internal.config import derive
 from lazypert._internal.validation import make_config, require_choice
-from lazypert.dataset.variables import CELL, STORAGE_OPTIONS, STORE, STORE_ROW
+from lazypert.dataset.variables import CELL, GENE, STORAGE_OPTIONS, STORE, STORE_ROW
 from lazypert.design.controls import ControlMappingConfig, control_mapping
 from lazypert.errors import ConfigError
 from lazypert.quality import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter
-from lazypert.screen.groups import Groups
-from lazypert.screen.roles import RUN_AXES, Roles
+from lazypert.screen.roles import Roles
 from lazypert.sources.anndata_source import PerturbationAnnDataSource
 from lazypert.sources.config import PerturbationSourceConfig
-from lazypert.splits.config import SPLIT_MODES, SplitMode, SplitOptions
-from lazypert.splits.splitters import make_splitter
+from lazypert.splits.options import SPLIT_MODES, SplitKwargs, SplitMode, SplitOptions
+from lazypert.splits.splitters import SPLITTERS, make_splitter, wrong_mode
+from lazypert.store.columns import open_column
 from lazypert.store.group_by_columns import group_cells
 from lazypert.store.store import Store
 
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
     from lazypert.design.controls import ControlMappingKwargs
     from lazypert.quality import KnockdownFilterKwargs
+    from lazypert.screen.groups import Groups
     from lazypert.screen.roles import RolesKwargs
-    from lazypert.sources.config import PerturbationSourceKwargs
+    from lazypert.sources.config import PerturbationSourceKwargs, ScreenOptions
     from lazypert.splits.split_result import SplitResult
 
 
@@ -70,15 +71,7 @@ class PertAccessor:
         store = self.store
         if self._is_complete:
             return store.groups
-        # Labels are taken from the runs of the store's own table, so no column is read.
-        all_groups, rows = store.groups, self._ds[STORE_ROW].to_numpy()
-        position = rows if all_groups.row_order is None else inverse(all_groups.row_order)[rows]
-        run = all_groups.run_of(position)
-        columns = store.roles.columns()
-        codes = {axis: None if columns[axis] is None else all_groups.codes[axis][run] for axis in RUN_AXES}
-        codes["batch"] = None if columns["batch"] is None else all_groups.batch_of(rows)
-        hashes = all_groups.cells.hashes(rows)
-        return Groups.from_codes(codes, all_groups.labels, store.roles, hashes, rows=rows, cells=all_groups.cells)
+        return store.groups.select(self._ds[STORE_ROW].to_numpy())
 
     @property
     def _is_complete(self) -> bool:
@@ -87,6 +80,14 @@ class PertAccessor:
             return False
         rows = self._ds[STORE_ROW].to_numpy()
         return bool((rows == np.arange(len(rows))).all())
+
+    def obs_names(self, rows: NDArray[np.integer]) -> NDArray[Any]:
+        """Read (n,) names of cells by store row."""
+        return self.groups.cells.names(rows)
+
+    def read_obs(self, column: str, rows: NDArray[np.integer]) -> NDArray[Any]:
+        """Read (n,) values of an obs column by store row."""
+        return open_column(self.store, f"obs/{self.store.require_obs(column)}")[np.asarray(rows)]
 
     def table(self) -> pd.DataFrame:
         """One row per group: cell type, perturbation, numbers of cells and batches, and whether it is a control."""
@@ -153,24 +154,30 @@ class PertAccessor:
     def split(
         self,
         mode: SplitMode = "random",
-        *,
-        held_out_cell_types: tuple[str, ...] = (),
-        held_out_perturbations: tuple[str, ...] = (),
-        train_frac: float = SplitOptions.train_frac,
-        valid_frac: float = SplitOptions.valid_frac,
-        seed: int = SplitOptions.seed,
+        **options: Unpack[SplitKwargs],
     ) -> SplitResult:
-        """Split the cells; see the splitters for the rules."""
+        """Split the cells of this Dataset.
+
+        Parameters
+        ----------
+        mode
+            The rule: ``"random"``, ``"zeroshot"``, ``"fewshot"``, ``"heldout"`` or ``"combinations"``.
+        **options
+            Options of its config, such as `HeldOutSplitterConfig` for ``"heldout"``.
+
+        Raises
+        ------
+        ConfigError
+            When an option is invalid, is not one of this mode's, or nothing would be held out.
+        LabelNotFoundError
+            When a named label does not occur in this Dataset.
+        """
         require_choice("mode", mode, SPLIT_MODES)
-        options = SplitOptions(
-            split_mode=mode,
-            held_out_cell_types=held_out_cell_types,
-            held_out_perturbations=held_out_perturbations,
-            train_frac=train_frac,
-            valid_frac=valid_frac,
-            seed=seed,
-        )
-        return make_splitter(options).split(self)
+        known = set(SPLITTERS[mode].config_type.__dataclass_fields__)
+        for name in options:
+            if name not in known and name in SplitOptions.__dataclass_fields__:
+                raise wrong_mode(name, options[name], mode)  # type: ignore[literal-required]
+        return make_splitter(make_config(SplitOptions, {**options, "split_mode": mode})).split(self)
 
     def knockdown(self, **options: Unpack[KnockdownFilterKwargs]) -> KnockdownResult:
         """Run on-target knockdown quality control.
@@ -186,12 +193,7 @@ class PertAccessor:
             When an option is unknown or invalid, or a cell occurs more than once in the selection.
         """
         config = make_config(KnockdownFilterConfig, options)
-        rows = self._ds[STORE_ROW].to_numpy()
-        if len(np.unique(rows)) != len(rows):
-            raise ConfigError(
-                "Some cells occur more than once in this selection, but a mean over cells counts each cell once. "
-                "Select cells without repeats, and repeat them afterwards."
-            )
+        self._unique_rows("a mean over cells")
         source = PerturbationAnnDataSource(self._source_config({}), store=self.store, groups=self.groups)
         return OnTargetKnockdownFilter(config).run(source)
 
@@ -235,6 +237,41 @@ class PertAccessor:
             When an option is unknown or invalid, or the store has no perturbation column or control label.
         """
         return PerturbationAnnDataSource(self._source_config(options), store=self.store)
+
+    def selected_source(self, options: ScreenOptions) -> PerturbationAnnDataSource:
+        """Return a source of this Dataset's cells only, as ``PerturbationPipeline.setup(ds)`` uses it.
+
+        Parameters
+        ----------
+        options
+            A `PerturbationSourceConfig` or a `PerturbationPipelineConfig`; the store is that of the Dataset.
+
+        Raises
+        ------
+        ConfigError
+            When a cell occurs more than once, or genes were selected or reordered.
+        """
+        store, rows = self.store, self._unique_rows("a split")
+        genes = self._ds.indexes.get(GENE)
+        if genes is None or not genes.astype(str).equals(store.var.index.astype(str)):
+            raise ConfigError(
+                f"ds: got {self._ds.sizes.get(GENE, 0):,} genes, expected all {store.n_vars:,} genes of the store in "
+                "their order. Select cells only, and pass genes=... to the loader."
+            )
+        config = derive(PerturbationSourceConfig, options, file_path=store.path, storage_options=store.storage_options)
+        groups = group_cells(store, config.roles)
+        return PerturbationAnnDataSource(
+            config, store=store, groups=groups if self._is_complete else groups.select(rows)
+        )
+
+    def _unique_rows(self, purpose: str) -> NDArray[np.int64]:
+        rows: NDArray[np.int64] = self._ds[STORE_ROW].to_numpy()
+        if len(np.unique(rows)) != len(rows):
+            raise ConfigError(
+                f"Some cells occur more than once in this selection, but {purpose} counts each cell once. "
+                "Select cells without repeats, and repeat them afterwards."
+            )
+        return rows
 
     def _source_config(self, options: PerturbationSourceKwargs) -> PerturbationSourceConfig:
         roles = self.store.roles

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from lazypert._internal.inverse_permutation import inverse
 from lazypert._internal.randomness import counter_hash
 from lazypert.screen.rows import Rows
 from lazypert.splits.names import SPLITS
@@ -98,13 +99,13 @@ def with_own_controls(groups: Groups, splits: SplitResult, seed: int) -> SplitRe
             if split == "train" or key in lacking[split]
         }
         units = counter_hash((seed, _SET_ASIDE), np.arange(len(rows)) // _UNIT_SIZE)
-        order, start = np.lexsort((np.arange(len(rows)), units)), 0
+        rank, start = inverse(np.lexsort((np.arange(len(rows)), units))), 0
         for split in ("valid", "test"):
             share = len(rows) * n_cells.get(split, 0) // max(1, sum(n_cells.values()))
             stop = min(start + max(share, int(split in n_cells)), max(start, len(rows) - 1))
-            moved[split].append(rows.subset(np.sort(order[start:stop])))
+            moved[split].append(rows.where((rank >= start) & (rank < stop)))
             start = stop
-        moved["train"].append(rows.subset(np.sort(order[start:])))
+        moved["train"].append(rows.where(rank >= start))
     if not len(contested):
         return splits
     kept = ~np.isin(groups.matching_ids[run], contested)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -107,24 +107,32 @@ class Rows:
         mask
             (n_obs,) bool, by store row.
         """
-        parts = [Rows([], [], self.row_order)]
+        return self._filter(lambda _, positions: mask[self.to_rows(positions)])
+
+    def where(self, mask: NDArray[np.bool_]) -> Rows:
+        """Return the rows for which ``mask[index]`` is True, in the same order.
+
+        Parameters
+        ----------
+        mask
+            (len(self),) bool, by index in this list.
+        """
+        return self._filter(lambda index, _: mask[index])
+
+    def _filter(self, is_kept: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]) -> Rows:
+        starts, stops = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for begin in range(0, len(self), 1_048_576):
             index = np.arange(begin, min(len(self), begin + 1_048_576))
-            parts.append(self.subset(index[mask[self[begin : begin + len(index)]]]))
-        return Rows(
-            np.concatenate([part.starts for part in parts]),
-            np.concatenate([part.stops for part in parts]),
-            self.row_order,
-        )
-
-    def subset(self, index: NDArray[np.int64]) -> Rows:
-        """Return the elements `index`, which must ascend, in the same order."""
-        positions = self.positions(index)
-        # The new intervals must not span several of the old ones, each of which belongs to one run.
-        interval = np.searchsorted(self._ends, index, side="right")
-        breaks = np.flatnonzero((np.diff(positions) != 1) | (np.diff(interval) != 0)) + 1
-        edges = np.concatenate([[0], breaks, [len(positions)]]) if len(positions) else np.zeros(1, np.int64)
-        return Rows(positions[edges[:-1]], positions[edges[1:] - 1] + 1, self.row_order)
+            positions = self.positions(index)
+            kept = is_kept(index, positions)
+            positions, index = positions[kept], index[kept]
+            # The new intervals must not span several of the old ones, each of which belongs to one run.
+            interval = np.searchsorted(self._ends, index, side="right")
+            breaks = np.flatnonzero((np.diff(positions) != 1) | (np.diff(interval) != 0)) + 1
+            edges = np.concatenate([[0], breaks, [len(positions)]]) if len(positions) else np.zeros(1, np.int64)
+            starts.append(positions[edges[:-1]])
+            stops.append(positions[edges[1:] - 1] + 1)
+        return Rows(np.concatenate(starts), np.concatenate(stops), self.row_order)
 
     def __repr__(self) -> str:
         return f"Rows({len(self):,} rows in {len(self.starts):,} intervals)"
