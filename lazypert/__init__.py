@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from lazypert.downsampling.downsampler import ReadDownsampler
     from lazypert.loading.batch import PerturbationBatch, SparseRows
     from lazypert.loading.loader import Loader
+    from lazypert.run_manifest import Run, load_run, save_run
 
     __version__: str
 
@@ -50,6 +51,9 @@ _NEED_JAX = {
     "Loader": "lazypert.loading.loader",
     "PerturbationBatch": "lazypert.loading.batch",
     "SparseRows": "lazypert.loading.batch",
+    "Run": "lazypert.run_manifest",
+    "load_run": "lazypert.run_manifest",
+    "save_run": "lazypert.run_manifest",
 }
 _SUBMODULES = ("errors", "plots", "simulate")
 
@@ -98,6 +102,10 @@ __all__ = [
     "PerturbationPipelineConfig",
     "PerturbationPipelineResult",
     "load_experiment_config",
+    # manifests
+    "Run",
+    "load_run",
+    "save_run",
     # errors
     "LazypertError",
 ]  # fmt: skip

@@ -69,6 +69,10 @@ class StoreDamagedError(LazypertError, OSError):
     """The bytes of a store are not those that were written."""
 
 
+class RunChangedError(LazypertError, ValueError):
+    """Something that a run manifest describes is not what it was when the manifest was written."""
+
+
 class EmptyPoolError(LazypertError, ValueError):
     """A group of cells has no controls to match with."""
 

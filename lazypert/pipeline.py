@@ -133,7 +133,11 @@ class PerturbationPipeline:
         return f"PerturbationPipeline({self.config!r})"
 
     def setup(
-        self, file_paths: Sequence[Screen] | Screen, *, splits: SplitResult | str | Path | None = None
+        self,
+        file_paths: Sequence[Screen] | Screen,
+        *,
+        splits: SplitResult | str | Path | None = None,
+        names: Sequence[str] | None = None,
     ) -> PerturbationPipelineResult:
         """Open or convert screens, filter and split their cells, and prepare the control mapping and the sampler.
 
@@ -145,6 +149,8 @@ class PerturbationPipeline:
         splits
             A split of the same cells, made for this or another opening of them, or the file of a saved one. By
             default, the config says how to split.
+        names
+            Names of the datasets, if there are several screens; by default, the stems of their files.
 
         Raises
         ------
@@ -155,12 +161,12 @@ class PerturbationPipeline:
             file_paths = [file_paths]
         if splits is not None:
             self._refuse_split_options()
-        source = self._source(list(file_paths), None)
+        source = self._source(list(file_paths), None if names is None else list(names))
         if splits is None:
             return self._finish(source, self.config.splitter().split(source))
         require(isinstance(splits, str | Path | SplitResult), "splits", splits, "a SplitResult, or the file of one")
         given = SplitResult.load(splits, source) if isinstance(splits, str | Path) else splits.move_to(source)
-        return self._finish(source, given)
+        return self._finish(source, given, is_split_given=True)
 
     def _refuse_split_options(self) -> None:
         for name in SplitOptions.__dataclass_fields__:
@@ -182,7 +188,7 @@ class PerturbationPipeline:
         source = self._source([path for _, path in files], datasets)
         # A dataset may have several files, which then get numbered names.
         owners = dict(zip(unique_names(datasets), datasets, strict=True))
-        return self._finish(source, split_experiment(experiment, source.groups, owners))
+        return self._finish(source, split_experiment(experiment, source.groups, owners), is_split_given=True)
 
     def _source(self, paths: list[Screen], names: list[str] | None) -> PerturbationSource:
         if not paths:
@@ -200,13 +206,17 @@ class PerturbationPipeline:
             return sources[0]
         return PerturbationConcatSource(sources, join=self.config.join, names=names and unique_names(names))
 
-    def _finish(self, source: PerturbationSource, splits: SplitResult) -> PerturbationPipelineResult:
+    def _finish(
+        self, source: PerturbationSource, original: SplitResult, *, is_split_given: bool = False
+    ) -> PerturbationPipelineResult:
+        splits, knockdown = original, None
         if self.config.controls == "disjoint":
             splits = with_own_controls(source.groups, splits, self.config.seed)
-        if not self.config.enable_knockdown_filter:
-            return PerturbationPipelineResult(self.config, source, splits, splits, None)
-        knockdown = OnTargetKnockdownFilter(self.config.filter_config()).run(source)
-        return PerturbationPipelineResult(self.config, source, splits, splits.keep(knockdown.mask), knockdown)
+        if self.config.enable_knockdown_filter:
+            knockdown = OnTargetKnockdownFilter(self.config.filter_config()).run(source)
+        result = PerturbationPipelineResult(self.config, source, splits, knockdown)
+        result.original_splits, result.is_split_given = original, is_split_given
+        return result
 
 
 class PerturbationPipelineResult:
@@ -222,6 +232,9 @@ class PerturbationPipelineResult:
         Result of QC, or None without QC.
     filter_mask
         (n_obs,) bool mask of the cells that passed QC, or None without QC.
+    original_splits, is_split_given
+        The split as it was made, before controls were moved or cells removed; and whether it was made by something
+        else than the config's own rule.
     train_sampler
         Batches of sentences, as split indices: positions in `train_indices`.
     """
@@ -230,12 +243,13 @@ class PerturbationPipelineResult:
         self,
         config: PerturbationPipelineConfig,
         source: PerturbationSource,
-        all_splits: SplitResult,
         splits: SplitResult,
         knockdown: KnockdownResult | None,
     ) -> None:
-        self.config, self.source, self.splits, self.knockdown = config, source, splits, knockdown
-        self._all_splits = all_splits
+        self.config, self.source, self.knockdown = config, source, knockdown
+        self._all_splits = self.original_splits = splits
+        self.splits = splits = splits if knockdown is None else splits.keep(knockdown.mask)
+        self.is_split_given = False
         plan = SentencePlan.from_rows(
             config.sampler_config(), source.groups, splits.train_indices, by_batch=self._by_batch
         )
@@ -346,7 +360,16 @@ class PerturbationPipelineResult:
         pools = ControlPools(groups, controls.pool, controls.cells, by_batch=self._by_batch)
         if loader_config.n_basal_samples:
             pools.check(groups.run_of(rows.starts))
-        return Loader(self.source, rows, plan, pools, loader_config)
+        loader = Loader(self.source, rows, plan, pools, loader_config)
+        loader.arguments = {
+            "split": name,
+            "shuffle": plan.shuffle,
+            "weights": weights,
+            "control_sentences": control_sentences,
+            **options,
+            "sentence_size": plan.sentence_size,
+        }
+        return loader
 
     def _weights(self, weights: Mapping[str, float]) -> NDArray[np.float64]:
         """(n_perturbations,) weight of each perturbation, by code."""

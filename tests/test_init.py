@@ -40,6 +40,7 @@ EXPORTED = {
     "RandomSplitter",
     "RandomSplitterConfig",
     "ReadDownsampler",
+    "Run",
     "SparseRows",
     "SplitResult",
     "ZeroShotSplitter",
@@ -47,6 +48,8 @@ EXPORTED = {
     "convert",
     "is_on_target_knockdown",
     "load_experiment_config",
+    "load_run",
+    "save_run",
     "verify",
 }
 NOT_STARRED = {"__version__", "errors", "open", "plots", "simulate"}

@@ -118,6 +118,7 @@ def with_own_controls(groups: Groups, splits: SplitResult, seed: int) -> SplitRe
         train_indices=_union(groups, moved["train"]),
         valid_indices=_union(groups, [splits["valid"], *moved["valid"]]),
         test_indices=_union(groups, [splits["test"], *moved["test"]]),
+        rule=None,  # the rule alone would not move them
     )
 
 

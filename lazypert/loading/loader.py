@@ -63,6 +63,8 @@ class Loader:
         The share of each epoch that is iterated over.
     epoch
         The epoch that the next iteration runs through.
+    arguments
+        Arguments of ``result.loader`` that made it, or nothing.
 
     Raises
     ------
@@ -95,6 +97,7 @@ class Loader:
         buffers = BufferPool(self._memory.buffer_bytes)
         self._collator = self._make_collator(buffers)
         self._block_reader = self._make_block_reader(buffers)
+        self.arguments: dict[str, Any] = {}
         self.epoch = 0
         self._start = 0
         self._lock = threading.Lock()
@@ -270,17 +273,18 @@ class Loader:
         self.epoch, self._start = position.epoch, position.step
 
     def _state(self, position: Position) -> dict[str, Any]:
-        return save_state(position, self._fingerprint)
+        return save_state(position, self.fingerprint)
 
     def _restore(self, state: Any) -> Position:
-        return restore_position(state, self._fingerprint, lambda epoch: self._plan_epoch(epoch).n_batches)
+        return restore_position(state, self.fingerprint, lambda epoch: self._plan_epoch(epoch).n_batches)
 
     @cached_property
-    def _fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that must be equal for a step of another loader to be the same batch, as JSON values."""
         reach, features, plan = self._block_reader.reach, self._features, self.plan
         return plan_fingerprint(
             plan,
-            stores=digest(*(str(store.attrs["manifest_digest"]) for store in self.source.stores)),
+            stores=digest(*(store.content_digest for store in self.source.stores)),
             cells=digest(self.rows.starts, self.rows.stops, plan.first, plan.size),
             controls=digest(self.pools.controls.starts, self.pools.controls.stops, self.pools.by_batch),
             features=digest(*features.fingerprint(self.source)),

@@ -18,6 +18,7 @@ from lazypert.store.arrays import DenseArray, StringArray
 from lazypert.store.byte_reader import ByteReader, LocalReader, RemoteReader
 from lazypert.store.damage import store_damaged
 from lazypert.store.format import FORMAT_VERSION, MARKER, TABLES, Grid
+from lazypert.store.manifest import MANIFEST, Entry, manifest_digest
 from lazypert.store.matrix import Matrix
 from lazypert.store.sharded_array import ShardedArray
 from lazypert.store.stored_groups import read_groups
@@ -168,6 +169,21 @@ class Store:
         """Read all of a numeric array."""
         array = self.open_array(path)
         return array.read(0, len(array))
+
+    def read_manifest(self) -> list[Entry]:
+        """Read the manifest: one entry per file."""
+        keys = self.read_strings(f"{MANIFEST}/key")
+        sizes, checksums = self.read_array(f"{MANIFEST}/size"), self.read_array(f"{MANIFEST}/crc32")
+        return [Entry(str(key), int(size), int(crc)) for key, size, crc in zip(keys, sizes, checksums, strict=True)]
+
+    @cached_property
+    def content_digest(self) -> str:
+        """SHA-256 of the sizes and checksums of all files of values.
+
+        Two conversions of one file have the same digest, with whatever version of Zarr they were made: metadata, whose
+        text differs between versions, do not count.
+        """
+        return manifest_digest(entry for entry in self.read_manifest() if not entry.key.endswith("zarr.json"))
 
     def read_strings(self, path: str) -> NDArray[Any]:
         """Read all of an array of strings, as an object array."""

@@ -47,7 +47,7 @@ def verify(store: str | Path) -> int:
         manifest_entries = [Entry(*fields) for fields in opened.attrs[MANIFEST_FILES]]
         if problems := [found for entry in manifest_entries if (found := _problem(opened.reader, entry))]:
             raise _damaged(store, problems)
-        entries = read_manifest(opened)
+        entries = opened.read_manifest()
     except StoreDamagedError:
         raise
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -62,13 +62,6 @@ def verify(store: str | Path) -> int:
     if problems:
         raise _damaged(store, problems)
     return len(entries)
-
-
-def read_manifest(store: Store) -> list[Entry]:
-    """Read the manifest: one entry per file."""
-    keys = store.read_strings(f"{MANIFEST}/key")
-    sizes, checksums = store.read_array(f"{MANIFEST}/size"), store.read_array(f"{MANIFEST}/crc32")
-    return [Entry(str(key), int(size), int(crc)) for key, size, crc in zip(keys, sizes, checksums, strict=True)]
 
 
 def _problem(reader: ByteReader, entry: Entry) -> str | None:

@@ -13,7 +13,7 @@ from lazypert.errors import LazypertError, StoreExistsError
 from lazypert.store.format import MARKER, TABLES, Grid
 from lazypert.store.manifest import MANIFEST_FILES, manifest_digest
 from lazypert.store.store import Store
-from lazypert.store.verify import read_manifest, verify
+from lazypert.store.verify import verify
 from tests.support.stores import ATTRS, leftovers
 
 
@@ -147,7 +147,7 @@ def test_the_manifest_and_the_root_cover_every_file(tmp_path):
         writer.strings("obs/b", np.array(["x", "y", "z"], dtype=object))
         writer.finalise(ATTRS)
     store = Store(tmp_path / "s.zarr")
-    entries = read_manifest(store)
+    entries = store.read_manifest()
     existing = {p.relative_to(store.path).as_posix() for p in Path(store.path).rglob("*") if p.is_file()}
     listed = {entry.key for entry in entries}
     listed_in_the_root = {key for key, _, _ in store.attrs[MANIFEST_FILES]}

@@ -1,0 +1,290 @@
+"""Run manifests: everything that a training run's batches depend on, in a small file that reproduces them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from lazypert._internal.files import write_atomic
+from lazypert._internal.validation import require
+from lazypert.downsampling.config import DownsamplingConfig
+from lazypert.errors import ConfigError, RunChangedError
+from lazypert.loading.loader import Loader
+from lazypert.pipeline import PerturbationPipeline, PerturbationPipelineConfig, PerturbationPipelineResult
+from lazypert.splits.options import SplitOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lazypert.sources.base import PerturbationSource
+
+_FORMAT, _VERSION = "lazypert run", 1
+
+_SECTIONS = ("sources", "config", "split", "loaders", "versions")
+
+_PACKAGES = ("lazypert", "numpy", "numba", "jax", "zarr", "numcodecs", "anndata", "pandas", "xarray", "dask")
+
+# Credentials; and options that do not change which batches there are.
+_LEFT_OUT = ("storage_options", "sharding", "threads", "prefetch")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run that was set up again from its manifest.
+
+    Attributes
+    ----------
+    result
+        Result of the pipeline.
+    loaders
+        The loaders, in the order in which they were saved.
+    """
+
+    result: PerturbationPipelineResult
+    loaders: tuple[Loader, ...]
+
+
+def save_run(path: str | Path, result: PerturbationPipelineResult, loaders: Loader | Iterable[Loader]) -> None:
+    """Write a manifest of a run: sources and their digests, config, split, loaders, seeds and versions.
+
+    Parameters
+    ----------
+    path
+        The manifest, a ``.json`` file. If the split was not made by the config's own rule, it is saved beside it, as
+        ``<name>.split.csv.gz``. Neither ever contains credentials: `storage_options` are left out.
+    result
+        What ``PerturbationPipeline.setup`` returned.
+    loaders
+        Loaders of ``result.loader``.
+
+    Raises
+    ------
+    ConfigError
+        If the run uses a selection of a Dataset, which has no path, or a loader was not made by ``result.loader``.
+    """
+    path = Path(path)
+    require(path.suffix == ".json", "path", str(path), "a name that ends in .json")
+    loaders = (loaders,) if isinstance(loaders, Loader) else tuple(loaders)
+    for loader in loaders:
+        if loader.source is not result.source or not loader.arguments:
+            raise ConfigError(f"loaders: got {loader!r}, expected loaders made by this result's `loader` method.")
+    content: dict[str, Any] = {
+        "sources": _sources(result),
+        "config": _jsonable(_values(result)),
+        "split": _save_split(path, result),
+        "loaders": [_loader(loader) for loader in loaders],
+        "versions": _versions(),
+    }
+    digests = {name: _digest(content[name]) for name in _SECTIONS}
+    manifest = {"format": _FORMAT, "version": _VERSION, **content, "digests": digests}
+    write_atomic(path, [json.dumps(manifest, indent=2).encode() + b"\n"])
+
+
+def load_run(
+    path: str | Path,
+    *,
+    sources: Sequence[str | Path] | None = None,
+    storage_options: dict[str, Any] | None = None,
+) -> Run:
+    """Set up a run again from its manifest, and check that everything is as it was.
+
+    The loaders yield the same batches, bit for bit, on any machine and with any supported Python version. Versions of
+    packages are recorded for the reader, and not compared.
+
+    Parameters
+    ----------
+    path
+        What `save_run` wrote.
+    sources
+        Where the files are now, in the order of the manifest; by default where they were.
+    storage_options
+        Passed to fsspec for URLs; manifests never contain credentials.
+
+    Raises
+    ------
+    RunChangedError
+        If a store, the split, a loader, or the manifest itself differs from what was saved; the message says which.
+    ConfigError
+        If the file is not a manifest.
+    """
+    manifest = _read(Path(path))
+    saved = manifest["sources"]
+    paths = [entry["path"] for entry in saved] if sources is None else list(sources)
+    if len(paths) != len(saved):
+        raise ConfigError(f"sources: got {len(paths)} files, expected {len(saved)}, as in the manifest.")
+    config = _config(manifest["config"], storage_options)
+    result = _set_up(Path(path), manifest, config, paths)
+    for entry, found in zip(saved, _sources(result), strict=True):
+        for name in ("digest", "n_cells", "n_genes"):
+            _compare(f"source {entry['path']!r}: {name}", entry[name], found[name])
+    _compare("split: digest", manifest["split"]["digest"], result.original_splits.digest)
+    loaders = []
+    for entry in manifest["loaders"]:
+        loader = result.loader(**{name: _from_json(name, value) for name, value in entry["arguments"].items()})
+        for name, value in entry["fingerprint"].items():
+            _compare(f"loader {entry['arguments']['split']!r}: {name}", value, loader.fingerprint.get(name))
+        loaders.append(loader)
+    return Run(result, tuple(loaders))
+
+
+def _set_up(
+    path: Path, manifest: dict[str, Any], config: PerturbationPipelineConfig, paths: Sequence[str | Path]
+) -> PerturbationPipelineResult:
+    pipeline, file = PerturbationPipeline(config), manifest["split"]["file"]
+    datasets = [entry["dataset"] for entry in manifest["sources"]]
+    names = None if None in datasets else datasets
+    if file is None:
+        return pipeline.setup(paths, names=names)
+    split = path.parent / file
+    if not split.is_file():
+        raise RunChangedError(f"split: the file {str(split)!r} is missing. Restore it beside the manifest.")
+    try:
+        return pipeline.setup(paths, names=names, splits=split)
+    except ConfigError as error:
+        raise RunChangedError(f"split: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"path: cannot read {str(path)!r} as a run manifest ({error}). Expected what save_run wrote."
+        ) from error
+    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT or manifest.get("version") != _VERSION:
+        raise ConfigError(
+            f"path: got {str(path)!r}, expected a run manifest of version {_VERSION}, as save_run writes it."
+        )
+    digests = manifest.get("digests")
+    for name in _SECTIONS:
+        expected = digests.get(name) if isinstance(digests, dict) else None
+        if name not in manifest or _digest(manifest[name]) != expected:
+            raise RunChangedError(
+                f"{name}: this section of {str(path)!r} was changed after it was written. Restore the manifest; to run "
+                "with other options, set up a new run and save it."
+            )
+    return manifest
+
+
+def _compare(name: str, saved: object, found: object) -> None:
+    if saved != found:
+        raise RunChangedError(
+            f"{name}: got {found!r}, expected {saved!r} as in the manifest. The run cannot be reproduced with it: "
+            "restore what was used, or save a new run."
+        )
+
+
+# Sections
+
+
+def _sources(result: PerturbationPipelineResult) -> list[dict[str, Any]]:
+    found = []
+    datasets = getattr(result.source, "names", (None,))
+    for source, dataset in zip(_single_sources(result.source), datasets, strict=True):
+        if source.groups.n_obs != source.n_rows:
+            raise ConfigError(
+                f"result: got a selection of {source.groups.n_obs:,} of the {source.n_rows:,} cells of "
+                f"{source.store.path!r}, expected whole screens: a selection cannot be opened again by its path. "
+                "Leave cells out with exclude_perturbations and similar options, or with splits=..."
+            )
+        found.append(
+            {
+                "path": _without_credentials(str(source.config.file_path)),
+                "dataset": dataset,
+                "digest": source.store.content_digest,
+                "n_cells": source.store.n_obs,
+                "n_genes": source.store.n_vars,
+            }
+        )
+    return found
+
+
+def _single_sources(source: PerturbationSource) -> tuple[Any, ...]:
+    return getattr(source, "sources", (source,))
+
+
+def _save_split(path: Path, result: PerturbationPipelineResult) -> dict[str, Any]:
+    splits = result.original_splits
+    if not result.is_split_given:
+        return {"digest": splits.digest, "file": None}
+    file = path.with_suffix(".split.csv.gz")
+    splits.save(file)
+    return {"digest": splits.digest, "file": file.name}
+
+
+def _loader(loader: Loader) -> dict[str, Any]:
+    arguments = {name: value for name, value in loader.arguments.items() if name not in _LEFT_OUT}
+    arguments |= {"host": loader.host, "n_hosts": loader.n_hosts}
+    return {"arguments": _jsonable(arguments), "fingerprint": _jsonable(loader.fingerprint)}
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _values(result: PerturbationPipelineResult) -> dict[str, Any]:
+    """Options of the pipeline; without those of its own split if another one was used."""
+    left_out = {*_LEFT_OUT}
+    if result.is_split_given:
+        left_out |= {field.name for field in fields(SplitOptions)} - {"seed"}
+    return {
+        field.name: getattr(result.config, field.name) for field in fields(result.config) if field.name not in left_out
+    }
+
+
+def _config(values: dict[str, Any], storage_options: dict[str, Any] | None) -> PerturbationPipelineConfig:
+    known = {field.name for field in fields(PerturbationPipelineConfig)}
+    if unknown := sorted(set(values) - known):
+        raise RunChangedError(
+            f"config: {unknown[0]!r} is not an option of this version of lazypert. Use the version of the manifest."
+        )
+    given = {name: _from_json(name, value) for name, value in values.items()}
+    return PerturbationPipelineConfig(**given, storage_options=storage_options)
+
+
+# JSON
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, DownsamplingConfig):
+        return {"DownsamplingConfig": asdict(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value.item() if hasattr(value, "item") else value
+
+
+def _from_json(name: str, value: Any) -> Any:
+    if name == "downsampling" and value is not None:
+        return DownsamplingConfig(**value["DownsamplingConfig"])
+    if isinstance(value, list):
+        return tuple(_from_json("", item) for item in value)
+    return value
+
+
+def _digest(section: Any) -> str:
+    return hashlib.sha256(json.dumps(section, sort_keys=True).encode()).hexdigest()
+
+
+def _without_credentials(path: str) -> str:
+    """A path or URL without user, password and query; local paths become absolute."""
+    if "://" not in path:
+        return str(Path(path).absolute())
+    parts = urlsplit(path)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -1,0 +1,248 @@
+"""A run is set up again from its manifest alone, bit for bit; whatever differs is refused and named."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import lazypert as lp
+from lazypert import DownsamplingConfig, PerturbationPipeline, PerturbationPipelineConfig, RandomSplitter
+from lazypert.errors import ConfigError, RunChangedError, SourceMissingError
+from lazypert.run_manifest import load_run, save_run
+from tests.support.screens import CONTROL, make_screen, write_screen
+
+OPTIONS = {"sentence_size": 6, "sentences_per_batch": 3}
+
+
+def screen(seed=0):
+    """240 cells of 2 types, 3 perturbations and controls, in 2 batches, with 8 genes."""
+    labels = np.indices((2, 4, 30)).reshape(3, -1)[:, np.random.default_rng(seed).permutation(240)]
+    return make_screen(
+        {
+            "perturbation": np.array([CONTROL, "A", "B", "C"])[labels[1]].tolist(),
+            "cell_type": np.array(["T", "U"])[labels[0]].tolist(),
+            "batch": np.array(["b1", "b2"])[labels[2] % 2].tolist(),
+        },
+        np.random.default_rng(seed + 1).poisson(3.0, (240, 8)),
+        genes=[f"gene{i}" for i in range(8)],
+    )
+
+
+def batch_digests(loader):
+    """SHA-256 of every batch of two epochs, all fields."""
+    digests = []
+    for epoch in range(2):
+        loader.set_epoch(epoch)
+        for batch in loader:
+            leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(batch)]
+            digests.append(hashlib.sha256(b"".join(leaf.tobytes() for leaf in leaves)).hexdigest())
+    return digests
+
+
+def convert(folder, *, seed=0, name="screen", **options):
+    path = write_screen(screen(seed), folder / f"{name}.h5ad")
+    roles = {"pert_col": "perturbation", "cell_type_col": "cell_type", "batch_col": "batch", "control_pert": CONTROL}
+    return lp.convert(path, folder / f"{name}.zarr", **roles, overwrite=True, **options)
+
+
+def set_up(paths, **options):
+    return PerturbationPipeline(PerturbationPipelineConfig(**options)).setup(paths)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A run with two loaders, its manifest, and the digests of its batches."""
+    result = set_up(convert(tmp_path), controls="shared", mapping_strategy="batch", seed=3)
+    loaders = [
+        result.loader(
+            "train", **OPTIONS, n_basal_samples=2, target_sum=1e4, genes=["gene3", "gene1"], obs=["batch"],
+            downsampling=DownsamplingConfig(fraction=0.5), weights={"A": 1.0, "B": 2.0}, to="numpy",
+        ),
+        result.loader("test", layout="csr"),
+    ]  # fmt: skip
+    save_run(tmp_path / "run.json", result, loaders)
+    return tmp_path / "run.json", [batch_digests(loader) for loader in loaders]
+
+
+def test_a_run_is_reproduced_bit_for_bit(saved):
+    path, expected = saved
+    run = load_run(path)
+    assert [batch_digests(loader) for loader in run.loaders] == expected
+    assert run.result.config.controls == "shared"
+
+
+def test_a_state_resumes_in_the_reproduced_run(saved):
+    path, _ = saved
+    one, other = load_run(path).loaders[0], load_run(path).loaders[0]
+    batches = iter(one)
+    next(batches)
+    other.load_state_dict(one.state_dict())
+    np.testing.assert_array_equal(next(iter(other)).row, next(batches).row)
+
+
+def test_screens_may_have_moved(saved, tmp_path):
+    path, expected = saved
+    moved = shutil.move(tmp_path / "screen.zarr", tmp_path / "moved.zarr")
+    with pytest.raises(SourceMissingError):
+        load_run(path)
+    assert batch_digests(load_run(path, sources=[moved]).loaders[0]) == expected[0]
+    with pytest.raises(ConfigError, match="sources: got 2 files, expected 1"):
+        load_run(path, sources=[moved, moved])
+
+
+def test_several_screens_and_a_given_split(tmp_path):
+    paths = [convert(tmp_path, seed=seed, name=f"s{seed}") for seed in range(2)]
+    pipeline = PerturbationPipeline(PerturbationPipelineConfig())
+    splits = RandomSplitter().split(pipeline.setup(paths).source)
+    result = pipeline.setup(paths, splits=splits.keep(np.arange(480) % 3 > 0))
+    loader = result.loader("train", **OPTIONS)
+    save_run(tmp_path / "run.json", result, loader)
+    assert sorted(file.name for file in tmp_path.glob("run.*")) == ["run.json", "run.split.csv.gz"]
+    assert batch_digests(load_run(tmp_path / "run.json").loaders[0]) == batch_digests(loader)
+
+
+def test_an_experiment(tmp_path):
+    convert(tmp_path)
+    toml = tmp_path / "experiment.toml"
+    toml.write_text('[datasets]\nmine = "screen.zarr"\n[training]\nmine = "train"\n[zeroshot]\n"mine.T" = "test"\n')
+    result = PerturbationPipeline(PerturbationPipelineConfig(split_mode="random", train_frac=0.5)).setup_experiment(
+        toml
+    )
+    loader = result.loader("test", **OPTIONS)
+    save_run(tmp_path / "run.json", result, loader)
+    toml.unlink()
+    assert batch_digests(load_run(tmp_path / "run.json").loaders[0]) == batch_digests(loader)
+
+
+def test_a_file_is_converted_again(tmp_path):
+    write_screen(screen(), tmp_path / "s.h5ad")
+    options = {"control_pert": CONTROL, "controls": "disjoint"}
+    result = set_up(tmp_path / "s.h5ad", **options)
+    loader = result.loader("train", **OPTIONS)
+    save_run(tmp_path / "run.json", result, loader)
+    expected = batch_digests(loader)
+    shutil.rmtree(tmp_path / "s.lazypert.zarr")
+    assert batch_digests(load_run(tmp_path / "run.json").loaders[0]) == expected
+
+
+class TestAltered:
+    """Ten inputs that differ from what the manifest says."""
+
+    def edit(self, path, change):
+        manifest = json.loads(path.read_text())
+        change(manifest)
+        path.write_text(json.dumps(manifest))
+
+    @pytest.mark.parametrize(
+        ("section", "change"),
+        [
+            ("config", lambda m: m["config"].update(seed=4)),
+            ("config", lambda m: m["config"].update(train_frac=0.7)),
+            ("split", lambda m: m["split"].update(digest="0" * 64)),
+            ("sources", lambda m: m["sources"][0].update(digest="0" * 64)),
+            ("loaders", lambda m: m["loaders"][0]["arguments"].update(target_sum=1e3)),
+            ("versions", lambda m: m["versions"].pop("numpy")),
+            ("loaders", lambda m: m.pop("loaders")),
+        ],
+        ids=["seed", "fraction", "split", "store", "target_sum", "versions", "no_loaders"],
+    )
+    def test_an_edited_manifest(self, saved, section, change):
+        path, _ = saved
+        self.edit(path, change)
+        with pytest.raises(RunChangedError, match=f"^{section}: this section"):
+            load_run(path)
+
+    @pytest.mark.parametrize(
+        ("change", "name"),
+        [
+            (lambda adata: adata[:, ::-1], "digest"),
+            (lambda adata: adata[:, :-1], "digest"),
+            (lambda adata: adata[:-1], "digest"),
+        ],
+        ids=["gene_order", "fewer_genes", "fewer_cells"],
+    )
+    def test_another_screen(self, saved, change, name):
+        path, _ = saved
+        adata = change(screen()).copy()
+        self.replace(path.parent, adata)
+        with pytest.raises(RunChangedError, match=rf"source '.*screen.zarr': {name}: got"):
+            load_run(path)
+
+    @pytest.mark.parametrize("what", ["counts", "labels", "names"])
+    def test_other_values(self, saved, what):
+        path, _ = saved
+        adata = screen()
+        if what == "counts":
+            adata.X[0, 0] += 1
+        elif what == "labels":
+            adata.obs["batch"] = adata.obs["batch"].to_numpy()[::-1]
+        else:
+            adata.obs_names = [f"other{i}" for i in range(240)]
+        self.replace(path.parent, adata)
+        with pytest.raises(RunChangedError, match=r"source '.*screen.zarr': digest: got"):
+            load_run(path)
+
+    def replace(self, folder, adata):
+        write_screen(adata, folder / "screen.h5ad")
+        roles = {"pert_col": "perturbation", "cell_type_col": "cell_type", "batch_col": "batch"}
+        lp.convert(folder / "screen.h5ad", folder / "screen.zarr", **roles, control_pert=CONTROL, overwrite=True)
+
+    def test_a_split_file(self, tmp_path):
+        store = convert(tmp_path)
+        pipeline = PerturbationPipeline(PerturbationPipelineConfig())
+        first = pipeline.setup(store)
+        result = pipeline.setup(store, splits=first.splits)
+        save_run(tmp_path / "run.json", result, result.loader("train", **OPTIONS))
+        other = RandomSplitter(lp.RandomSplitterConfig(seed=1)).split(first.source)
+        other.save(tmp_path / "run.split.csv.gz")
+        with pytest.raises(RunChangedError, match="split: digest: got"):
+            load_run(tmp_path / "run.json")
+        (tmp_path / "run.split.csv.gz").unlink()
+        with pytest.raises(RunChangedError, match="is missing"):
+            load_run(tmp_path / "run.json")
+
+    def test_a_loader_that_reaches_fewer_controls(self, saved):
+        path, _ = saved
+
+        def change(manifest):
+            manifest["loaders"][0]["fingerprint"]["controls_in_reach"] = 7
+            text = json.dumps(manifest["loaders"], sort_keys=True)
+            manifest["digests"]["loaders"] = hashlib.sha256(text.encode()).hexdigest()
+
+        self.edit(path, change)
+        with pytest.raises(RunChangedError, match="loader 'train': controls_in_reach: got None, expected 7"):
+            load_run(path)
+
+    @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"format": "lazypert run", "version": 2}'])
+    def test_something_else(self, tmp_path, text):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(ConfigError, match="run manifest"):
+            load_run(tmp_path / "run.json")
+
+
+class TestSaving:
+    def test_no_credential_is_written(self, tmp_path):
+        result = set_up(convert(tmp_path), storage_options={"secret": "hunter2"})
+        object.__setattr__(result.source.config, "file_path", "s3://me:hunter2@bucket/s.zarr?token=hunter2")
+        save_run(tmp_path / "run.json", result, result.loader("train", **OPTIONS))
+        text = (tmp_path / "run.json").read_text()
+        assert "hunter2" not in text
+        assert json.loads(text)["sources"][0]["path"] == "s3://bucket/s.zarr"
+
+    def test_selections_are_refused(self, tmp_path):
+        result = set_up(lp.open(convert(tmp_path)).pert.select(cell_type="T"))
+        with pytest.raises(ConfigError, match="got a selection of 120 of the 240 cells"):
+            save_run(tmp_path / "run.json", result, result.loader("train", **OPTIONS))
+
+    def test_foreign_loaders_are_refused(self, tmp_path):
+        store = convert(tmp_path)
+        one, other = set_up(store), set_up(store)
+        with pytest.raises(ConfigError, match="expected loaders made by this result's"):
+            save_run(tmp_path / "run.json", one, other.loader("train", **OPTIONS))
+        with pytest.raises(ConfigError, match=r"ends in .json"):
+            save_run(tmp_path / "run.txt", one, one.loader("train", **OPTIONS))
+        assert list(Path(tmp_path).glob("run*")) == []
