@@ -10,6 +10,7 @@ import numpy as np
 
 from lazypert.splits.digest import digest_of
 from lazypert.splits.names import SPLITS, Split, split_name
+from lazypert.splits.report import make_report
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from lazypert.screen.groups import Groups
     from lazypert.screen.rows import Rows
+    from lazypert.splits.cell_content import HasContent
+    from lazypert.splits.report import SplitReport
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -67,6 +70,12 @@ class SplitResult:
     def keep(self, mask: NDArray[np.bool_]) -> SplitResult:
         """Return the splits without the rows for which the (n_obs,) mask is False."""
         return SplitResult(*(self[name].keep(mask) for name in SPLITS), self.groups)
+
+    def report(
+        self, source: HasContent | None = None, *, content: bool = False, separator: str | None = None
+    ) -> SplitReport:
+        """Report what the splits hold and what leaks between them; see `lazypert.splits.report.make_report`."""
+        return make_report(self.groups, [self[name] for name in SPLITS], source, content=content, separator=separator)
 
     def __repr__(self) -> str:
         counts = [f"{name} {len(self[name]):,}" for name in SPLITS]
