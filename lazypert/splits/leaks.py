@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -57,8 +57,9 @@ def find_shared_labels(groups: Groups, n_cells: NDArray[np.int64]) -> Iterator[F
     """
     run, columns = groups.batch_counts.run, groups.roles.columns()
     for axis, (kind, explanation) in _SHARED.items():
-        if len(groups.labels[axis]) == 1 and (columns[axis] is None or axis == "dataset"):
-            continue  # all cells have the label of an axis without a column
+        n_labels, has_column = len(groups.labels[axis]), columns[axis] is not None and axis != "dataset"
+        if n_labels == 0 or (n_labels == 1 and not has_column):
+            continue  # all labels are missing, or all cells have that of an axis without a column
         code, labels = _batches(groups) if axis == "batch" else (groups.codes[axis][run], groups.labels[axis])
         is_counted = (groups.batch_counts.batch if axis == "batch" else code) >= 0
         if axis == "perturbation":
@@ -84,7 +85,7 @@ def batch_codes(groups: Groups) -> NDArray[np.int64]:
     """(n_subgroups,) code of each subgroup's dataset and batch together; -1 for a missing batch label."""
     counts = groups.batch_counts
     dataset = groups.codes["dataset"][counts.run].astype(np.int64) + 1
-    return np.where(counts.batch < 0, -1, dataset * len(groups.labels["batch"]) + counts.batch)
+    return np.where(counts.batch < 0, -1, dataset * max(1, len(groups.labels["batch"])) + counts.batch)
 
 
 def _batches(groups: Groups) -> tuple[NDArray[np.integer], NDArray[np.str_]]:
@@ -166,7 +167,7 @@ def find_combinations(groups: Groups, n_cells: NDArray[np.int64], separator: str
     ConfigError
         If `separator` is empty, or no perturbation label contains it.
     """
-    require(bool(separator), "separator", separator, "text such as '+'")
+    _require_text("separator", separator)
     labels = groups.labels["perturbation"]
     if not any(separator in label for label in labels):
         raise ConfigError(
@@ -184,6 +185,10 @@ def find_combinations(groups: Groups, n_cells: NDArray[np.int64], separator: str
         held_out = [number for number in np.flatnonzero((per_label[b] > 0) & ~is_seen).tolist() if parts[number]]
         yield from _held_out_inside(labels, parts, seen, held_out, per_label[a], (SPLITS[a], SPLITS[b]))
         yield from _seen_parts(labels, parts, seen, held_out, per_label[b], (SPLITS[a], SPLITS[b]))
+
+
+def _require_text(name: str, value: Any) -> None:
+    require(isinstance(value, str) and value != "", name, value, "text such as '+'")
 
 
 def _parts_of(labels: NDArray[np.str_], separator: str, control: str | None) -> list[frozenset[str]]:

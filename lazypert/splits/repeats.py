@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from lazypert.screen.cell_order import repeat_hash
+from lazypert.splits.coverage import uncovered
 from lazypert.splits.digest import SplitCells, iterate_cells
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def repeated_names(groups: Groups, parts: Sequence[Rows], source: HasNames | Non
     cells. Each cell that is found takes 64 bytes while they are sorted.
 
     In tables of hashes, the second and every later cell of one name in a run have other hashes, which are functions
-    of the first one's. They are recognised as long as the split has the first cell too.
+    of the first one's. They are recognised as long as `groups` has the first cell too: it may be in no split, but a
+    selection of cells must not lack it.
 
     Parameters
     ----------
@@ -69,7 +71,7 @@ def repeated_names(groups: Groups, parts: Sequence[Rows], source: HasNames | Non
         Where to read the names that share a hash, which is then confirmed by a second hash of another kind. With
         None, any two names among 10^8 are taken to be equal by mistake with a probability of 0.001.
     """
-    found = _find(lambda rows: groups.cells.hashes(rows), groups, parts, has_repeat_hashes=True)
+    found = _find(groups, parts, groups.cells.hashes, uncovered(groups, parts))
     if source is None or not len(found.row):
         return found
     return _renumber(found, _name_digests(source, found.row))
@@ -77,24 +79,34 @@ def repeated_names(groups: Groups, parts: Sequence[Rows], source: HasNames | Non
 
 def repeated_content(groups: Groups, parts: Sequence[Rows], content: NDArray[np.uint64]) -> Repeats:
     """Find the cells of splits whose content hashes, (n_rows,) by store row, are equal and not `NOTHING`."""
-    return _find(lambda rows: content[rows], groups, parts, has_repeat_hashes=False)
+    return _find(groups, parts, lambda rows: content[rows])
 
 
 def _find(
-    hashes_of: Callable[[NDArray[np.int64]], NDArray[np.uint64]],
     groups: Groups,
     parts: Sequence[Rows],
-    *,
-    has_repeat_hashes: bool,
+    hashes_of: Callable[[NDArray[np.int64]], NDArray[np.uint64]],
+    others: Rows | None = None,
 ) -> Repeats:
-    hashes, end = np.empty(sum(map(len, parts)), np.uint64), 0
-    for cells in iterate_cells(groups, parts):
+    """Find the cells of splits whose hashes are equal.
+
+    Parameters
+    ----------
+    hashes_of
+        Reads hashes by store row.
+    others
+        Cells in no split, which are looked up to recognise the hashes of second and later cells of a name. None if
+        there are no such hashes.
+    """
+    every = parts if others is None else [*parts, others]
+    hashes, end = np.empty(sum(map(len, every)), np.uint64), 0
+    for cells in iterate_cells(groups, every):
         hashes[end : end + len(cells.row)] = hashes_of(cells.row)
         end += len(cells.row)
     hashes.sort()
     wanted = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
     wanted = wanted[wanted != NOTHING]
-    later, first = find_repeat_hashes(hashes) if has_repeat_hashes else (wanted[:0], wanted[:0])
+    later, first = (wanted[:0], wanted[:0]) if others is None else find_repeat_hashes(hashes)
     del hashes
     wanted = np.union1d(wanted, np.union1d(later, first))
     kept: list[SplitCells] = [SplitCells(*(np.empty(0, np.int64) for _ in range(3)))]

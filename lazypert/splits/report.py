@@ -11,8 +11,8 @@ import pandas as pd
 from lazypert._internal.validation import require_flag
 from lazypert.errors import ConfigError
 from lazypert.screen.cell_order import name_hashes
-from lazypert.screen.rows import Rows
 from lazypert.splits.cell_content import MIN_GENES, content_hashes
+from lazypert.splits.coverage import uncovered
 from lazypert.splits.digest import iterate_cells
 from lazypert.splits.findings import Finding
 from lazypert.splits.leaks import batch_codes, find_borrowed_controls, find_combinations, find_shared_labels
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lazypert.screen.groups import Groups
+    from lazypert.screen.rows import Rows
     from lazypert.splits.cell_content import HasContent
     from lazypert.splits.findings import Level
 
@@ -152,23 +153,9 @@ def _check_source(groups: Groups, parts: Sequence[Rows], source: HasContent) -> 
 def _count_cells(groups: Groups, parts: Sequence[Rows]) -> NDArray[np.int64]:
     """(n_splits + 1, n_subgroups) cells of each split, and of none, in each (run, batch)."""
     counts = np.zeros((len(parts) + 1, len(groups.batch_counts.run)), np.int64)
-    for cells in iterate_cells(groups, parts):
+    for cells in iterate_cells(groups, [*parts, uncovered(groups, parts)]):
         np.add.at(counts, (cells.split, groups.subgroup_of(cells.run, cells.row)), 1)
-    in_any, union = counts.sum(axis=0), _union(groups, parts)
-    if len(union) < sum(map(len, parts)):  # splits overlap
-        in_any[:] = 0
-        for cells in iterate_cells(groups, [union]):
-            np.add.at(in_any, groups.subgroup_of(cells.run, cells.row), 1)
-    counts[-1] = groups.batch_counts.n_cells - in_any
     return counts
-
-
-def _union(groups: Groups, parts: Sequence[Rows]) -> Rows:
-    """Cells in any split, each once even if splits overlap."""
-    starts, stops = (np.concatenate([getattr(rows, name) for rows in parts]) for name in ("starts", "stops"))
-    order = np.argsort(starts, kind="stable")
-    ends = np.maximum.accumulate(np.concatenate([[0], stops[order]]))
-    return Rows(np.maximum(starts[order], ends[:-1]), stops[order], groups.row_order)
 
 
 def _counts(groups: Groups, n_cells: NDArray[np.int64]) -> pd.DataFrame:
