@@ -27,7 +27,7 @@ from lazypert.sources.concat_source import PerturbationConcatSource
 from lazypert.sources.config import PerturbationSourceConfig, ScreenOptions
 from lazypert.splits.config import SplitOptions
 from lazypert.splits.names import split_name
-from lazypert.splits.splitters import FewShotSplitter, RandomSplitter, ZeroShotSplitter, make_splitter
+from lazypert.splits.splitters import make_splitter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from lazypert.screen.rows import Rows
     from lazypert.sources.base import PerturbationSource
     from lazypert.splits.split_result import SplitResult
+    from lazypert.splits.splitter_base import Splitter
 
 
 _SAMPLER_FIELDS = tuple(field.name for field in fields(PerturbationSamplerConfig))
@@ -98,7 +99,7 @@ class PerturbationPipelineConfig(KnockdownOptions, SentenceOptions, ControlOptio
         """Config of the training sampler."""
         return derive(PerturbationSamplerConfig, self)
 
-    def splitter(self) -> RandomSplitter | ZeroShotSplitter | FewShotSplitter:
+    def splitter(self) -> Splitter[Any]:
         """Splitter of the chosen mode."""
         return make_splitter(self)
 

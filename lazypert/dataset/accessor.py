@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import xarray as xr
 
-from lazypert._internal.inverse_permutation import inverse
 from lazypert._internal.validation import make_config, require_choice
 from lazypert.dataset.variables import CELL, STORAGE_OPTIONS, STORE, STORE_ROW
 from lazypert.design.controls import ControlMappingConfig, control_mapping
 from lazypert.errors import ConfigError
 from lazypert.quality import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter
-from lazypert.screen.groups import Groups
-from lazypert.screen.roles import RUN_AXES, Roles
+from lazypert.screen.roles import Roles
 from lazypert.sources.anndata_source import PerturbationAnnDataSource
 from lazypert.sources.config import PerturbationSourceConfig
-from lazypert.splits.config import SPLIT_MODES, SplitMode, SplitOptions
-from lazypert.splits.splitters import make_splitter
+from lazypert.splits.config import SPLIT_MODES, SplitKwargs, SplitMode, SplitOptions
+from lazypert.splits.splitters import SPLITTERS, make_splitter, wrong_mode
+from lazypert.store.columns import open_column
 from lazypert.store.group_by_columns import group_cells
 from lazypert.store.store import Store
 
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from lazypert.design.controls import ControlMappingKwargs
     from lazypert.quality import KnockdownFilterKwargs
+    from lazypert.screen.groups import Groups
     from lazypert.screen.roles import RolesKwargs
     from lazypert.sources.config import PerturbationSourceKwargs
     from lazypert.splits.split_result import SplitResult
@@ -70,15 +70,7 @@ class PertAccessor:
         store = self.store
         if self._is_complete:
             return store.groups
-        # Labels are taken from the runs of the store's own table, so no column is read.
-        all_groups, rows = store.groups, self._ds[STORE_ROW].to_numpy()
-        position = rows if all_groups.row_order is None else inverse(all_groups.row_order)[rows]
-        run = all_groups.run_of(position)
-        columns = store.roles.columns()
-        codes = {axis: None if columns[axis] is None else all_groups.codes[axis][run] for axis in RUN_AXES}
-        codes["batch"] = None if columns["batch"] is None else all_groups.batch_of(rows)
-        hashes = all_groups.cells.hashes(rows)
-        return Groups.from_codes(codes, all_groups.labels, store.roles, hashes, rows=rows, cells=all_groups.cells)
+        return store.groups.select(self._ds[STORE_ROW].to_numpy())
 
     @property
     def _is_complete(self) -> bool:
@@ -87,6 +79,14 @@ class PertAccessor:
             return False
         rows = self._ds[STORE_ROW].to_numpy()
         return bool((rows == np.arange(len(rows))).all())
+
+    def obs_names(self, rows: NDArray[np.integer]) -> NDArray[Any]:
+        """Read (n,) names of cells by store row."""
+        return self.groups.cells.names(rows)
+
+    def read_obs(self, column: str, rows: NDArray[np.integer]) -> NDArray[Any]:
+        """Read (n,) values of an obs column by store row."""
+        return open_column(self.store, f"obs/{self.store.require_obs(column)}")[np.asarray(rows)]
 
     def table(self) -> pd.DataFrame:
         """One row per group: cell type, perturbation, numbers of cells and batches, and whether it is a control."""
@@ -153,24 +153,30 @@ class PertAccessor:
     def split(
         self,
         mode: SplitMode = "random",
-        *,
-        held_out_cell_types: tuple[str, ...] = (),
-        held_out_perturbations: tuple[str, ...] = (),
-        train_frac: float = SplitOptions.train_frac,
-        valid_frac: float = SplitOptions.valid_frac,
-        seed: int = SplitOptions.seed,
+        **options: Unpack[SplitKwargs],
     ) -> SplitResult:
-        """Split the cells; see the splitters for the rules."""
+        """Split the cells of this Dataset.
+
+        Parameters
+        ----------
+        mode
+            The rule: ``"random"``, ``"zeroshot"``, ``"fewshot"``, ``"heldout"`` or ``"combinations"``.
+        **options
+            Options of its config, such as `HeldOutSplitterConfig` for ``"heldout"``.
+
+        Raises
+        ------
+        ConfigError
+            When an option is invalid, is not one of this mode's, or nothing would be held out.
+        LabelNotFoundError
+            When a named label does not occur in this Dataset.
+        """
         require_choice("mode", mode, SPLIT_MODES)
-        options = SplitOptions(
-            split_mode=mode,
-            held_out_cell_types=held_out_cell_types,
-            held_out_perturbations=held_out_perturbations,
-            train_frac=train_frac,
-            valid_frac=valid_frac,
-            seed=seed,
-        )
-        return make_splitter(options).split(self)
+        known = set(SPLITTERS[mode].config_type.__dataclass_fields__)
+        for name in options:
+            if name not in known and name in SplitOptions.__dataclass_fields__:
+                raise wrong_mode(name, options[name], mode)  # type: ignore[literal-required]
+        return make_splitter(make_config(SplitOptions, {**options, "split_mode": mode})).split(self)
 
     def knockdown(self, **options: Unpack[KnockdownFilterKwargs]) -> KnockdownResult:
         """Run on-target knockdown quality control.

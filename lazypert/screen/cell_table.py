@@ -1,4 +1,4 @@
-"""What groups know of single cells, apart from their order: batch codes and name hashes."""
+"""What groups know of single cells, apart from their order: batch codes, names and name hashes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from lazypert.errors import ConfigError
 from lazypert.screen.labels import renumber
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -26,13 +27,18 @@ class CellTable(Protocol):
         """(n,) name hashes of cells; see `lazypert.screen.cell_order`."""
         ...
 
+    def names(self, rows: NDArray[np.integer]) -> NDArray[Any]:
+        """Read (n,) names of cells."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class CellArrays:
-    """A `CellTable` in memory."""
+    """A `CellTable` in memory, except for the names, which `read_names` reads from elsewhere."""
 
     batch: NDArray[np.integer] | None
     name_hash: NDArray[np.uint64]
+    read_names: Callable[[NDArray[np.integer]], NDArray[Any]] | None = None
 
     def batch_codes(self) -> NDArray[np.integer] | None:
         """(n_rows,) code of each cell's batch."""
@@ -41,6 +47,12 @@ class CellArrays:
     def hashes(self, rows: NDArray[np.integer]) -> NDArray[np.uint64]:
         """(n,) name hashes of cells."""
         return self.name_hash[rows]
+
+    def names(self, rows: NDArray[np.integer]) -> NDArray[Any]:
+        """Read (n,) names of cells."""
+        if self.read_names is None:
+            raise ConfigError("These groups were made without cell names, so cells can only be told apart by row.")
+        return self.read_names(rows)
 
 
 class ConcatCells:
@@ -83,12 +95,21 @@ class ConcatCells:
 
     def hashes(self, rows: NDArray[np.integer]) -> NDArray[np.uint64]:
         """(n,) name hashes of cells."""
+        return self._gather(rows, np.dtype(np.uint64), lambda table, local: table.hashes(local))
+
+    def names(self, rows: NDArray[np.integer]) -> NDArray[Any]:
+        """Read (n,) names of cells, which repeat if screens share names."""
+        return self._gather(rows, np.dtype(object), lambda table, local: table.names(local))
+
+    def _gather(
+        self, rows: NDArray[np.integer], dtype: np.dtype[Any], read: Callable[[CellTable, NDArray[Any]], NDArray[Any]]
+    ) -> NDArray[Any]:
         rows = np.asarray(rows)
-        out = np.empty(len(rows), np.uint64)
+        out = np.empty(len(rows), dtype)
         screen = np.searchsorted(self._first_rows, rows, side="right") - 1
         for number in np.unique(screen):
             inside = screen == number
-            out[inside] = self._tables[number].hashes(rows[inside] - self._first_rows[number])
+            out[inside] = read(self._tables[number], rows[inside] - self._first_rows[number])
         return out
 
 

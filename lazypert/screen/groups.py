@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pandas as pd
 
+from lazypert._internal.inverse_permutation import inverse
 from lazypert.errors import LabelNotFoundError, near_matches
 from lazypert.screen.cell_order import order_cells
 from lazypert.screen.cell_table import BatchCounts, CellArrays, ConcatCells, code_dtype
@@ -17,7 +18,7 @@ from lazypert.screen.roles import AXES, RUN_AXES
 from lazypert.screen.rows import Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -78,6 +79,7 @@ class Groups:
         *,
         rows: NDArray[np.integer] | None = None,
         cells: CellTable | None = None,
+        read_names: Callable[[NDArray[np.integer]], NDArray[Any]] | None = None,
     ) -> Groups:
         """Group cells by their codes.
 
@@ -95,6 +97,8 @@ class Groups:
         cells
             Table of all cells of the store; None makes one of `codes` and `hashes`, which then must be those
             of all rows.
+        read_names
+            For a table that is made: reads the names of cells by row.
         """
         codes = {axis: codes.get(axis) for axis in AXES}
         names = {axis: np.asarray([ALL] if codes[axis] is None else labels[axis], dtype=np.str_) for axis in AXES}
@@ -108,7 +112,8 @@ class Groups:
         is_in_order = bool((order == np.arange(n_obs)).all())
         if cells is None:
             batch = codes["batch"]
-            cells = CellArrays(None if batch is None else batch.astype(code_dtype(len(names["batch"]))), hashes)
+            batch = None if batch is None else batch.astype(code_dtype(len(names["batch"])))
+            cells = CellArrays(batch, hashes, read_names)
         return cls(
             roles=roles,
             labels=names,
@@ -160,6 +165,21 @@ class Groups:
             n_obs=int(sum(screen.n_obs for screen in screens)),
             cells=ConcatCells([screen.cells for screen in screens], n_rows, batch_labels, labels["batch"]),
         )
+
+    def select(self, rows: NDArray[np.integer]) -> Groups:
+        """Return the groups of some of the cells, with the same labels and codes. No column is read.
+
+        Parameters
+        ----------
+        rows
+            (n,) store rows, in any order; a row may occur several times.
+        """
+        positions = rows if self.row_order is None else inverse(self.row_order)[rows]
+        run, columns = self.run_of(positions.astype(np.int64)), self.roles.columns()
+        codes: dict[str, NDArray[np.int32] | None]
+        codes = {axis: None if columns[axis] is None else self.codes[axis][run] for axis in RUN_AXES}
+        codes["batch"] = None if columns["batch"] is None else self.batch_of(rows)
+        return Groups.from_codes(codes, self.labels, self.roles, self.cells.hashes(rows), rows=rows, cells=self.cells)
 
     def __len__(self) -> int:
         return len(np.unique(self.ids[self.ids >= 0]))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -107,12 +107,25 @@ class Rows:
         mask
             (n_obs,) bool, by store row.
         """
+        return self._filter(lambda _, positions: mask[self.to_rows(positions)])
+
+    def where(self, mask: NDArray[np.bool_]) -> Rows:
+        """Return the rows for which ``mask[index]`` is True, in the same order.
+
+        Parameters
+        ----------
+        mask
+            (len(self),) bool, by index in this list.
+        """
+        return self._filter(lambda index, _: mask[index])
+
+    def _filter(self, is_kept: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]) -> Rows:
         starts, stops = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for begin in range(0, len(self), 1_048_576):
             index = np.arange(begin, min(len(self), begin + 1_048_576))
             positions = self.positions(index)
-            is_kept = mask[self.to_rows(positions)]
-            positions, index = positions[is_kept], index[is_kept]
+            kept = is_kept(index, positions)
+            positions, index = positions[kept], index[kept]
             # The new intervals must not span several of the old ones, each of which belongs to one run.
             interval = np.searchsorted(self._ends, index, side="right")
             breaks = np.flatnonzero((np.diff(positions) != 1) | (np.diff(interval) != 0)) + 1

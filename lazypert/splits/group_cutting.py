@@ -1,8 +1,8 @@
 """Cutting groups into parts at exact totals, so that each part is a random sample of every group.
 
-Which cells go where is a function of a seed and of the cells' names. It depends neither on the order in which
-they are stored, nor on their batches, nor on how they are divided among files. Cells of the same name in several
-datasets mostly go to the same part.
+Which cells go where is a function of a seed, of the cells' names and of the labels of their groups. It depends neither
+on the order in which cells are stored, nor on their batches, nor on how they are divided among files, and other groups
+have an influence on rounding only. Cells of the same name in several datasets mostly go to the same part.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from lazypert._internal.randomness import generator, permute_index
+from lazypert._internal.randomness import counter_hash, generator, permute_index
 from lazypert.screen.rows import Rows
+from lazypert.splits.label_keys import group_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,11 +34,6 @@ _UNITS_PER_GROUP = 32
 _UNITS, _CUTS = 301, 302  # streams of random numbers
 
 _UNITS_AT_ONCE = 1 << 20
-
-
-def exact(fraction: float) -> Fraction:
-    """Return the fraction as written: 0.1 is one tenth, not the nearest float."""
-    return Fraction(str(fraction))
 
 
 def cut_groups(
@@ -74,16 +70,12 @@ def cut_groups(
     runs = np.flatnonzero(is_divided)
     ids, group_of_run = np.unique(groups.ids[runs], return_inverse=True)
     sizes = np.bincount(group_of_run, weights=groups.sizes[runs], minlength=len(ids)).astype(np.int64)
-    rng = generator(seed, _CUTS)
-    cuts = _cut_positions(sizes, totals, rng)
-    bounds = list(pairwise(cuts))
-    for part, count in (n_kept or {}).items():
-        low, high = bounds[part]
-        order = rng.permutation(len(sizes))
-        bounds[part] = low, low + apportion(high - low, count, order, int(rng.integers(2**63)))
+    keys = np.empty(len(ids), dtype=np.uint64)
+    keys[group_of_run] = group_keys(groups)[runs]
+    bounds = cut_bounds(sizes, totals, np.argsort(counter_hash((seed, _CUTS), keys), kind="stable"), seed, n_kept)
     found: list[list[_Intervals]] = [[] for _ in totals]
     for chosen in _in_chunks(sizes):
-        units = _Units.of(sizes[chosen], ids[chosen], seed)
+        units = Units.of(sizes[chosen], keys[chosen], seed)
         ranks: dict[int, list[NDArray[np.int64]]] = {}
         for part, (low, high) in enumerate(bounds):
             group, start, stop = units.between(low[chosen], high[chosen])
@@ -95,16 +87,36 @@ def cut_groups(
     return [_merge(groups, parts) for parts in found]
 
 
-def _cut_positions(
-    sizes: NDArray[np.int64], totals: Sequence[int], rng: np.random.Generator
-) -> list[NDArray[np.int64]]:
-    """For each cut, including 0 and all, (n_groups,) the number of cells of every group before it."""
-    order, upper = rng.permutation(len(sizes)), sizes
-    cuts = [sizes]
+def cut_bounds(
+    sizes: NDArray[np.int64],
+    totals: Sequence[int],
+    order: NDArray[np.int64],
+    seed: int,
+    n_kept: Mapping[int, int] | None = None,
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """For each part, (n_groups,) the first of its cells in every group, and the first one after them.
+
+    Parameters
+    ----------
+    sizes
+        (n_groups,) cells of each group.
+    totals, n_kept
+        As in `cut_groups`.
+    order
+        (n_groups,) numbers of the groups; consecutive ones get their share together.
+    seed
+        Determines how shares are rounded.
+    """
+    rng = generator(seed, _CUTS)
+    cuts, upper = [sizes], sizes
     for total in reversed(totals):  # each cut lies below the next one, so that parts nest
         upper = apportion(upper, total, order, int(rng.integers(2**63)))
         cuts.insert(0, upper)
-    return [np.zeros_like(sizes), *cuts[:-1]]
+    bounds = list(pairwise([np.zeros_like(sizes), *cuts[:-1]]))
+    for part, count in (n_kept or {}).items():
+        low, high = bounds[part]
+        bounds[part] = low, low + apportion(high - low, count, order, int(rng.integers(2**63)))
+    return bounds
 
 
 def apportion(sizes: NDArray[np.int64], count: int, order: NDArray[np.int64], start: int) -> NDArray[np.int64]:
@@ -139,7 +151,7 @@ def _unit_size(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.clip(sizes // _UNITS_PER_GROUP, 1, UNIT_SIZE)
 
 
-class _Units(NamedTuple):
+class Units(NamedTuple):
     """Units of several groups, in a random order within each group.
 
     Attributes
@@ -158,12 +170,13 @@ class _Units(NamedTuple):
     before: NDArray[np.int64]
 
     @classmethod
-    def of(cls, sizes: NDArray[np.int64], ids: NDArray[np.int64], seed: int) -> _Units:
+    def of(cls, sizes: NDArray[np.int64], keys: NDArray[np.uint64], seed: int) -> Units:
+        """Make the units of groups with these sizes and keys."""
         unit_size = _unit_size(sizes)
         n_units = -(-sizes // unit_size)
         group = np.repeat(np.arange(len(sizes)), n_units)
         number = np.arange(len(group)) - np.repeat(np.cumsum(n_units) - n_units, n_units)
-        place = permute_index((seed, _UNITS), ids[group], number, n_units[group])
+        place = permute_index((seed, _UNITS), keys[group], number, n_units[group])
         order = np.lexsort((place, group))
         first_rank = (number * unit_size[group])[order]
         size = np.minimum(unit_size[group], sizes[group] - first_rank)
@@ -229,6 +242,11 @@ def _ranks(groups: Groups, runs: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     rank[order] = np.arange(len(order))
     # They ascend already, except those of cells of the same name.
     return [np.sort(ranks) for ranks in np.split(rank, ends[:-1])]
+
+
+def unite(groups: Groups, parts: Sequence[Rows]) -> Rows:
+    """Return the rows of several disjoint lists, sorted by run."""
+    return _merge(groups, [_Intervals(groups.run_of(rows.starts), rows.starts, rows.stops) for rows in parts])
 
 
 def _merge(groups: Groups, parts: list[_Intervals]) -> Rows:

@@ -9,11 +9,12 @@ import numpy as np
 
 from lazypert._internal.validation import require
 from lazypert.errors import ConfigError
+from lazypert.splits.combination_parts import parts_of
 from lazypert.splits.findings import N_EXAMPLES, Finding, Kind
 from lazypert.splits.names import SPLITS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -149,8 +150,8 @@ def borrowed_controls(groups: Groups, train: NDArray[np.int64], own: NDArray[np.
 def find_combinations(groups: Groups, n_cells: NDArray[np.int64], separator: str) -> Iterator[Finding]:
     """Find held-out perturbations that occur inside combinations, and combinations of parts that were seen.
 
-    The order of parts does not matter: ``A+B`` is the same combination as ``B+A``. The control label is not a part,
-    nor are its own parts: ``A+control`` is ``A``. A perturbation is held out if no cell of the earlier split has its
+    The order of parts does not matter, and the control is not a part: see
+    `lazypert.splits.combination_parts.parts_of`. A perturbation is held out if no cell of the earlier split has its
     label.
 
     Parameters
@@ -165,7 +166,7 @@ def find_combinations(groups: Groups, n_cells: NDArray[np.int64], separator: str
     Raises
     ------
     ConfigError
-        If `separator` is empty, or no perturbation label contains it.
+        If `separator` is empty, no perturbation label contains it, or it leaves an empty part in one.
     """
     _require_text("separator", separator)
     labels = groups.labels["perturbation"]
@@ -174,31 +175,28 @@ def find_combinations(groups: Groups, n_cells: NDArray[np.int64], separator: str
             f"separator: got {separator!r}, expected text that occurs in labels of combinations, but no perturbation "
             "has it in its label. Leave it out if the screen has no combinations."
         )
-    parts = _parts_of(labels, separator, groups.roles.control_pert)
-    code = groups.codes["perturbation"]
+    control, code = groups.roles.control_pert, groups.codes["perturbation"]
     per_label = np.zeros((len(n_cells), len(labels)), np.int64)
     for cells, of_label in zip(n_cells, per_label, strict=True):
         np.add.at(of_label, code[code >= 0], cells[code >= 0])
+    if groups.control_code >= 0:
+        per_label[:, groups.control_code] = 0
+    used = np.flatnonzero(per_label.any(axis=0)).tolist()
+    parts = {number: frozenset(parts_of(str(labels[number]), separator, control)) for number in used}
     for a, b in _PAIRS:
-        is_seen = per_label[a] > 0
-        seen = [number for number in np.flatnonzero(is_seen).tolist() if parts[number]]
-        held_out = [number for number in np.flatnonzero((per_label[b] > 0) & ~is_seen).tolist() if parts[number]]
+        seen = [number for number in used if parts[number] and per_label[a, number]]
+        held_out = [number for number in used if parts[number] and per_label[b, number] and not per_label[a, number]]
         yield from _held_out_inside(labels, parts, seen, held_out, per_label[a], (SPLITS[a], SPLITS[b]))
         yield from _seen_parts(labels, parts, seen, held_out, per_label[b], (SPLITS[a], SPLITS[b]))
 
 
 def _require_text(name: str, value: Any) -> None:
-    require(isinstance(value, str) and value != "", name, value, "text such as '+'")
-
-
-def _parts_of(labels: NDArray[np.str_], separator: str, control: str | None) -> list[frozenset[str]]:
-    no_parts = {"", control, *(part.strip() for part in (control or "").split(separator))}
-    return [frozenset(part.strip() for part in str(label).split(separator)) - no_parts for label in labels]
+    require(isinstance(value, str) and value != "", name, value, "text, such as '+'")
 
 
 def _held_out_inside(
     labels: NDArray[np.str_],
-    parts: Sequence[frozenset[str]],
+    parts: Mapping[int, frozenset[str]],
     seen: Sequence[int],
     held_out: Sequence[int],
     n_cells: NDArray[np.int64],
@@ -229,7 +227,7 @@ def _held_out_inside(
 
 def _seen_parts(
     labels: NDArray[np.str_],
-    parts: Sequence[frozenset[str]],
+    parts: Mapping[int, frozenset[str]],
     seen: Sequence[int],
     held_out: Sequence[int],
     n_cells: NDArray[np.int64],

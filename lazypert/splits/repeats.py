@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -26,12 +26,8 @@ NOTHING = np.uint64(0)
 """Hash of a cell that is compared with no other."""
 
 
-class HasNames(Protocol):
-    """A source of cell names."""
-
-    def obs_names(self, rows: NDArray[np.integer]) -> NDArray[Any]:
-        """Read (n,) cell names."""
-        ...
+ReadNames: TypeAlias = "Callable[[NDArray[np.integer]], NDArray[Any]]"
+"""Reads (n,) cell names by store row."""
 
 
 class Repeats(NamedTuple):
@@ -51,7 +47,7 @@ class Repeats(NamedTuple):
     number: NDArray[np.int64]
 
 
-def repeated_names(groups: Groups, parts: Sequence[Rows], source: HasNames | None) -> Repeats:
+def repeated_names(groups: Groups, parts: Sequence[Rows], read_names: ReadNames | None) -> Repeats:
     """Find the cells of splits whose names occur more than once.
 
     Reads the name hash of every cell, and again if some are equal. Sorts 8 bytes per cell in memory: 800 MB for 10^8
@@ -67,14 +63,14 @@ def repeated_names(groups: Groups, parts: Sequence[Rows], source: HasNames | Non
         The screen's groups.
     parts
         Rows of each split.
-    source
-        Where to read the names that share a hash, which is then confirmed by a second hash of another kind. With
-        None, any two names among 10^8 are taken to be equal by mistake with a probability of 0.001.
+    read_names
+        Reads the names that share a hash, which are then compared by a second hash of another kind. With None, any
+        two names among 10^8 are taken to be equal by mistake with a probability of 0.001.
     """
     found = _find(groups, parts, groups.cells.hashes, uncovered(groups, parts))
-    if source is None or not len(found.row):
+    if read_names is None or not len(found.row):
         return found
-    return _renumber(found, _name_digests(source, found.row))
+    return _renumber(found, _name_digests(read_names, found.row))
 
 
 def repeated_content(groups: Groups, parts: Sequence[Rows], content: NDArray[np.uint64]) -> Repeats:
@@ -181,12 +177,12 @@ def _renumber(cells: Repeats, key: NDArray[np.uint64]) -> Repeats:
     return Repeats(cells.split[order], cells.row[order], cells.run[order], number)
 
 
-def _name_digests(source: HasNames, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+def _name_digests(read_names: ReadNames, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
     """(n,) another 64-bit hash of each cell's name; names are read in the order of the store, a part at a time."""
     order = np.argsort(rows, kind="stable")
     out = np.empty(len(rows), np.uint64)
     for chosen in np.split(order, np.flatnonzero(np.diff(rows[order] // _AT_ONCE)) + 1):
-        names = source.obs_names(rows[chosen])
+        names = read_names(rows[chosen])
         digests = b"".join(blake2b(str(name).encode(), digest_size=8).digest() for name in names)
         out[chosen] = np.frombuffer(digests, dtype="<u8")
     return out

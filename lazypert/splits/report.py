@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from lazypert.screen.cell_order import name_hashes
 from lazypert.splits.cell_content import MIN_GENES, content_hashes
 from lazypert.splits.coverage import uncovered
 from lazypert.splits.digest import iterate_cells
-from lazypert.splits.findings import Finding
+from lazypert.splits.findings import N_EXAMPLES, Finding
 from lazypert.splits.leaks import batch_codes, find_borrowed_controls, find_combinations, find_shared_labels
 from lazypert.splits.names import SPLITS
 from lazypert.splits.repeats import NOTHING
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from lazypert.screen.groups import Groups
     from lazypert.screen.rows import Rows
     from lazypert.splits.cell_content import HasContent
+    from lazypert.splits.cell_source import CellSource
     from lazypert.splits.findings import Level
+    from lazypert.splits.repeats import ReadNames
 
 _IN_NO_SPLIT = "no split"
 _N_SHOWN = 20  # findings in the repr
@@ -86,12 +88,16 @@ class SplitReport:
 def make_report(
     groups: Groups,
     parts: Sequence[Rows],
-    source: HasContent | None = None,
+    source: CellSource | HasContent | None = None,
     *,
     content: bool = False,
     separator: str | None = None,
 ) -> SplitReport:
-    """Report what splits hold and what leaks between them; `lazypert.SplitResult.report` explains the arguments.
+    """Report what splits hold and what leaks between them.
+
+    No matrix is read without `content`. Reads the name hash of every cell, and its batch code if the screen has
+    batches; sorts 8 bytes per cell in memory (see `lazypert.splits.repeats.repeated_names`). Names are read only where
+    hashes are equal.
 
     Parameters
     ----------
@@ -99,26 +105,40 @@ def make_report(
         The screen's groups.
     parts
         Rows of each split, in the order of `SPLITS`.
+    source
+        The source that was split. Needed for `content`, and for names if `groups` cannot read them.
+    content
+        Also look for cells with the same counts under different names. Reads the matrix once, and keeps 9 bytes per
+        cell more; see `lazypert.splits.cell_content.content_hashes`. Cells with fewer than 20 detected genes are not
+        compared.
+    separator
+        Text between the parts of a combination's label, such as ``"+"``; needed to find held-out perturbations inside
+        combinations. None if there are no combinations.
+
+    Raises
+    ------
+    ConfigError
+        If `content` is True and `source` has no matrix, `source` has other cells than the split, or `separator`
+        occurs in no label.
     """
-    if require_flag("content", content) and source is None:
+    _check_source(groups, parts, source)
+    is_compared = require_flag("content", content)
+    if is_compared and not hasattr(source, "segments"):
         raise ConfigError(
-            "content: got True without a source, expected the source that was split. Pass it: report(source, ...)."
+            f"content: got True with source={source!r}, expected a source that reads counts. Pass the one that was "
+            "split, such as ds.pert.source()."
         )
-    if source is not None:
-        _check_source(groups, parts, source)
     of_subgroup = _count_cells(groups, parts)
     of_run = np.zeros((len(parts), len(groups.start)), np.int64)
-    for cells, total in zip(of_subgroup, of_run, strict=False):
+    for cells, total in zip(of_subgroup[:-1], of_run, strict=True):
         np.add.at(total, groups.batch_counts.run, cells)
-    hashes = None
+    read_names = _name_reader(groups, source)
     findings: list[Finding] = []
-    if content and source is not None:
-        is_wanted = np.zeros(source.n_rows, bool)
-        for cells in iterate_cells(groups, parts):
-            is_wanted[cells.row] = True
-        hashes = content_hashes(source, is_wanted)
-        findings += _too_few_genes(source, np.flatnonzero(is_wanted & (hashes == NOTHING)))
-    findings += find_same_cells(groups, parts, source, hashes)
+    hashes = None
+    if is_compared:
+        hashes, is_poor = _hash_content(groups, parts, cast("HasContent", source))
+        findings += _too_few_genes(np.flatnonzero(is_poor), read_names)
+    findings += find_same_cells(groups, parts, read_names, hashes)
     if separator is not None:
         findings += find_combinations(groups, of_run, separator)
     findings += find_borrowed_controls(groups, of_run)
@@ -126,7 +146,7 @@ def make_report(
     return SplitReport(_counts(groups, of_subgroup), _leaks(findings))
 
 
-def _check_source(groups: Groups, parts: Sequence[Rows], source: HasContent) -> None:
+def _check_source(groups: Groups, parts: Sequence[Rows], source: CellSource | HasContent | None) -> None:
     """Check that a source has the cells that were split.
 
     Raises
@@ -134,20 +154,43 @@ def _check_source(groups: Groups, parts: Sequence[Rows], source: HasContent) -> 
     ConfigError
         If it has fewer rows, or other names.
     """
-    n_rows = max((int(rows.to_rows(rows.stops - 1).max(initial=-1)) + 1 for rows in parts), default=0)
-    if n_rows > source.n_rows:
+    rows = np.unique(np.concatenate([part[:: max(1, len(part) // _N_CHECKED)] for part in parts]))
+    if source is None or not len(rows):
+        return
+    last = max(int(part.to_rows(part.stops - 1).max(initial=-1)) for part in parts)
+    n_rows = getattr(source, "n_rows", last + 1)
+    if last >= n_rows:
         raise ConfigError(
-            f"source: got one with {source.n_rows:,} cells, expected the source that was split, which has a row "
-            f"{n_rows - 1:,}."
+            f"source: got one with {n_rows:,} cells, expected the source that was split, which has a row {last:,}."
         )
-    every = [rows[:: max(1, len(rows) // _N_CHECKED)] for rows in parts]
-    rows = np.unique(np.concatenate([chosen[:_N_CHECKED] for chosen in every]))
     # Repeated names have other hashes, so not all need to be equal.
-    if len(rows) and not (name_hashes(source.obs_names(rows)) == groups.cells.hashes(rows)).any():
+    if not (name_hashes(source.obs_names(rows)) == groups.cells.hashes(rows)).any():
         name = str(source.obs_names(rows[:1])[0])
         raise ConfigError(
             f"source: got one with other cells (row {rows[0]:,} is {name!r}), expected the source that was split."
         )
+
+
+def _name_reader(groups: Groups, source: CellSource | HasContent | None) -> ReadNames | None:
+    """Return what reads names, or None if the groups were made without names."""
+    if source is not None:
+        return source.obs_names
+    try:
+        groups.cells.names(groups.rows(np.arange(len(groups.start)))[:1])
+    except ConfigError:
+        return None
+    return groups.cells.names
+
+
+def _hash_content(
+    groups: Groups, parts: Sequence[Rows], source: HasContent
+) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+    """(n_rows,) content hashes, and whether a cell of some split has too few genes for one."""
+    is_in_split = np.zeros(source.n_rows, bool)
+    for cells in iterate_cells(groups, parts):
+        is_in_split[cells.row] = True
+    hashes = content_hashes(source, is_in_split)
+    return hashes, is_in_split & (hashes == NOTHING)
 
 
 def _count_cells(groups: Groups, parts: Sequence[Rows]) -> NDArray[np.int64]:
@@ -185,14 +228,14 @@ def _n_distinct(codes: NDArray[np.integer]) -> int:
     return len(np.unique(codes[codes >= 0]))
 
 
-def _too_few_genes(source: HasContent, rows: NDArray[np.int64]) -> list[Finding]:
+def _too_few_genes(rows: NDArray[np.int64], read_names: ReadNames | None) -> list[Finding]:
     if not len(rows):
         return []
     explanation = (
         f"These cells have fewer than {MIN_GENES} detected genes, too few to recognise a copy by its content, so only "
         "their names were compared."
     )
-    names = tuple(str(name) for name in source.obs_names(rows[:3]))
+    names = () if read_names is None else tuple(str(name) for name in read_names(rows[:N_EXAMPLES]))
     return [Finding("note", "too_few_genes", SPLITS, len(rows), len(rows), names, explanation)]
 
 

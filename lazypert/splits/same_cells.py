@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from lazypert.screen.groups import Groups
     from lazypert.screen.rows import Rows
-    from lazypert.splits.repeats import HasNames
+    from lazypert.splits.repeats import ReadNames
 
 _CELLS_AT_ONCE = 4_194_304
 
@@ -80,7 +80,7 @@ class _Count(NamedTuple):
 
 
 def find_same_cells(
-    groups: Groups, parts: Sequence[Rows], source: HasNames | None, content: NDArray[np.uint64] | None
+    groups: Groups, parts: Sequence[Rows], read_names: ReadNames | None, content: NDArray[np.uint64] | None
 ) -> list[Finding]:
     """Find cells that occur more than once in a split or in two splits.
 
@@ -94,14 +94,14 @@ def find_same_cells(
         The screen's groups.
     parts
         Rows of each split, in the order of `SPLITS`.
-    source
-        Where to read names: those that share a hash, and those of examples. None gives rows as examples.
+    read_names
+        Reads names: those that share a hash, and those of examples. None gives rows as examples.
     content
         (n_rows,) content hashes by store row; None compares names only.
     """
-    names = repeated_names(groups, parts, source)
+    names = repeated_names(groups, parts, read_names)
     is_plausible = _judge_datasets(groups, names, content)
-    tally = _Tally(groups, source)
+    tally = _Tally(groups, read_names)
     for cells in _slices(names):
         dataset = groups.codes["dataset"][cells.run] + 1
         for relation in _relations_by_name(groups, cells):
@@ -170,8 +170,8 @@ def _names_of(content: Repeats, names: Repeats) -> NDArray[np.int64]:
 class _Tally:
     """Numbers of cells by kind, level and splits, and the first examples of each."""
 
-    def __init__(self, groups: Groups, source: HasNames | None) -> None:
-        self._groups, self._source = groups, source
+    def __init__(self, groups: Groups, read_names: ReadNames | None) -> None:
+        self._groups, self._read_names = groups, read_names
         self._found: dict[tuple[Kind, Level, tuple[str, ...]], _Count] = {}
 
     def add(self, relation: _Relation, cells: Repeats, is_same: NDArray[np.bool_]) -> None:
@@ -213,16 +213,16 @@ class _Tally:
             first = copies[np.argmin(cells.split[copies])]
             others = copies[relation.inner[copies] != relation.inner[first]]
             second = others[np.argmax(cells.split[others])] if len(others) else first
-            examples.append(_example(relation.kind, cells, [int(first), int(second)], self._groups, self._source))
+            examples.append(_example(relation.kind, cells, [int(first), int(second)], self._groups, self._read_names))
         self._found[relation.kind, level, splits] = _Count(
             before.n_cells + len(chosen), before.n_labels + len(numbers), tuple(examples)
         )
 
 
-def _example(kind: Kind, cells: Repeats, pair: list[int], groups: Groups, source: HasNames | None) -> str:
+def _example(kind: Kind, cells: Repeats, pair: list[int], groups: Groups, read_names: ReadNames | None) -> str:
     """Describe two copies of a cell: by name, or by row if names cannot be read."""
     rows = cells.row[pair]
-    names = [f"row {row}" for row in rows] if source is None else [str(name) for name in source.obs_names(rows)]
+    names = [f"row {row}" for row in rows] if read_names is None else [str(name) for name in read_names(rows)]
     text = names[0] if names[0] == names[1] else f"{names[0]} = {names[1]}"
     if kind == "same_name_across_datasets":
         labels = np.append(groups.labels["dataset"], "no dataset")

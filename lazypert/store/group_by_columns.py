@@ -11,6 +11,7 @@ from lazypert.screen.cell_order import name_hashes
 from lazypert.screen.groups import Groups
 from lazypert.screen.labels import factorise
 from lazypert.screen.roles import ROLE_OF_AXIS, Roles
+from lazypert.store.columns import open_column
 from lazypert.store.format import TABLES
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def group_by_columns(store: Store, roles: Roles) -> Groups:
         if column is not None:
             path = f"obs/{store.require_obs(column, ROLE_OF_AXIS[axis])}"
             codes[axis], labels[axis] = factorise(store.read_column(path))
-    return Groups.from_codes(codes, labels, roles, read_name_hashes(store))
+    names = open_column(store, "obs/_index")
+    return Groups.from_codes(codes, labels, roles, read_name_hashes(store), read_names=names.__getitem__)
 
 
 def read_name_hashes(store: Store) -> NDArray[np.uint64]:

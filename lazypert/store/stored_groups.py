@@ -10,6 +10,7 @@ import numpy as np
 from lazypert.screen.cell_table import BatchCounts
 from lazypert.screen.groups import Groups
 from lazypert.screen.roles import AXES, RUN_AXES
+from lazypert.store.columns import open_column
 from lazypert.store.format import COLUMN_CHUNK, TABLES
 from lazypert.store.group_by_columns import group_by_columns
 
@@ -52,7 +53,7 @@ def read_groups(store: Store) -> Groups:
 
 
 class StoredCells:
-    """The batch codes and name hashes of a store's cells (a `lazypert.screen.cell_table.CellTable`)."""
+    """The batch codes, names and name hashes of a store's cells (a `lazypert.screen.cell_table.CellTable`)."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -80,3 +81,7 @@ class StoredCells:
         if self._hashes is None:  # scattered rows, which are rarely asked for once
             self._hashes = self._store.read_array(f"{TABLES}/name_hash")
         return self._hashes[rows]
+
+    def names(self, rows: NDArray[np.integer]) -> NDArray[Any]:
+        """Read (n,) names of cells."""
+        return open_column(self._store, "obs/_index")[rows]

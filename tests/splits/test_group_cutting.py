@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazypert.screen.groups import Groups
-from lazypert.splits.group_cutting import UNIT_SIZE, apportion, cut_groups, exact
+from lazypert.splits.fractions import exact
+from lazypert.splits.group_cutting import UNIT_SIZE, apportion, cut_groups
 from tests.support.screens import CONTROL, make_cells, random_cells
 
 GOLDEN_CUT = [1, 4, 6, 25, 28]

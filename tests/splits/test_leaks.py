@@ -107,10 +107,12 @@ class TestCombinations:
         assert combination_report([f"A+{CONTROL}", CONTROL], ["A"]) == {INSIDE: (2, 1, (f"A in A+{CONTROL}",))}
         assert combination_report([f"B+{CONTROL}", CONTROL], [f"A+{CONTROL}"]) == {}
 
-    def test_a_control_label_with_the_separator_has_no_parts(self):
-        control = "NT1+NT2"
-        assert combination_report([control, "NT1+B"], ["A+NT2"], control=control) == {}
-        assert combination_report([control, "NT1+A"], ["A+NT2"], control=control)[INSIDE][:2] == (2, 1)
+    def test_a_control_label_with_the_separator_is_not_a_combination(self):
+        assert combination_report(["A", "B+C", "A+B"], ["A"], control="A+B") == {}
+
+    def test_empty_parts_are_refused(self):
+        with pytest.raises(ConfigError, match=r"empty part in the label 'A[+]'"):
+            combination_report([CONTROL, "B", "A+"], ["A"])
 
     def test_new_combinations_of_known_parts_are_a_note(self):
         found = combination_report([CONTROL, "A", "B"], ["A+B", "A+C", "D+E"])

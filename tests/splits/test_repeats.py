@@ -46,7 +46,7 @@ def named_cells(draw):
 def test_all_repeats_are_found_whatever_their_runs(case, has_source):
     names, perts, datasets, split = case
     groups = make_cells(perturbation=perts, dataset=datasets, names=names, control=None).groups
-    repeats = repeated_names(groups, parts_of(groups, split), Named(names) if has_source else None)
+    repeats = repeated_names(groups, parts_of(groups, split), Named(names).obs_names if has_source else None)
     assert sets_of(repeats) == expected_sets(names, [True] * len(names))
     assert [split[row] for row in repeats.row] == repeats.split.tolist()
 
@@ -86,8 +86,8 @@ def test_different_names_that_share_a_hash_are_told_apart_by_a_source():
     object.__setattr__(groups, "cells", CellArrays(None, table))
     parts = parts_of(groups, [0, 1, 2] + [0] * 5)
     assert sets_of(repeated_names(groups, parts, None)) == {(0, 1, 2)}
-    assert len(repeated_names(groups, parts, Named(names)).row) == 0
-    assert sets_of(repeated_names(groups, parts, Named(["c0", "c1", "c0", *names[3:]]))) == {(0, 2)}
+    assert len(repeated_names(groups, parts, Named(names).obs_names).row) == 0
+    assert sets_of(repeated_names(groups, parts, Named(["c0", "c1", "c0", *names[3:]]).obs_names)) == {(0, 2)}
 
 
 def test_only_names_that_share_a_hash_are_read(monkeypatch):
@@ -95,7 +95,9 @@ def test_only_names_that_share_a_hash_are_read(monkeypatch):
     names = [f"c{i % 95}" for i in range(100)]
     groups = make_cells(perturbation=["A", "B"] * 50, names=names, control=None).groups
     source = Named(names)
-    assert sets_of(repeated_names(groups, parts_of(groups, [0, 1] * 50), source)) == {(i, i + 95) for i in range(5)}
+    assert sets_of(repeated_names(groups, parts_of(groups, [0, 1] * 50), source.obs_names)) == {
+        (i, i + 95) for i in range(5)
+    }
     assert source.n_read == 10
 
 
@@ -127,4 +129,4 @@ def test_equal_content_is_found_and_nothing_is_left_out():
 
 def test_no_cells_have_no_repeats():
     groups = make_cells(perturbation=["A"], control=None).groups
-    assert len(repeated_names(groups, parts_of(groups, [-1]), Named(["c"])).row) == 0
+    assert len(repeated_names(groups, parts_of(groups, [-1]), Named(["c"]).obs_names).row) == 0

@@ -179,7 +179,7 @@ class TestReading:
 
 class TestArguments:
     def test_content_needs_a_source(self, reference):
-        with pytest.raises(ConfigError, match=r"content: got True without a source, expected .* Pass it"):
+        with pytest.raises(ConfigError, match=r"content: got True with source=None, expected .* Pass"):
             random(reference.source).report(content=True)
 
     def test_another_source_is_refused(self, reference):

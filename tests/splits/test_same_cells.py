@@ -76,7 +76,12 @@ def screen_of(cells):
         perturbation=columns["pert"], dataset=columns["dataset"], names=columns["name"], control=None
     ).groups
     split = [SPLITS.index(name) if name else -1 for name in columns["split"]]
-    return groups, parts_of(groups, split), Named(columns["name"]), np.array(columns["content"], dtype=np.uint64)
+    return (
+        groups,
+        parts_of(groups, split),
+        Named(columns["name"]).obs_names,
+        np.array(columns["content"], dtype=np.uint64),
+    )
 
 
 @given(cells_of_two_datasets(), st.sampled_from([1, 5, 10**6]))
@@ -144,9 +149,11 @@ def test_equal_counts_decide_where_labels_do_not():
     groups = make_cells(perturbation=perts, dataset=["d1"] * 50 + ["d2"] * 50, names=names, control=None).groups
     parts = parts_of(groups, [0] * 50 + [2] * 50)
     content = np.arange(1, 101, dtype=np.uint64)
-    assert ("same_name_across_datasets", "warning", ("train", "test")) in found_by(groups, parts, Named(names), content)
+    assert ("same_name_across_datasets", "warning", ("train", "test")) in found_by(
+        groups, parts, Named(names).obs_names, content
+    )
     content[50:] = content[:50]
-    found = found_by(groups, parts, Named(names), content)
+    found = found_by(groups, parts, Named(names).obs_names, content)
     assert found == {("same_name_across_datasets", "error", ("train", "test")): (100, 50)}
 
 
@@ -154,7 +161,7 @@ def test_examples_name_the_cells():
     names = ["a", "b", "a", "c"]
     groups = make_cells(perturbation=["A"] * 4, dataset=["d1", "d1", "d2", "d2"], names=names, control=None).groups
     parts, content = parts_of(groups, [0, 0, 2, 2]), np.array([1, 2, 3, 2], dtype=np.uint64)
-    with_names = {f.kind: f.examples for f in find_same_cells(groups, parts, Named(names), content)}
+    with_names = {f.kind: f.examples for f in find_same_cells(groups, parts, Named(names).obs_names, content)}
     assert with_names == {"same_name_across_datasets": ("a in d1 and d2",), "same_content": ("b = c",)}
     without = {f.kind: f.examples for f in find_same_cells(groups, parts, None, None)}
     assert without == {"same_name_across_datasets": ("row 0 = row 2 in d1 and d2",)}

@@ -107,22 +107,33 @@ class Cells:
 
     groups: Groups
     frame: pd.DataFrame
+    names: np.ndarray | None = None
 
     def labels(self, axis, rows):
         return self.frame[axis].to_numpy(dtype=object)[np.asarray(rows)]
 
+    def obs_names(self, rows):
+        return self.names[np.asarray(rows)]
 
-def make_cells(control=CONTROL, names=None, **columns):
-    """Cells with the labels of each axis: ``cell_type=[...], perturbation=[...]``; None is a missing label."""
+    def read_obs(self, column, rows):
+        return self.frame[column].to_numpy()[np.asarray(rows)]
+
+
+def make_cells(control=CONTROL, names=None, obs=None, **columns):
+    """Cells with the labels of each axis: ``cell_type=[...], perturbation=[...]``; None is a missing label.
+
+    `obs` has further columns.
+    """
     n = len(next(iter(columns.values())))
     codes, labels = {}, {}
     for axis in AXES:
         found = factorise(np.array(columns[axis], dtype=object)) if axis in columns else (None, [])
         codes[axis], labels[axis] = found
     roles = Roles(pert_col="perturbation", cell_type_col="cell_type", batch_col="batch", control_pert=control)
-    names = [f"cell{i}" for i in range(n)] if names is None else names
-    groups = Groups.from_codes(codes, labels, roles, name_hashes(names))
-    return Cells(groups, pd.DataFrame({axis: columns.get(axis, ["all"] * n) for axis in AXES}, dtype=object))
+    names = np.array([f"cell{i}" for i in range(n)] if names is None else names, dtype=object)
+    groups = Groups.from_codes(codes, labels, roles, name_hashes(names), read_names=names.__getitem__)
+    frame = pd.DataFrame({axis: columns.get(axis, ["all"] * n) for axis in AXES}, dtype=object)
+    return Cells(groups, frame.assign(**(obs or {})), names)
 
 
 def random_cells(n, seed, *, n_perts=4, n_types=2, n_batches=3, n_datasets=1, missing=0.0, control=CONTROL):

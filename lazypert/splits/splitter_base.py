@@ -1,0 +1,71 @@
+"""What all splitters share, and the table of splitters that saved rules are looked up in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from lazypert.splits.config import SplitRule
+from lazypert.splits.filters import usable_runs
+from lazypert.splits.rule_registry import RULES
+from lazypert.splits.split_result import SplitResult
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from lazypert.screen.rows import Rows
+    from lazypert.splits.cell_source import CellSource
+
+RuleType = TypeVar("RuleType", bound=SplitRule)
+
+
+class Splitter(Generic[RuleType]):
+    """A rule that says which cells train, validate and test.
+
+    The result depends on the seed, and on the names and labels of cells; never on their order, on files, or on codes.
+
+    Parameters
+    ----------
+    config
+        Options of the rule.
+    """
+
+    config_type: ClassVar[type[Any]]
+
+    def __init_subclass__(cls) -> None:
+        RULES[cls.__name__] = (cls, cls.config_type)
+
+    def __init__(self, config: RuleType) -> None:
+        self.config = config
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.config!r})"
+
+    def split(self, source: CellSource) -> SplitResult:
+        """Split a source's cells.
+
+        Parameters
+        ----------
+        source
+            A `PerturbationSource`, or ``ds.pert``.
+
+        Returns
+        -------
+        The split. Cells with a missing label, and those that are filtered out, are in no split.
+
+        Raises
+        ------
+        LabelNotFoundError
+            If a named label does not occur.
+        ConfigError
+            If nothing would be held out.
+        """
+        used = usable_runs(source.groups, self.config)
+        train, valid, test = self._divide(source, used)
+        return SplitResult(train, valid, test, source.groups, self)
+
+    def _divide(self, source: CellSource, used: NDArray[np.bool_]) -> Sequence[Rows]:
+        """Rows for training, validation and test, from the runs that are used."""
+        raise NotImplementedError
