@@ -9,7 +9,7 @@ import numpy as np
 
 from lazypert.screen.cell_order import repeat_hash
 from lazypert.splits.coverage import uncovered
-from lazypert.splits.digest import SplitCells, iterate_cells
+from lazypert.splits.digest import iterate_cells
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,22 +36,22 @@ class Repeats(NamedTuple):
     Attributes
     ----------
     split, row, run
-        (n,) split number, store row and run of each cell.
+        (n,) int8 split number, int64 store row and int32 run of each cell.
     number
-        (n,) number of its set, from 0, in an order that depends on the shared hashes alone.
+        (n,) int64 number of its set, from 0, in an order that depends on the shared hashes alone.
     """
 
-    split: NDArray[np.int64]
-    row: NDArray[np.int64]
-    run: NDArray[np.int64]
-    number: NDArray[np.int64]
+    split: NDArray[np.integer]
+    row: NDArray[np.integer]
+    run: NDArray[np.integer]
+    number: NDArray[np.integer]
 
 
 def repeated_names(groups: Groups, parts: Sequence[Rows], read_names: ReadNames | None) -> Repeats:
     """Find the cells of splits whose names occur more than once.
 
     Reads the name hash of every cell, and again if some are equal. Sorts 8 bytes per cell in memory: 800 MB for 10^8
-    cells. Each cell that is found takes 64 bytes while they are sorted.
+    cells. If all of them occur twice, it takes 80 bytes per cell.
 
     In tables of hashes, the second and every later cell of one name in a run have other hashes, which are functions
     of the first one's. They are recognised as long as `groups` has the first cell too: it may be in no split, but a
@@ -70,7 +70,8 @@ def repeated_names(groups: Groups, parts: Sequence[Rows], read_names: ReadNames 
     found = _find(groups, parts, groups.cells.hashes, uncovered(groups, parts))
     if read_names is None or not len(found.row):
         return found
-    return _renumber(found, _name_digests(read_names, found.row))
+    digests = _name_digests(read_names, found.row)
+    return _sort(found, digests, np.lexsort((digests, found.number)))
 
 
 def repeated_content(groups: Groups, parts: Sequence[Rows], content: NDArray[np.uint64]) -> Repeats:
@@ -105,21 +106,26 @@ def _find(
     later, first = (wanted[:0], wanted[:0]) if others is None else find_repeat_hashes(hashes)
     del hashes
     wanted = np.union1d(wanted, np.union1d(later, first))
-    kept: list[SplitCells] = [SplitCells(*(np.empty(0, np.int64) for _ in range(3)))]
-    keys = [np.empty(0, np.uint64)]
+    columns: list[list[NDArray[Any]]] = [[np.empty(0, dtype)] for dtype in (np.int8, np.int64, np.int32, np.uint64)]
     for cells in iterate_cells(groups, parts) if len(wanted) else ():
-        key = hashes_of(cells.row)
-        is_wanted = _find_in(wanted, key)[0]
-        kept.append(SplitCells(*(column[is_wanted] for column in cells)))
-        keys.append(key[is_wanted])
-    key = np.concatenate(keys)
+        hashes = hashes_of(cells.row)
+        is_wanted = _find_in(wanted, hashes)[0]
+        for column, values in zip(columns, (*cells, hashes), strict=True):
+            column.append(values[is_wanted].astype(column[0].dtype))
+    split, row, run, key = (_join(column) for column in columns)
     for _ in range(64):  # a hash may have been replaced more than once, if cells were grouped by other columns
         is_later, position = _find_in(later, key)
         if not is_later.any():
             break
         key[is_later] = first[position[is_later]]
-    split, row, run = (np.concatenate(arrays) for arrays in zip(*kept, strict=True))
-    return _renumber(Repeats(split, row, run, np.zeros(len(key), np.int64)), key)
+    return _sort(Repeats(split, row, run, np.zeros(len(key), np.int64)), key, np.argsort(key, kind="stable"))
+
+
+def _join(pieces: list[NDArray[Any]]) -> NDArray[Any]:
+    """Concatenate arrays, and free them."""
+    joined = np.concatenate(pieces)
+    pieces.clear()
+    return joined
 
 
 def find_repeat_hashes(hashes: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
@@ -166,18 +172,19 @@ def _find_in(known: NDArray[np.uint64], values: NDArray[np.uint64]) -> tuple[NDA
     return known[position] == values, position
 
 
-def _renumber(cells: Repeats, key: NDArray[np.uint64]) -> Repeats:
-    """Divide sets by a key, number them by old number and key, and drop those of one cell."""
-    order = np.lexsort((key, cells.number))
-    is_new = (np.diff(cells.number[order], prepend=-1) != 0) | (np.diff(key[order], prepend=NOTHING) != 0)
-    number = np.cumsum(is_new) - 1
-    is_kept = np.bincount(number)[number] > 1
-    number = np.unique(number[is_kept], return_inverse=True)[1]
+def _sort(cells: Repeats, key: NDArray[np.uint64], order: NDArray[np.int64]) -> Repeats:
+    """Divide sets by a key, drop those of one cell, and number the others in the given order of number and key."""
+    changes = (np.diff(column[order]) != 0 for column in (cells.number, key))
+    is_first = np.ones(len(order), bool)
+    is_first[1:] = np.logical_or(*changes)
+    is_last = np.append(is_first[1:], True)[: len(order)]
+    is_kept = ~(is_first & is_last)
     order = order[is_kept]
-    return Repeats(cells.split[order], cells.row[order], cells.run[order], number)
+    split, row, run = (column[order] for column in cells[:3])
+    return Repeats(split, row, run, np.cumsum(is_first[is_kept]) - 1)
 
 
-def _name_digests(read_names: ReadNames, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+def _name_digests(read_names: ReadNames, rows: NDArray[np.integer]) -> NDArray[np.uint64]:
     """(n,) another 64-bit hash of each cell's name; names are read in the order of the store, a part at a time."""
     order = np.argsort(rows, kind="stable")
     out = np.empty(len(rows), np.uint64)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lazypert.screen.rows import Rows
     from lazypert.splits.repeats import ReadNames
 
-_CELLS_AT_ONCE = 4_194_304
+_CELLS_AT_ONCE = 1_048_576
 
 _EXPLANATIONS: dict[tuple[Kind, Level], str] = {
     ("same_row", "error"): "One row of the store is in both splits, so the same cell trains and tests; remove it from "
@@ -113,7 +113,7 @@ def find_same_cells(
 
 
 def _slices(cells: Repeats) -> Iterator[Repeats]:
-    """Complete sets, several million cells at a time, which bounds the memory of the arrays made from them."""
+    """Complete sets, about a million cells at a time, which bounds the memory of the arrays made from them."""
     begin, n = 0, len(cells.number)
     while begin < n:
         last = cells.number[min(n, begin + _CELLS_AT_ONCE) - 1]

@@ -1,5 +1,6 @@
 """Cells that share a name are found from hashes, also where the table of hashes tells them apart."""
 
+import tracemalloc
 from collections import defaultdict
 
 import numpy as np
@@ -130,3 +131,27 @@ def test_equal_content_is_found_and_nothing_is_left_out():
 def test_no_cells_have_no_repeats():
     groups = make_cells(perturbation=["A"], control=None).groups
     assert len(repeated_names(groups, parts_of(groups, [-1]), Named(["c"]).obs_names).row) == 0
+
+
+@pytest.mark.parametrize(("n_copies", "bytes_per_cell"), [(0, 14), (1, 90)], ids=["all distinct", "all twice"])
+def test_memory_is_a_few_arrays_of_8_bytes_per_cell(monkeypatch, n_copies, bytes_per_cell):
+    monkeypatch.setattr("lazypert.splits.repeats._AT_ONCE", 32_768)
+    monkeypatch.setattr("lazypert.splits.digest._CELLS_AT_ONCE", 32_768)
+    n = 1_000_000
+    hashes = np.random.default_rng(0).integers(1, 2**63, n).astype(np.uint64)
+    if n_copies:
+        hashes[n // 2 :] = hashes[: n // 2]
+    codes = {"perturbation": np.repeat([0, 1], n // 2)}
+    roles = make_cells(perturbation=["A"], control=None).groups.roles
+    groups = Groups.from_codes(codes, {"perturbation": np.array(["A", "B"])}, roles, hashes)
+    table = np.concatenate([np.sort(hashes[: n // 2]), np.sort(hashes[n // 2 :])])
+    object.__setattr__(groups, "row_order", None)
+    object.__setattr__(groups, "cells", CellArrays(None, table))
+    parts = [groups.rows(np.array([True, False])), groups.rows(np.array([False, True])), groups.rows(np.zeros(2, bool))]
+    repeated_names(groups, parts, None)  # compiles
+    tracemalloc.start()
+    found = repeated_names(groups, parts, None)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found.row) == n * n_copies
+    assert peak / n < bytes_per_cell
