@@ -21,7 +21,15 @@ from lazypert.quality import KnockdownFilterConfig, KnockdownResult, OnTargetKno
 from lazypert.sources.anndata_source import PerturbationAnnDataSource
 from lazypert.sources.concat_source import PerturbationConcatSource
 from lazypert.sources.config import PerturbationSourceConfig
-from lazypert.splits.config import FewShotSplitterConfig, RandomSplitterConfig, ZeroShotSplitterConfig
+from lazypert.splits.combinations import CombinationSplitter
+from lazypert.splits.config import (
+    CombinationSplitterConfig,
+    FewShotSplitterConfig,
+    HeldOutSplitterConfig,
+    RandomSplitterConfig,
+    ZeroShotSplitterConfig,
+)
+from lazypert.splits.held_out import HeldOutSplitter
 from lazypert.splits.split_result import SplitResult
 from lazypert.splits.splitters import FewShotSplitter, RandomSplitter, ZeroShotSplitter
 from lazypert.store.verify import verify
@@ -60,8 +68,12 @@ __all__ = [
     "OnTargetKnockdownFilter",
     "is_on_target_knockdown",
     # splits
+    "CombinationSplitter",
+    "CombinationSplitterConfig",
     "FewShotSplitter",
     "FewShotSplitterConfig",
+    "HeldOutSplitter",
+    "HeldOutSplitterConfig",
     "RandomSplitter",
     "RandomSplitterConfig",
     "SplitResult",

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
+
+import xarray as xr
 
 from lazypert._internal.config import derive
 from lazypert._internal.unique_names import unique_names
@@ -25,8 +27,10 @@ from lazypert.screen.gene_alignment import JOINS, Join
 from lazypert.sources.anndata_source import PerturbationAnnDataSource
 from lazypert.sources.concat_source import PerturbationConcatSource
 from lazypert.sources.config import PerturbationSourceConfig, ScreenOptions
-from lazypert.splits.config import SplitOptions
+from lazypert.splits.config import default_of
 from lazypert.splits.names import split_name
+from lazypert.splits.options import SplitOptions
+from lazypert.splits.split_result import SplitResult
 from lazypert.splits.splitters import make_splitter
 
 if TYPE_CHECKING:
@@ -38,9 +42,10 @@ if TYPE_CHECKING:
     from lazypert.loading.loader import Loader
     from lazypert.screen.rows import Rows
     from lazypert.sources.base import PerturbationSource
-    from lazypert.splits.split_result import SplitResult
     from lazypert.splits.splitter_base import Splitter
 
+
+Screen: TypeAlias = str | Path | xr.Dataset
 
 _SAMPLER_FIELDS = tuple(field.name for field in fields(PerturbationSamplerConfig))
 
@@ -124,18 +129,44 @@ class PerturbationPipeline:
     def __repr__(self) -> str:
         return f"PerturbationPipeline({self.config!r})"
 
-    def setup(self, file_paths: Sequence[str | Path] | str | Path) -> PerturbationPipelineResult:
+    def setup(
+        self, file_paths: Sequence[Screen] | Screen, *, splits: SplitResult | str | Path | None = None
+    ) -> PerturbationPipelineResult:
         """Open or convert screens, filter and split their cells, and prepare the control mapping and the sampler.
 
         Parameters
         ----------
         file_paths
-            ``.h5ad`` files or stores.
+            ``.h5ad`` files or stores; or Datasets from `lazypert.open`, or selections of their cells, which are then
+            the only cells that are used.
+        splits
+            A split of the same cells, made for this or another opening of them, or the file of a saved one. By
+            default, the config says how to split.
+
+        Raises
+        ------
+        ConfigError
+            If `splits` has other cells, or is given together with options of another split.
         """
-        if isinstance(file_paths, str) or not isinstance(file_paths, Iterable):
+        if isinstance(file_paths, str | xr.Dataset) or not isinstance(file_paths, Iterable):
             file_paths = [file_paths]
+        if splits is not None:
+            self._refuse_split_options()
         source = self._source(list(file_paths), None)
-        return self._finish(source, self.config.splitter().split(source))
+        if splits is None:
+            return self._finish(source, self.config.splitter().split(source))
+        require(isinstance(splits, str | Path | SplitResult), "splits", splits, "a SplitResult, or the file of one")
+        given = SplitResult.load(splits, source) if isinstance(splits, str | Path) else splits.move_to(source)
+        return self._finish(source, given)
+
+    def _refuse_split_options(self) -> None:
+        for name in SplitOptions.__dataclass_fields__:
+            value = getattr(self.config, name)
+            if name != "seed" and value != default_of(SplitOptions, name):
+                raise ConfigError(
+                    f"{name}: got {value!r} together with splits=..., expected only one of them. Leave out the options "
+                    "of the split in the config."
+                )
 
     def setup_experiment(self, experiment: ExperimentConfig | str | Path) -> PerturbationPipelineResult:
         """Set up the datasets and splits of a cell-load TOML file; ignores the config's own split."""
@@ -145,17 +176,23 @@ class PerturbationPipeline:
             (name, file) for name in sorted(experiment.get_all_datasets()) for file in experiment.dataset_files(name)
         ]
         datasets = [name for name, _ in files]
-        source = self._source([file for _, file in files], datasets)
+        source = self._source([path for _, path in files], datasets)
         # A dataset may have several files, which then get numbered names.
         owners = dict(zip(unique_names(datasets), datasets, strict=True))
         return self._finish(source, split_experiment(experiment, source.groups, owners))
 
-    def _source(self, paths: list[str | Path] | list[Path], names: list[str] | None) -> PerturbationSource:
+    def _source(self, paths: list[Screen], names: list[str] | None) -> PerturbationSource:
         if not paths:
             raise ConfigError("file_paths: got an empty list, expected at least one .h5ad file or store.")
         for path in paths:
-            require(isinstance(path, str | Path), "file_paths", path, "paths of .h5ad files or stores")
-        sources = [PerturbationAnnDataSource(self.config.source_config(path)) for path in paths]
+            is_screen = isinstance(path, str | Path | xr.Dataset)
+            require(is_screen, "file_paths", path, "paths of .h5ad files or stores, or Datasets from lazypert.open")
+        sources = [
+            path.pert.selected_source(self.config)
+            if isinstance(path, xr.Dataset)
+            else PerturbationAnnDataSource(self.config.source_config(path))
+            for path in paths
+        ]
         if len(sources) == 1:
             return sources[0]
         return PerturbationConcatSource(sources, join=self.config.join, names=names and unique_names(names))

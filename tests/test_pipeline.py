@@ -1,6 +1,7 @@
 """The pipeline end to end: the program in the README, experiments from TOML, and errors before any work."""
 
 from dataclasses import fields
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -91,7 +92,8 @@ class TestResult:
 
     @pytest.mark.parametrize("strategy", ["random", "batch"])
     def test_sampler_and_mapping(self, reference, strategy):
-        result = setup(reference, mapping_strategy=strategy, sentence_size=20, sentences_per_batch=3, n_basal_samples=2)
+        options = {"mapping_strategy": strategy, "stratify_by": ("batch",)}  # each split gets controls of each batch
+        result = setup(reference, sentence_size=20, sentences_per_batch=3, n_basal_samples=2, **options)
         source = result.source
         axes = ["cell_type", "pert"] + (["batch"] if strategy == "batch" else [])
         codes = np.stack([getattr(source, f"get_{axis}_codes")() for axis in axes], axis=1)
@@ -369,3 +371,106 @@ class TestErrors:
 def test_loader_options_are_the_fields_of_their_configs():
     expected = {field.name for config in (PerturbationSamplerConfig, LoaderConfig) for field in fields(config)}
     assert set(PipelineLoaderOptions.__annotations__) == expected
+
+
+class TestSplits:
+    HELD_OUT: ClassVar = {"split_mode": "heldout", "by": "cell_type", "test": ("Neuron",), "valid": ("Microglia",)}
+
+    def test_every_mode_is_reached_by_options(self, reference):
+        result = setup(reference, **self.HELD_OUT)
+        assert [len(result.splits[name]) for name in SPLITS] == [300, 300, 300]
+        result = setup(reference, n_folds=3, fold=0, stratify_by=("batch",), exclude_perturbations=("MYC",))
+        assert [len(result.splits[name]) for name in SPLITS] == [250, 250, 250]
+        result = setup(reference, split_mode="combinations", separator="+", test=("MYC",), valid=("KRAS",))
+        assert [len(result.splits[name]) for name in SPLITS] == [600, 150, 150]
+
+    def test_knockdown_and_split_filters_are_different_options(self, reference):
+        result = setup(reference, min_cells=1000, min_cells_per_group=51)
+        assert sum(len(result.splits[name]) for name in SPLITS) == 150
+
+    def test_a_given_split(self, reference, tmp_path):
+        split = lp.open(reference.store).pert.split("heldout", by="cell_type", test=("Neuron",))
+        split.save(tmp_path / "split.csv.gz")
+        pipeline = PerturbationPipeline(PerturbationPipelineConfig(seed=7))
+        for given in (split, tmp_path / "split.csv.gz", str(tmp_path / "split.csv.gz")):
+            result = pipeline.setup(reference.store, splits=given)
+            assert result.splits == split
+            assert result.splits.groups is result.source.groups
+            batch = next(iter(result.loader("test", sentence_size=5)))
+            assert set(np.asarray(batch.row).tolist()) <= set(split.test_indices)
+
+    def test_a_split_of_files_in_another_order(self, tmp_path):
+        screens = [
+            make_screen({"perturbation": ["A", "B", CONTROL] * 10, "cell_type": ["T"] * 30, "batch": ["b"] * 30})
+            for _ in range(2)
+        ]
+        paths = [write_screen(s, tmp_path / f"s{i}.h5ad") for i, s in enumerate(screens)]
+        pipeline = PerturbationPipeline(PerturbationPipelineConfig(mapping_strategy="random"))
+        result = pipeline.setup(paths)
+        result.splits.save(tmp_path / "split.csv")
+        other = pipeline.setup(paths[::-1], splits=tmp_path / "split.csv")
+        assert other.splits == result.splits
+        assert other.splits.test_indices[:].tolist() != result.splits.test_indices[:].tolist()
+        assert pipeline.setup(paths[::-1], splits=result.splits).splits == result.splits
+        with pytest.raises(ConfigError, match=r"cells that the screen lacks, such as .* and the datasets 'all'"):
+            pipeline.setup(paths[:1], splits=tmp_path / "split.csv")
+
+    def test_a_given_split_and_a_rule_contradict_each_other(self, reference):
+        split = lp.open(reference.store).pert.split()
+        pipeline = PerturbationPipeline(PerturbationPipelineConfig(**self.HELD_OUT))
+        with pytest.raises(ConfigError, match="split_mode: got 'heldout' together with splits="):
+            pipeline.setup(reference.store, splits=split)
+        with pytest.raises(ConfigError, match="splits: got 3, expected a SplitResult"):
+            PerturbationPipeline(PerturbationPipelineConfig()).setup(reference.store, splits=3)
+
+
+class TestSelections:
+    """Only the selected cells are split, filtered, loaded and used as controls."""
+
+    @pytest.mark.parametrize("strategy", ["random", "batch"])
+    def test_loaders_of_a_selection(self, reference, strategy):
+        ds = lp.open(reference.store).pert.select(cell_type=["Neuron", "Microglia"])
+        ds = ds.isel(cell=np.random.default_rng(0).permutation(600)[:500])
+        rows = set(ds.store_row.values.tolist())
+        config = PerturbationPipelineConfig(
+            mapping_strategy=strategy, enable_knockdown_filter=True, var_gene_col="gene_name"
+        )
+        result = PerturbationPipeline(config).setup(ds)
+        in_splits = [row for name in SPLITS for row in result.splits[name]]
+        assert result.splits.groups.n_obs == len(result.source) == 500
+        assert 450 < len(in_splits) <= 500
+        assert set(in_splits) <= rows
+        for name in SPLITS:
+            seen = []
+            for batch in result.loader(name, sentence_size=4, n_basal_samples=2, shuffle=False):
+                real = ~np.asarray(batch.is_padding)
+                seen += np.asarray(batch.row)[real].tolist()
+                assert set(np.asarray(batch.control_row).ravel().tolist()) <= rows
+            assert sorted(seen) == sorted(result.splits[name])
+        assert set(result.control_mapping.ravel().tolist()) <= rows
+
+    def test_a_complete_dataset_is_its_store(self, reference):
+        pipeline = PerturbationPipeline(PerturbationPipelineConfig())
+        assert pipeline.setup(lp.open(reference.store)).splits == pipeline.setup(reference.store).splits
+
+    def test_indexing_covers_the_selection(self, reference):
+        ds = lp.open(reference.store).isel(cell=slice(100, 200))
+        source = PerturbationPipeline(PerturbationPipelineConfig()).setup(ds).source
+        assert [element["pert_code"] for element in source] == source.get_pert_codes()[100:200].tolist()
+        assert set(source.get_batch(100)["pert_name"]) == set(ds.perturbation.values)
+
+    def test_several_selections(self, reference):
+        ds = lp.open(reference.store)
+        parts = [ds.isel(cell=slice(0, 300)), ds.isel(cell=slice(600, 900))]
+        result = PerturbationPipeline(PerturbationPipelineConfig(mapping_strategy="random")).setup(parts)
+        rows = sorted(row for name in SPLITS for row in result.splits[name])
+        assert rows == [*range(300), *range(1500, 1800)]
+        names = result.source.obs_names(np.array(rows))
+        assert names.tolist() == [*ds.cell_name[:300].values, *ds.cell_name[600:].values]
+
+    def test_selections_that_cannot_be_loaded(self, reference):
+        ds, pipeline = lp.open(reference.store), PerturbationPipeline(PerturbationPipelineConfig())
+        with pytest.raises(ConfigError, match="ds: got 5 genes, expected all 200 genes"):
+            pipeline.setup(ds.isel(gene=slice(5)))
+        with pytest.raises(ConfigError, match="more than once"):
+            pipeline.setup(ds.isel(cell=[0, 0, 1]))

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 import xarray as xr
 
+from lazypert._internal.config import derive
 from lazypert._internal.validation import make_config, require_choice
-from lazypert.dataset.variables import CELL, STORAGE_OPTIONS, STORE, STORE_ROW
+from lazypert.dataset.variables import CELL, GENE, STORAGE_OPTIONS, STORE, STORE_ROW
 from lazypert.design.controls import ControlMappingConfig, control_mapping
 from lazypert.errors import ConfigError
 from lazypert.quality import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter
 from lazypert.screen.roles import Roles
 from lazypert.sources.anndata_source import PerturbationAnnDataSource
 from lazypert.sources.config import PerturbationSourceConfig
-from lazypert.splits.config import SPLIT_MODES, SplitKwargs, SplitMode, SplitOptions
+from lazypert.splits.options import SPLIT_MODES, SplitKwargs, SplitMode, SplitOptions
 from lazypert.splits.splitters import SPLITTERS, make_splitter, wrong_mode
 from lazypert.store.columns import open_column
 from lazypert.store.group_by_columns import group_cells
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from lazypert.quality import KnockdownFilterKwargs
     from lazypert.screen.groups import Groups
     from lazypert.screen.roles import RolesKwargs
-    from lazypert.sources.config import PerturbationSourceKwargs
+    from lazypert.sources.config import PerturbationSourceKwargs, ScreenOptions
     from lazypert.splits.split_result import SplitResult
 
 
@@ -192,12 +193,7 @@ class PertAccessor:
             When an option is unknown or invalid, or a cell occurs more than once in the selection.
         """
         config = make_config(KnockdownFilterConfig, options)
-        rows = self._ds[STORE_ROW].to_numpy()
-        if len(np.unique(rows)) != len(rows):
-            raise ConfigError(
-                "Some cells occur more than once in this selection, but a mean over cells counts each cell once. "
-                "Select cells without repeats, and repeat them afterwards."
-            )
+        self._unique_rows("a mean over cells")
         source = PerturbationAnnDataSource(self._source_config({}), store=self.store, groups=self.groups)
         return OnTargetKnockdownFilter(config).run(source)
 
@@ -241,6 +237,41 @@ class PertAccessor:
             When an option is unknown or invalid, or the store has no perturbation column or control label.
         """
         return PerturbationAnnDataSource(self._source_config(options), store=self.store)
+
+    def selected_source(self, options: ScreenOptions) -> PerturbationAnnDataSource:
+        """Return a source of this Dataset's cells only, as ``PerturbationPipeline.setup(ds)`` uses it.
+
+        Parameters
+        ----------
+        options
+            A `PerturbationSourceConfig` or a `PerturbationPipelineConfig`; the store is that of the Dataset.
+
+        Raises
+        ------
+        ConfigError
+            When a cell occurs more than once, or genes were selected or reordered.
+        """
+        store, rows = self.store, self._unique_rows("a split")
+        genes = self._ds.indexes.get(GENE)
+        if genes is None or not genes.astype(str).equals(store.var.index.astype(str)):
+            raise ConfigError(
+                f"ds: got {self._ds.sizes.get(GENE, 0):,} genes, expected all {store.n_vars:,} genes of the store in "
+                "their order. Select cells only, and pass genes=... to the loader."
+            )
+        config = derive(PerturbationSourceConfig, options, file_path=store.path, storage_options=store.storage_options)
+        groups = group_cells(store, config.roles)
+        return PerturbationAnnDataSource(
+            config, store=store, groups=groups if self._is_complete else groups.select(rows)
+        )
+
+    def _unique_rows(self, purpose: str) -> NDArray[np.int64]:
+        rows: NDArray[np.int64] = self._ds[STORE_ROW].to_numpy()
+        if len(np.unique(rows)) != len(rows):
+            raise ConfigError(
+                f"Some cells occur more than once in this selection, but {purpose} counts each cell once. "
+                "Select cells without repeats, and repeat them afterwards."
+            )
+        return rows
 
     def _source_config(self, options: PerturbationSourceKwargs) -> PerturbationSourceConfig:
         roles = self.store.roles

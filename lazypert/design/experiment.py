@@ -300,9 +300,9 @@ def assign_split(
 
     Perturbed cells go where cell-load puts them, with one exception: a perturbation in both lists is
     in both splits in cell-load, and only in ``test`` here, so that no model is selected on its test
-    cells. Controls differ: cell-load uses the controls of a held-out cell type in every split (and
-    those of a zero-shot cell type in train as well), whereas here each control cell has one split. A
-    control listed in ``val`` or ``test`` remains a control, as in cell-load.
+    cells. Controls of a few-shot cell type differ: cell-load
+    divides them among the splits in proportion to the perturbed cells, whereas here all of them train. A control
+    listed in ``val`` or ``test`` remains a control, as in cell-load.
 
     Parameters
     ----------

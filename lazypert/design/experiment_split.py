@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lazypert.design.experiment import ExperimentConfig, assign_split
+from lazypert.design.experiment_entries import FewshotEntry, ZeroshotEntry
+from lazypert.errors import LabelNotFoundError, near_matches
 from lazypert.splits.split_result import SplitResult, split_by_run
 
 if TYPE_CHECKING:
@@ -30,9 +34,9 @@ def split_experiment(experiment: ExperimentConfig, groups: Groups, owners: Mappi
     Raises
     ------
     LabelNotFoundError
-        If a held-out cell type or perturbation does not occur.
+        If a held-out cell type does not occur in its dataset, or a held-out perturbation in its cell type.
     """
-    check_held_out(experiment, groups)
+    check_held_out(experiment, groups, owners)
     names: list[Split | None] = []
     for run in range(len(groups.start)):
         if groups.ids[run] < 0:
@@ -47,20 +51,43 @@ def split_experiment(experiment: ExperimentConfig, groups: Groups, owners: Mappi
     return split_by_run(groups, names)
 
 
-def check_held_out(experiment: ExperimentConfig, groups: Groups) -> None:
-    """Check that every held-out label occurs: a misspelt one would be trained on instead of held out.
+def check_held_out(experiment: ExperimentConfig, groups: Groups, owners: Mapping[str, str]) -> None:
+    """Check that there are cells for everything that is held out: an entry without any would hold nothing out.
+
+    Parameters
+    ----------
+    experiment, groups, owners
+        As in `split_experiment`.
 
     Raises
     ------
     LabelNotFoundError
-        If one does not occur.
+        If a dataset has no cells of a cell type, or the cell type none with a perturbation, that is held out of it.
     """
-    for zero in experiment.zeroshot:
-        groups.code_of("cell_type", zero.cell_type)
+    perturbations: dict[str, dict[str, set[str]]] = {}
+    for run in np.flatnonzero(groups.ids >= 0):
+        dataset, cell_type, perturbation = (
+            str(groups.labels[axis][groups.codes[axis][run]]) for axis in ("dataset", "cell_type", "perturbation")
+        )
+        of_dataset = perturbations.setdefault(_owner(dataset, owners), {})
+        of_dataset.setdefault(cell_type, set()).add(perturbation)
+    entries: tuple[ZeroshotEntry | FewshotEntry, ...] = (*experiment.zeroshot, *experiment.fewshot)
+    for entry in entries:
+        cell_types = perturbations.get(entry.dataset, {})
+        section = "zeroshot" if isinstance(entry, ZeroshotEntry) else "fewshot"
+        if entry.cell_type not in cell_types:
+            raise LabelNotFoundError(
+                f"[{section}] {entry.key!r}: got the cell type {entry.cell_type!r}, expected one of dataset "
+                f"{entry.dataset!r}. {near_matches(entry.cell_type, sorted(cell_types))}"
+            )
     for few in experiment.fewshot:
-        groups.code_of("cell_type", few.cell_type)
+        known = sorted(perturbations[few.dataset][few.cell_type])
         for label in (*few.val_perturbations, *few.test_perturbations):
-            groups.code_of("perturbation", label)
+            if label not in known and label != groups.roles.control_pert:
+                raise LabelNotFoundError(
+                    f"[fewshot] {few.key!r}: got the perturbation {label!r}, expected one of cell type "
+                    f"{few.cell_type!r} in dataset {few.dataset!r}. {near_matches(label, known)}"
+                )
 
 
 def _owner(label: str, owners: Mapping[str, str]) -> str:

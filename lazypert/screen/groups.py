@@ -145,7 +145,7 @@ class Groups:
         starts = np.concatenate([s.start + before for s, before in zip(screens, cells_before, strict=True)])
         stops = np.concatenate([s.stop + before for s, before in zip(screens, cells_before, strict=True)])
         row_order = None
-        if any(screen.row_order is not None for screen in screens):
+        if any(s.row_order is not None or s.n_obs != n for s, n in zip(screens, n_rows, strict=True)):
             rows_before = np.cumsum([0, *n_rows])[:-1]
             row_order = np.concatenate(
                 [
@@ -168,6 +168,8 @@ class Groups:
 
     def select(self, rows: NDArray[np.integer]) -> Groups:
         """Return the groups of some of the cells, with the same labels and codes. No column is read.
+
+        These groups must be those of all rows of a store.
 
         Parameters
         ----------

@@ -52,7 +52,7 @@ class PerturbationSource(ABC):
     @property
     @abstractmethod
     def n_rows(self) -> int:
-        """Number of cells, including controls."""
+        """Number of rows of the stores; the groups may cover only some of them."""
 
     @property
     @abstractmethod
@@ -180,7 +180,12 @@ class PerturbationSource(ABC):
     @cached_property
     def _visible_rows(self) -> NDArray[np.int64] | None:
         """Rows that indexing and iteration cover; None for all."""
-        return None if self.config.should_yield_controls else np.flatnonzero(~self.get_control_mask())
+        groups = self.groups
+        is_selection = groups.n_obs != self.n_rows
+        if not is_selection and self.config.should_yield_controls:
+            return None
+        rows = np.sort(groups.rows(np.arange(len(groups.start)))[:])
+        return rows if self.config.should_yield_controls else rows[~self.get_control_mask()[rows]]
 
     # Features
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import zlib
@@ -104,7 +105,9 @@ def _text(frames: Iterable[pd.DataFrame], separator: str) -> Iterator[bytes]:
     is_first = True
     for frame in frames:
         buffer = io.StringIO()
-        frame.to_csv(buffer, sep=separator, index=False, header=is_first, lineterminator="\n")
+        # A carriage return ends a line for readers, but is not quoted by default.
+        quoting = csv.QUOTE_ALL if frame[CELL].str.contains("\r").any() else csv.QUOTE_MINIMAL
+        frame.to_csv(buffer, sep=separator, index=False, header=is_first, lineterminator="\n", quoting=quoting)
         is_first = False
         yield buffer.getvalue().encode()
     if is_first:

@@ -153,8 +153,8 @@ class SplitResult:
         if found.digest != digest:
             raise ConfigError(
                 f"path: got {str(path)!r} with the digest {digest[:16]}..., expected {found.digest[:16]}... for these "
-                "cells. The screen has other cells, names or labels than the one that was split. Open that one, or split "
-                "again."
+                "cells. The screen has other cells, names or labels than the one that was split. Open that one, or "
+                "split again."
             )
         return found
 
@@ -178,8 +178,8 @@ class SplitResult:
             The cells: a `PerturbationSource`, or ``ds.pert``. Those that the table lacks, and those without a cell type
             or perturbation, are in no split.
         table
-            A DataFrame; or a ``.csv``, ``.tsv`` (either with ``.gz``) or ``.parquet`` file. An index of texts, as AnnData's
-            obs has, counts as the first column.
+            A DataFrame; or a ``.csv``, ``.tsv`` (either with ``.gz``) or ``.parquet`` file. An index of texts, as
+            AnnData's obs has, counts as the first column.
         cell, split, dataset
             Columns of the table. Cell names are in the first one by default. The column of datasets is needed only if
             several datasets share cell names.

@@ -115,7 +115,8 @@ class SplitTable:
             found = [SPLITS[number] if number >= 0 else "no split" for number in first[SPLIT]]
             raise ConfigError(
                 f"table: got {repeated[CELL].nunique():,} cells that are in several splits, such as "
-                f"{first[CELL].iloc[0]!r} in {' and '.join(found)}; expected each cell in one split. Remove the other rows"
+                f"{first[CELL].iloc[0]!r} in {' and '.join(found)}; expected each cell in one split. Remove the other "
+                "rows"
                 + (
                     ", or name the column of datasets if cells of several datasets share names."
                     if dataset is None
@@ -189,7 +190,7 @@ def rows_of_table(source: CellSource, table: SplitTable, missing: Literal["error
     if len(absent) and (missing == "error" or len(absent) == len(table.cell)):
         name = table.cell[absent[0]]
         dataset = "" if table.dataset is None else f" of dataset {table.dataset[absent[0]]!r}"
-        datasets = ", ".join(map(repr, groups.labels["dataset"][:5]))
+        datasets = ", ".join(repr(str(label)) for label in groups.labels["dataset"][:5])
         raise ConfigError(
             f"table: got {len(absent):,} of {len(table.cell):,} cells that the screen lacks, such as "
             f"{name!r}{dataset}; expected cells of this screen, which has names such as {_example(source)!r}"

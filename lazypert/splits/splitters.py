@@ -18,11 +18,9 @@ from lazypert.errors import ConfigError
 from lazypert.splits.cell_labels import read_cell_labels
 from lazypert.splits.combinations import CombinationSplitter
 from lazypert.splits.config import (
-    SPLIT_MODES,
     FewShotSplitterConfig,
     RandomSplitterConfig,
     SplitFractions,
-    SplitOptions,
     ZeroShotSplitterConfig,
     default_of,
 )
@@ -30,6 +28,7 @@ from lazypert.splits.filters import find_codes, holds_nothing_out, refuse_contro
 from lazypert.splits.fractions import exact
 from lazypert.splits.group_cutting import cut_groups, unite
 from lazypert.splits.held_out import HeldOutSplitter
+from lazypert.splits.options import SPLIT_MODES, SplitOptions
 from lazypert.splits.splitter_base import Splitter
 from lazypert.splits.stratified_cutting import cut_strata
 

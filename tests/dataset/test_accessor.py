@@ -13,6 +13,7 @@ from lazypert.errors import ConfigError, LabelNotFoundError
 from lazypert.quality import KnockdownFilterConfig, KnockdownFilterKwargs
 from lazypert.screen.roles import Roles, RolesKwargs
 from lazypert.sources.config import PerturbationSourceConfig, PerturbationSourceKwargs
+from lazypert.splits.options import SplitKwargs, SplitOptions
 from lazypert.store.store import Store
 from tests.support.stores import (
     ROLES,
@@ -155,6 +156,34 @@ def test_an_unknown_split_mode_raises(made):
     assert ROLES["pert_col"] == made[0].attrs["pert_col"]
 
 
+def test_splits_of_any_mode(made):
+    ds, obs = made
+    split = ds.pert.split("heldout", by="ordered", test=("low",), seed=1)
+    assert sorted(split.test_indices) == np.flatnonzero(obs["ordered"] == "low").tolist()
+    with pytest.raises(ConfigError, match=r"held_out_cell_types: got \('Neuron',\) with mode 'random'.*'zeroshot'"):
+        ds.pert.split(held_out_cell_types=("Neuron",))
+    with pytest.raises(ConfigError, match=r"held_out_cell_types: got \(\) with mode 'random'"):
+        ds.pert.split(held_out_cell_types=())
+    with pytest.raises(ConfigError, match=r"held_out_celltypes: unknown option\. Did you mean 'held_out_cell_types'"):
+        ds.pert.split("zeroshot", held_out_celltypes=("Neuron",))
+
+
+def test_labels_must_occur_in_the_selection(made):
+    neurons = made[0].pert.select(cell_type="Neuron")
+    with pytest.raises(LabelNotFoundError, match="held_out_cell_types: got 'Astrocyte'"):
+        neurons.pert.split("zeroshot", held_out_cell_types=("Astrocyte",))
+
+
+def test_cells_are_read_by_row(made):
+    ds, obs = made
+    rows = np.array([5, 3, 80])
+    for pert in (ds.pert, ds.isel(cell=slice(10)).pert):
+        assert pert.obs_names(rows).tolist() == obs.index[rows].tolist()
+        assert pert.read_obs("u1", rows).tolist() == obs["u1"].iloc[rows].tolist()
+    with pytest.raises(KeyError, match="Did you mean 'text'"):
+        ds.pert.read_obs("txet", rows)
+
+
 def test_the_store_is_opened_once(made, monkeypatch):
     opened, init = [], Store.__init__
     monkeypatch.setattr(Store, "__init__", lambda self, *args: [opened.append(args), init(self, *args)][1])
@@ -177,6 +206,7 @@ def test_the_store_is_opened_once(made, monkeypatch):
         (ControlMappingConfig, ControlMappingKwargs, set()),
         (PerturbationSourceConfig, PerturbationSourceKwargs, {"file_path"}),
         (Roles, RolesKwargs, set()),
+        (SplitOptions, SplitKwargs, {"split_mode"}),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -1,16 +1,13 @@
 """lp.open is lazy, and reads only what is needed; values equal those of AnnData."""
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import dask
 import numpy as np
 import pytest
 
 import lazypert as lp
 from lazypert.errors import StoreDamagedError
-from lazypert.store.byte_reader import LocalReader
 from lazypert.store.store import Store
+from tests.support.counting import CountingReader
 from tests.support.stores import copied
 
 
@@ -69,18 +66,6 @@ def test_reductions_equal_anndata(made, expected):
     np.testing.assert_allclose(ds.X.mean("cell").values, np.asarray(expected.X.mean(axis=0)).ravel(), rtol=1e-6)
     np.testing.assert_array_equal(ds.X.sum("gene").values, np.asarray(expected.X.sum(axis=1)).ravel())
     assert float((ds.X - 1).min()) == -1  # unsigned counts would wrap round
-
-
-@dataclass(frozen=True)
-class CountingReader(LocalReader):
-    """Records which bytes of which files are read."""
-
-    has_files: bool = False  # so that everything is read through `read_ranges`
-    seen: ClassVar[list] = []  # shared, because readers are copied
-
-    def read_ranges(self, ranges, out):
-        self.seen.extend((key, length) for key, _, length in ranges)
-        return super().read_ranges(ranges, out)
 
 
 def test_a_row_range_reads_only_the_chunks_it_touches(made, expected, monkeypatch):

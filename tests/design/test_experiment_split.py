@@ -64,3 +64,31 @@ def test_misspelt_labels_raise_an_error(entry):
     }
     with pytest.raises(LabelNotFoundError, match="Did you mean"):
         split_experiment(config_of("one", **held_out[entry]), cells.groups, {"d0": "d0"})
+
+
+@pytest.mark.parametrize(
+    ("held_out", "message"),
+    [
+        (
+            {"zeroshot": (ZeroshotEntry(dataset="d0", cell_type="T1", split="test"),)},
+            r"'d0.T1'.*dataset 'd0'",
+        ),
+        (
+            {"fewshot": (FewshotEntry(dataset="d0", cell_type="T0", test_perturbations=("P1",)),)},
+            r"\[fewshot\] 'd0.T0': got the perturbation 'P1'.*cell type 'T0' in dataset 'd0'",
+        ),
+        (
+            {"fewshot": (FewshotEntry(dataset="d0", cell_type="T2", val_perturbations=("P0",)),)},
+            r"got the perturbation 'P0', expected one of cell type 'T2'",
+        ),
+    ],
+    ids=["cell type of another dataset", "perturbation of another dataset", "perturbation of another cell type"],
+)
+def test_labels_that_occur_elsewhere_only_would_hold_nothing_out(held_out, message):
+    cells = make_cells(
+        perturbation=["P0", "P1", "P1", CONTROL],
+        cell_type=["T0", "T2", "T1", "T0"],
+        dataset=["d0", "d0", "d1", "d0"],
+    )
+    with pytest.raises(LabelNotFoundError, match=message):
+        split_experiment(config_of("one", "two", **held_out), cells.groups, {"d0": "d0", "d1": "d1"})

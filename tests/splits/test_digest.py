@@ -13,7 +13,7 @@ from lazypert.splits.names import SPLITS
 from lazypert.splits.split_result import SplitResult
 from tests.support.screens import CONTROL, design_cells, make_cells, random_cells
 
-GOLDEN_DIGEST = "2259964a8699aa375d66238d956a90a6e3be9971835da44409439606f9cf8988"
+GOLDEN_DIGEST = "3e6d0e65752597f74fe39f4dcfb7be24d1e58d1dbedae4a5824b742a8c1e21aa"
 
 
 def split_of(cells, names):

@@ -20,8 +20,8 @@ from lazypert import (
 from lazypert.errors import ConfigError, LabelNotFoundError
 from lazypert.screen.groups import Groups
 from lazypert.screen.roles import AXES
-from lazypert.splits.config import SplitOptions
 from lazypert.splits.names import SPLITS
+from lazypert.splits.options import SplitOptions
 from lazypert.splits.split_result import split_by_run
 from lazypert.splits.splitters import make_splitter
 from tests.support.screens import CONTROL, design_cells, make_cells, random_cells, source_of
