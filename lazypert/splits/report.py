@@ -137,7 +137,7 @@ def make_report(
     hashes = None
     if is_compared:
         hashes, is_poor = _hash_content(groups, parts, cast("HasContent", source))
-        findings += _too_few_genes(np.flatnonzero(is_poor), read_names)
+        findings += _too_few_genes(groups, np.flatnonzero(is_poor), read_names)
     findings += find_same_cells(groups, parts, read_names, hashes)
     if separator is not None:
         findings += find_combinations(groups, of_run, separator)
@@ -157,7 +157,9 @@ def _check_source(groups: Groups, parts: Sequence[Rows], source: CellSource | Ha
     rows = np.unique(np.concatenate([part[:: max(1, len(part) // _N_CHECKED)] for part in parts]))
     if source is None or not len(rows):
         return
-    last = max(int(part.to_rows(part.stops - 1).max(initial=-1)) for part in parts)
+    last = max(int(part.stops.max(initial=0)) for part in parts) - 1
+    if groups.row_order is not None:
+        last = int(groups.row_order.max())
     n_rows = getattr(source, "n_rows", last + 1)
     if last >= n_rows:
         raise ConfigError(
@@ -228,14 +230,15 @@ def _n_distinct(codes: NDArray[np.integer]) -> int:
     return len(np.unique(codes[codes >= 0]))
 
 
-def _too_few_genes(rows: NDArray[np.int64], read_names: ReadNames | None) -> list[Finding]:
+def _too_few_genes(groups: Groups, rows: NDArray[np.int64], read_names: ReadNames | None) -> list[Finding]:
     if not len(rows):
         return []
     explanation = (
         f"These cells have fewer than {MIN_GENES} detected genes, too few to recognise a copy by its content, so only "
         "their names were compared."
     )
-    names = () if read_names is None else tuple(str(name) for name in read_names(rows[:N_EXAMPLES]))
+    examples = rows[np.argsort(groups.cells.hashes(rows))[:N_EXAMPLES]]  # the same in any order of the store
+    names = () if read_names is None else tuple(str(name) for name in read_names(examples))
     return [Finding("note", "too_few_genes", SPLITS, len(rows), len(rows), names, explanation)]
 
 

@@ -176,6 +176,20 @@ class TestReading:
         one, other = (random(source).report(source, content=True) for source in (reference.source, in_file_order))
         assert one.to_json() == other.to_json()
 
+    def test_cells_with_too_few_genes_are_counted(self, tmp_path):
+        adata = gene_rich_screen()
+        counts = adata.X.toarray()
+        counts[::3, 15:] = 0
+        poor = with_counts(adata, counts)
+        found = []
+        for order in ("source", "grouped"):
+            source = source_of(poor, tmp_path / order, order=order, control_pert=CONTROL)
+            report = random(source).report(source, content=True)
+            found.append(report.leaks[report.leaks["kind"] == "too_few_genes"].iloc[0].to_dict())
+        assert found[0] == found[1]
+        assert (found[0]["level"], found[0]["splits"], found[0]["n_cells"]) == ("note", "train, valid, test", 20)
+        assert set(found[0]["examples"]) <= set(adata.obs_names[::3])
+
 
 class TestArguments:
     def test_content_needs_a_source(self, reference):
@@ -184,6 +198,8 @@ class TestArguments:
 
     def test_another_source_is_refused(self, reference):
         splits = random(reference.source)
+        with pytest.raises(ConfigError, match=r"source: got one with 899 cells, expected .* has a row 899"):
+            splits.report(Named(["a"] * 899))
         with pytest.raises(ConfigError, match="source: got one with 10 cells, expected the source that was split"):
             splits.report(Named(["a"] * 10))
         with pytest.raises(ConfigError, match="source: got one with other cells"):
