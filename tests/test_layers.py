@@ -19,7 +19,7 @@ LAYERS = {
     "_internal": "helpers that know nothing about screens: validation, memory, files, randomness, kernels, tasks",
     "sparse": "sparse matrices in memory: CSR blocks, row views, column selections, value statistics",
     "screen": "which cells a screen has: roles, groups, row ranges, labels, genes, targets (pure: no I/O)",
-    "splits": "which cells train, validate and test: rules, values, reports (pure: no matrix is read)",
+    "splits": "which cells train, validate and test: rules, values, reports (reads only through a given source)",
     "design": "arranging cells: control pools, sentences, experiment files (pure: no matrix is read)",
     "store": "the on-disk format and its readers: manifest, byte ranges, shards, chunk kernels, matrices, columns",
     "converter": "the protocol that a source format's reader implements",

@@ -82,6 +82,12 @@ def order_cells(keys: NDArray[np.integer], hashes: NDArray[np.uint64]) -> tuple[
 
 
 @kernel
+def repeat_hash(hash_of_first: Any, nth: Any) -> Any:
+    """Return the hash of the `nth` cell after the first one of the same name and key; uint64 numbers or arrays."""
+    return mix(hash_of_first + nth * GOLDEN)
+
+
+@kernel
 def _separate(order: Any, is_repeat: Any, hashes: Any) -> None:
     """Give the second and every later cell of the same name a hash of its own."""
     nth = np.uint64(0)
@@ -89,4 +95,4 @@ def _separate(order: Any, is_repeat: Any, hashes: Any) -> None:
         nth = nth + np.uint64(1) if is_repeat[i] else np.uint64(0)
         if nth > 0:
             cell = order[i + 1]
-            hashes[cell] = mix(hashes[cell] + nth * GOLDEN)
+            hashes[cell] = repeat_hash(hashes[cell], nth)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from lazypert.errors import ConfigError
+from lazypert.splits.combination_parts import parts_of
 from lazypert.splits.config import CombinationSplitterConfig
 from lazypert.splits.filters import holds_nothing_out, usable_runs
 from lazypert.splits.fractions import share
@@ -25,23 +25,6 @@ if TYPE_CHECKING:
     from lazypert.splits.cell_source import CellSource
 
 _NONE = -1
-
-
-def parts_of(label: str, separator: str, control: str | None) -> tuple[str, ...]:
-    """Return the sorted parts of a label; the control is not one, and a part that is repeated counts once.
-
-    Examples
-    --------
-    >>> parts_of("B+A", "+", "ctrl"), parts_of("A+ctrl", "+", "ctrl")
-    (('A', 'B'), ('A',))
-    """
-    parts = label.split(separator)
-    if not all(parts):
-        raise ConfigError(
-            f"separator: got {separator!r}, which leaves an empty part in the label {label!r}; expected the text "
-            "between the names of the parts."
-        )
-    return tuple(sorted(set(parts) - {control}))
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from lazypert.screen.rows import Rows
 from lazypert.splits.dataset_column import column_of_dataset
 from lazypert.splits.digest import digest_of
 from lazypert.splits.names import SPLITS, Split, split_name
+from lazypert.splits.report import make_report
 from lazypert.splits.split_files import (
     RULE_SUFFIX,
     TABLE_SUFFIXES,
@@ -36,8 +37,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lazypert.screen.groups import Groups
+    from lazypert.splits.cell_content import HasContent
     from lazypert.splits.cell_source import CellSource
     from lazypert.splits.config import OnMissing
+    from lazypert.splits.report import SplitReport
     from lazypert.splits.splitter_base import Splitter
 
 
@@ -261,6 +264,12 @@ class SplitResult:
             If the Dataset is not one of the split's cells.
         """
         return column_of_dataset(self.groups, [self[name] for name in SPLITS], ds)
+
+    def report(
+        self, source: CellSource | HasContent | None = None, *, content: bool = False, separator: str | None = None
+    ) -> SplitReport:
+        """Report what the splits hold and what leaks between them; see `lazypert.splits.report.make_report`."""
+        return make_report(self.groups, [self[name] for name in SPLITS], source, content=content, separator=separator)
 
     def __repr__(self) -> str:
         counts = [f"{name} {len(self[name]):,}" for name in SPLITS]
