@@ -170,9 +170,7 @@ def _shard_writer(writer: StoreWriter, job: MatrixJob, nnz: int, value_stats: Va
     grid, dtype = Grid.matrix(nnz), value_stats.dtype()
     declared = declared_dtype(dtype, value_stats.maximum, value_stats.minimum)
     return ShardWriter(
-        data=writer.template(
-            f"{job.name}/data", dtype, grid, codec=values_codec(dtype), declared=declared, keep=True
-        ),
+        data=writer.template(f"{job.name}/data", dtype, grid, codec=values_codec(dtype), declared=declared, keep=True),
         indices=writer.template(f"{job.name}/indices", _index_dtype(nnz), grid, keep=True),
         n_cols=job.n_cols,
         work=job.work,

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
-from lazypert_zarr import AsType
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from lazypert._internal.files import crc32_of, swap, sync, write_atomic
@@ -25,6 +24,7 @@ from lazypert.errors import DiskFullError, LazypertError, StoreExistsError
 from lazypert.store.format import CODEC, FORMAT_VERSION, MARKER, Codec, Grid, astype_codec
 from lazypert.store.manifest import MANIFEST, MANIFEST_FILES, Entry, manifest_digest, root_digest
 from lazypert.store.shard_encoding import encode_shard
+from lazypert_zarr import AsType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lazypert_zarr  # noqa: F401 - opens counts without zarr's warning even if lazypert is not installed
 import pandas as pd
 import zarr
 
+import lazypert_zarr  # noqa: F401 - opens counts without zarr's warning even if lazypert is not installed
 from lazypert.errors import StoreNotFoundError, no_such_column
 from lazypert.screen.roles import OPTIONAL_ROLES, Roles
 from lazypert.store.arrays import DenseArray, StringArray
