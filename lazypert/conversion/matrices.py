@@ -14,7 +14,7 @@ from lazypert._internal.tasks import run
 from lazypert.conversion.checkpoints import load_checkpoint, save_checkpoint
 from lazypert.conversion.external_sort import BlockSorter, ShardWriter, save_reduce_inputs
 from lazypert.sparse.value_stats import ValueStats
-from lazypert.store.format import Grid, values_codec
+from lazypert.store.format import Grid, declared_dtype, values_codec
 from lazypert.store.manifest import Entry, match_files
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def write_matrix(writer: StoreWriter, plan: ConversionPlan, job: MatrixJob, repo
     for spill in spills:
         value_stats = value_stats.merge(spill.value_stats)
     nnz = _write_indptr(writer, plan.n_obs, job, spills)
-    shard_writer = _shard_writer(writer, job, nnz, value_stats.dtype())
+    shard_writer = _shard_writer(writer, job, nnz, value_stats)
     shards = run(
         ShardWriter.write_shard,
         [(shard_writer, shard) for shard in range(shard_writer.data.grid.n_shards)],
@@ -166,10 +166,11 @@ def _index_dtype(nnz: int) -> np.dtype[Any]:
     return np.dtype("i4" if nnz < 2**31 else "i8")
 
 
-def _shard_writer(writer: StoreWriter, job: MatrixJob, nnz: int, dtype: np.dtype[Any]) -> ShardWriter:
-    grid = Grid.matrix(nnz)
+def _shard_writer(writer: StoreWriter, job: MatrixJob, nnz: int, value_stats: ValueStats) -> ShardWriter:
+    grid, dtype = Grid.matrix(nnz), value_stats.dtype()
+    declared = declared_dtype(dtype, value_stats.maximum, value_stats.minimum)
     return ShardWriter(
-        data=writer.template(f"{job.name}/data", dtype, grid, codec=values_codec(dtype), keep=True),
+        data=writer.template(f"{job.name}/data", dtype, grid, codec=values_codec(dtype), declared=declared, keep=True),
         indices=writer.template(f"{job.name}/indices", _index_dtype(nnz), grid, keep=True),
         n_cols=job.n_cols,
         work=job.work,

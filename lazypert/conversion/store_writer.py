@@ -21,9 +21,10 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from lazypert._internal.files import crc32_of, swap, sync, write_atomic
 from lazypert.conversion.staging import StagingDirectory
 from lazypert.errors import DiskFullError, LazypertError, StoreExistsError
-from lazypert.store.format import CODEC, FORMAT_VERSION, MARKER, Codec, Grid
+from lazypert.store.format import CODEC, FORMAT_VERSION, MARKER, Codec, Grid, astype_codec
 from lazypert.store.manifest import MANIFEST, MANIFEST_FILES, Entry, manifest_digest, root_digest
 from lazypert.store.shard_encoding import encode_shard
+from lazypert_zarr import AsType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -135,13 +136,18 @@ class StoreWriter:
         attrs: dict[str, Any] | None = None,
         *,
         codec: Codec = CODEC,
+        declared: np.dtype[Any] | None = None,
         keep: bool = False,
     ) -> Template:
-        """Create a one-dimensional array without values; with `keep`, existing shards stay."""
+        """Create a one-dimensional array without values; with `keep`, existing shards stay.
+
+        Values are stored with `dtype`, and other readers get them as `declared` (None: the same).
+        """
         dtype = np.dtype(dtype).newbyteorder("=")  # as Zarr's metadata states
         if keep:
             (self.root / path / "zarr.json").unlink(missing_ok=True)
-        self._create(path, (grid.length,), dtype, (grid.chunk,), (grid.shard,), attrs, codec=codec, overwrite=not keep)
+        lengths = (grid.length,), (grid.chunk,), (grid.shard,)
+        self._create(path, dtype, lengths, attrs, codec=codec, declared=declared, overwrite=not keep)
         folder = self.root / path / "c"
         folder.mkdir(exist_ok=True)
         for file in folder.iterdir():
@@ -176,7 +182,7 @@ class StoreWriter:
         grid = Grid.column(length)
         if dtype == "string":
             attrs = {"encoding-type": "string-array", "encoding-version": "0.2.0"} | (attrs or {})
-            array = self._create(path, (length,), "string", (grid.chunk,), (grid.shard,), attrs)
+            array = self._create(path, "string", ((length,), (grid.chunk,), (grid.shard,)), attrs)
         else:
             template = self.template(path, dtype, grid, attrs)
 
@@ -200,28 +206,29 @@ class StoreWriter:
         """
         rows = max(1, min(shape[0], 4_194_304 // max(1, shape[1] * np.dtype(dtype).itemsize)))
         attrs = {"encoding-type": "array", "encoding-version": "0.2.0"}
-        return self._create(path, shape, np.dtype(dtype), (rows, max(1, shape[1])), None, attrs)
+        return self._create(path, np.dtype(dtype), (shape, (rows, max(1, shape[1])), None), attrs)
 
     def _create(
         self,
         path: str,
-        shape: Any,
         dtype: Any,
-        chunks: Any,
-        shards: Any,
+        lengths: tuple[Any, Any, Any],
         attrs: dict[str, Any] | None,
         *,
         codec: Codec = CODEC,
+        declared: np.dtype[Any] | None = None,
         overwrite: bool = True,
     ) -> Any:
+        blosc, filters = asdict(codec), None
+        if declared is not None and declared != dtype:
+            blosc["typesize"] = dtype.itemsize  # by default Zarr takes that of the declared dtype
+            filters = [AsType.from_dict(astype_codec(dtype, declared))]
         return self._zarr.create_array(
             path,
-            shape=shape,
-            dtype=dtype,
-            chunks=chunks,
-            shards=shards,
-            filters=None,
-            compressors=[BloscCodec(**asdict(codec)), Crc32cCodec()],
+            **dict(zip(("shape", "chunks", "shards"), lengths, strict=True)),
+            dtype=dtype if declared is None else declared,
+            filters=filters,
+            compressors=[BloscCodec(**blosc), Crc32cCodec()],
             fill_value="" if dtype == "string" else 0,
             attributes=attrs or {},
             # A missing shard must never read as zeros.

@@ -32,6 +32,7 @@ class SparseRows:
         (S, C) unsigned column number of each value, uint16 if they all fit; 0 after the last row.
     data
         (S, C) values: as stored if they take at most four bytes, otherwise float32; 0 after the last row.
+        Stored counts are unsigned: differences of them wrap around, so convert them to floats first.
     n_columns
         Number of columns (static).
     """
@@ -52,7 +53,10 @@ class SparseRows:
         return _scatter_slices(self.indptr, self.indices, self.data, self.n_columns).reshape(self.shape)
 
     def to_scipy(self) -> csr_matrix:
-        """Copy of the rows as a SciPy matrix in host memory."""
+        """Copy of the rows as a SciPy matrix in host memory, float32, or float64 for stored 32-bit integers.
+
+        The dtype is a float, because differences of unsigned integers wrap around.
+        """
         from scipy.sparse import csr_matrix
 
         indptr, indices, data = (np.asarray(array) for array in (self.indptr, self.indices, self.data))
@@ -60,6 +64,7 @@ class SparseRows:
         columns, values = (
             np.concatenate([row[:n] for row, n in zip(array, n_values, strict=True)]) for array in (indices, data)
         )
+        values = values.astype(np.result_type(values.dtype, np.float32), copy=False)
         bounds = np.concatenate([[0], np.cumsum(lengths)])
         out = csr_matrix((values, columns.astype(np.int32), bounds), shape=self.shape)
         out.sort_indices()

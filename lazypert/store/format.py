@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 FORMAT_VERSION = 3
-"""Version 3 orders the cells of a group by a hash of their names; versions 1 and 2, which can be read too, sort
-them by batch. Version 2 added bit-shuffled counts and cell statistics."""
+"""Version 3 orders the cells of a group by a hash of their names, and declares counts as floats; versions 1 and 2,
+which can be read too, sort cells by batch. Version 2 added bit-shuffled counts and cell statistics."""
 
 MARKER = "lazypert"
 """Key of lazypert's entry in the root attributes; it marks a store as ours."""
@@ -76,6 +76,52 @@ class Grid:
     def span(self, shard: int) -> tuple[int, int]:
         """First element of a shard, and one past its last."""
         return shard * self.shard, min(self.length, (shard + 1) * self.shard)
+
+
+ASTYPE = "numcodecs.astype"
+"""Codec that lets an array be stored with one dtype and read with another."""
+
+
+def declared_dtype(stored: np.dtype[Any], maximum: float, minimum: float) -> np.dtype[Any]:
+    """Dtype that other readers get the values of a matrix in.
+
+    Stored integers are declared as floats, because libraries compute in the dtype they are given, and unsigned
+    integers wrap around: differences, variances and products would be wrong without an error. Integers beyond
+    2^53 stay integers, as no float dtype is exact there.
+    """
+    return stored if maximum > 2**53 or minimum < -(2**53) else dense_dtype(stored, maximum, minimum)
+
+
+def astype_codec(stored: np.dtype[Any], declared: np.dtype[Any]) -> dict[str, Any]:
+    """Metadata of the codec that converts values when they are written, and back when they are read."""
+    dtypes = {"encode_dtype": stored, "decode_dtype": declared}
+    return {"name": ASTYPE, "configuration": {key: dtype.newbyteorder("<").str for key, dtype in dtypes.items()}}
+
+
+def stored_dtype(declared: np.dtype[Any], codecs: list[dict[str, Any]]) -> np.dtype[Any]:
+    """Dtype of the encoded elements of an array.
+
+    Parameters
+    ----------
+    declared
+        The array's own dtype.
+    codecs
+        Metadata of the codecs of its inner chunks.
+
+    Raises
+    ------
+    ValueError
+        If another codec changes the elements before they become bytes.
+    """
+    name, stored = codecs[0]["name"], declared
+    if name == ASTYPE:
+        dtypes = codecs[0]["configuration"]
+        stored, name = np.dtype(dtypes["encode_dtype"]).newbyteorder("="), codecs[1]["name"]
+        if np.dtype(dtypes["decode_dtype"]) != declared:
+            raise ValueError(f"decode_dtype: got {dtypes['decode_dtype']!r} in an array of {declared}")
+    if name != "bytes":
+        raise ValueError(f"codecs: got {[codec['name'] for codec in codecs]}, expected only {ASTYPE!r} before 'bytes'")
+    return stored
 
 
 def values_codec(dtype: np.dtype[Any]) -> Codec:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import zarr
 
+import lazypert_zarr  # noqa: F401 - opens counts without zarr's warning even if lazypert is not installed
 from lazypert.errors import StoreNotFoundError, no_such_column
 from lazypert.screen.roles import OPTIONAL_ROLES, Roles
 from lazypert.store.arrays import DenseArray, StringArray
 from lazypert.store.byte_reader import ByteReader, LocalReader, RemoteReader
 from lazypert.store.damage import store_damaged
-from lazypert.store.format import FORMAT_VERSION, MARKER, TABLES, Grid
+from lazypert.store.format import FORMAT_VERSION, MARKER, TABLES, Grid, stored_dtype
 from lazypert.store.manifest import MANIFEST, Entry, manifest_digest
 from lazypert.store.matrix import Matrix
 from lazypert.store.sharded_array import ShardedArray
@@ -156,10 +157,18 @@ class Store:
     # One-dimensional arrays, either opened for reading by ranges or read completely.
 
     def open_array(self, path: str) -> ShardedArray:
-        """Open a numeric array, such as ``"obs/batch/codes"``."""
+        """Open a numeric array, such as ``"obs/batch/codes"``.
+
+        Its dtype is the stored one, which differs from the one that other readers see in the values of a matrix.
+        """
         array: Any = self._root[path]
         grid = Grid(array.shape[0], array.chunks[0], array.shards[0])
-        return ShardedArray(self.reader, path, array.dtype, grid)
+        (sharding,) = array.metadata.to_dict()["codecs"]
+        try:
+            dtype = stored_dtype(array.dtype, sharding["configuration"]["codecs"])
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise store_damaged(f"{path}/zarr.json", str(error)) from error
+        return ShardedArray(self.reader, path, dtype, grid)
 
     def open_strings(self, path: str) -> StringArray:
         """Open an array of strings, such as ``"obs/_index"``."""

@@ -35,6 +35,15 @@ def test_to_dense_and_to_scipy_equal_the_matrix(n_slices, index, value):
         assert isinstance(host, sparse.csr_matrix)
         assert host.has_canonical_format
         np.testing.assert_array_equal(host.toarray(), matrix.toarray())
+        np.testing.assert_array_equal((host[3] - host[5]).toarray(), (matrix[3] - matrix[5]).toarray())
+
+
+@pytest.mark.parametrize(("stored", "expected"), [("u2", "f4"), ("u4", "f8"), ("i4", "f8"), ("f4", "f4")])
+def test_to_scipy_gives_floats_that_are_exact(stored, expected):
+    largest = 2**32 - 1 if stored == "u4" else 2**31 - 1 if stored == "i4" else 65_535
+    host = padded(sparse.csr_matrix(np.array([[largest, 0], [0, 1]])), value=np.dtype(stored)).to_scipy()
+    assert host.dtype == expected
+    assert host.toarray().tolist() == [[largest, 0], [0, 1]]
 
 
 def test_values_after_the_last_row_are_ignored():

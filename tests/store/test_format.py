@@ -1,9 +1,19 @@
-"""Grids tile arrays with shards and chunks, and dense blocks have an exact float dtype."""
+"""Grids tile arrays with shards and chunks, and values are read with an exact float dtype."""
+
+import re
 
 import numpy as np
 import pytest
 
-from lazypert.store.format import MATRIX_CHUNK, MATRIX_SHARD, Grid, dense_dtype
+from lazypert.store.format import (
+    MATRIX_CHUNK,
+    MATRIX_SHARD,
+    Grid,
+    astype_codec,
+    declared_dtype,
+    dense_dtype,
+    stored_dtype,
+)
 
 
 @pytest.mark.parametrize("make", [Grid.matrix, Grid.column], ids=["matrix", "column"])
@@ -41,3 +51,50 @@ def test_the_dense_dtype_is_the_smallest_exact_float(stored, extreme, expected):
     assert found == expected
     if np.dtype(stored).kind != "f":
         assert int(np.array(extreme).astype(found)) == extreme
+
+
+@pytest.mark.parametrize(
+    ("stored", "extreme", "expected"),
+    [
+        ("u2", 65_535, "f4"),
+        ("u4", 2**24 + 1, "f8"),
+        ("i8", 2**53, "f8"),
+        ("i8", 2**53 + 1, "i8"),
+        ("i8", -(2**53) - 1, "i8"),
+        ("f4", 2.0**60, "f4"),
+        ("f8", 0.1, "f8"),
+    ],
+)
+def test_the_declared_dtype_is_a_float_wherever_one_is_exact(stored, extreme, expected):
+    found = declared_dtype(np.dtype(stored), max(0, extreme), min(0, extreme))
+    assert found == expected
+    assert np.array(extreme).astype(found).item() == extreme
+
+
+BYTES, BLOSC = {"name": "bytes", "configuration": {"endian": "little"}}, {"name": "blosc"}
+
+
+@pytest.mark.parametrize(("stored", "declared"), [("u2", "f4"), ("u4", "f8"), ("i8", "f8")])
+def test_the_stored_dtype_is_read_from_the_codec_that_the_writer_uses(stored, declared):
+    stored, declared = np.dtype(stored), np.dtype(declared)
+    codec = astype_codec(stored, declared)
+    assert codec["configuration"] == {"encode_dtype": f"<{stored.str[1:]}", "decode_dtype": f"<{declared.str[1:]}"}
+    assert stored_dtype(declared, [codec, BYTES, BLOSC]) == stored
+
+
+def test_without_that_codec_the_stored_dtype_is_the_declared_one():
+    assert stored_dtype(np.dtype("u2"), [BYTES, BLOSC]) == np.uint16
+
+
+@pytest.mark.parametrize(
+    ("codecs", "problem"),
+    [
+        ([{"name": "transpose"}, BYTES], "codecs: got ['transpose', 'bytes']"),
+        ([astype_codec(np.dtype("u2"), np.dtype("f4")), {"name": "numcodecs.delta"}, BYTES], "numcodecs.delta"),
+        ([astype_codec(np.dtype("u2"), np.dtype("f8")), BYTES], "decode_dtype: got '<f8' in an array of float32"),
+    ],
+    ids=["other", "another", "mismatch"],
+)
+def test_elements_that_another_codec_changes_are_not_misread(codecs, problem):
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        stored_dtype(np.dtype("f4"), codecs)

@@ -44,6 +44,20 @@ def codecs(dtype, *, is_matrix_data=False):
     return [first, {"name": "blosc", "configuration": packed}, {"name": "crc32c"}]
 
 
+def astype(dtype, declared):
+    """[3.1] Codec that makes the values of a matrix floats for their readers."""
+    dtypes = {"encode_dtype": np.dtype(dtype).str, "decode_dtype": np.dtype(declared).str}
+    return {"name": "numcodecs.astype", "configuration": dtypes}
+
+
+def declared_dtype(dtype, low, high):
+    """[3.1] Dtype of `data` in its metadata."""
+    if np.dtype(dtype).kind == "f":
+        return np.dtype(dtype)
+    largest = max(-low, high)
+    return np.dtype("f4" if largest <= 2**24 else "f8" if largest <= 2**53 else dtype)
+
+
 def grid(length, limits=COLUMN):
     """[2.1] Elements per chunk and per shard."""
     chunk = max(1, min(limits[0], length))
@@ -148,7 +162,7 @@ class SpecStore:
         node = self.node(path)
         (length,), (shard,) = node["shape"], node["chunk_grid"]["configuration"]["chunk_shape"]
         (chunk,) = node["codecs"][0]["configuration"]["chunk_shape"]
-        dtype = np.dtype(NAMES.get(node["data_type"], node["data_type"]))
+        dtype = self.stored_dtype(path)
         parts = [np.empty(0, dtype)]
         for k in range(math.ceil(length / shard)):
             raw = (self.root / path / "c" / str(k)).read_bytes()
@@ -170,7 +184,16 @@ class SpecStore:
             assert end == len(raw) - len(index)
         padding = np.concatenate(parts)[length:]
         assert not padding.any()
-        return np.concatenate(parts)[:length]
+        return np.concatenate(parts)[:length].astype(NAMES.get(node["data_type"], node["data_type"]))
+
+    def stored_dtype(self, path):
+        """[3.1] Dtype of the elements in the shards of an array."""
+        node = self.node(path)
+        first = node["codecs"][0]["configuration"]["codecs"][0]
+        if first["name"] == "numcodecs.astype":
+            assert first["configuration"]["decode_dtype"] == np.dtype(node["data_type"]).str
+            return np.dtype(first["configuration"]["encode_dtype"])
+        return np.dtype(NAMES.get(node["data_type"], node["data_type"]))
 
     def dense(self, path):
         """[2.3] A dense array."""
@@ -252,10 +275,15 @@ class SpecWriter:
         is_text = values.dtype.kind in "OU"
         values = values.astype(object) if is_text else values
         (chunk, shard), inner = grid(len(values), limits), codecs(values.dtype, is_matrix_data=is_matrix_data)
+        declared, conversion = values.dtype, []
+        if is_matrix_data:
+            declared = declared_dtype(values.dtype, values.min(initial=0), values.max(initial=0))
+        if declared != values.dtype:
+            conversion = [astype(values.dtype, declared)]
         index_codecs = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
         sharding = {
             "chunk_shape": [chunk],
-            "codecs": inner,
+            "codecs": conversion + inner,
             "index_codecs": index_codecs,
             "index_location": "end",
         }
@@ -264,10 +292,10 @@ class SpecWriter:
             {
                 "node_type": "array",
                 "shape": [len(values)],
-                "data_type": "string" if is_text else values.dtype.name,
+                "data_type": "string" if is_text else declared.name,
                 "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [shard]}},
                 "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-                "fill_value": "" if is_text else values.dtype.type(0).item(),
+                "fill_value": "" if is_text else declared.type(0).item(),
                 "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
                 "attributes": (TEXT if is_text else {}) if attrs is None else attrs,
             },
