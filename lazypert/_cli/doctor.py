@@ -19,6 +19,7 @@ EXTRAS = {
     "plot": ("matplotlib", "draw figures"),
     "distributed": ("distributed", "convert on a Dask cluster"),
     "hdf5": ("hdf5plugin", "read H5AD files compressed with Blosc, LZ4 or Zstandard"),
+    "parquet": ("pyarrow", "read and write splits as Parquet files"),
     "s3": ("s3fs", "read stores from S3"),
 }
 """Package and purpose of each optional dependency of lazypert, by the name of the extra."""

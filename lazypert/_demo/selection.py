@@ -126,7 +126,7 @@ def _set_up_pipeline(demo: Demo) -> PerturbationPipelineResult:
         batch_col=demo.config.batch_col,
         control_pert=demo.config.control_pert,
         split_mode="fewshot" if demo.held_out_perturbations else "random",
-        held_out_perturbations=demo.held_out_perturbations,
+        held_out_perturbations=demo.held_out_perturbations or None,
         sentence_size=_SENTENCE_SIZE,
         sentences_per_batch=_SENTENCES_PER_BATCH,
         enable_knockdown_filter=bool(demo.knockdown.table["passed"].any()),

@@ -145,7 +145,7 @@ def run_experiment(demo: Demo) -> None:
         assert demo.pipeline is not None
         path.write_text(_toml(demo), encoding="utf-8")
         config = replace(
-            demo.pipeline.config, split_mode="random", held_out_perturbations=(), enable_knockdown_filter=False
+            demo.pipeline.config, split_mode="random", held_out_perturbations=None, enable_knockdown_filter=False
         )
         result = PerturbationPipeline(config).setup_experiment(load_experiment_config(path))
         demo.report.line("file", path)

@@ -80,7 +80,7 @@ class CombinationSplitter(Splitter[CombinationSplitterConfig]):
     def table(self, source: CellSource) -> pd.DataFrame:
         """Return one row per perturbation: its parts, how many of them are seen, its split and number of cells.
 
-        Columns are ``perturbation``, ``n_parts``, ``n_seen``, ``split`` (None for no split) and ``n_cells``. Controls
+        Columns are ``perturbation``, ``n_parts``, ``n_seen``, ``split`` (empty for no split) and ``n_cells``. Controls
         are left out.
         """
         groups = source.groups
@@ -93,7 +93,7 @@ class CombinationSplitter(Splitter[CombinationSplitterConfig]):
                 str(groups.labels["perturbation"][code]),
                 len(found.parts),
                 found.n_seen,
-                None if found.split == _NONE else SPLITS[found.split],
+                "" if found.split == _NONE else SPLITS[found.split],
                 int(n_cells[code]),
             )
             for code, found in sorted(self._combinations(groups, used).items())

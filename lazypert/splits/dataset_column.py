@@ -32,7 +32,7 @@ def column_of_dataset(groups: Groups, parts: Sequence[Rows], ds: xr.Dataset) -> 
         code_of_row[cells.row[inside]] = cells.split[inside]
     codes = code_of_row[rows]
     _require_same_cells(groups, rows[codes >= 0], ds)
-    names = np.array([*SPLITS, None], dtype=object)  # code -1 selects the last
+    names = np.array([*SPLITS, ""], dtype=object)  # code -1 selects the last
     return xr.DataArray(names[codes], dims="cell", name="split")
 
 

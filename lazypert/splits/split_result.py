@@ -255,7 +255,7 @@ class SplitResult:
 
         Returns
         -------
-        (cell,) texts, None for cells in no split: ``ds.assign_coords(split=splits.as_column(ds))``. Takes 8 bytes per
+        (cell,) texts, empty for cells in no split: ``ds.assign_coords(split=splits.as_column(ds))``. Takes 8 bytes per
         cell.
 
         Raises

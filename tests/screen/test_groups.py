@@ -212,3 +212,18 @@ class TestLabels:
 def test_repr_is_one_line():
     expected = "Groups(900 cells in 18 groups and 18 runs: 3 cell types, 6 perturbations, 1 dataset, 2 batches)"
     assert repr(design_cells().groups) == expected
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_selection_has_the_groups_of_its_cells(seed):
+    cells = random_cells(80, seed, n_datasets=1, missing=0.1)
+    rows = np.random.default_rng(seed).permutation(80)[:50]
+    selected = cells.groups.select(rows)
+    assert selected.n_obs == 50
+    run = np.repeat(np.arange(len(selected.start)), selected.sizes)
+    in_order = selected.rows(np.arange(len(selected.start)))[:]
+    assert sorted(in_order) == sorted(rows)
+    for axis in ("cell_type", "perturbation"):
+        names = np.append(selected.labels[axis].astype(object), None)[selected.codes[axis][run]]
+        assert names.tolist() == cells.labels(axis, in_order).tolist()
+    assert selected.cells.names(in_order).tolist() == cells.names[in_order].tolist()

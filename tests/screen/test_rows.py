@@ -125,3 +125,10 @@ def test_numpy_functions_accept_rows():
     rows = Rows([1, 6], [3, 8])
     assert np.isin([2, 3, 7], rows).tolist() == [True, False, True]
     assert (np.arange(10) * 2)[np.asarray(rows)].tolist() == [2, 4, 12, 14]
+
+
+def test_where_selects_by_index():
+    rows = Rows([5, 0], [9, 3], np.arange(20)[::-1])
+    mask = np.array([True, True, False, True, False, True, True])
+    assert rows.where(mask)[:].tolist() == rows[:][mask].tolist()
+    assert rows.where(np.zeros(7, dtype=bool))[:].tolist() == []

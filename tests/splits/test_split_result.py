@@ -26,7 +26,7 @@ def test_pickles_with_its_cells(ds):
 
 
 def expected_column(split, rows):
-    names = np.full(900, None, dtype=object)
+    names = np.full(900, "", dtype=object)
     for name in SPLITS:
         names[np.asarray(split[name])] = name
     return names[rows].tolist()
@@ -41,7 +41,10 @@ def test_as_column_of_any_selection(ds):
     with_split = ds.assign_coords(split=split.as_column(ds))
     assert with_split.isel(cell=with_split.split == "test").store_row.values.tolist() == sorted(split.test_indices)
     counts = with_split.total_counts.groupby("split").count()
-    assert dict(zip(counts["split"].values, counts.values, strict=True)) == {n: len(split[n]) for n in SPLITS}
+    assert dict(zip(counts["split"].values, counts.values, strict=True)) == {
+        "": 150,
+        **{name: len(split[name]) for name in SPLITS},
+    }
 
 
 def test_as_column_in_the_order_of_the_file(reference, tmp_path):
