@@ -29,9 +29,9 @@ UNIT_SIZE = 16
 nothing in common; and they are stored together, so that reading a small part of a group does not read all of it."""
 
 _UNITS_PER_GROUP = 8
-"""Smaller groups are divided into smaller units, down to single cells, so that there are still many of them."""
+"""Groups of fewer than 128 cells are divided into smaller units, down to single cells, so that there are several."""
 
-_UNITS, _CUTS = 301, 302  # streams of random numbers
+_UNITS, _CUTS, _SHIFT = 301, 302, 303  # streams of random numbers
 
 _UNITS_AT_ONCE = 1 << 20
 
@@ -113,6 +113,10 @@ def cut_bounds(
         upper = apportion(upper, total, order, int(rng.integers(2**63)))
         cuts.insert(0, upper)
     bounds = list(pairwise([np.zeros_like(sizes), *cuts[:-1]]))
+    if len(bounds) > 1:
+        # The second part comes first: validation then begins with a whole unit, and fewer stretches are read for it.
+        (_, first), (_, second) = bounds[:2]
+        bounds[:2] = [(second - first, second), (np.zeros_like(sizes), second - first)]
     for part, count in (n_kept or {}).items():
         low, high = bounds[part]
         bounds[part] = low, low + apportion(high - low, count, order, int(rng.integers(2**63)))
@@ -162,12 +166,19 @@ class Units(NamedTuple):
         (n_units,) rank of its first cell among the group's cells in hash order, and number of its cells.
     before
         (n_units,) cells of the group in the units before it.
+    group_size
+        (n_groups,) cells of each group.
+    shift
+        (n_groups,) rank at which the first unit of each group begins; the last ones wrap around. Without it, the last
+        cells of a unit, which is divided between two parts now and then, would be drawn less often than the first.
     """
 
     group: NDArray[np.int64]
     first_rank: NDArray[np.int64]
     size: NDArray[np.int64]
     before: NDArray[np.int64]
+    group_size: NDArray[np.int64]
+    shift: NDArray[np.int64]
 
     @classmethod
     def of(cls, sizes: NDArray[np.int64], keys: NDArray[np.uint64], seed: int) -> Units:
@@ -181,7 +192,8 @@ class Units(NamedTuple):
         first_rank = (number * unit_size[group])[order]
         size = np.minimum(unit_size[group], sizes[group] - first_rank)
         before = np.cumsum(size) - size
-        return cls(group, first_rank, size, before - np.repeat(np.cumsum(sizes) - sizes, n_units))
+        shift = (counter_hash((seed, _SHIFT), keys) % np.maximum(sizes, 1).astype(np.uint64)).astype(np.int64)
+        return cls(group, first_rank, size, before - np.repeat(np.cumsum(sizes) - sizes, n_units), sizes, shift)
 
     def between(
         self, low: NDArray[np.int64], high: NDArray[np.int64]
@@ -190,8 +202,17 @@ class Units(NamedTuple):
         begin = np.clip(low[self.group] - self.before, 0, self.size)
         end = np.clip(high[self.group] - self.before, 0, self.size)
         filled = end > begin
-        first = self.first_rank[filled]
-        return self.group[filled], first + begin[filled], first + end[filled]
+        group, first = self.group[filled], self.first_rank[filled]
+        size = self.group_size[group]
+        start = (first + begin[filled] + self.shift[group]) % size
+        stop = start + (end - begin)[filled]
+        wraps = stop > size
+        order = np.argsort(np.concatenate([group, group[wraps]]), kind="stable")
+        return (
+            np.concatenate([group, group[wraps]])[order],
+            np.concatenate([start, np.zeros(int(wraps.sum()), np.int64)])[order],
+            np.concatenate([np.minimum(stop, size), (stop - size)[wraps]])[order],
+        )
 
 
 class _Intervals(NamedTuple):

@@ -13,7 +13,7 @@ from lazypert.splits.names import SPLITS
 from lazypert.splits.split_result import SplitResult
 from tests.support.screens import CONTROL, design_cells, make_cells, random_cells
 
-GOLDEN_DIGEST = "3e6d0e65752597f74fe39f4dcfb7be24d1e58d1dbedae4a5824b742a8c1e21aa"
+GOLDEN_DIGEST = "493b866ccad84ae2fd25b1e98c6cacdadaa255585608254656ba70dc691eb6ba"
 
 
 def split_of(cells, names):

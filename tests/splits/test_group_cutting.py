@@ -14,7 +14,7 @@ from lazypert.splits.fractions import exact
 from lazypert.splits.group_cutting import UNIT_SIZE, apportion, cut_groups
 from tests.support.screens import CONTROL, make_cells, random_cells
 
-GOLDEN_CUT = [5, 15, 17, 23, 27]
+GOLDEN_CUT = [1, 23, 24, 26, 29]
 
 
 @st.composite
@@ -129,10 +129,10 @@ def test_large_groups_are_cut_into_units_that_are_stored_together():
     assert (part.stops - part.starts).min() == UNIT_SIZE or len(part.starts) < 10
 
 
-def test_small_groups_are_cut_into_single_cells():
+def test_small_groups_are_cut_in_many_ways():
     cells = make_cells(perturbation=["A"] * 40, control=None)
     found = [frozenset(cut_groups(cells.groups, cells.groups.ids >= 0, [8, 40], seed)[0]) for seed in range(50)]
-    assert len(set(found)) == 50
+    assert len(set(found)) >= 45  # of 2,240 ways
 
 
 def test_seeds_are_independent():

@@ -109,7 +109,7 @@ class TestRules:
     def test_held_out_splits_floor_the_training_cells(self, n, seed, fractions):
         cells = random_cells(n, seed, missing=0.1)
         frame = cells.frame.dropna(subset=["cell_type", "perturbation"])
-        if not {"P0", CONTROL} <= set(cells.groups.labels["perturbation"]):
+        if not {"P0", CONTROL} <= set(frame["perturbation"]) or "T0" not in set(frame["cell_type"]):
             return
         train, valid = (Fraction(str(f)) for f in fractions)
         options = {"train_frac": fractions[0], "valid_frac": fractions[1], "seed": seed}

@@ -39,8 +39,8 @@ def codecs(dtype, *, is_matrix_data=False):
     first = {"name": "vlen-utf8"} if is_text else {"name": "bytes"}
     if size > 1:
         first["configuration"] = {"endian": "little"}
-    shuffle = "bitshuffle" if is_matrix_data and dtype.kind in "iu" else "shuffle"
-    packed = {"typesize": size, "cname": "lz4", "clevel": 5, "shuffle": shuffle, "blocksize": 16384}
+    shuffle, block = ("bitshuffle", 8192) if is_matrix_data and dtype.kind in "iu" else ("shuffle", 16384)
+    packed = {"typesize": size, "cname": "lz4", "clevel": 5, "shuffle": shuffle, "blocksize": block}
     return [first, {"name": "blosc", "configuration": packed}, {"name": "crc32c"}]
 
 
