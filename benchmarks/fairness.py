@@ -6,7 +6,7 @@ import datetime as dt
 import itertools
 import json
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def run(options: Options) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=work) as folder:
         report["rows"] = _null_rows(options, Path(folder))
         report["loaders"] = _compare(options, Path(folder), report)
-        report["same_controls"] = _same_controls(options, Path(folder))
+        report["same_controls"] = _same_controls(Path(folder))
     report["neighbours"], report["meetings"] = _neighbours(options), _meetings(options)
     report["disagreements"] = _disagreements(report)
     write_json(report, work / "fairness.json")
@@ -168,7 +168,7 @@ def _with_z(statistics: NullStatistics) -> dict[str, Any]:
     return statistics.summary() | {"z": np.round(statistics.z, 4).ravel().tolist()}
 
 
-def _same_controls(options: Options, folder: Path) -> list[dict[str, Any]]:
+def _same_controls(folder: Path) -> list[dict[str, Any]]:
     """Compare the controls that every cell gets, for different hosts, threads and buffers."""
     store = convert(folder / "compared.h5ad", folder / "same.zarr", **ROLES, progress=False)
     found = []

@@ -1,4 +1,4 @@
-"""What is varied: screens, sentences, splits and memory in a covering design, and the ranges that results must be in."""
+"""The rows of the table of null screens, in a covering design, and the ranges that their statistics must be in."""
 
 from __future__ import annotations
 

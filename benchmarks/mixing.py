@@ -80,11 +80,10 @@ def _pairs(sentences: Iterable[NDArray[np.integer]], n_cells: int) -> Any:
     number = np.repeat(np.arange(len(listed)), [len(cells) for cells in listed])
     cell = np.concatenate(listed)
     member = sparse.csr_matrix((np.ones(len(cell)), (cell, number)), shape=(n_cells, len(listed)))
-    pairs = (member @ member.T).tolil()
-    pairs.setdiag(0)
-    pairs = pairs.tocsr()
-    pairs.eliminate_zeros()
-    return pairs
+    pairs = (member @ member.T).tocoo()
+    is_pair = pairs.row != pairs.col
+    found = pairs.row[is_pair], pairs.col[is_pair]
+    return sparse.csr_matrix((np.ones(len(found[0])), found), shape=pairs.shape)
 
 
 def measure_neighbours(sizes: NDArray[np.int64], shuffle_size: int, *, n_epochs: int) -> dict[str, float]:

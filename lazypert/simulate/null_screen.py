@@ -74,9 +74,7 @@ class NullScreenConfig:
             require_integer(name, getattr(self, name), least)
         require_number("batch_log_sd", self.batch_log_sd, least=0)
         is_label = self.control_pert not in ("", *self.perturbations)
-        require(
-            is_label, "control_pert", self.control_pert, "a label other than those of the perturbations, P1, P2, ..."
-        )
+        require(is_label, "control_pert", self.control_pert, "a label that no perturbation has (P1, P2, ...)")
 
     @property
     def perturbations(self) -> list[str]:

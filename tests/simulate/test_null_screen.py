@@ -106,7 +106,7 @@ def test_an_existing_file_is_replaced_only_with_overwrite_and_all_files_or_none_
         ({"n_controls": 0}, "n_controls: got 0"),
         ({"n_genes": 1}, "n_genes: got 1"),
         ({"batch_log_sd": -0.1}, "batch_log_sd: got -0.1"),
-        ({"control_pert": ""}, "control_pert: got '', expected a label other"),
+        ({"control_pert": ""}, "control_pert: got '', expected a label that"),
         ({"control_pert": "P02"}, "control_pert: got 'P02'"),
     ],
 )
