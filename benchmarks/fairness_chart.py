@@ -27,15 +27,15 @@ def draw(report: dict[str, Any], path: Path) -> None:
     shown = {name: shown[name] for name in dict.fromkeys(row["loader"] for row in found)}  # the first run of each
     height = 2.3 + 0.9 + 0.32 * len(found)
     figure = Figure(figsize=(10, height), layout="constrained")
-    figure.get_layout_engine().set(hspace=0.08, wspace=0.06)
+    figure.get_layout_engine().set(hspace=0.08, wspace=0.08, w_pad=0.1, h_pad=0.08)
     upper, lower = figure.subfigures(2, 1, height_ratios=(2.3, 0.9 + 0.32 * len(found)))
     for axes, row in zip(upper.subplots(1, len(shown), sharey=True, squeeze=False)[0], shown.values(), strict=True):
         _histogram(axes, row)
     left, right = lower.subplots(1, 2, sharey=True)
-    _bars(left, found, "beyond_3", chance=BY_CHANCE, pattern=".1%")
+    _bars(left, found, "beyond_3", chance=BY_CHANCE, pattern=".2%")
     left.set_title("Differences beyond 3 standard errors", loc="left", fontsize=11, color=INK)
     _bars(right, found, "served", chance=1, pattern=".0%")
-    right.set_title("Different controls, relative to independent draws", loc="left", fontsize=11, color=INK)
+    right.set_title("Different controls served / expected", loc="left", fontsize=11, color=INK)
     left.set_yticks(range(len(found)), [_name(row) for row in found])
     left.invert_yaxis()
     for label in left.get_yticklabels():
@@ -58,8 +58,11 @@ def _colour(row: dict[str, Any]) -> str:
 
 
 def _name(row: dict[str, Any]) -> str:
-    workers = "" if row["workers"] is None else f", {row['workers'] or 'no'} workers"
-    return f"{row['loader']}{workers}, {row['strategy']} controls"
+    return f"{row['loader']}{_workers(row)}, {row['strategy']} controls"
+
+
+def _workers(row: dict[str, Any]) -> str:
+    return "" if row["workers"] is None else f", {row['workers'] or 'no'} workers"
 
 
 def _histogram(axes: Axes, row: dict[str, Any]) -> None:

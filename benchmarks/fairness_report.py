@@ -20,7 +20,7 @@ STATISTICS: Columns = {
     "beyond 3": _number("beyond_3", ".2%"),
     "correlation": _number("correlation"),
     "controls served": _number("served", ".1%"),
-    "worth of K": lambda row: "-" if row["k"] == 1 else f"{row['worth']:.1f} of {row['k']}",
+    "worth of K": lambda row: "-" if row["k"] == 1 else f"{row['worth']:.1f} of {row['most_worth']:.3g}",
     "share variance": _number("share_variance"),
     "": lambda row: "OUTSIDE" if row["outside"] else "ok" if row["fits"] else "ok, pool does not fit",
 }
@@ -42,7 +42,8 @@ NEIGHBOURS: Columns = {
 RANGES = (
     "Expected: rms z at most 1.15, and with random controls at least 0.9 (controls of the same batch differ less); "
     "correlation -0.1 to 0.1; at least 95 % of the controls that as many independent draws serve, where the pool fits; "
-    "K controls worth at least 0.95 K; variance of batch shares at most 1.15 times that of random samples. "
+    "K controls of a cell worth at least 0.95 K, or all of a pool that has fewer; variance of batch shares at most "
+    "1.15 times that of random samples. "
     "By chance, 0.27 % of the differences are beyond three standard errors."
 )
 

@@ -170,7 +170,7 @@ def outside(setting: Setting, found: dict[str, Any], *, fits: bool) -> list[str]
         ("rms z", found["rms_z"], 0.9 if is_random else None, 1.15),  # controls of the same batch differ less
         ("correlation", found["correlation"], -0.1, 0.1),
         ("controls served", found["served"] if fits else None, 0.95, None),
-        (f"worth of {setting.k}", found["worth"] if setting.k > 1 else None, 0.95 * setting.k, None),
+        ("worth", found["worth"] if setting.k > 1 else None, 0.95 * found["most_worth"], None),
         ("batch share variance", found["share_variance"], None, 1.15),
     ]
     return [

@@ -55,7 +55,10 @@ class NullStatistics:
         Controls that were drawn, and the number expected of as many independent draws.
     worth
         Variance of a control divided by that of the mean over a cell's controls: the number of independent controls
-        that these are worth. Both within batches if controls are matched by batch.
+        that these are worth. Both are within pools: controls of one dataset, and of one batch if they are matched by
+        batch. Drawing much of a small pool lowers the variance further; this is not counted.
+    most_worth
+        The number of controls per cell, or the mean number of controls per pool, whichever is smaller.
     share_variance
         Variance of batch shares among sentences divided by that of simple random samples; NaN if sentences are of one
         batch each, or too few are full.
@@ -66,6 +69,7 @@ class NullStatistics:
     n_served: int
     n_expected: float
     worth: float
+    most_worth: float
     share_variance: float
 
     @property
@@ -85,7 +89,17 @@ class NullStatistics:
 
     def summary(self) -> dict[str, float | None]:
         """The statistics as JSON values, without `z`."""
-        names = ("rms_z", "beyond_3", "correlation", "served", "n_served", "n_expected", "worth", "share_variance")
+        names = (
+            "rms_z",
+            "beyond_3",
+            "correlation",
+            "served",
+            "n_served",
+            "n_expected",
+            "worth",
+            "most_worth",
+            "share_variance",
+        )
         return {name: None if np.isnan(value := getattr(self, name)) else value for name in names}
 
 
@@ -94,7 +108,7 @@ class NullTally:
 
     Parameters
     ----------
-    n_perturbations, n_batches, n_genes
+    n_perturbations, n_batches, n_genes, n_datasets
         Sizes, with the control as one of the perturbations.
     sentence_size
         Cells per sentence.
@@ -103,15 +117,22 @@ class NullTally:
     """
 
     def __init__(
-        self, *, n_perturbations: int, n_batches: int, n_genes: int, sentence_size: int, by_batch: bool
+        self,
+        *,
+        n_perturbations: int,
+        n_batches: int,
+        n_genes: int,
+        sentence_size: int,
+        by_batch: bool,
+        n_datasets: int = 1,
     ) -> None:
         self._length, self._by_batch, self._n_batches = sentence_size, by_batch, n_batches
         self._cells, self._controls = np.zeros((n_perturbations, n_genes)), np.zeros((n_perturbations, n_genes))
         self._n = np.zeros(n_perturbations)
-        # Cells and control means: sums by stratum, sums of squares, cells by stratum.
-        n_strata = n_batches if by_batch else 1
-        self._sums, self._squares = np.zeros((2, n_strata, n_genes)), np.zeros((2, n_genes))
-        self._n_of_stratum = np.zeros(n_strata)
+        # Cells and control means: sums by pool, sums of squares, cells by pool. A missing dataset has the code -1.
+        n_pools = (n_datasets + 1) * (n_batches if by_batch else 1)
+        self._sums, self._squares = np.zeros((2, n_pools, n_genes)), np.zeros((2, n_genes))
+        self._n_of_pool = np.zeros(n_pools)
         self._served: list[NDArray[np.integer]] = []
         self._shares: dict[tuple[int, int], list[NDArray[np.float64]]] = {}
         self._k = 1
@@ -125,11 +146,13 @@ class NullTally:
         np.add.at(self._cells, perturbation, counts)
         np.add.at(self._controls, perturbation, means)
         np.add.at(self._n, perturbation, 1)
-        stratum = batch if self._by_batch else np.zeros_like(batch)
+        pool = cells.dataset[kept].astype(np.int64) + 1
+        if self._by_batch:
+            pool = pool * self._n_batches + batch
         for number, values in enumerate((counts, means)):
-            np.add.at(self._sums[number], stratum, values)
+            np.add.at(self._sums[number], pool, values)
             self._squares[number] += (values**2).sum(axis=0)
-        np.add.at(self._n_of_stratum, stratum, 1)
+        np.add.at(self._n_of_pool, pool, 1)
         self._served.append(cells.control_id[kept].ravel())
         self._k = cells.controls.shape[1]
         for start in range(0, len(kept), self._length):
@@ -157,13 +180,17 @@ class NullTally:
         z = delta / np.sqrt(variance * (1 / n + 1 / (n * self._k) + 1 / n_controls))
         correlations = np.corrcoef(delta)[np.triu_indices(len(delta), 1)]
         drawn = np.concatenate(self._served)
-        within = self._squares - (self._sums**2 / np.maximum(self._n_of_stratum, 1)[None, :, None]).sum(axis=1)
+        within = self._squares - (self._sums**2 / np.maximum(self._n_of_pool, 1)[None, :, None]).sum(axis=1)
+        most_worth = min(float(self._k), n_controls / int((self._n_of_pool > 0).sum()))
+        # The means of whole pools do not vary, apart from rounding.
+        worth = float(np.median(within[0] / np.maximum(within[1], 1e-9 * within[0])))
         return NullStatistics(
             z=z,
             correlation=float(np.median(correlations)),
             n_served=len(np.unique(drawn)),
             n_expected=n_controls * (1 - (1 - 1 / n_controls) ** len(drawn)),
-            worth=float(np.median(within[0] / np.maximum(within[1], np.finfo(float).tiny))),
+            worth=min(worth, most_worth),
+            most_worth=most_worth,
             share_variance=self._share_variance(),
         )
 
@@ -183,6 +210,7 @@ def measure(loader: Any) -> NullStatistics:
     tally = NullTally(
         n_perturbations=len(groups.labels["perturbation"]),
         n_batches=len(groups.labels["batch"]),
+        n_datasets=len(groups.labels["dataset"]),
         n_genes=loader.width,
         sentence_size=loader.plan.config.sentence_size,
         by_batch=loader.pools.by_batch,

@@ -66,7 +66,8 @@ class NullScreenConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        is_tuple = isinstance(self.group_sizes, tuple) and len(self.group_sizes) > 0
+        sizes: object = self.group_sizes
+        is_tuple = isinstance(sizes, tuple) and len(sizes) > 0
         require(is_tuple, "group_sizes", self.group_sizes, "a tuple of numbers of cells, one per perturbation")
         for size in self.group_sizes:
             require_integer("group_sizes", size, 1)

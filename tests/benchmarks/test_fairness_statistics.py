@@ -71,6 +71,26 @@ def test_repeated_controls_are_worth_one():
     assert found.rms_z > 1.2  # 1 / 8 of the variance of controls is expected
 
 
+def test_a_pool_is_worth_no_more_than_its_controls():
+    few = NullTally(n_perturbations=3, n_batches=1, n_genes=3, sentence_size=2, by_batch=False, n_datasets=2)
+    rng = np.random.default_rng(0)
+    pool = rng.poisson(5, (6, 3)).astype(np.float32)
+    drawn = np.stack([np.arange(3) + 3 * (row % 2) for row in range(10)])  # all three controls of one dataset
+    few.add(
+        Cells(
+            counts=rng.poisson(5, (10, 3)).astype(np.float32),
+            controls=pool[drawn[:, [0, 1, 2, 0]]],
+            control_id=drawn[:, [0, 1, 2, 0]],
+            perturbation=np.arange(10) // 4,
+            batch=np.zeros(10, int),
+            dataset=np.arange(10) % 2,
+            is_padding=np.zeros(10, bool),
+        )
+    )
+    found = few.statistics(control=0, n_controls=6)
+    assert found.most_worth == found.worth == 3
+
+
 def test_controls_of_the_same_batch_are_judged_within_batches():
     def draw(rng, pool, own):
         return np.stack([rng.choice(np.flatnonzero(pool == batch), 8) for batch in own])
