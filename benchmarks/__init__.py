@@ -21,4 +21,12 @@ Loading, likewise:
 - `loaders`: one module per rival, and one for the limit
 - `_load_worker`, `load_summary`, `load_report`, `load_chart`, `load`
 - `fingerprints`: checks whether batches contain the cells that they should
+
+Fairness:
+
+- `fairness_settings`: null screens and loaders to measure, and the ranges of the results
+- `fairness_statistics`: statistics of an epoch over a null screen; needs only NumPy
+- `mixing`: groups in neighbouring batches, and cells that meet again in the next epoch
+- `_fairness_worker`: an epoch of cell-load, in its own interpreter
+- `fairness_report`, `fairness_chart`, `fairness`
 """

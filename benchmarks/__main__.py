@@ -1,4 +1,4 @@
-"""``python -m benchmarks convert --help``, ``python -m benchmarks load --help``."""
+"""``python -m benchmarks convert --help``, and likewise for ``load`` and ``fairness``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import convert, load
+from benchmarks import convert, fairness, load
 from benchmarks.load_summary import CACHES
 from benchmarks.loaders import RIVALS as LOADERS
 from benchmarks.loaders.annbatch import Setting
@@ -44,6 +44,13 @@ def _seconds(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a number of seconds, 0 or more")
+    return value
+
+
+def _factor(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a positive number")
     return value
 
 
@@ -123,6 +130,23 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--no-overlap", dest="overlap", action="store_false", help="skip measuring the overlap with a model step"
     )
+    _add_python(command)
+    command = commands.add_parser("fairness", help="null screens: whether batches are fair samples")
+    _add(
+        command,
+        fairness.Options,
+        (
+            ("rows", _positive, "measure only the first rows of the table of null screens (default: all)"),
+            ("scale", _factor, "multiply the sizes of all groups, for a trial"),
+            ("epochs", _positive, "epochs over which neighbouring batches are averaged"),
+            work,
+        ),
+    )
+    _add_python(command)
+    return parser
+
+
+def _add_python(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--python",
         type=_interpreter,
@@ -131,7 +155,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PACKAGE=PATH",
         help="interpreter of a rival that cannot be installed with lazypert, such as cell-load=/path/to/python",
     )
-    return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -141,7 +164,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     parser = _parser()
     given = vars(parser.parse_args(arguments))
-    chosen: Any = {"convert": convert, "load": load}[given.pop("benchmark")]
+    chosen: Any = {"convert": convert, "load": load, "fairness": fairness}[given.pop("benchmark")]
     if "python" in given:
         given["python"] = tuple(given["python"])
     try:

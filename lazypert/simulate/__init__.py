@@ -2,7 +2,8 @@
 
 `reference_screen` writes the small screen that the examples and tests use. `simulate_screen` writes
 realistic screens of any size: depth, expression, overdispersion and knockdown follow distributions
-estimated from the non-targeting cells of published CRISPRi screens.
+estimated from the non-targeting cells of published CRISPRi screens. `null_screen` writes screens with batch
+effects and no effect of any perturbation.
 
 Model of `simulate_screen`: the reads of gene g in cell c are negative binomial with mean
 ``m = depth_c * profile_tg * batch_bg * fold_pg`` and variance ``m + alpha_g * m**2``, where t, b and p are
@@ -18,6 +19,14 @@ effects in all cell types.
 """
 
 from lazypert.simulate.config import SimulationConfig, SimulationTruth
+from lazypert.simulate.null_screen import NullScreenConfig, null_screen
 from lazypert.simulate.screens import reference_screen, simulate_screen
 
-__all__ = ["SimulationConfig", "SimulationTruth", "reference_screen", "simulate_screen"]
+__all__ = [
+    "SimulationConfig",
+    "SimulationTruth",
+    "reference_screen",
+    "simulate_screen",
+    "NullScreenConfig",
+    "null_screen",
+]

@@ -3,25 +3,25 @@
 import numpy as np
 import pytest
 
+from benchmarks.fairness_statistics import measure, pairs_of
 from lazypert import DownsamplingConfig, PerturbationPipeline, PerturbationPipelineConfig
-from tests.support.null_screens import convert, measure, null_screen
+from tests.support.null_screens import null_store
 
 N_CONTROLS = 9600
-SPLITS = {"train": 0.6, "valid": 0.2, "test": 0.2}
+GROUP_SIZES = (300,) * 20
+SPLITS = ("train", "valid", "test")
 
 
 @pytest.fixture(scope="module", params=[1, 48], ids="{} batches".format)
 def store(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("null")
-    paths = null_screen(folder / "null.h5ad", n_batches=request.param, n_cells=300, n_controls=N_CONTROLS)
-    return convert(paths, folder / "null.zarr")
+    return null_store(folder, n_batches=request.param, group_sizes=GROUP_SIZES, n_controls=N_CONTROLS)
 
 
 @pytest.fixture(scope="module")
 def many_batches(tmp_path_factory):
     folder = tmp_path_factory.mktemp("many_batches")
-    paths = null_screen(folder / "null.h5ad", n_batches=48, n_cells=300, n_controls=N_CONTROLS)
-    return convert(paths, folder / "null.zarr")
+    return null_store(folder, n_batches=48, group_sizes=GROUP_SIZES, n_controls=N_CONTROLS)
 
 
 def loader_of(stores, split="train", strategy="random", **options):
@@ -33,8 +33,7 @@ def loader_of(stores, split="train", strategy="random", **options):
 @pytest.mark.parametrize("strategy", ["random", "batch"])
 @pytest.mark.parametrize("split", SPLITS)
 def test_differences_are_those_of_random_samples(store, split, strategy):
-    n_controls = N_CONTROLS * SPLITS[split]
-    found = measure(loader_of(store, split, strategy), n_controls)
+    found = measure(loader_of(store, split, strategy))
     is_mixed = strategy == "random"  # controls of the same batch differ less
     assert (0.9 if is_mixed else 0.2) < found.rms_z < 1.15
     assert found.correlation < 0.1
@@ -43,7 +42,7 @@ def test_differences_are_those_of_random_samples(store, split, strategy):
 
 
 def test_several_controls_of_a_cell_are_worth_as_many(many_batches):
-    found = measure(loader_of(many_batches, n_basal_samples=16), N_CONTROLS * 0.6)
+    found = measure(loader_of(many_batches, n_basal_samples=16))
     assert found.worth > 0.95 * 16
     assert 0.9 < found.rms_z < 1.15
 
@@ -52,23 +51,13 @@ def test_several_controls_of_a_cell_are_worth_as_many(many_batches):
 def test_pools_that_do_not_fit_are_served_in_full(many_batches, strategy):
     loader = loader_of(many_batches, strategy=strategy, memory_limit="150KB")
     assert loader.state_dict()["plan"]["controls_in_reach"] < 300
-    found = measure(loader, N_CONTROLS * 0.6)
+    found = measure(loader)
     assert found.rms_z < 1.15
     assert found.correlation < 0.1
     # In one epoch, the reach passes through the part of the pool that can be read for a quarter of the cells.
     turns = loader._block_reader.reach.turns
     assert 0.3 < turns < 0.5
     assert found.n_served > 0.8 * turns * N_CONTROLS * 0.6
-
-
-def pairs_of(loader):
-    """Controls of each cell in each of its occurrences."""
-    return {
-        (int(row), tuple(controls.tolist()))
-        for batch in loader
-        for row, controls, is_padding in zip(batch.row, batch.control_row, batch.is_padding, strict=True)
-        if not is_padding
-    }
 
 
 @pytest.mark.parametrize("memory_limit", ["64MiB", "150KB"], ids=["pools fit", "pools do not fit"])
@@ -84,10 +73,9 @@ def test_a_cell_meets_the_same_controls_whatever_the_hosts_threads_and_blocks(ma
 
 def test_a_cell_meets_the_same_controls_whatever_the_order_of_the_store(tmp_path):
     """Cells and controls by name, and which reads are kept."""
-    paths = null_screen(tmp_path / "null.h5ad", n_batches=3, n_cells=60, n_controls=300, n_perturbations=4)
     found = []
     for order in ("grouped", "source"):
-        store = convert(paths, tmp_path / f"{order}.zarr", order=order)
+        store = null_store(tmp_path, n_batches=3, group_sizes=(60,) * 4, n_controls=300, order=order)
         loader = loader_of(store, downsampling=DownsamplingConfig(fraction=0.5))
         names = loader.source.obs_names(np.arange(loader.source.n_rows))
         pairs = {}
@@ -115,14 +103,12 @@ def test_a_cell_that_comes_again_meets_other_controls(many_batches):
 @pytest.mark.parametrize("n_datasets", [1, 3])
 @pytest.mark.parametrize("size", [32, 64, 512])
 def test_differences_on_screens_of_many_shapes(tmp_path, n_batches, n_datasets, size):
-    n_cells = [100, 1000, 3000, *[300] * 12]
-    options = {"n_perturbations": 15, "n_cells": n_cells, "n_controls": 9600, "n_datasets": n_datasets}
-    paths = null_screen(tmp_path / "null.h5ad", n_batches=n_batches, **options)
-    store = convert(paths, tmp_path / "null.zarr")
+    sizes = (100, 1000, 3000, *[300] * 12)
+    store = null_store(tmp_path, n_batches=n_batches, group_sizes=sizes, n_controls=9600, n_datasets=n_datasets)
     for strategy in ("random", "batch"):
-        for split, share in SPLITS.items():
+        for split in SPLITS:
             loader = loader_of(store, split, strategy, sentence_size=size, sentences_per_batch=2)
-            found = measure(loader, 9600 * share)
+            found = measure(loader)
             assert found.rms_z < 1.15
             assert strategy == "batch" or found.rms_z > 0.85
             # Eight batches leave seven directions, in which two differences are easily alike by chance.
