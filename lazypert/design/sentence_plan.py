@@ -18,7 +18,7 @@ windows of all batches of a group stay together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,8 @@ import numpy as np
 from lazypert._internal.randomness import counter_hash, counter_uniform, generator, permute_index
 from lazypert.design.epoch_share import Epoch, assign_windows
 from lazypert.design.mixing import Mixing
-from lazypert.design.sampler_config import choose_sentence_size, padding_share
+from lazypert.design.plan_groups import check_shares, divide_by_batch, share_of_group, with_size
+from lazypert.design.sampler_config import padding_share
 from lazypert.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,23 +43,6 @@ _ODD = 0x9E3779B97F4A7  # spreads the numbers of windows over 64 bits
 # Streams of random numbers in an epoch; 5 is used in `lazypert.design.epoch_share`.
 _WINDOWS, _SHIFT, _STRETCHES, _CELLS = 0, 2, 3, 4
 _SHARE, _SUBSET, _ORDER = 6, 7, 8
-
-
-def _with_size(config: PerturbationSamplerConfig, sizes: NDArray[np.int64]) -> PerturbationSamplerConfig:
-    """The config with a sentence size, chosen from the sizes of the groups if it has none."""
-    if config.sentence_size is not None:
-        return config
-    if config.downsample_cells is not None:
-        sizes = np.minimum(sizes, config.downsample_cells)
-    return replace(config, sentence_size=choose_sentence_size(sizes))
-
-
-def _check_shares(config: PerturbationSamplerConfig, *, shuffle: bool, weights: object = None) -> None:
-    if config.balance is not None and weights is not None:
-        raise ConfigError(f"balance: got {config.balance!r} together with weights, expected only one of them.")
-    if not shuffle and (config.balance is not None or weights is not None):
-        name = "balance" if weights is None else "weights"
-        raise ConfigError(f"{name}: needs shuffle=True, because evaluation visits every cell once.")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -104,7 +88,7 @@ class SentencePlan:
         """
         if config.balance not in (None, "group"):
             raise ConfigError(f"balance: got {config.balance!r}, expected None or 'group' for a plan of group codes.")
-        _check_shares(config, shuffle=shuffle)
+        check_shares(config, shuffle=shuffle)
         codes = np.asarray(codes)
         tie = counter_hash((config.seed, _ORDER), np.arange(len(codes))) if shuffle else np.zeros(len(codes))
         split_index = np.lexsort((tie, codes))
@@ -114,7 +98,7 @@ class SentencePlan:
         size = np.diff(np.append(first, len(sorted_codes)))
         is_sorted = len(split_index) == len(codes) and bool((split_index == np.arange(len(codes))).all())
         weights = None if config.balance is None else np.ones(len(first))
-        return cls(_with_size(config, size), first, size, None if is_sorted else split_index, shuffle, weights)
+        return cls(with_size(config, size), first, size, None if is_sorted else split_index, shuffle, weights)
 
     @classmethod
     def from_rows(
@@ -143,7 +127,7 @@ class SentencePlan:
             If `weights` or a balance are given without shuffling, or together, or the split has no cell of
             a perturbation with a weight.
         """
-        _check_shares(config, shuffle=shuffle, weights=weights)
+        check_shares(config, shuffle=shuffle, weights=weights)
         interval_run = groups.run_of(rows.starts)
         run_starts = np.flatnonzero(np.diff(interval_run, prepend=-1) != 0)
         ends = np.cumsum(rows.stops - rows.starts)
@@ -151,23 +135,23 @@ class SentencePlan:
         size = np.diff(np.append(first, ends[-1:]))
         run, split_index, whole = interval_run[run_starts], None, None
         if by_batch:
-            split_index, first, of_run, size_of_batch = _divide_by_batch(groups, rows, np.repeat(run, size))
+            split_index, first, of_run, size_of_batch = divide_by_batch(groups, rows, np.repeat(run, size))
             number = np.searchsorted(run, of_run)
             run, size, whole = of_run, size_of_batch, (number, size[number])
         codes = {axis: groups.codes[axis][run] for axis in ("perturbation", "cell_type")}
         shares = None
         if weights is not None:
-            shares = np.asarray(weights, dtype=np.float64)[codes["perturbation"]] * _share_of_group(
+            shares = np.asarray(weights, dtype=np.float64)[codes["perturbation"]] * share_of_group(
                 groups.ids[run], size
             )
             if len(shares) and not shares.sum() > 0:
                 raise ConfigError("weights: none of the perturbations with a weight above 0 is in this split.")
         elif config.balance is not None:
-            shares = _share_of_group(groups.ids[run], size)
+            shares = share_of_group(groups.ids[run], size)
             if config.balance in codes:
                 code = codes[config.balance]
                 shares /= np.bincount(code, weights=shares, minlength=1)[code]
-        config = _with_size(config, size)
+        config = with_size(config, size)
         return cls(config, first, size, split_index, shuffle, shares, groups.matching_ids[run], whole)
 
     @cached_property
@@ -350,34 +334,3 @@ class SentencePlan:
         words = (self.config.seed, epoch, _STRETCHES)
         moved = permute_index(words, visit_id, np.clip(stretch, 0, np.maximum(n_full - 1, 0)), n_full)
         return np.where(stretch < n_full, moved, stretch) * length + within
-
-
-def _divide_by_batch(
-    groups: Groups, rows: Rows, run: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Sort a split's cells by run and batch.
-
-    Parameters
-    ----------
-    run
-        (n_cells,) run of each cell, ascending.
-
-    Returns
-    -------
-    split_index
-        (n_cells,) split index of the cells in that order.
-    first, run, size
-        (n_groups,) first cell, run, and number of cells of each (run, batch).
-    """
-    batch = groups.batch_of(rows[:])
-    key = run * (len(groups.labels["batch"]) + 1) + batch + 1
-    split_index = np.argsort(key, kind="stable")
-    key = key[split_index]
-    first = np.flatnonzero(np.diff(key, prepend=-1) != 0)
-    return split_index, first, run[split_index[first]], np.diff(np.append(first, len(key)))
-
-
-def _share_of_group(ids: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(n,) part of its group's cells in each of its runs or batches."""
-    _, group = np.unique(ids, return_inverse=True)
-    return size / np.bincount(group, weights=size)[group]

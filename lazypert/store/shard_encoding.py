@@ -8,7 +8,7 @@ import numpy as np
 from numcodecs import blosc
 
 from lazypert.store import native
-from lazypert.store.chunk_kernels import checksum
+from lazypert.store.encoded_chunks import checksum
 from lazypert.store.format import CODEC, Codec, Grid
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lazypert.store.chunk_kernels import CHECKSUM, checksum
 from lazypert.store.damage import store_damaged
+from lazypert.store.encoded_chunks import CHECKSUM, checksum
 from lazypert.store.shard_encoding import ABSENT, INDEX_ENTRY
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lazypert.store import native
-from lazypert.store.chunk_kernels import ChunkDamage, EncodedChunks, decode_ranges, select_columns, take_selected
+from lazypert.store.chunk_kernels import ChunkDamage, decode_ranges, select_columns, take_selected
 from lazypert.store.damage import store_damaged
+from lazypert.store.encoded_chunks import EncodedChunks
 from lazypert.store.shard_index import ShardIndexes
 
 if TYPE_CHECKING:

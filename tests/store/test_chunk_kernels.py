@@ -14,7 +14,7 @@ from lazypert._internal.files import write_atomic
 from lazypert.errors import StoreDamagedError
 from lazypert.store import native
 from lazypert.store.byte_reader import LocalReader
-from lazypert.store.chunk_kernels import checksum
+from lazypert.store.encoded_chunks import checksum
 from lazypert.store.format import CODEC, COUNTS_CODEC, Grid
 from lazypert.store.shard_encoding import encode_shard
 from lazypert.store.sharded_array import ShardedArray

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lazypert.errors import StoreDamagedError
-from lazypert.store.chunk_kernels import checksum
+from lazypert.store.encoded_chunks import checksum
 from lazypert.store.format import Grid
 from lazypert.store.shard_index import ShardIndexes
 from tests.support.arrays import values_of, write_ours
