@@ -9,6 +9,8 @@ import numpy as np
 
 from lazypert._internal.randomness import counter_hash
 from lazypert.design.control_pools import DrawnCells
+from lazypert.design.epoch_share import Sentences
+from lazypert.loading.control_arena import ControlArena, arena_bytes
 from lazypert.loading.control_cache import ControlCache
 from lazypert.loading.row_pointers import RowPointers
 from lazypert.sparse.row_view import contiguous_layout
@@ -93,7 +95,7 @@ class BlockConfig:
 
 
 class BlockReader:
-    """Reads the blocks of an epoch. Thread-safe; the content of a block depends only on epoch and number.
+    """Reads the blocks of an epoch. Thread-safe; the content of a batch depends only on epoch and step.
 
     Parameters
     ----------
@@ -133,20 +135,23 @@ class BlockReader:
         self.reach = pools.reach(n_within_reach, config.n_cells, config.n_basal_samples)
         if self.reach is not None and config.visits_all_controls:
             self.reach = replace(self.reach, turns=1.0)
+        self._controls = None if config.is_embedding or not config.n_basal_samples else self._make_control_cache()
+
+    def _make_control_cache(self) -> ControlArena | ControlCache:
+        config, matrix, controls = self._config, self._source.matrix, self._pools.controls
+        totals = config.target_sum is not None
+        if self.reach is None:
+            n_bytes = arena_bytes(matrix, controls, config.columns)
+            if n_bytes <= config.control_cache_bytes:
+                return ControlArena(matrix, controls, n_bytes, config.columns, totals=totals)
         # Fixed pairs are scattered over their pools. If the cache does not hold all controls, reading whole
         # pages would be mostly read amplification.
-        use_cache = not config.fixed_pairs or self.reach is None
-        self._control_cache = ControlCache(
-            source.matrix,
-            pools.controls,
-            config.control_cache_bytes if use_cache else 0,
-            config.columns,
-            totals=config.target_sum is not None,
-        )
+        n_bytes = 0 if config.fixed_pairs and self.reach is not None else config.control_cache_bytes
+        return ControlCache(matrix, controls, n_bytes, config.columns, totals=totals)
 
-    def read(self, epoch: Epoch, number: int) -> Block:
-        """Read block `number` of an epoch."""
-        sentences = epoch.block(number)
+    def read(self, epoch: Epoch, steps: range) -> Block:
+        """Read the batches of consecutive steps of an epoch, which are all of one block or some of it."""
+        sentences = self._sentences(epoch, steps)
         positions = self._rows.positions(sentences.cells.ravel())
         cells = DrawnCells(
             positions,
@@ -158,7 +163,8 @@ class BlockReader:
         seed, n, row_dtype = epoch.plan.config.seed, self._config.n_basal_samples, self._config.row_dtype
         control_index = self._draw_controls(epoch, positions, cells)
         control_row = self._pools.controls[control_index] if n else control_index
-        features, controls = self._read_features(cells.row, control_index.ravel(), control_row.ravel())
+        allocate = self._allocate_share(epoch.plan.batches_per_block / len(steps))
+        features, controls = self._read_features(cells.row, control_index.ravel(), control_row.ravel(), allocate)
         pair_number = (cells.counter[:, None] * np.int64(n) + np.arange(n)).ravel()
         columns = self._label_columns(cells) | {
             "is_padding": sentences.is_padding.ravel(),
@@ -174,6 +180,14 @@ class BlockReader:
             counter_hash((seed, epoch.number, _CONTROL_READS), pair_number),
             self._metadata.read(cells.row),
         )
+
+    def _sentences(self, epoch: Epoch, steps: range) -> Sentences:
+        """Sentences of steps that are in the same block."""
+        number, first = divmod(steps.start, epoch.plan.batches_per_block)
+        per_batch = epoch.plan.config.sentences_per_batch
+        of_steps = slice(first * per_batch, (first + len(steps)) * per_batch)
+        cells, is_padding, draw, phase = epoch.block(number)
+        return Sentences(cells[of_steps], is_padding[of_steps], draw[of_steps], phase[of_steps])
 
     def _draw_controls(self, epoch: Epoch, positions: NDArray[np.int64], cells: DrawnCells) -> NDArray[np.int64]:
         """(n, K) control index of the controls of each cell."""
@@ -194,18 +208,34 @@ class BlockReader:
             "is_control": groups.is_control[run],
         }
 
+    def _allocate_share(self, parts: float) -> Callable[[Any, Any], NDArray[Any]]:
+        """Allocate arrays of one of so many parts of a block in memory for a whole one, which can be reused for that.
+
+        What is not used costs nothing, because the system provides memory only once it is written to.
+        """
+
+        def allocate(shape: Any, dtype: Any) -> NDArray[Any]:
+            size = int(np.prod(shape))
+            return self._allocate(int(size * parts), dtype)[:size].reshape(shape)
+
+        return allocate
+
     def _read_features(
-        self, row: NDArray[np.int64], control_index: NDArray[np.int64], control_row: NDArray[np.int64]
+        self,
+        row: NDArray[np.int64],
+        control_index: NDArray[np.int64],
+        control_row: NDArray[np.int64],
+        allocate: Callable[[Any, Any], NDArray[Any]],
     ) -> tuple[Any, Any]:
         """Features of cells and controls, or None without controls."""
         config, matrix = self._config, self._source.matrix
         if config.is_embedding:
             return self._source.read_embedding(row), self._source.read_embedding(control_row)
-        controls = self._control_cache.rows(control_index) if len(control_index) else None
+        controls = None if self._controls is None else self._controls.rows(control_index)
         if config.columns is None:
-            view = matrix.read_view(row, layout=self._layout, allocate=self._allocate)
+            view = matrix.read_view(row, layout=self._layout, allocate=allocate)
         elif config.reads_dense:
-            dense = matrix.read_dense(row, config.columns, target_sum=config.target_sum, allocate=self._allocate)
+            dense = matrix.read_dense(row, config.columns, target_sum=config.target_sum, allocate=allocate)
             return dense, controls
         else:
             view = matrix.read_columns(row, config.columns, totals=config.target_sum is not None)

@@ -109,26 +109,30 @@ class Collator:
         return out
 
     def padded_layout(self, lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
-        """Offsets that let batches show a block's rows without a copy: slices of equal capacity."""
-        ends = np.cumsum(lengths.reshape(-1, self._rows_per_slice), axis=1)
-        capacity = self._capacity(self._rows_per_slice, int(ends[:, -1].max()))
-        slice_start = np.arange(len(ends))[:, None] * capacity
-        return (ends - lengths.reshape(ends.shape) + slice_start).ravel(), len(ends) * capacity
+        """Offsets that let batches show rows without a copy: slices that have equal capacity within a batch."""
+        ends = np.cumsum(lengths.reshape(-1, self._n_slices, self._rows_per_slice), axis=2)
+        n_values = ends[:, :, -1].max(axis=1)
+        capacity = np.array([self._capacity(self._rows_per_slice, n) for n in n_values.tolist()])
+        per_slice = np.repeat(capacity, self._n_slices)
+        slice_start = (np.cumsum(per_slice) - per_slice).reshape(-1, self._n_slices, 1)
+        return (ends - lengths.reshape(ends.shape) + slice_start).ravel(), int(per_slice.sum())
 
     def _zero_copy(self, rows: RowPointers, selection: slice) -> SparseRows | None:
         """Rows in place, if they lie at the offsets of `padded_layout`; None for other rows."""
-        view, per_slice = rows.views[0], self._rows_per_slice
-        n_slices = len(rows) // per_slice
-        if not self._config.is_zero_copy or len(rows.views) > 1 or len(view.offsets) != len(rows) or not n_slices:
+        view = rows.views[0]
+        if not self._config.is_zero_copy or len(rows.views) > 1 or len(view.offsets) != len(rows):
             return None
-        capacity = self._capacity(per_slice, int(view.lengths.reshape(n_slices, per_slice).sum(axis=1).max()))
-        slice_starts = np.arange(n_slices) * capacity
-        if len(view.data) != n_slices * capacity or (view.offsets[::per_slice] != slice_starts).any():
+        lengths = view.lengths[selection].reshape(self._n_slices, self._rows_per_slice)
+        indptr = np.zeros((self._n_slices, self._rows_per_slice + 1), np.int32)
+        np.cumsum(lengths, axis=1, out=indptr[:, 1:])
+        capacity = self._capacity(self._rows_per_slice, int(indptr[:, -1].max()))
+        start = int(view.offsets[selection.start])
+        stop = start + self._n_slices * capacity
+        next_start = view.offsets[selection.stop] if selection.stop < len(rows) else len(view.data)
+        slice_starts = view.offsets[selection].reshape(lengths.shape)[:, 0]
+        if stop != next_start or (slice_starts != np.arange(start, stop, capacity)).any():
             return None
-        slices = slice(selection.start // per_slice, selection.stop // per_slice)
-        indptr = np.zeros((self._n_slices, per_slice + 1), np.int32)
-        np.cumsum(view.lengths[selection].reshape(self._n_slices, per_slice), axis=1, out=indptr[:, 1:])
-        indices, data = (array.reshape(n_slices, capacity)[slices] for array in (view.indices, view.data))
+        indices, data = (array[start:stop].reshape(self._n_slices, capacity) for array in (view.indices, view.data))
         for number, end in enumerate(indptr[:, -1].tolist()):
             indices[number, end:] = 0
             data[number, end:] = 0

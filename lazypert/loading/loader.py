@@ -18,7 +18,7 @@ from lazypert.loading.collate import CollateConfig, Collator
 from lazypert.loading.config import LoaderConfig
 from lazypert.loading.matrix_plan import MatrixPlan
 from lazypert.loading.memory_plan import CellSize, EpochSize, plan_memory
-from lazypert.loading.prefetch import prefetch
+from lazypert.loading.prefetch import divide_steps, prefetch
 from lazypert.loading.state import Position, digest, plan_fingerprint, restore_position, save_state
 from lazypert.sparse.row_view import contiguous_layout
 
@@ -231,18 +231,16 @@ class Loader:
         planned = self._plan_epoch(require_integer("epoch", epoch))
         if not 0 <= step < planned.n_batches:
             raise IndexError(f"step: got {step!r}, expected 0 to {planned.n_batches - 1}.")
-        per_block = self.plan.batches_per_block
-        return self._collator.batch(self._block_reader.read(planned, step // per_block), step % per_block)
+        return self._collator.batch(self._block_reader.read(planned, range(step, step + 1)), 0)
 
     def _batches(self, start: Position) -> Generator[PerturbationBatch]:
         """Prefetch the rest of an epoch."""
-        epoch, per_block = self._plan_epoch(start.epoch), self.plan.batches_per_block
-        reader, collator = self._block_reader, self._collator
+        epoch, reader = self._plan_epoch(start.epoch), self._block_reader
+        steps = range(min(start.step, epoch.n_batches), epoch.n_batches)
         return prefetch(
-            lambda number: reader.read(epoch, number),
-            lambda block, step: collator.batch(block, step % per_block),
-            range(min(start.step, epoch.n_batches), epoch.n_batches),
-            batches_per_block=per_block,
+            lambda part: reader.read(epoch, part),
+            self._collator.batch,
+            divide_steps(steps, self.plan.batches_per_block),
             threads=self.config.n_threads,
             batches_ahead=self._memory.batches_ahead,
             n_blocks=self._memory.n_blocks,

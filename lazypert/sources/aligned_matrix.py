@@ -111,6 +111,13 @@ class AlignedMatrix:
     def __repr__(self) -> str:
         return f"AlignedMatrix({self.shape[0]:,} x {self.shape[1]:,} {self.dtype} from {len(self.matrices)} stores)"
 
+    def row_lengths(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
+        """(n,) number of stored values of rows, including genes that are not shared; see `RowReader.row_lengths`."""
+        lengths = np.empty(len(rows), np.int64)
+        for segment, positions, local in self.segments.divide(rows):
+            lengths[positions] = self.matrices[segment].row_lengths(local)
+        return lengths
+
     def read_rows(self, rows: NDArray[np.integer]) -> CSRBlock:
         """Read rows in the requested order, over the shared genes."""
         view = self.read_view(rows)

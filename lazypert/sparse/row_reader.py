@@ -39,6 +39,10 @@ class RowReader(Protocol):
         """Dtype of the values that are read."""
         ...
 
+    def row_lengths(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
+        """(n,) number of stored values of rows, at least as many as are read; no values are read for this."""
+        ...
+
     def read_rows(self, rows: NDArray[np.integer]) -> CSRBlock:
         """Read rows in the order requested, with int32 or int64 column numbers."""
         ...

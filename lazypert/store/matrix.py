@@ -82,6 +82,10 @@ class Matrix:
         """Read rows ``start`` to ``stop``, with one contiguous read per array."""
         return self.read_rows(np.arange(start, stop))
 
+    def row_lengths(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
+        """(n,) number of stored values of rows; see `RowReader.row_lengths`."""
+        return self.locate(rows).lengths
+
     def read_rows(self, rows: NDArray[np.integer]) -> CSRBlock:
         """Read rows in any order, repeats allowed; a chunk that rows share is decoded once.
 

@@ -6,8 +6,10 @@ import time
 from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from lazypert.loading.prefetch import prefetch
+from lazypert.loading.prefetch import divide_steps, prefetch
 
 TIMEOUT = 5  # seconds, for what should happen at once
 
@@ -32,18 +34,20 @@ class Work:
         self.most_ahead = self.most_blocks = 0
         self.lock = threading.Lock()
 
-    def block(self, number):
+    def block(self, part):
+        number = part.start // self.per_block
+        assert (part.stop - 1) // self.per_block == number
         if number == self.slow_block:
             time.sleep(0.05)
         with self.lock:
-            self.read[number] += 1
+            self.read.update(part)
             self.most_blocks = max(self.most_blocks, number + 1 - (self.taken + 1) // self.per_block)
         if number == self.bad_block:
             raise OSError("the disk is gone")
-        return ("block", number)
+        return part
 
-    def batch(self, block, step):
-        assert block == ("block", step // self.per_block)
+    def batch(self, block, nth):
+        step = block[nth]
         with self.lock:
             self.made[step] += 1
             self.most_ahead = max(self.most_ahead, step - self.taken - 1)
@@ -55,12 +59,24 @@ class Work:
         return prefetch(
             self.block,
             self.batch,
-            steps,
-            batches_per_block=self.per_block,
+            divide_steps(steps, self.per_block),
             threads=threads,
             batches_ahead=ahead,
             n_blocks=n_blocks,
         )
+
+
+@given(start=st.integers(0, 300), length=st.integers(0, 300), per_block=st.integers(1, 70))
+def test_parts_cover_the_steps_and_stay_within_blocks(start, length, per_block):
+    parts = divide_steps(range(start, start + length), per_block)
+    assert [step for part in parts for step in part] == list(range(start, start + length))
+    assert all(part and part.start // per_block == (part.stop - 1) // per_block for part in parts)
+    in_first_block = [part for part in parts if part.start // per_block == start // per_block]
+    for nth, part in enumerate(in_first_block):  # 1, 1, 2, 4, ...: as many as before, until the block ends
+        assert len(part) == max(1, 2 ** (nth - 1)) or (part is in_first_block[-1] and len(part) < 2 ** (nth - 1))
+    others = parts[len(in_first_block) :]
+    assert all(len(part) == per_block for part in others[:-1])
+    assert len({part.start // per_block for part in others}) == len(others)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 8])
@@ -70,7 +86,7 @@ def test_every_batch_is_yielded_once_and_in_order(threads, per_block, steps):
     work = Work(per_block, slow_block=1)
     assert list(work(steps, threads=threads)) == list(steps)
     assert work.made == Counter(steps)
-    assert work.read == Counter({step // per_block for step in steps})
+    assert work.read == Counter(steps)
 
 
 @pytest.mark.parametrize("ahead", [1, 3])
@@ -140,14 +156,14 @@ def test_a_batch_does_not_wait_for_a_long_read():
     """Batches of a block in memory are collated while the only reading thread is busy."""
     release, reading = threading.Event(), threading.Event()
 
-    def block(number):
-        if number == 1:
+    def block(part):
+        if part.start == 10:
             reading.set()
             assert release.wait(TIMEOUT)
-        return number
+        return part
 
     batches = prefetch(
-        block, lambda _, step: step, range(20), batches_per_block=10, threads=1, batches_ahead=2, n_blocks=2
+        block, lambda part, nth: part[nth], [range(10), range(10, 20)], threads=1, batches_ahead=2, n_blocks=2
     )
     assert next(batches) == 0
     assert reading.wait(TIMEOUT)
@@ -163,7 +179,7 @@ def test_batches_are_released_once_they_are_taken():
         pass
 
     batches = prefetch(
-        lambda n: n, lambda *_: Batch(), range(9), batches_per_block=3, threads=2, batches_ahead=2, n_blocks=2
+        lambda n: n, lambda *_: Batch(), divide_steps(range(9), 3), threads=2, batches_ahead=2, n_blocks=2
     )
     taken = [weakref.ref(batch) for batch in batches]
     gc.collect()
