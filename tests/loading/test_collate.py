@@ -110,6 +110,18 @@ def test_rows_in_the_padded_layout_are_not_copied(buffers):
         assert not padding.any()
 
 
+def test_capacity_depends_on_the_batch_alone(buffers):
+    """Batches have the same shape whatever else is in their block; a large one does not widen its neighbours."""
+    collator = make_collator(buffers, nnz_per_cell=500.0, n_columns=10_000)
+    lengths = np.array([400] * 6 + [880] * 6 + [0] * 6)
+    offsets, size = collator.padded_layout(lengths)
+    alone = [collator.padded_layout(lengths[start : start + 6]) for start in (0, 6, 12)]
+    assert [each for _, each in alone] == [4096, 6144, 4096]
+    assert size == sum(each for _, each in alone)
+    starts = np.repeat(np.cumsum([0, 4096, 6144]), 6)
+    np.testing.assert_array_equal(offsets, starts + np.concatenate([each for each, _ in alone]))
+
+
 def test_rows_in_another_layout_are_copied(buffers):
     matrix = counts(18, 40)
     starts, size = contiguous_layout(np.diff(matrix.indptr).astype(np.int64))
