@@ -90,7 +90,7 @@ def save_run(path: str | Path, result: PerturbationPipelineResult, loaders: Load
 def load_run(
     path: str | Path,
     *,
-    sources: Sequence[str | Path] | None = None,
+    sources: Sequence[str | Path] | str | Path | None = None,
     storage_options: dict[str, Any] | None = None,
 ) -> Run:
     """Set up a run again from its manifest, and check that everything is as it was.
@@ -115,6 +115,8 @@ def load_run(
         If the file is not a manifest.
     """
     manifest = _read(Path(path))
+    if isinstance(sources, str | Path):
+        sources = [sources]
     saved = manifest["sources"]
     paths = [entry["path"] for entry in saved] if sources is None else list(sources)
     if len(paths) != len(saved):

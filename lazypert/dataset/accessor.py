@@ -16,7 +16,7 @@ from lazypert.errors import ConfigError
 from lazypert.quality import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter
 from lazypert.screen.roles import Roles
 from lazypert.sources.anndata_source import PerturbationAnnDataSource
-from lazypert.sources.config import PerturbationSourceConfig
+from lazypert.sources.config import PerturbationSourceConfig, ScreenOptions
 from lazypert.splits.options import SPLIT_MODES, SplitKwargs, SplitMode, SplitOptions
 from lazypert.splits.splitters import SPLITTERS, make_splitter, wrong_mode
 from lazypert.store.columns import open_column
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from lazypert.quality import KnockdownFilterKwargs
     from lazypert.screen.groups import Groups
     from lazypert.screen.roles import RolesKwargs
-    from lazypert.sources.config import PerturbationSourceKwargs, ScreenOptions
+    from lazypert.sources.config import PerturbationSourceKwargs
     from lazypert.splits.split_result import SplitResult
 
 
@@ -244,7 +244,8 @@ class PertAccessor:
         Parameters
         ----------
         options
-            A `PerturbationSourceConfig` or a `PerturbationPipelineConfig`; the store is that of the Dataset.
+            A `PerturbationSourceConfig` or a `PerturbationPipelineConfig`; the store is that of the Dataset, and so are
+            the roles that the options leave at their defaults.
 
         Raises
         ------
@@ -258,11 +259,22 @@ class PertAccessor:
                 f"ds: got {self._ds.sizes.get(GENE, 0):,} genes, expected all {store.n_vars:,} genes of the store in "
                 "their order. Select cells only, and pass genes=... to the loader."
             )
-        config = derive(PerturbationSourceConfig, options, file_path=store.path, storage_options=store.storage_options)
+        of_store = {"file_path": store.path, "storage_options": store.storage_options, **self._own_roles(options)}
+        config = derive(PerturbationSourceConfig, options, **of_store)
         groups = group_cells(store, config.roles)
         return PerturbationAnnDataSource(
             config, store=store, groups=groups if self._is_complete else groups.select(rows)
         )
+
+    def _own_roles(self, options: ScreenOptions) -> dict[str, str | None]:
+        """Roles of the store in place of those that the options leave at their defaults."""
+        roles, found = self.store.roles, dict[str, str | None]()
+        for name in ("pert_col", "control_pert", "cell_type_col", "batch_col"):
+            own: str | None = getattr(roles, name)
+            is_default = getattr(options, name) == ScreenOptions.__dataclass_fields__[name].default
+            if is_default and (own is not None or (name.endswith("_col") and roles.pert_col is not None)):
+                found[name] = own
+        return found
 
     def _unique_rows(self, purpose: str) -> NDArray[np.int64]:
         rows: NDArray[np.int64] = self._ds[STORE_ROW].to_numpy()

@@ -11,6 +11,7 @@ import pandas as pd
 
 from lazypert.errors import ConfigError
 from lazypert.screen.rows import Rows
+from lazypert.splits.cell_source import as_cell_source
 from lazypert.splits.dataset_column import column_of_dataset
 from lazypert.splits.digest import digest_of
 from lazypert.splits.names import SPLITS, Split, split_name
@@ -123,7 +124,7 @@ class SplitResult:
             write_rule(path, self.rule, self.digest)
 
     @classmethod
-    def load(cls, path: str | Path, source: CellSource, *, missing: OnMissing = "error") -> SplitResult:
+    def load(cls, path: str | Path, source: CellSource | xr.Dataset, *, missing: OnMissing = "error") -> SplitResult:
         """Read a split that `save` wrote.
 
         Parameters
@@ -131,7 +132,8 @@ class SplitResult:
         path
             The file. A rule is applied to the source, and must give the digest that was saved with it.
         source
-            The cells: a `PerturbationSource`, or ``ds.pert``. Those that a table lacks are in no split.
+            The cells: a `PerturbationSource`, or a Dataset from `lazypert.open`. Those that a table lacks are in no
+            split.
         missing
             What to do if the source lacks cells of a table: ``"error"``, or ``"ignore"`` them.
 
@@ -161,7 +163,7 @@ class SplitResult:
     @classmethod
     def from_table(
         cls,
-        source: CellSource,
+        source: CellSource | xr.Dataset,
         table: str | Path | pd.DataFrame,
         *,
         cell: str | None = None,
@@ -175,8 +177,8 @@ class SplitResult:
         Parameters
         ----------
         source
-            The cells: a `PerturbationSource`, or ``ds.pert``. Those that the table lacks, and those without a cell type
-            or perturbation, are in no split.
+            The cells: a `PerturbationSource`, or a Dataset from `lazypert.open`. Those that the table lacks, and those
+            without a cell type or perturbation, are in no split.
         table
             A DataFrame; or a ``.csv``, ``.tsv`` (either with ``.gz``) or ``.parquet`` file. An index of texts, as
             AnnData's obs has, counts as the first column.
@@ -199,16 +201,19 @@ class SplitResult:
         """
         frame = names_as_column(table) if isinstance(table, pd.DataFrame) else read_table(table)
         rows = SplitTable.of(frame, cell=cell, split=split, dataset=dataset, names=names)
+        source = as_cell_source(source)
         return _result(rows_of_table(source, rows, missing), source.groups)
 
     @classmethod
-    def from_column(cls, source: CellSource, column: str, names: Mapping[Any, str | None] | None = None) -> SplitResult:
+    def from_column(
+        cls, source: CellSource | xr.Dataset, column: str, names: Mapping[Any, str | None] | None = None
+    ) -> SplitResult:
         """Make a split from an obs column.
 
         Parameters
         ----------
         source
-            The cells: a `PerturbationSource`, or ``ds.pert``.
+            The cells: a `PerturbationSource`, or a Dataset from `lazypert.open`.
         column
             An obs column with the name of each cell's split. Cells with a missing or empty value are in no split.
         names
@@ -221,9 +226,10 @@ class SplitResult:
         ColumnNotFoundError
             If there is no such column.
         """
+        source = as_cell_source(source)
         return _result(rows_of_column(source, column, names), source.groups)
 
-    def move_to(self, source: CellSource) -> SplitResult:
+    def move_to(self, source: CellSource | xr.Dataset) -> SplitResult:
         """Return the same split of another opening of the same cells, which are found by name.
 
         Raises
@@ -231,6 +237,7 @@ class SplitResult:
         ConfigError
             If the source lacks cells, or names do not say which cells are meant.
         """
+        source = as_cell_source(source)
         if source.groups is self.groups:
             return self
         frames = list(to_frames(self.groups, [self[name] for name in SPLITS]))

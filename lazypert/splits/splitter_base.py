@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from lazypert.splits.cell_source import as_cell_source
 from lazypert.splits.config import SplitRule
 from lazypert.splits.filters import usable_runs
 from lazypert.splits.rule_registry import RULES
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
+    import xarray as xr
     from numpy.typing import NDArray
 
     from lazypert.screen.rows import Rows
@@ -43,13 +45,13 @@ class Splitter(Generic[RuleType]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.config!r})"
 
-    def split(self, source: CellSource) -> SplitResult:
+    def split(self, source: CellSource | xr.Dataset) -> SplitResult:
         """Split a source's cells.
 
         Parameters
         ----------
         source
-            A `PerturbationSource`, or ``ds.pert``.
+            A `PerturbationSource`, a Dataset from `lazypert.open` or a selection of one, or its ``ds.pert``.
 
         Returns
         -------
@@ -62,6 +64,7 @@ class Splitter(Generic[RuleType]):
         ConfigError
             If nothing would be held out.
         """
+        source = as_cell_source(source)
         used = usable_runs(source.groups, self.config)
         train, valid, test = self._divide(source, used)
         return SplitResult(train, valid, test, source.groups, self)

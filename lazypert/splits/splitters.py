@@ -81,6 +81,11 @@ class ZeroShotSplitter(Splitter[ZeroShotSplitterConfig]):
         if not held_out:
             raise holds_nothing_out(option, config.held_out_cell_types, "none of which occurs")
         is_held_out = np.isin(groups.codes["cell_type"], held_out) & used
+        if not (used & ~is_held_out).any():
+            raise ConfigError(
+                f"{option}: got {config.held_out_cell_types!r}, which are all cell types there are, so no cell is "
+                "left to train on. Hold out some of them."
+            )
         fractions = _cumulative_fractions(config)
         return _cut(source, used & ~is_held_out, fractions, config, (None, None, is_held_out))
 
