@@ -366,7 +366,8 @@ class PerturbationPipelineResult:
             "shuffle": plan.shuffle,
             "weights": weights,
             "control_sentences": control_sentences,
-            **options,
+            **{option: getattr(plan.config, option) for option in sampling},
+            **{option: getattr(loader_config, option) for option in given},
             "sentence_size": plan.sentence_size,
         }
         return loader

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
 from lazypert._internal.files import write_atomic
 from lazypert._internal.validation import require
@@ -19,11 +19,13 @@ from lazypert.errors import ConfigError, RunChangedError
 from lazypert.loading.loader import Loader
 from lazypert.pipeline import PerturbationPipeline, PerturbationPipelineConfig, PerturbationPipelineResult
 from lazypert.splits.options import SplitOptions
+from lazypert.store.verify import verify as verify_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lazypert.sources.base import PerturbationSource
+    from lazypert.store.store import Store
 
 _FORMAT, _VERSION = "lazypert run", 1
 
@@ -58,11 +60,11 @@ def save_run(path: str | Path, result: PerturbationPipelineResult, loaders: Load
     ----------
     path
         The manifest, a ``.json`` file. If the split was not made by the config's own rule, it is saved beside it, as
-        ``<name>.split.csv.gz``. Neither ever contains credentials: `storage_options` are left out.
+        ``<name>.<digest>.split.csv.gz``. Neither ever contains credentials: `storage_options` are left out.
     result
         What ``PerturbationPipeline.setup`` returned.
     loaders
-        Loaders of ``result.loader``.
+        Loaders of ``result.loader``; an empty list saves the pipeline alone.
 
     Raises
     ------
@@ -75,16 +77,22 @@ def save_run(path: str | Path, result: PerturbationPipelineResult, loaders: Load
     for loader in loaders:
         if loader.source is not result.source or not loader.arguments:
             raise ConfigError(f"loaders: got {loader!r}, expected loaders made by this result's `loader` method.")
+    splits = result.original_splits
+    # The digest in its name keeps the split of an earlier run whole until its manifest is replaced.
+    file = f"{path.stem}.{splits.digest[:12]}.split.csv.gz" if result.is_split_given else None
     content: dict[str, Any] = {
         "sources": _sources(result),
         "config": _jsonable(_values(result)),
-        "split": _save_split(path, result),
+        "split": {"digest": splits.digest, "file": file},
         "loaders": [_loader(loader) for loader in loaders],
         "versions": _versions(),
     }
     digests = {name: _digest(content[name]) for name in _SECTIONS}
     manifest = {"format": _FORMAT, "version": _VERSION, **content, "digests": digests}
-    write_atomic(path, [json.dumps(manifest, indent=2).encode() + b"\n"])
+    text = json.dumps(manifest, indent=2)
+    if file is not None:
+        splits.save(path.parent / file)
+    write_atomic(path, [text.encode() + b"\n"])
 
 
 def load_run(
@@ -92,6 +100,7 @@ def load_run(
     *,
     sources: Sequence[str | Path] | str | Path | None = None,
     storage_options: dict[str, Any] | None = None,
+    verify: bool = False,
 ) -> Run:
     """Set up a run again from its manifest, and check that everything is as it was.
 
@@ -106,6 +115,9 @@ def load_run(
         Where the files are now, in the order of the manifest; by default where they were.
     storage_options
         Passed to fsspec for URLs; manifests never contain credentials.
+    verify
+        Also read every file of the stores, as `lazypert.verify` does. By default, the stores' own manifests are
+        compared, which say what the files held when they were written, and the sizes of local files.
 
     Raises
     ------
@@ -123,6 +135,8 @@ def load_run(
         raise ConfigError(f"sources: got {len(paths)} files, expected {len(saved)}, as in the manifest.")
     config = _config(manifest["config"], storage_options)
     result = _set_up(Path(path), manifest, config, paths)
+    for store in result.source.stores:
+        _check_files(store, verify=verify)
     for entry, found in zip(saved, _sources(result), strict=True):
         for name in ("digest", "n_cells", "n_genes"):
             _compare(f"source {entry['path']!r}: {name}", entry[name], found[name])
@@ -212,13 +226,13 @@ def _single_sources(source: PerturbationSource) -> tuple[Any, ...]:
     return getattr(source, "sources", (source,))
 
 
-def _save_split(path: Path, result: PerturbationPipelineResult) -> dict[str, Any]:
-    splits = result.original_splits
-    if not result.is_split_given:
-        return {"digest": splits.digest, "file": None}
-    file = path.with_suffix(".split.csv.gz")
-    splits.save(file)
-    return {"digest": splits.digest, "file": file.name}
+def _check_files(store: Store, *, verify: bool) -> None:
+    """Compare the files of a store with its manifest: their sizes if they are local, and with `verify` their bytes."""
+    if verify:
+        verify_store(store.path, storage_options=store.storage_options)
+    elif store.reader.has_files:
+        for entry in store.read_manifest():
+            _compare(f"store {store.path!r}: size of {entry.key}", entry.size, store.reader.size(entry.key))
 
 
 def _loader(loader: Loader) -> dict[str, Any]:
@@ -242,9 +256,12 @@ def _values(result: PerturbationPipelineResult) -> dict[str, Any]:
     left_out = {*_LEFT_OUT}
     if result.is_split_given:
         left_out |= {field.name for field in fields(SplitOptions)} - {"seed"}
-    return {
+    values = {
         field.name: getattr(result.config, field.name) for field in fields(result.config) if field.name not in left_out
     }
+    if values["cache_dir"] is not None:
+        values["cache_dir"] = _without_credentials(str(values["cache_dir"]))
+    return values
 
 
 def _config(values: dict[str, Any], storage_options: dict[str, Any] | None) -> PerturbationPipelineConfig:
@@ -265,11 +282,11 @@ def _jsonable(value: Any) -> Any:
         return {"DownsamplingConfig": asdict(value)}
     if isinstance(value, Mapping):
         return {str(key): _jsonable(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):  # arrays and scalars of NumPy, and indexes of pandas
+        value = value.tolist()
     if isinstance(value, list | tuple):
         return [_jsonable(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    return value.item() if hasattr(value, "item") else value
+    return str(value) if isinstance(value, Path) else value
 
 
 def _from_json(name: str, value: Any) -> Any:
@@ -285,8 +302,7 @@ def _digest(section: Any) -> str:
 
 
 def _without_credentials(path: str) -> str:
-    """A path or URL without user, password and query; local paths become absolute."""
-    if "://" not in path:
+    """A path or URL without user, password, parameters and query; local paths become absolute."""
+    if "://" not in path and "::" not in path:
         return str(Path(path).absolute())
-    parts = urlsplit(path)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    return re.sub(r"//[^/]*@", "//", re.split(r"[?;#]", path, maxsplit=1)[0])

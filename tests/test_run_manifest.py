@@ -8,11 +8,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import zarr
 
 import lazypert as lp
 from lazypert import DownsamplingConfig, PerturbationPipeline, PerturbationPipelineConfig, RandomSplitter
-from lazypert.errors import ConfigError, RunChangedError, SourceMissingError
-from lazypert.run_manifest import load_run, save_run
+from lazypert.errors import ConfigError, RunChangedError, SourceMissingError, StoreDamagedError
+from lazypert.run_manifest import _without_credentials, load_run, save_run
 from tests.support.screens import CONTROL, make_screen, write_screen
 
 OPTIONS = {"sentence_size": 6, "sentences_per_batch": 3}
@@ -101,7 +102,10 @@ def test_several_screens_and_a_given_split(tmp_path):
     result = pipeline.setup(paths, splits=splits.keep(np.arange(480) % 3 > 0))
     loader = result.loader("train", **OPTIONS)
     save_run(tmp_path / "run.json", result, loader)
-    assert sorted(file.name for file in tmp_path.glob("run.*")) == ["run.json", "run.split.csv.gz"]
+    assert sorted(file.name for file in tmp_path.glob("run.*")) == [
+        f"run.{result.original_splits.digest[:12]}.split.csv.gz",
+        "run.json",
+    ]
     assert batch_digests(load_run(tmp_path / "run.json").loaders[0]) == batch_digests(loader)
 
 
@@ -191,6 +195,15 @@ class TestAltered:
         roles = {"pert_col": "perturbation", "cell_type_col": "cell_type", "batch_col": "batch"}
         lp.convert(folder / "screen.h5ad", folder / "screen.zarr", **roles, control_pert=CONTROL, overwrite=True)
 
+    @pytest.mark.parametrize("verify", [False, True])
+    def test_a_store_that_was_edited_in_place(self, saved, verify):
+        path, _ = saved
+        counts = zarr.open_group(path.parent / "screen.zarr", mode="r+")["X/data"]
+    XX
+        error, message = (StoreDamagedError, "X/data/c/0") if verify else (RunChangedError, "size of X/data/c/0")
+        with pytest.raises(error, match=message):
+            load_run(path, verify=verify)
+
     def test_a_split_file(self, tmp_path):
         store = convert(tmp_path)
         pipeline = PerturbationPipeline(PerturbationPipelineConfig())
@@ -198,10 +211,11 @@ class TestAltered:
         result = pipeline.setup(store, splits=first.splits)
         save_run(tmp_path / "run.json", result, result.loader("train", **OPTIONS))
         other = RandomSplitter(lp.RandomSplitterConfig(seed=1)).split(first.source)
-        other.save(tmp_path / "run.split.csv.gz")
+        file = next(tmp_path.glob("run.*.split.csv.gz"))
+        other.save(file)
         with pytest.raises(RunChangedError, match="split: digest: got"):
             load_run(tmp_path / "run.json")
-        (tmp_path / "run.split.csv.gz").unlink()
+        file.unlink()
         with pytest.raises(RunChangedError, match="is missing"):
             load_run(tmp_path / "run.json")
 
@@ -225,6 +239,40 @@ class TestAltered:
 
 
 class TestSaving:
+    def test_options_may_be_arrays(self, tmp_path):
+        result = set_up(convert(tmp_path), additional_obs=("batch",), cache_dir="cache")
+        genes = lp.open(tmp_path / "screen.zarr").gene.values[[4, 2]]
+        loader = result.loader("train", genes=genes, obs=np.array(["batch"]), seed=np.int64(3), sentence_size=None)
+        one = result.loader("valid", genes=genes[:1], **OPTIONS)
+        save_run(tmp_path / "run.json", result, [loader, one])
+        run = load_run(tmp_path / "run.json")
+        assert [batch_digests(a) for a in run.loaders] == [batch_digests(b) for b in (loader, one)]
+        assert Path(run.result.config.cache_dir).is_absolute()
+
+    def test_a_failure_keeps_the_run_that_was_saved_before(self, tmp_path):
+        store = convert(tmp_path)
+        pipeline = PerturbationPipeline(PerturbationPipelineConfig())
+        first = pipeline.setup(store, splits=pipeline.setup(store).splits)
+        save_run(tmp_path / "run.json", first, first.loader("train", **OPTIONS))
+        other = pipeline.setup(store, splits=RandomSplitter(lp.RandomSplitterConfig(seed=1)).split(first.source))
+        loader = other.loader("train", **OPTIONS)
+        loader.arguments["weights"] = {"A": object()}
+        with pytest.raises(TypeError, match="not JSON serializable"):
+            save_run(tmp_path / "run.json", other, loader)
+        assert load_run(tmp_path / "run.json").result.splits == first.splits
+
+    @pytest.mark.parametrize(
+        ("url", "expected"),
+        [
+            ("s3://key:sec@bucket/x.zarr?token=sec", "s3://bucket/x.zarr"),
+            ("simplecache::s3://key:sec@bucket/x.zarr", "simplecache::s3://bucket/x.zarr"),
+            ("https://host/x.zarr;tok=sec", "https://host/x.zarr"),
+            ("https://host/x.zarr#sec", "https://host/x.zarr"),
+        ],
+    )
+    def test_urls_lose_their_credentials(self, url, expected):
+        assert _without_credentials(url) == expected
+
     def test_no_credential_is_written(self, tmp_path):
         result = set_up(convert(tmp_path), storage_options={"secret": "hunter2"})
         object.__setattr__(result.source.config, "file_path", "s3://me:hunter2@bucket/s.zarr?token=hunter2")

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from lazypert._internal.inverse_permutation import inverse
-from lazypert._internal.randomness import counter_hash
+from lazypert.errors import EmptyPoolError
+from lazypert.screen.cell_order import name_hashes
 from lazypert.screen.rows import Rows
+from lazypert.splits.group_cutting import Units
+from lazypert.splits.label_keys import combine_keys
 from lazypert.splits.names import SPLITS
 
 if TYPE_CHECKING:
@@ -21,12 +23,6 @@ if TYPE_CHECKING:
     from lazypert.splits.split_result import SplitResult
 
 ControlPolicy = Literal["split", "train", "shared", "disjoint"]
-
-_UNIT_SIZE = 16
-"""Controls that are set aside together: neighbours in hash order, so that those that remain are still read in long
-stretches."""
-
-_SET_ASIDE = 311  # stream of random numbers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,42 +73,46 @@ class SplitControls:
 def with_own_controls(groups: Groups, splits: SplitResult, seed: int) -> SplitResult:
     """Move training controls to the splits that have none of a cell type and dataset.
 
-    Each such split gets a share in proportion to its perturbed cells of this cell type and dataset, and at least one
-    control; training keeps at least one. Splits that have controls of their own stay as they are.
+    Each such split gets a random share in proportion to its perturbed cells of this cell type and dataset, and at least
+    one control. Splits that have controls of their own stay as they are.
 
     Parameters
     ----------
     seed
         Determines which controls are moved.
+
+    Raises
+    ------
+    EmptyPoolError
+        If there are fewer controls than splits that need some.
     """
-    moved: dict[str, list[Rows]] = {split: [] for split in SPLITS}
     lacking = {split: _lacking(groups, splits[split]) for split in SPLITS}
-    train = _controls(groups, splits["train"])
-    run = groups.run_of(train.starts)
     contested = np.unique(np.concatenate(list(lacking.values())))
-    for key in contested.tolist():
-        is_key = groups.matching_ids == key
-        rows = _in_runs(groups, train, is_key)
-        n_cells = {
-            split: len(_in_runs(groups, _perturbed(groups, splits[split]), is_key))
-            for split in SPLITS
-            if split == "train" or key in lacking[split]
-        }
-        units = counter_hash((seed, _SET_ASIDE), np.arange(len(rows)) // _UNIT_SIZE)
-        rank, start = inverse(np.lexsort((np.arange(len(rows)), units))), 0
-        for split in ("valid", "test"):
-            share = len(rows) * n_cells.get(split, 0) // max(1, sum(n_cells.values()))
-            stop = min(start + max(share, int(split in n_cells)), max(start, len(rows) - 1))
-            moved[split].append(rows.where((rank >= start) & (rank < stop)))
-            start = stop
-        moved["train"].append(rows.where(rank >= start))
     if not len(contested):
         return splits
-    kept = ~np.isin(groups.matching_ids[run], contested)
-    moved["train"] += [
-        Rows(train.starts[kept], train.stops[kept], train.row_order),
-        _perturbed(groups, splits["train"]),
-    ]
+    train = _controls(groups, splits["train"])
+    run_of_train, run_keys = groups.run_of(train.starts), _pool_keys(groups)
+    moved: dict[str, list[Rows]] = {split: [] for split in SPLITS}
+    for key in contested.tolist():
+        is_key = groups.matching_ids == key
+        rows, n_cells = _in_runs(groups, train, is_key), {"train": 0}
+        for split in SPLITS:
+            if split == "train" or key in lacking[split]:
+                n_cells[split] = len(_in_runs(groups, _perturbed(groups, splits[split]), is_key))
+        shares = _shares(len(rows), n_cells, _cell_type(groups, is_key))
+        units = Units.of(np.array([len(rows)]), run_keys[is_key][:1], seed)
+        start = 0
+        for split in ("valid", "test", "train"):
+            stop = start + shares[split]
+            _, low, high = units.between(np.array([start]), np.array([stop]))
+            chosen = np.zeros(len(rows), dtype=bool)
+            for begin, end in zip(low.tolist(), high.tolist(), strict=True):
+                chosen[begin:end] = True
+            moved[split].append(rows.where(chosen))
+            start = stop
+    kept = ~np.isin(groups.matching_ids[run_of_train], contested)
+    moved["train"].append(Rows(train.starts[kept], train.stops[kept], train.row_order))
+    moved["train"].append(_perturbed(groups, splits["train"]))
     return replace(
         splits,
         train_indices=_union(groups, moved["train"]),
@@ -120,6 +120,39 @@ def with_own_controls(groups: Groups, splits: SplitResult, seed: int) -> SplitRe
         test_indices=_union(groups, [splits["test"], *moved["test"]]),
         rule=None,  # the rule alone would not move them
     )
+
+
+def _shares(n_controls: int, n_cells: dict[str, int], cell_type: str) -> dict[str, int]:
+    """Divide controls in proportion to perturbed cells, with at least one for each split that has some."""
+    needed = [split for split in SPLITS if n_cells.get(split, 0)]
+    if n_controls < len(needed):
+        raise EmptyPoolError(
+            f"controls: got 'disjoint', but cell type {cell_type!r} has {n_controls} training controls for "
+            f"{len(needed)} splits ({', '.join(needed)}), expected at least one for each. "
+            "Use controls='split' or 'shared', or leave out this cell type."
+        )
+    total = sum(n_cells.values())
+    shares: dict[str, int] = dict.fromkeys(SPLITS, 0)
+    for split in ("valid", "test"):
+        if split in needed:
+            shares[split] = max(1, n_controls * n_cells[split] // total)
+    surplus = sum(shares.values()) + ("train" in needed) - n_controls
+    if surplus > 0:  # only in tiny pools, where shares were rounded up
+        shares["valid" if shares["valid"] > shares["test"] else "test"] -= surplus
+    shares["train"] = n_controls - shares["valid"] - shares["test"]
+    return shares
+
+
+def _pool_keys(groups: Groups) -> NDArray[np.uint64]:
+    """(n_runs,) key of the cell type and dataset of each run, from the texts of their labels."""
+    keys = np.zeros(len(groups.start), dtype=np.uint64)
+    for axis in ("cell_type", "dataset"):
+        keys = combine_keys(keys, np.append(name_hashes(groups.labels[axis]), np.uint64(0))[groups.codes[axis]])
+    return keys
+
+
+def _cell_type(groups: Groups, is_key: NDArray[np.bool_]) -> str:
+    return str(groups.labels["cell_type"][groups.codes["cell_type"][is_key][0]])
 
 
 def _controls(groups: Groups, rows: Rows) -> Rows:

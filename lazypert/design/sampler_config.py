@@ -79,8 +79,8 @@ def padding_share(sizes: NDArray[np.int64], sentence_size: int) -> float:
 def choose_sentence_size(sizes: NDArray[np.int64]) -> int:
     """Choose the longest sentences that need little padding.
 
-    Of the multiples of 8 up to 512, and up to the size of the largest group, choose the largest for which at most a
-    quarter of the cells are padding; or if there is none, the largest of those with the least padding.
+    Of 1 to 15 and the multiples of 8 from 16 to 512, up to the size of the largest group, choose the largest for which
+    at most a quarter of the cells are padding; or if there is none, the largest of those with the least padding.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def choose_sentence_size(sizes: NDArray[np.int64]) -> int:
         (n_groups,) number of cells of each group.
     """
     largest = int(sizes.max(initial=1))
-    candidates = range(8, min(512, -(-largest // 8) * 8) + 1, 8)
+    candidates = [*range(1, min(15, largest) + 1), *range(16, min(512, -(-largest // 8) * 8) + 1, 8)]
     shares = np.array([padding_share(sizes, size) for size in candidates])
     return int(candidates[np.flatnonzero(shares <= max(0.25, shares.min()))[-1]])
 

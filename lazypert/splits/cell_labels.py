@@ -128,7 +128,7 @@ def read_column(source: CellSource, column: str, rows: Rows) -> tuple[NDArray[np
     for begin in range(0, len(rows), _CELLS_AT_ONCE):
         chunk = slice(begin, min(len(rows), begin + _CELLS_AT_ONCE))
         local, values = pd.factorize(source.read_obs(column, rows[chunk]), use_na_sentinel=True)
-        numbers = [number_of.setdefault(_text(value), len(number_of)) for value in values]
+        numbers = [number_of.setdefault(label_text(value), len(number_of)) for value in values]
         codes[chunk] = np.array([*numbers, -1], dtype=np.int32)[local]  # code -1 selects the last
     if not len(rows):
         source.read_obs(column, rows[:])  # raises if there is no such column
@@ -138,7 +138,8 @@ def read_column(source: CellSource, column: str, rows: Rows) -> tuple[NDArray[np
     return np.append(rank, -1).astype(dtype)[codes], labels
 
 
-def _text(value: Any) -> str:
+def label_text(value: Any) -> str:
+    """Text of a label: whole numbers without a decimal point."""
     is_whole = isinstance(value, float | np.floating) and float(value).is_integer()
     return str(int(value)) if is_whole else str(value)
 

@@ -10,6 +10,7 @@ import numpy as np
 from lazypert._internal.config import Config
 from lazypert._internal.validation import require, require_choice, require_flag, require_integer, require_number
 from lazypert.errors import ConfigError
+from lazypert.splits.cell_labels import label_text
 from lazypert.splits.fractions import exact
 
 if TYPE_CHECKING:
@@ -304,7 +305,7 @@ def _held_out(name: str, value: Any, width: int, *, is_pair: bool) -> HeldOut | 
         parts: Sequence[Any] = (item,) if not is_pair else item
         is_label = isinstance(parts, tuple | list) and len(parts) == width and all(map(_is_label, parts))
         require(is_label, name, value, expected)
-        texts = tuple(str(part) for part in parts)
+        texts = tuple(label_text(part) for part in parts)
         labels.append(texts if is_pair else texts[0])
     return tuple(dict.fromkeys(labels))
 

@@ -31,7 +31,7 @@ nothing in common; and they are stored together, so that reading a small part of
 _UNITS_PER_GROUP = 8
 """Groups of fewer than 128 cells are divided into smaller units, down to single cells, so that there are several."""
 
-_UNITS, _CUTS, _SHIFT = 301, 302, 303  # streams of random numbers
+_UNITS, _CUTS, _SHIFT = 301, 302, 304  # streams of random numbers; 303 is used in `label_keys`
 
 _UNITS_AT_ONCE = 1 << 20
 

@@ -107,7 +107,7 @@ class ShardedArray:
         Raises
         ------
         StoreDamagedError
-            If a shard is missing or cut short, or a checksum does not match.
+            If a shard is missing or cut short, or the checksum of a chunk does not match when it is first read.
         """
         out = np.empty(stop - start, dtype=self.dtype)
         self.read_into(out, start)
@@ -136,7 +136,7 @@ class ShardedArray:
         Raises
         ------
         StoreDamagedError
-            If a shard is missing or cut short, or a checksum does not match.
+            If a shard is missing or cut short, or the checksum of a chunk does not match when it is first read.
         """
         if len(starts) and not 0 <= starts[0] <= stops[-1] <= self.grid.length:
             raise IndexError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lazypert._internal.files import crc32
 from lazypert._internal.memory import cpu_count
@@ -22,13 +22,15 @@ _BYTES_AT_ONCE = 8 * 1024**2
 _MAX_LISTED = 10
 
 
-def verify(store: str | Path) -> int:
+def verify(store: str | Path, *, storage_options: dict[str, Any] | None = None) -> int:
     """Read every file of a store and compare it with the manifest.
 
     Parameters
     ----------
     store
-        Path of a finished store.
+        Path or URL of a finished store.
+    storage_options
+        Passed to fsspec for URLs.
 
     Returns
     -------
@@ -41,7 +43,7 @@ def verify(store: str | Path) -> int:
     StoreDamagedError
         If a file is missing, cut short, swapped or changed; the message lists them.
     """
-    opened = Store(store)
+    opened = Store(store, storage_options)
     try:
         metadata = json.loads(opened.reader.read("zarr.json", 0, opened.reader.size("zarr.json") or 0))
         manifest_entries = [Entry(*fields) for fields in opened.attrs[MANIFEST_FILES]]

@@ -14,8 +14,9 @@ from lazypert import (
     ZeroShotSplitterConfig,
 )
 from lazypert.design.control_policy import SplitControls, with_own_controls
+from lazypert.errors import EmptyPoolError
 from lazypert.splits.names import SPLITS
-from tests.support.screens import CONTROL, design_cells, random_cells
+from tests.support.screens import CONTROL, design_cells, make_cells, random_cells
 
 SPLITTERS = {
     "random": RandomSplitter(RandomSplitterConfig(train_frac=0.5, valid_frac=0.2)),
@@ -105,3 +106,30 @@ class TestDisjoint:
     def test_doing_it_twice_changes_nothing(self, cells, splits):
         once = with_own_controls(cells.groups, splits, 0)
         assert with_own_controls(cells.groups, once, 0) is once
+
+    @pytest.mark.parametrize("n_controls", [3, 5, 16, 24, 40, 100])
+    def test_each_control_is_equally_likely_to_be_set_aside(self, n_controls):
+        labels = ["A"] * 60 + ["B"] * 60 + [CONTROL] * n_controls
+        cells = make_cells(perturbation=labels, cell_type=["T"] * len(labels))
+        splitter = FewShotSplitter(FewShotSplitterConfig(held_out_perturbations=("B",), valid_frac=0.4, train_frac=0.4))
+        splits, n_seeds = splitter.split(cells), 600
+        hits = {name: np.zeros(n_controls) for name in SPLITS}
+        for seed in range(n_seeds):
+            made = with_own_controls(cells.groups, splits, seed)
+            for name in SPLITS:
+                rows = np.asarray(made[name])
+                hits[name][rows[rows >= 120] - 120] += 1
+        for found in hits.values():
+            share = found.sum() / n_seeds / n_controls
+            assert share > 0
+            assert (np.abs(found - share * n_seeds) < 5 * np.sqrt(n_seeds * share * (1 - share) + 1)).all()
+
+    @pytest.mark.parametrize("n_controls", [0, 1, 2])
+    def test_too_few_controls_are_an_error_that_names_the_policy(self, n_controls):
+        labels = ["A"] * 60 + ["B"] * 60 + [CONTROL] * n_controls + [CONTROL]
+        cells = make_cells(perturbation=labels, cell_type=["T"] * (len(labels) - 1) + ["U"])
+        splits = FewShotSplitter(FewShotSplitterConfig(held_out_perturbations=("B",))).split(cells)
+        with pytest.raises(
+            EmptyPoolError, match=f"'disjoint', but cell type 'T' has {n_controls} training controls for 3"
+        ):
+            with_own_controls(cells.groups, splits, 0)

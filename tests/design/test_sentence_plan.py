@@ -249,13 +249,14 @@ class TestSentenceSize:
         def padding(size):
             return sum(-(-n // size) * size - n for n in sizes) / sum(-(-n // size) * size for n in sizes)
 
-        candidates = [size for size in range(8, 513, 8) if size < max(sizes) + 8]
+        candidates = [size for size in range(1, 16) if size <= max(sizes)]
+        candidates += [size for size in range(16, 513, 8) if size < max(sizes) + 8]
         least = min(map(padding, candidates))
         expected = max(size for size in candidates if padding(size) <= max(0.25, least) + 1e-12)
         assert choose_sentence_size(np.array(sizes)) == expected
 
     def test_it_does_not_depend_on_a_split_without_cells(self):
-        assert choose_sentence_size(np.empty(0, np.int64)) == 8
+        assert choose_sentence_size(np.empty(0, np.int64)) == 1
 
     def test_the_plan_states_its_padding(self):
         plan = plan_of([0] * 5 + [1] * 8, 4)

@@ -36,7 +36,7 @@ def test_datasets_are_sources_of_cells(store, tmp_path):
 
 @pytest.mark.parametrize("source", ["s.zarr", None, 3])
 def test_other_things_are_refused(source):
-    with pytest.raises(ConfigError, match="source: got .*, expected a PerturbationSource or a Dataset"):
+    with pytest.raises(ConfigError, match=r"source: got .*, expected a PerturbationSource or a Dataset"):
         RandomSplitter().split(source)
 
 

@@ -13,7 +13,7 @@ from lazypert.splits.names import SPLITS
 from lazypert.splits.split_result import SplitResult
 from tests.support.screens import CONTROL, design_cells, make_cells, random_cells
 
-GOLDEN_DIGEST = "493b866ccad84ae2fd25b1e98c6cacdadaa255585608254656ba70dc691eb6ba"
+GOLDEN_DIGEST = "cbef355786e17ccc65a86d308174dec6b4317166785e91bc3bcab5096bf33db3"
 
 
 def split_of(cells, names):
