@@ -88,7 +88,7 @@ class Collator:
         if isinstance(basal, np.ndarray):
             basal = basal.reshape(size, n, -1)
         metadata = {name: values[cells] for name, values in block.metadata.items()}
-        large = {"counts": self._features(block.cells, block.cell_keys, cells), "controls": basal}
+        large = {"counts": self._features(block.cells, block.cell_keys, cells, may_share=True), "controls": basal}
         small: dict[str, Any] = {name: values[cells] for name, values in block.columns.items()}
         if "barcode" in metadata:
             small["barcode"] = metadata.pop("barcode")
@@ -98,11 +98,12 @@ class Collator:
         fields = self._put_on_device(large, small) if self._config.to == "jax" else large | small
         return PerturbationBatch(**fields, sentence_size=self._config.sentence_size)
 
-    def _features(self, rows: Any, keys: NDArray[np.uint64], selection: slice) -> Any:
+    def _features(self, rows: Any, keys: NDArray[np.uint64], selection: slice, *, may_share: bool = False) -> Any:
+        """Features of rows of a block; with `may_share`, all rows of one row view, in its order, are not copied."""
         if not isinstance(rows, RowPointers):
             return np.ascontiguousarray(rows[selection])
         if self._config.layout == "csr":
-            view = self._zero_copy(rows, selection)
+            view = self._zero_copy(rows, selection) if may_share else None
             return self._pack(rows[selection], keys[selection]) if view is None else view
         out = self._buffers.take((selection.stop - selection.start, self._transform.n_columns), np.float32)
         rows[selection].to_dense(self._transform, keys[selection], out)

@@ -1,5 +1,7 @@
 """Batches of both layouts, on the host and on the device, hold the same values."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -129,6 +131,20 @@ def test_rows_in_another_layout_are_copied(buffers):
     batch = make_collator(buffers).batch(make_block(RowPointers.from_view(view)), 1)
     assert not np.shares_memory(batch.counts.data, view.data)
     np.testing.assert_array_equal(batch.counts.to_scipy().toarray(), matrix[6:12].toarray())
+
+
+def test_controls_are_always_copied(buffers):
+    """Even if they are as many as the rows of their row view, and it happens to have the padded layout."""
+    matrix = counts(12, 40)
+    collator = make_collator(buffers, n_basal_samples=2)
+    starts, size = make_collator(buffers, batch_size=12).padded_layout(np.diff(matrix.indptr).astype(np.int64))
+    drawn = np.array([3, 1, 0, 2, 5, 4, 11, 7, 6, 10, 8, 9])
+    cells = RowPointers.from_view(view_at(matrix[:6], *contiguous_layout(np.diff(matrix.indptr[:7]).astype(np.int64))))
+    controls = RowPointers.from_view(view_at(matrix, starts, size))[drawn]
+    block = replace(make_block(cells), controls=controls, control_keys=np.zeros(12, np.uint64))
+    batch = collator.batch(block, 0)
+    assert not np.shares_memory(batch.controls.data, controls.views[0].data)
+    np.testing.assert_array_equal(batch.controls.to_scipy().toarray(), matrix[drawn].toarray())
 
 
 @pytest.mark.parametrize("layout", ["csr", "dense"])
