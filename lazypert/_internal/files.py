@@ -39,15 +39,19 @@ def write_atomic(path: Path, buffers: Iterable[Any], *, sync: bool = False) -> t
     """
     size = crc = 0
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
-    with temporary.open("xb", buffering=0) as file:
-        for buffer in buffers:
-            view = memoryview(buffer).cast("B")
-            crc = isal_zlib.crc32(view, crc)
-            size += len(view)
-            while len(view):  # a single call writes at most 2 GiB
-                view = view[os.write(file.fileno(), view) :]
-        if sync:
-            os.fsync(file.fileno())
+    try:
+        with temporary.open("xb", buffering=0) as file:
+            for buffer in buffers:
+                view = memoryview(buffer).cast("B")
+                crc = isal_zlib.crc32(view, crc)
+                size += len(view)
+                while len(view):  # a single call writes at most 2 GiB
+                    view = view[os.write(file.fileno(), view) :]
+            if sync:
+                os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     temporary.replace(path)
     return size, crc
 

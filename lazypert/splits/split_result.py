@@ -28,7 +28,15 @@ from lazypert.splits.split_files import (
     write_rule,
     write_table,
 )
-from lazypert.splits.split_table import CELL, DATASET, SplitTable, rows_of_column, rows_of_table, to_frames
+from lazypert.splits.split_table import (
+    CELL,
+    DATASET,
+    SplitTable,
+    refuse_ambiguous,
+    rows_of_column,
+    rows_of_table,
+    to_frames,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -111,10 +119,12 @@ class SplitResult:
         Raises
         ------
         ConfigError
-            If the suffix is another one; or, for ``.json``, if the split was not made by a splitter.
+            If the suffix is another one; for ``.json``, if the split was not made by a splitter; for a table, if cells
+            of the same name and dataset are in different splits.
         """
         if suffix_of(path) != RULE_SUFFIX:
-            write_table(path, to_frames(self.groups, [self[name] for name in SPLITS]), self.digest)
+            frames = to_frames(self.groups, [self[name] for name in SPLITS])
+            write_table(path, refuse_ambiguous(frames), self.digest)
         elif self.rule is None:
             raise ConfigError(
                 f"path: got {str(path)!r}, but this split was not made by a splitter alone, so there is no rule to "

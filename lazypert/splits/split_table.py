@@ -10,12 +10,13 @@ import pandas as pd
 
 from lazypert._internal.validation import require_choice
 from lazypert.errors import ConfigError, near_matches, no_such_column
+from lazypert.screen.cell_order import name_hashes
 from lazypert.splits.cell_labels import read_column
 from lazypert.splits.digest import has_several_datasets, iterate_cells
 from lazypert.splits.names import SPLITS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -46,6 +47,30 @@ def to_frames(groups: Groups, parts: Sequence[Rows]) -> Iterator[pd.DataFrame]:
                 frame[DATASET] = np.append(datasets.astype(object), "")[code]
             frame[SPLIT] = names[cells.split[chosen]]
             yield frame
+
+
+def refuse_ambiguous(frames: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """Pass frames of `to_frames` on, and raise at the end if a name of one dataset is in several splits.
+
+    Raises
+    ------
+    ConfigError
+        If so, as nobody could tell from the table which cell is in which split.
+    """
+    hashes, splits = [np.empty(0, np.uint64)], [np.empty(0, np.int8)]
+    for frame in frames:
+        texts = frame[CELL] if DATASET not in frame else frame[DATASET].str.cat(frame[CELL].astype(str), sep="\0")
+        hashes.append(name_hashes(texts))
+        splits.append(pd.Categorical(frame[SPLIT], categories=SPLITS).codes)
+        yield frame
+    hash_of, split_of = np.concatenate(hashes), np.concatenate(splits)
+    order = np.lexsort((split_of, hash_of))
+    differ = (np.diff(hash_of[order]) == 0) & (np.diff(split_of[order]) != 0)
+    if differ.any():
+        raise ConfigError(
+            f"path: {int(differ.sum()):,} names are those of several cells of one dataset, in different splits, so a "
+            "table of names does not say which cell is meant. Save the rule as .json, or make the cell names unique."
+        )
 
 
 @dataclass(frozen=True, eq=False)

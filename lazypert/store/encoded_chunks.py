@@ -114,8 +114,8 @@ def _read_head(functions: Any, chunks: Any, k: Any, itemsize: Any) -> Any:
     n_blocks = -(-_uint32(head, 4) // max(1, _uint32(head, 8)))
     if _HEADER + 4 * n_blocks > n_bytes:
         return False
-    for k in range(1, n_blocks):  # C-Blosc's threads may store blocks in any order
-        if _uint32(head, _HEADER + 4 * k) <= _uint32(head, _HEADER + 4 * (k - 1)):
+    for block in range(1, n_blocks):  # C-Blosc's threads may store blocks in any order
+        if _uint32(head, _HEADER + 4 * block) <= _uint32(head, _HEADER + 4 * (block - 1)):
             return False
     return (
         _uint32(head, 4) == chunks.n_elements * itemsize

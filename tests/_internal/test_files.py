@@ -60,3 +60,13 @@ def test_directory_size_adds_up_all_files(tmp_path):
     (tmp_path / "a" / "file").write_bytes(bytes(10))
     (tmp_path / "a" / "b" / "file").write_bytes(bytes(5))
     assert directory_size(tmp_path) == 15
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    def buffers():
+        yield b"half of it"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(tmp_path / "file", buffers())
+    assert list(tmp_path.iterdir()) == []

@@ -173,3 +173,15 @@ def test_tables_of_others(tmp_path):
     split = SplitResult.from_table(cells, tmp_path / "published.tsv", names={"training": "train", "testing": "test"})
     assert [sorted(split[name]) for name in ("train", "valid", "test")] == [[0], [], [2]]
     assert split.n_in_no_split == 1
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv.gz"])
+def test_a_table_that_would_be_ambiguous_is_not_written(tmp_path, suffix):
+    cells = make_cells(names=["same", "same", *(f"c{i}" for i in range(8))], perturbation=["A"] * 10, control=None)
+    rows = cells.groups.rows(cells.groups.ids >= 0)
+    index = [cells.names.tolist().index(name) for name in ("same", "c0")]
+    is_train = np.arange(10) != np.asarray(rows).tolist().index(index[0])
+    split = SplitResult(rows.where(is_train), rows.where(~is_train), rows.where(np.zeros(10, bool)), cells.groups)
+    with pytest.raises(ConfigError, match=r"1 names are those of several cells .* Save the rule as \.json"):
+        split.save(tmp_path / f"split{suffix}")
+    assert list(tmp_path.iterdir()) == []

@@ -249,3 +249,22 @@ class TestVerifiedChunks:
         array = ShardedArray(LocalReader(tmp_path), "u2", np.dtype("u2"), grid)
         for _ in range(2):
             np.testing.assert_array_equal(array.read(40_000, 40_100), values[40_000:40_100])
+
+    def test_blocks_may_be_stored_in_any_order(self, folder):
+        """C-Blosc's threads store blocks as they finish them, which is valid."""
+        path, offset, length = self.chunk(folder, 0)
+        chunk = bytearray(path.read_bytes()[offset : offset + length - 4])
+        n_blocks, head = 16, 16 + 4 * 16
+        starts = [int.from_bytes(chunk[16 + 4 * k : 20 + 4 * k], "little") for k in range(n_blocks)]
+        bodies = [bytes(chunk[a:b]) for a, b in zip(starts, [*starts[1:], len(chunk)], strict=True)]
+        order, at, body = list(reversed(range(n_blocks))), head, b""
+        for k in order:
+            chunk[16 + 4 * k : 20 + 4 * k] = at.to_bytes(4, "little")
+            body, at = body + bodies[k], at + len(bodies[k])
+        moved = bytes(chunk[:head]) + body
+        content = bytearray(path.read_bytes())
+        content[offset : offset + length] = moved + checksum(moved)
+        path.write_bytes(content)
+        array = self.array(folder)
+        for start, stop in [(0, 5), (100, 9_000), (20_000, 20_010), (60_000, 65_536), (3, 65_000)] * 2:
+            np.testing.assert_array_equal(array.read(start, stop), self.values[start:stop])
