@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import jax
@@ -13,7 +14,8 @@ import zarr
 import lazypert as lp
 from lazypert import DownsamplingConfig, PerturbationPipeline, PerturbationPipelineConfig, RandomSplitter
 from lazypert.errors import ConfigError, RunChangedError, SourceMissingError, StoreDamagedError
-from lazypert.run_manifest import _without_credentials, load_run, save_run
+from lazypert.run_manifest import _digest, _without_credentials, load_run, save_run
+from tests.store.test_golden import GOLDEN, unpacked
 from tests.support.screens import CONTROL, make_screen, write_screen
 
 OPTIONS = {"sentence_size": 6, "sentences_per_batch": 3}
@@ -131,6 +133,35 @@ def test_a_file_is_converted_again(tmp_path):
     expected = batch_digests(loader)
     shutil.rmtree(tmp_path / "s.lazypert.zarr")
     assert batch_digests(load_run(tmp_path / "run.json").loaders[0]) == expected
+
+
+GOLDEN_BATCHES = "77c971b411ce48d0fb38726574d099fcb8b0955799969fcf211ba6cad47a57e8"
+
+
+def test_a_golden_run_gives_the_same_batches_everywhere(tmp_path):
+    """A manifest and a store from the repository, on every platform and Python version."""
+    store = unpacked(GOLDEN / "golden_v3.zip", tmp_path)
+    run = load_run(GOLDEN / "golden_run.json", sources=store, verify=True)
+    digests = [digest for loader in run.loaders for digest in batch_digests(loader)]
+    assert hashlib.sha256("".join(digests).encode()).hexdigest() == GOLDEN_BATCHES
+
+
+def make_golden_run(folder):
+    """Write the manifest; run this file as a script to do so for a new store format."""
+    store = unpacked(GOLDEN / "golden_v3.zip", folder)
+    result = set_up(store, split_mode="heldout", by="perturbation", test=("TP53",), controls="disjoint", seed=11)
+    thinned = DownsamplingConfig(fraction=0.5)
+    loaders = [
+        result.loader("train", **OPTIONS, n_basal_samples=2, downsampling=thinned, to="numpy"),
+        result.loader("test", **OPTIONS, layout="csr", genes=["gene3", "gene0"], obs=["guide"], to="numpy"),
+    ]
+    save_run(GOLDEN / "golden_run.json", result, loaders)
+    manifest = json.loads((GOLDEN / "golden_run.json").read_text())
+    manifest["sources"][0]["path"] = "golden.zarr"
+    manifest["digests"]["sources"] = _digest(manifest["sources"])
+    (GOLDEN / "golden_run.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    digests = [digest for loader in loaders for digest in batch_digests(loader)]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 class TestAltered:
@@ -294,3 +325,8 @@ class TestSaving:
         with pytest.raises(ConfigError, match=r"ends in .json"):
             save_run(tmp_path / "run.txt", one, one.loader("train", **OPTIONS))
         assert list(Path(tmp_path).glob("run*")) == []
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        print("GOLDEN_BATCHES =", make_golden_run(Path(scratch)))
