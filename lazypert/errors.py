@@ -14,6 +14,7 @@ Each is a `LazypertError` and also the built-in exception that fits, so both
     ├── StoreExistsError (FileExistsError)               the output of a conversion already exists
     ├── StoreDamagedError (OSError)                      the bytes of a store have changed
     ├── DiskFullError (OSError)                          not enough space on the disk
+    ├── RunChangedError (ValueError)                     something that a run manifest describes has changed
     ├── EmptyPoolError (ValueError)                      a group has no controls to match with
     └── NotCountsError (ValueError)                      the matrix does not hold raw counts
 

@@ -18,6 +18,7 @@ KINDS = {
     errors.StoreExistsError: FileExistsError,
     errors.DiskFullError: OSError,
     errors.StoreDamagedError: OSError,
+    errors.RunChangedError: ValueError,
     errors.EmptyPoolError: ValueError,
     errors.NotCountsError: ValueError,
     errors.SourceMissingError: FileNotFoundError,

@@ -251,7 +251,7 @@ class TestErrors:
         assert list(tmp_path.iterdir()) == []
 
 
-MODULES = ("constants", "config", "model", "h5ad", "sampling", "screens", "__init__")
+MODULES = ("constants", "config", "model", "h5ad", "sampling", "screens", "null_screen", "__init__")
 
 
 def test_modules_import_only_downwards():
