@@ -108,7 +108,7 @@ def open_limit(job: Job, _: Genes) -> Opened:
     # Cells and chunks of each block; planned once, since every epoch costs the same and planning is not decoding.
     plan: list[tuple[int, list[memoryview]]] = []
     batches = list(result.train_sampler)
-    per_block = result.train_sampler.config.batches_per_block
+    per_block = result.train_sampler.plan.batches_per_block
     for start in range(0, len(batches), per_block):
         block = batches[start : start + per_block]
         rows = np.concatenate([result.train_indices[np.array(split_index)] for split_index in block])
