@@ -346,7 +346,7 @@ class PerturbationPipelineResult:
             sampling.setdefault("sentence_size", self.train_sampler.plan.sentence_size)
         if control_sentences is not None:
             require_flag("control_sentences", control_sentences)
-        # Quality control must not change which controls a cell gets, so they follow from the splits before it.
+        # Controls are assigned before quality control, so that it does not change which ones a cell gets.
         controls = SplitControls.of(groups, self._all_splits, name, self.config.controls, delivered=control_sentences)
         rows = controls.cells if self.filter_mask is None else controls.cells.keep(self.filter_mask)
         plan = SentencePlan.from_rows(

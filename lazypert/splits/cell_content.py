@@ -104,7 +104,7 @@ def content_hashes(
         key_of, is_used = np.zeros(n_columns, np.uint64), np.zeros(n_columns, bool)
         key_of[segment.column_of[is_shared]], is_used[segment.column_of[is_shared]] = keys, True
         start = 0
-        n_at_once = max(1, _BLOCK_VALUES // max(1, n_columns))  # until it is known how many values a row has
+        n_at_once = max(1, _BLOCK_VALUES // max(1, n_columns))  # a first guess; the rows read so far improve it
         while start < n_rows:
             rows = start + np.flatnonzero(is_wanted[first + start : first + min(n_rows, start + n_at_once)])
             start += n_at_once

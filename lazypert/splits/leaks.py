@@ -134,8 +134,8 @@ def find_borrowed_controls(groups: Groups, n_cells: NDArray[np.int64]) -> Iterat
 def borrowed_controls(groups: Groups, train: NDArray[np.int64], own: NDArray[np.int64]) -> NDArray[np.bool_]:
     """(n_runs,) whether cells of a split are matched with training controls of this run.
 
-    They are if the split has cells, but no controls, of the controls' cell type and dataset: the rule of
-    `lazypert.design.control_pools.control_pools`.
+    They are if the split has cells, but no controls, of the controls' cell type and dataset: the policy ``"split"`` of
+    `lazypert.design.control_policy`.
 
     Parameters
     ----------

@@ -69,7 +69,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
     except LazypertError:
         raise
-    except Exception as error:
+    except Exception as error:  # pandas and pyarrow raise many types
         raise ConfigError(f"path: got {str(path)!r}, which cannot be read as a {suffix} table: {error}") from error
 
 
