@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -135,6 +137,8 @@ class BlockReader:
         self.reach = pools.reach(n_within_reach, config.n_cells, config.n_basal_samples)
         if self.reach is not None and config.visits_all_controls:
             self.reach = replace(self.reach, turns=1.0)
+        self._planning = threading.Lock()
+        self._planned: deque[tuple[tuple[int, int], Sentences]] = deque(maxlen=2)
         self._controls = None if config.is_embedding or not config.n_basal_samples else self._make_control_cache()
 
     def _make_control_cache(self) -> ControlArena | ControlCache:
@@ -186,8 +190,12 @@ class BlockReader:
         number, first = divmod(steps.start, epoch.plan.batches_per_block)
         per_batch = epoch.plan.config.sentences_per_batch
         of_steps = slice(first * per_batch, (first + len(steps)) * per_batch)
-        cells, is_padding, draw, phase = epoch.block(number)
-        return Sentences(cells[of_steps], is_padding[of_steps], draw[of_steps], phase[of_steps])
+        with self._planning:  # threads read parts of the same block
+            planned = [sentences for key, sentences in self._planned if key == (epoch.number, number)]
+            if not planned:
+                planned = [epoch.block(number)]
+                self._planned.append(((epoch.number, number), planned[0]))
+        return Sentences(*(values[of_steps] for values in planned[0]))
 
     def _draw_controls(self, epoch: Epoch, positions: NDArray[np.int64], cells: DrawnCells) -> NDArray[np.int64]:
         """(n, K) control index of the controls of each cell."""

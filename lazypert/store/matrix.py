@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from lazypert.store.sharded_array import ShardedArray
 
 
+RESIDENT_ROWS = 1 << 20
+"""A matrix of at most this many rows keeps the bounds of all of them in memory, up to 8 MiB, once it is read."""
+
+
 class RowBounds(NamedTuple):
     """Where requested rows lie in the indices and data of a matrix.
 
@@ -250,6 +254,21 @@ class Matrix:
             raise IndexError(
                 f"{self.name}: got rows {rows[0]:,} to {rows[-1]:,}, expected rows within its {self.shape[0]:,} rows."
             )
+        starts, stops = self._stored_bounds(rows)
+        # Rows are decoded to where these bounds say, so they are checked first.
+        is_new = rows[1:] != rows[:-1]
+        descends = (stops < starts).any() or (np.where(is_new, stops[:-1], starts[:-1]) > starts[1:]).any()
+        if descends:
+            raise store_damaged(self.indptr.path, "row bounds descend")
+        if len(rows) and not 0 <= starts[0] <= stops[-1] <= len(self.data):
+            raise store_damaged(self.indptr.path, f"row bounds point beyond the {len(self.data):,} stored values")
+        return starts, stops
+
+    def _stored_bounds(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """First and one past the last element of sorted rows, as stored."""
+        if self.shape[0] <= RESIDENT_ROWS:
+            bounds = self.indptr.whole()
+            return bounds[rows].astype(np.int64), bounds[rows + 1].astype(np.int64)
         is_new = np.diff(rows, prepend=-1) != 0
         unique, inverse = rows[is_new], np.cumsum(is_new) - 1
         breaks = np.flatnonzero(np.diff(unique) != 1) + 1
@@ -259,11 +278,4 @@ class Matrix:
         bounds = np.empty(len(unique) + len(heads), dtype=self.indptr.dtype)
         self.indptr.gather(unique[heads], unique[tails - 1] + 2, offsets, bounds)
         at = (np.arange(len(unique)) + np.repeat(np.arange(len(heads)), tails - heads))[inverse]
-        starts, stops = bounds[at].astype(np.int64), bounds[at + 1].astype(np.int64)
-        # Rows are decoded to where these bounds say, so they are checked first.
-        descends = (stops < starts).any() or (np.where(is_new[1:], stops[:-1], starts[:-1]) > starts[1:]).any()
-        if descends:
-            raise store_damaged(self.indptr.path, "row bounds descend")
-        if len(rows) and not 0 <= starts[0] <= stops[-1] <= len(self.data):
-            raise store_damaged(self.indptr.path, f"row bounds point beyond the {len(self.data):,} stored values")
-        return starts, stops
+        return bounds[at].astype(np.int64), bounds[at + 1].astype(np.int64)

@@ -14,6 +14,8 @@ from lazypert.store.encoded_chunks import CHECKSUM, checksum
 from lazypert.store.shard_encoding import ABSENT, INDEX_ENTRY
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from lazypert.store.byte_reader import ByteReader
@@ -55,43 +57,47 @@ class ShardIndexes:
         """Key of a shard's file."""
         return f"{self.path}/c/{shard}"
 
-    def read(self, shard: int) -> NDArray[np.int64]:
-        """(chunks_per_shard, 2) offset and length of each chunk; offset -1 for a chunk that was never written.
+    def read(self, shards: Sequence[int]) -> list[NDArray[np.int64]]:
+        """(chunks_per_shard, 2) offset and length of each chunk, for each shard; offset -1 if it was never written.
 
         Raises
         ------
         StoreDamagedError
-            If the shard is missing or its index is damaged.
+            If a shard is missing or its index is damaged.
         """
         with self._lock:
-            if shard in self._cached:
+            known = {shard: self._cached[shard] for shard in shards if shard in self._cached}
+            for shard in known:
                 self._cached.move_to_end(shard)
-                return self._cached[shard]
-        index = self._read(self.key(shard))
-        with self._lock:
-            self._cached[shard] = index
-            while len(self._cached) > self.MAX_CACHED:
-                self._verified.pop(self._cached.popitem(last=False)[0], None)
-        return index
+        indexes = {shard: known[shard] if shard in known else self._read(self.key(shard)) for shard in shards}
+        if len(known) < len(indexes):
+            with self._lock:
+                self._cached.update(indexes)
+                while len(self._cached) > self.MAX_CACHED:
+                    self._verified.pop(self._cached.popitem(last=False)[0], None)
+        return list(indexes.values())
 
-    def verified(self, shard: int, file: int) -> NDArray[np.bool_]:
-        """(chunks_per_shard,) whether each chunk has been verified; kernels set it.
+    def verified(self, shards: Sequence[int], files: Sequence[int]) -> list[NDArray[np.bool_]]:
+        """(chunks_per_shard,) whether each chunk has been verified, for each shard; readers set it.
 
         A file that was replaced or written to since then counts as not verified.
 
         Parameters
         ----------
-        file
-            Descriptor of the shard's open file.
+        files
+            Descriptor of each shard's open file.
         """
-        stat = os.fstat(file)
-        identity = stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+        stats = [os.fstat(file) for file in files]
+        identities = [(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats]
         with self._lock:
-            known, is_verified = self._verified.get(shard, (None, None))
-            if is_verified is None or known != identity:
-                is_verified = np.zeros(self.chunks_per_shard, np.bool_)
-                if shard in self._cached:
-                    self._verified[shard] = identity, is_verified
+            return [self._flags(shard, identity) for shard, identity in zip(shards, identities, strict=True)]
+
+    def _flags(self, shard: int, identity: tuple[int, ...]) -> NDArray[np.bool_]:
+        known, is_verified = self._verified.get(shard, (None, None))
+        if is_verified is None or known != identity:
+            is_verified = np.zeros(self.chunks_per_shard, np.bool_)
+            if shard in self._cached:
+                self._verified[shard] = identity, is_verified
         return is_verified
 
     def _read(self, key: str) -> NDArray[np.int64]:

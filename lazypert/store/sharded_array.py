@@ -71,7 +71,7 @@ class SelectedElements(NamedTuple):
 class ShardedArray:
     """A one-dimensional array in shards, read by ranges of elements.
 
-    Thread-safe and picklable. It caches shard indexes, but no elements.
+    Thread-safe and picklable. It caches shard indexes, and no elements unless `whole` is called.
 
     Parameters
     ----------
@@ -91,6 +91,7 @@ class ShardedArray:
     def __init__(self, reader: ByteReader, path: str, dtype: np.dtype[Any], grid: Grid) -> None:
         self.reader, self.path, self.dtype, self.grid = reader, path, np.dtype(dtype), grid
         self.indexes = ShardIndexes(reader, path, grid.shard // grid.chunk)
+        self._whole: NDArray[Any] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ShardedArray, (self.reader, self.path, self.dtype, self.grid)
@@ -112,6 +113,12 @@ class ShardedArray:
         out = np.empty(stop - start, dtype=self.dtype)
         self.read_into(out, start)
         return out
+
+    def whole(self) -> NDArray[Any]:
+        """Return all elements, read once and then kept in memory."""
+        if self._whole is None:
+            self._whole = self.read(0, len(self))
+        return self._whole
 
     def read_into(self, out: NDArray[Any], start: int) -> None:
         """Fill `out` with the elements starting at ``start``; errors as in `read`."""
@@ -243,21 +250,15 @@ class ShardedArray:
     @contextmanager
     def open_chunks(self, numbers: NDArray[np.int64]) -> Iterator[EncodedChunks]:
         """Locate chunks in files that are open within the context, or read them into memory."""
-        shard = numbers // self._per_shard
+        shard, within = np.divmod(numbers, self._per_shard)
         is_new = np.diff(shard, prepend=-1) != 0
-        shards, nth_shard = shard[is_new], np.cumsum(is_new) - 1
-        heads = np.append(np.flatnonzero(is_new), len(numbers))
-        entries = np.concatenate(
-            [
-                self.indexes.read(number)[numbers[head:end] - number * self._per_shard]
-                for number, head, end in zip(shards.tolist(), heads[:-1], heads[1:], strict=True)
-            ]
-        )
+        nth_shard, shards = np.cumsum(is_new) - 1, shard[is_new].tolist()
+        entries = np.stack(self.indexes.read(shards))[nth_shard, within]
         absent = np.flatnonzero(entries[:, 0] < 0)
         if len(absent):
             raise self._damaged(int(shard[absent[0]]), "the shard index says that a chunk was never written")
         offsets, lengths = np.ascontiguousarray(entries.T)
-        files = self._open_files(shards.tolist())
+        files = self._open_files(shards)
         if files is None:
             buffer, offsets = self._read_chunks(shard, offsets, lengths)
             is_verified, in_files = np.zeros(len(numbers), bool), np.full(len(numbers), -1)
@@ -265,14 +266,12 @@ class ShardedArray:
             return
         try:
             buffer = _scratch.take(f"encoded {self._name}", int(lengths.max()))
-            of_shards = [
-                self.indexes.verified(number, file) for number, file in zip(shards.tolist(), files, strict=True)
-            ]
-            is_verified = np.stack(of_shards)[nth_shard, numbers - shard * self._per_shard]
-            in_files = np.array(files)[nth_shard]
+            of_shards = self.indexes.verified(shards, files)
+            was_verified = np.stack(of_shards)[nth_shard, within]
+            is_verified, in_files = was_verified.copy(), np.array(files)[nth_shard]
             yield EncodedChunks(buffer, in_files, offsets, lengths, numbers, self.grid.chunk, is_verified)
-            for nth, flags in enumerate(of_shards):
-                flags[numbers[nth_shard == nth] - shards[nth] * self._per_shard] |= is_verified[nth_shard == nth]
+            for i in np.flatnonzero(is_verified & ~was_verified).tolist():
+                of_shards[nth_shard[i]][within[i]] = True
         finally:
             for file in files:
                 os.close(file)

@@ -184,7 +184,7 @@ class TestVerifiedChunks:
     def chunk(self, folder, number):
         """File of a chunk, and where it lies in it."""
         shard, within = divmod(number, 2)
-        offset, length = self.array(folder).indexes.read(shard)[within].tolist()
+        offset, length = self.array(folder).indexes.read([shard])[0][within].tolist()
         return folder / f"u2/c/{shard}", offset, length
 
     def damage(self, path, offset):

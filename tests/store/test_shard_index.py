@@ -22,7 +22,7 @@ def written(tmp_path):
 def test_byte_ranges_are_those_of_the_chunks(written, tmp_path):
     array, _ = written
     encoded = (tmp_path / "a/c/3").read_bytes()
-    for offset, length in array.indexes.read(3):
+    for offset, length in array.indexes.read([3])[0]:
         chunk = encoded[offset : offset + length]
         assert checksum(chunk[:-4]) == chunk[-4:]
     assert array.indexes.key(3) == "a/c/3"
@@ -38,10 +38,10 @@ def test_few_indexes_are_cached(written):
 
 def test_pickles_without_its_cache(written):
     array, _ = written
-    array.indexes.read(0)
+    array.indexes.read([0])
     again = pickle.loads(pickle.dumps(array.indexes))
     assert (len(array.indexes), len(again)) == (1, 0)
-    np.testing.assert_array_equal(again.read(5), array.indexes.read(5))
+    np.testing.assert_array_equal(again.read([5]), array.indexes.read([5]))
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,9 @@ def test_impossible_byte_ranges_raise_though_the_checksum_matches(written, tmp_p
     index = change(np.frombuffer(encoded[-36:-4], "<u8").reshape(2, 2).astype("i8")).astype("<u8").tobytes()
     path.write_bytes(encoded[:-36] + index + checksum(index))
     with pytest.raises(StoreDamagedError, match="a/c/0: the shard index is damaged or cut short"):
-        ShardIndexes(array.reader, "a", 2).read(0)
+        ShardIndexes(array.reader, "a", 2).read([0])
 
 
 def test_a_missing_shard_raises(written):
     with pytest.raises(StoreDamagedError, match="a/c/999: the file is missing"):
-        written[0].indexes.read(999)
+        written[0].indexes.read([999])
