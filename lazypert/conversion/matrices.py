@@ -14,7 +14,7 @@ from lazypert._internal.tasks import run
 from lazypert.conversion.checkpoints import load_checkpoint, save_checkpoint
 from lazypert.conversion.external_sort import BlockSorter, ShardWriter, save_reduce_inputs
 from lazypert.sparse.value_stats import ValueStats
-from lazypert.store.format import Grid, declared_dtype, values_codec
+from lazypert.store.format import Grid, declared_dtype, index_codec, stored_index_dtype, values_codec
 from lazypert.store.manifest import Entry, match_files
 
 if TYPE_CHECKING:
@@ -169,9 +169,12 @@ def _index_dtype(nnz: int) -> np.dtype[Any]:
 def _shard_writer(writer: StoreWriter, job: MatrixJob, nnz: int, value_stats: ValueStats) -> ShardWriter:
     grid, dtype = Grid.matrix(nnz), value_stats.dtype()
     declared = declared_dtype(dtype, value_stats.maximum, value_stats.minimum)
+    index = stored_index_dtype(job.n_cols, _index_dtype(nnz))
     return ShardWriter(
         data=writer.template(f"{job.name}/data", dtype, grid, codec=values_codec(dtype), declared=declared, keep=True),
-        indices=writer.template(f"{job.name}/indices", _index_dtype(nnz), grid, keep=True),
+        indices=writer.template(
+            f"{job.name}/indices", index, grid, codec=index_codec(index), declared=_index_dtype(nnz), keep=True
+        ),
         n_cols=job.n_cols,
         work=job.work,
         cell_stats_plan=job.cell_stats_plan,

@@ -195,7 +195,8 @@ class BlockReader:
             if not planned:
                 planned = [epoch.block(number)]
                 self._planned.append(((epoch.number, number), planned[0]))
-        return Sentences(*(values[of_steps] for values in planned[0]))
+        cells, is_padding, draw, phase = planned[0]
+        return Sentences(cells[of_steps], is_padding[of_steps], draw[of_steps], phase[of_steps])
 
     def _draw_controls(self, epoch: Epoch, positions: NDArray[np.int64], cells: DrawnCells) -> NDArray[np.int64]:
         """(n, K) control index of the controls of each cell."""

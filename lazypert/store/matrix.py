@@ -100,7 +100,7 @@ class Matrix:
         StoreDamagedError
             If a file is missing or damaged.
         """
-        view = self._read_view(rows, contiguous_layout, np.empty, self.indices.dtype)
+        view = self._read_view(rows, contiguous_layout, np.empty, self.indptr.dtype)
         indptr = np.concatenate([[0], np.cumsum(view.lengths)]).astype(np.int64)
         return CSRBlock(indptr, view.indices, view.data, self.shape[1])
 
@@ -112,7 +112,7 @@ class Matrix:
         allocate: Callable[[int, Any], NDArray[Any]] = np.empty,
     ) -> RowView:
         """Read rows, each to its own offset; see `RowReader.read_view`."""
-        narrow = np.dtype(np.uint16) if self.shape[1] <= 2**16 else self.indices.dtype
+        narrow = np.dtype(np.uint16) if self.shape[1] <= 2**16 else self.indptr.dtype
         return self._read_view(rows, layout, allocate, narrow)
 
     def _read_view(
@@ -264,7 +264,7 @@ class Matrix:
             raise store_damaged(self.indptr.path, f"row bounds point beyond the {len(self.data):,} stored values")
         return starts, stops
 
-    def _stored_bounds(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _stored_bounds(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """First and one past the last element of sorted rows, as stored."""
         if self.shape[0] <= RESIDENT_ROWS:
             bounds = self.indptr.whole()

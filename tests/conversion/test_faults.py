@@ -103,8 +103,12 @@ def small_disk(tmp_path):
         return folder
 
     yield mount
-    if os.path.ismount(folder):
-        subprocess.run(["umount", str(folder)], check=True)
+    # Other processes may look into any mount for a moment; if one goes on doing so, the kernel unmounts it later.
+    for attempt in (*[["umount"]] * 20, ["umount", "--lazy"]):
+        if not os.path.ismount(folder) or not subprocess.run([*attempt, str(folder)], check=False).returncode:
+            break
+        time.sleep(0.1)
+    assert not os.path.ismount(folder)
 
 
 def full_disk(path, target):

@@ -12,7 +12,9 @@ from lazypert.store.format import (
     astype_codec,
     declared_dtype,
     dense_dtype,
+    index_codec,
     stored_dtype,
+    stored_index_dtype,
 )
 
 
@@ -98,3 +100,10 @@ def test_without_that_codec_the_stored_dtype_is_the_declared_one():
 def test_elements_that_another_codec_changes_are_not_misread(codecs, problem):
     with pytest.raises(ValueError, match=re.escape(problem)):
         stored_dtype(np.dtype("f4"), codecs)
+
+
+@pytest.mark.parametrize(("n_columns", "stored"), [(0, "u2"), (65_536, "u2"), (65_537, "i4")])
+def test_column_numbers_are_stored_as_two_bytes_if_all_of_them_fit(n_columns, stored):
+    dtype = stored_index_dtype(n_columns, np.dtype("i4"))
+    assert dtype == stored
+    assert index_codec(dtype).blocksize == 4_096 * dtype.itemsize

@@ -41,12 +41,17 @@ def test_ranges_of_rows_equal_anndata(opened, expected, a, b):
     np.testing.assert_array_equal(block.to_dense(), expected.X[start:stop].toarray())
 
 
+@pytest.mark.parametrize("resident_rows", [0, 90])
 @given(st.lists(st.integers(0, 89), max_size=30))
 @settings(max_examples=50, deadline=None)
-def test_any_rows_equal_anndata(opened, expected, rows):
-    for name, matrix in (("X", expected.X), ("layers/lognorm", expected.layers["lognorm"])):
-        block = opened.open_matrix(name).read_rows(np.array(rows, dtype=int))
-        np.testing.assert_array_equal(block.to_dense(), matrix[rows].toarray())
+def test_any_rows_equal_anndata(opened, expected, resident_rows, rows):
+    """Whether the bounds of all rows are in memory, or those of the rows are read."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lazypert.store.matrix.RESIDENT_ROWS", resident_rows)
+        for name, matrix in (("X", expected.X), ("layers/lognorm", expected.layers["lognorm"])):
+            block = opened.open_matrix(name).read_rows(np.array(rows, dtype=int))
+            np.testing.assert_array_equal(block.to_dense(), matrix[rows].toarray())
+            assert block.indices.dtype == matrix.indices.dtype == np.int32
 
 
 def in_memory(array, numbers, original=ShardedArray.open_chunks):
@@ -111,8 +116,12 @@ def test_damage_is_detected_when_columns_are_selected(tmp_path, made, array):
         (lambda bounds: bounds - 50, "row bounds (point beyond|descend)"),
     ],
 )
-def test_impossible_row_bounds_raise_though_every_checksum_matches(tmp_path, made, change, message):
+@pytest.mark.parametrize("resident_rows", [0, 90])
+def test_impossible_row_bounds_raise_though_every_checksum_matches(
+    tmp_path, made, change, message, resident_rows, monkeypatch
+):
     """So that nothing is decoded out of bounds."""
+    monkeypatch.setattr("lazypert.store.matrix.RESIDENT_ROWS", resident_rows)
     broken = copied(made, tmp_path / "broken.zarr")
     array = zarr.open_array(broken / "X/indptr", mode="r+")
     array[:] = change(array[:].astype("i8"))

@@ -32,7 +32,7 @@ def crc32c(data):
     return google_crc32c.value(bytes(data)).to_bytes(4, "little")
 
 
-def codecs(dtype, *, is_matrix_data=False):
+def codecs(dtype, *, is_matrix_data=False, is_narrow_index=False):
     """[2.1, 2.2] Codec chain of the inner chunks."""
     dtype = np.dtype(dtype)
     is_text, size = dtype.kind == "O", 1 if dtype.kind == "O" else dtype.itemsize
@@ -40,12 +40,13 @@ def codecs(dtype, *, is_matrix_data=False):
     if size > 1:
         first["configuration"] = {"endian": "little"}
     shuffle, block = ("bitshuffle", 8192) if is_matrix_data and dtype.kind in "iu" else ("shuffle", 16384)
+    block = 8192 if is_narrow_index else block
     packed = {"typesize": size, "cname": "lz4", "clevel": 5, "shuffle": shuffle, "blocksize": block}
     return [first, {"name": "blosc", "configuration": packed}, {"name": "crc32c"}]
 
 
 def astype(dtype, declared):
-    """[3.1] Codec that makes the values of a matrix floats for their readers."""
+    """[3.1, 3.2] Codec that gives readers another dtype than the stored one."""
     dtypes = {"encode_dtype": np.dtype(dtype).str, "decode_dtype": np.dtype(declared).str}
     return {"name": "numcodecs.astype", "configuration": dtypes}
 
@@ -270,12 +271,13 @@ class SpecWriter:
     def _json(self, path, node):
         self._write(f"{path}/zarr.json", json.dumps({"zarr_format": 3, **node}).encode())
 
-    def array(self, path, values, attrs=None, *, limits=COLUMN, is_matrix_data=False):
+    def array(self, path, values, attrs=None, *, limits=COLUMN, is_matrix_data=False, index_dtype=None):
         values = np.asarray(values)
         is_text = values.dtype.kind in "OU"
         values = values.astype(object) if is_text else values
-        (chunk, shard), inner = grid(len(values), limits), codecs(values.dtype, is_matrix_data=is_matrix_data)
-        declared, conversion = values.dtype, []
+        declared, conversion = np.dtype(index_dtype or values.dtype), []
+        inner = codecs(values.dtype, is_matrix_data=is_matrix_data, is_narrow_index=declared != values.dtype)
+        chunk, shard = grid(len(values), limits)
         if is_matrix_data:
             declared = declared_dtype(values.dtype, values.min(initial=0), values.max(initial=0))
         if declared != values.dtype:
@@ -325,7 +327,8 @@ class SpecWriter:
         data = dense[dense != 0]
         index = "i4" if len(data) < 2**31 else "i8"
         self.array(f"{path}/data", data.astype(data_dtype(data)), {}, limits=MATRIX, is_matrix_data=True)
-        self.array(f"{path}/indices", np.nonzero(dense)[1].astype(index), {}, limits=MATRIX)
+        stored = "u2" if dense.shape[1] <= 65536 else index
+        self.array(f"{path}/indices", np.nonzero(dense)[1].astype(stored), {}, limits=MATRIX, index_dtype=index)
         self.array(f"{path}/indptr", np.append(0, np.cumsum((dense != 0).sum(1))).astype(index), {})
         return {
             "n_cols": dense.shape[1],
