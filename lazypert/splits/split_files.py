@@ -67,7 +67,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
             return names_as_column(_require_pyarrow().read_table(path).to_pandas())
         separator = "\t" if suffix.startswith(".tsv") else ","
         return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
-    except LazypertError:
+    except (LazypertError, MemoryError):  # neither says that the table is malformed
         raise
     except Exception as error:  # pandas and pyarrow raise many types
         raise ConfigError(f"path: got {str(path)!r}, which cannot be read as a {suffix} table: {error}") from error
