@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from lazypert.splits.splitter_base import Splitter
 
 
-Screen: TypeAlias = str | Path | xr.Dataset
+Screen: TypeAlias = str | Path | xr.Dataset | PerturbationAnnDataSource
 
 _SAMPLER_FIELDS = tuple(field.name for field in fields(PerturbationSamplerConfig))
 
@@ -109,7 +109,9 @@ class PerturbationPipelineConfig(KnockdownOptions, SentenceOptions, ControlOptio
 
     def splitter(self) -> Splitter[Any]:
         """Splitter of the chosen mode."""
-        return make_splitter(self)
+        # The separator is also an option of the screen, which every mode has.
+        separator = self.separator if self.split_mode == "combinations" else None
+        return make_splitter(derive(SplitOptions, self, separator=separator))
 
 
 class PerturbationPipeline:
@@ -145,7 +147,7 @@ class PerturbationPipeline:
         ----------
         file_paths
             ``.h5ad`` files or stores; or Datasets from `lazypert.open`, or selections of their cells, which are then
-            the only cells that are used.
+            the only cells that are used; or sources, which have their own roles.
         splits
             A split of the same cells, made for this or another opening of them, or the file of a saved one. By
             default, the config says how to split.
@@ -157,7 +159,7 @@ class PerturbationPipeline:
         ConfigError
             If `splits` has other cells, or is given together with options of another split.
         """
-        if isinstance(file_paths, str | xr.Dataset) or not isinstance(file_paths, Iterable):
+        if isinstance(file_paths, str | xr.Dataset | PerturbationAnnDataSource) or not isinstance(file_paths, Iterable):
             file_paths = [file_paths]
         if splits is not None:
             self._refuse_split_options()
@@ -171,7 +173,7 @@ class PerturbationPipeline:
     def _refuse_split_options(self) -> None:
         for name in SplitOptions.__dataclass_fields__:
             value = getattr(self.config, name)
-            if name != "seed" and value != default_of(SplitOptions, name):
+            if name not in ("seed", "separator") and value != default_of(SplitOptions, name):
                 raise ConfigError(
                     f"{name}: got {value!r} together with splits=..., expected only one of them. Leave out the options "
                     "of the split in the config."
@@ -185,26 +187,34 @@ class PerturbationPipeline:
             (name, file) for name in sorted(experiment.get_all_datasets()) for file in experiment.dataset_files(name)
         ]
         datasets = [name for name, _ in files]
-        source = self._source([path for _, path in files], datasets)
+        roles = [experiment.dataset_roles(name) for name in datasets]
+        source = self._source([path for _, path in files], datasets, roles)
         # A dataset may have several files, which then get numbered names.
         owners = dict(zip(unique_names(datasets), datasets, strict=True))
         return self._finish(source, split_experiment(experiment, source.groups, owners), is_split_given=True)
 
-    def _source(self, paths: list[Screen], names: list[str] | None) -> PerturbationSource:
+    def _source(
+        self, paths: Sequence[Screen], names: list[str] | None, roles: Sequence[Mapping[str, Any]] | None = None
+    ) -> PerturbationSource:
         if not paths:
             raise ConfigError("file_paths: got an empty list, expected at least one .h5ad file or store.")
         for path in paths:
-            is_screen = isinstance(path, str | Path | xr.Dataset)
-            require(is_screen, "file_paths", path, "paths of .h5ad files or stores, or Datasets from lazypert.open")
-        sources = [
-            path.pert.selected_source(self.config)
-            if isinstance(path, xr.Dataset)
-            else PerturbationAnnDataSource(self.config.source_config(path))
-            for path in paths
-        ]
+            expected = "paths of .h5ad files or stores, Datasets from lazypert.open, or sources"
+            require(isinstance(path, Screen), "file_paths", path, expected)
+        roles = [{}] * len(paths) if roles is None else roles
+        sources = [self._open(path, own, is_only=len(paths) == 1) for path, own in zip(paths, roles, strict=True)]
         if len(sources) == 1:
             return sources[0]
         return PerturbationConcatSource(sources, join=self.config.join, names=names and unique_names(names))
+
+    def _open(self, screen: Screen, roles: Mapping[str, Any], *, is_only: bool) -> PerturbationAnnDataSource:
+        if isinstance(screen, PerturbationAnnDataSource):
+            return screen
+        if isinstance(screen, xr.Dataset):
+            source: PerturbationAnnDataSource = screen.pert.selected_source(self.config)
+            return source
+        config = replace(self.config.source_config(screen), **roles)
+        return PerturbationAnnDataSource(config, all_controls=is_only)
 
     def _finish(
         self, source: PerturbationSource, original: SplitResult, *, is_split_given: bool = False

@@ -7,17 +7,19 @@ import json
 import platform
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lazypert._internal.files import write_atomic
 from lazypert._internal.validation import require
+from lazypert.design.experiment_entries import DATASET_ROLES
 from lazypert.downsampling.config import DownsamplingConfig
 from lazypert.errors import ConfigError, RunChangedError
 from lazypert.loading.loader import Loader
 from lazypert.pipeline import PerturbationPipeline, PerturbationPipelineConfig, PerturbationPipelineResult
+from lazypert.sources.anndata_source import PerturbationAnnDataSource
 from lazypert.splits.options import SplitOptions
 from lazypert.store.verify import verify as verify_store
 
@@ -156,15 +158,27 @@ def _set_up(
     pipeline, file = PerturbationPipeline(config), manifest["split"]["file"]
     datasets = [entry["dataset"] for entry in manifest["sources"]]
     names = None if None in datasets else datasets
+    sources = [
+        _open_source(pipeline, source_path, entry["roles"], is_only=len(paths) == 1)
+        for source_path, entry in zip(paths, manifest["sources"], strict=True)
+    ]
     if file is None:
-        return pipeline.setup(paths, names=names)
+        return pipeline.setup(sources, names=names)
     split = path.parent / file
     if not split.is_file():
         raise RunChangedError(f"split: the file {str(split)!r} is missing. Restore it beside the manifest.")
     try:
-        return pipeline.setup(paths, names=names, splits=split)
+        return pipeline.setup(sources, names=names, splits=split)
     except ConfigError as error:
         raise RunChangedError(f"split: {error}") from error
+
+
+def _open_source(
+    pipeline: PerturbationPipeline, path: str | Path, roles: dict[str, Any], *, is_only: bool
+) -> PerturbationAnnDataSource:
+    given = {name: _from_json(name, value) for name, value in roles.items()}
+    config = replace(pipeline.config.source_config(path), **given)
+    return PerturbationAnnDataSource(config, all_controls=is_only)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -214,6 +228,7 @@ def _sources(result: PerturbationPipelineResult) -> list[dict[str, Any]]:
             {
                 "path": _without_credentials(str(source.config.file_path)),
                 "dataset": dataset,
+                "roles": _jsonable({name: getattr(source.config, name) for name in DATASET_ROLES}),
                 "digest": source.store.content_digest,
                 "n_cells": source.store.n_obs,
                 "n_genes": source.store.n_vars,
@@ -255,7 +270,7 @@ def _values(result: PerturbationPipelineResult) -> dict[str, Any]:
     """Options of the pipeline; without those of its own split if another one was used."""
     left_out = {*_LEFT_OUT}
     if result.is_split_given:
-        left_out |= {field.name for field in fields(SplitOptions)} - {"seed"}
+        left_out |= {field.name for field in fields(SplitOptions)} - {"seed", "separator"}
     values = {
         field.name: getattr(result.config, field.name) for field in fields(result.config) if field.name not in left_out
     }

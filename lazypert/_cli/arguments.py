@@ -80,7 +80,10 @@ def _add_convert(subparsers: Any) -> None:
     convert.add_argument("source", metavar="SOURCE", nargs="+", type=Path)
     convert.add_argument("store", metavar="STORE", type=Path)
     convert.add_argument("--pert-col", metavar="COL", help="obs column of the perturbation")
-    convert.add_argument("--control-pert", metavar="LABEL", help="label of control cells")
+    convert.add_argument(
+        "--control-pert", metavar="LABEL", action="append", help="label of control cells; repeat it for several labels"
+    )
+    convert.add_argument("--separator", metavar="TEXT", help="text between the parts of combinations, such as +")
     convert.add_argument("--cell-type-col", metavar="COL", help="obs column of the cell type")
     convert.add_argument("--batch-col", metavar="COL", help="obs column of the batch")
     convert.add_argument("--layer", help="layer to use as X")

@@ -40,7 +40,8 @@ def _print_shape_and_roles(store: Store) -> None:
         if value is not None:
             labels = f"{summary[counts[role]]:,} labels" if role in counts else ""
             labels = f"{summary['n_controls']:,} cells" if role == "control_pert" else labels
-            print_field(role, f"{value}" + (f" ({labels})" if labels else ""))
+            text = ", ".join(value) if isinstance(value, list) else str(value)
+            print_field(role, text + (f" ({labels})" if labels else ""))
 
 
 def _print_origin(store: Store) -> None:

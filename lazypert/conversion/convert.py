@@ -22,7 +22,7 @@ from lazypert.conversion.table_writer import write_cell_stats, write_embeddings,
 from lazypert.converter import open_source
 from lazypert.errors import ConfigError, DiskFullError, SourceFormatError
 from lazypert.progress import Bar
-from lazypert.screen.roles import Roles
+from lazypert.screen.roles import Roles, control_labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +38,8 @@ def convert(
     store: str | Path,
     *,
     pert_col: str | None = None,
-    control_pert: str | None = None,
+    control_pert: str | Sequence[str] | None = None,
+    separator: str | None = None,
     cell_type_col: str | None = None,
     batch_col: str | None = None,
     layer: str | None = None,
@@ -69,7 +70,12 @@ def convert(
     pert_col, cell_type_col, batch_col
         obs columns of the perturbation, the cell type and the batch.
     control_pert
-        Label of control cells in `pert_col`.
+        Label of control cells in `pert_col`, or a list of several. ``*`` stands for any text, and ``?`` for any
+        character. Labels of controls stay apart, and all of their cells are controls.
+    separator
+        Text between the parts of a combination's label, such as ``"+"``: ``B+A`` is then the same perturbation as
+        ``A+B``, and ``A+<control>`` the same as ``A``. It is never guessed, because names of genes contain dots,
+        dashes and underscores. The obs column keeps its labels.
     layer
         Layer to use as the store's X; the file's own X becomes ``layers["X"]``.
     order
@@ -128,7 +134,8 @@ def convert(
         cell_type_col=cell_type_col,
         batch_col=batch_col,
         dataset_col=DATASET if len(paths) > 1 else None,
-        control_pert=control_pert if control_pert is None else str(control_pert),  # labels are text in the store
+        control_pert=control_labels("control_pert", control_pert),
+        separator=separator,
     )
     if require_integer("seed", seed):
         warnings.warn(

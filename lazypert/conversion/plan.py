@@ -13,6 +13,7 @@ import numpy as np
 from lazypert._internal.memory import format_bytes
 from lazypert._internal.validation import require, require_choice
 from lazypert.errors import ConfigError, DiskFullError
+from lazypert.screen.roles import ROLE_OF_AXIS
 from lazypert.store.format import COLUMN_SHARD, FORMAT_VERSION, MATRIX_SHARD
 
 if TYPE_CHECKING:
@@ -71,8 +72,9 @@ class ConversionOptions:
     def __post_init__(self) -> None:
         require_choice("order", self.order, Order)
         require_choice("join", self.join, Join)
-        columns: dict[str, Any] = {**self.roles.to_json()}
-        for role, name in columns.items():
+        columns: dict[str, Any] = self.roles.columns()
+        for axis, name in columns.items():
+            role = ROLE_OF_AXIS[axis]
             require(name is None or isinstance(name, str), role, name, "text or None")
 
 

@@ -15,8 +15,9 @@ from lazypert.screen.cell_order import name_hashes
 from lazypert.screen.cell_table import CellArrays
 from lazypert.screen.gene_alignment import GeneAlignment, align_genes
 from lazypert.screen.groups import Groups
+from lazypert.screen.label_checks import suspicious_labels
 from lazypert.screen.labels import factorise, unite
-from lazypert.screen.roles import ROLE_OF_AXIS
+from lazypert.screen.roles import ROLE_OF_AXIS, missing_controls, no_such_control
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,8 +50,13 @@ def make_plan(readers: list[ScreenReader], options: ConversionOptions, budget: B
     matrices, matrix_warnings = _choose_matrices(readers, options.layer)
     embeddings, embedding_warnings = _choose_embeddings(readers)
     codes, labels = _role_codes(readers, options.roles, names)
+    for axis in ("perturbation", "cell_type"):
+        code = codes[axis]
+        if code is not None:
+            n_cells = np.bincount(code[code >= 0], minlength=len(labels[axis])).tolist()
+            warnings += suspicious_labels(options.roles.columns()[axis] or axis, labels[axis].tolist(), n_cells)
     groups = Groups.from_codes(codes, labels, options.roles, _read_name_hashes(readers))
-    _ = groups.control_code  # raises if the control label does not exist
+    _require_controls(options.roles, labels["perturbation"].tolist())
     groups, source_row = _order_rows(groups, options)
     if groups.n_unlabelled:
         warnings.append(f"{groups.n_unlabelled} cells have no cell type or no perturbation: they are in no group")
@@ -109,6 +115,14 @@ def _role_codes(
             code_of_file = np.searchsorted(labels[axis], names)
             codes[axis] = np.repeat(code_of_file.astype(np.int32), [reader.n_obs for reader in readers])
     return codes, labels
+
+
+def _require_controls(roles: Roles, labels: list[str]) -> None:
+    """Raise `LabelNotFoundError` if a control label occurs neither as a label nor as a part of one."""
+    parts = [part for label in labels for part in label.split(roles.separator)] if roles.separator else []
+    missing = missing_controls(roles, [*labels, *parts])
+    if missing:
+        raise no_such_control(missing[0], labels, roles.pert_col)
 
 
 def _read_role_column(

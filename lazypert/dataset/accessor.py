@@ -16,7 +16,7 @@ from lazypert.errors import ConfigError
 from lazypert.quality import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter
 from lazypert.screen.roles import Roles
 from lazypert.sources.anndata_source import PerturbationAnnDataSource
-from lazypert.sources.config import PerturbationSourceConfig, ScreenOptions
+from lazypert.sources.config import PerturbationSourceConfig, ScreenOptions, roles_of_store
 from lazypert.splits.options import SPLIT_MODES, SplitKwargs, SplitMode, SplitOptions
 from lazypert.splits.splitters import SPLITTERS, make_splitter, wrong_mode
 from lazypert.store.columns import open_column
@@ -99,7 +99,8 @@ class PertAccessor:
         Parameters
         ----------
         **roles
-            Roles to change: `pert_col`, `cell_type_col`, `batch_col`, `dataset_col` or `control_pert`.
+            Roles to change: `pert_col`, `cell_type_col`, `batch_col`, `dataset_col`, `control_pert` or
+            `separator`.
 
         Raises
         ------
@@ -259,22 +260,16 @@ class PertAccessor:
                 f"ds: got {self._ds.sizes.get(GENE, 0):,} genes, expected all {store.n_vars:,} genes of the store in "
                 "their order. Select cells only, and pass genes=... to the loader."
             )
-        of_store = {"file_path": store.path, "storage_options": store.storage_options, **self._own_roles(options)}
+        of_store = {
+            "file_path": store.path,
+            "storage_options": store.storage_options,
+            **roles_of_store(store.roles, options),
+        }
         config = derive(PerturbationSourceConfig, options, **of_store)
         groups = group_cells(store, config.roles)
         return PerturbationAnnDataSource(
             config, store=store, groups=groups if self._is_complete else groups.select(rows)
         )
-
-    def _own_roles(self, options: ScreenOptions) -> dict[str, str | None]:
-        """Roles of the store in place of those that the options leave at their defaults."""
-        roles, found = self.store.roles, dict[str, str | None]()
-        for name in ("pert_col", "control_pert", "cell_type_col", "batch_col"):
-            own: str | None = getattr(roles, name)
-            is_default = getattr(options, name) == ScreenOptions.__dataclass_fields__[name].default
-            if is_default and (own is not None or (name.endswith("_col") and roles.pert_col is not None)):
-                found[name] = own
-        return found
 
     def _unique_rows(self, purpose: str) -> NDArray[np.int64]:
         rows: NDArray[np.int64] = self._ds[STORE_ROW].to_numpy()
@@ -300,6 +295,7 @@ class PertAccessor:
             "cell_type_col": roles.cell_type_col,
             "batch_col": roles.batch_col,
             "control_pert": roles.control_pert,
+            "separator": roles.separator,
             "storage_options": self.store.storage_options,
         }
         return make_config(PerturbationSourceConfig, defaults | options)

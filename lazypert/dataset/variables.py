@@ -216,7 +216,7 @@ def dataset_attributes(store: Store) -> dict[str, Any]:
     if roles.pert_col is not None:
         description += f"; {summary['n_perturbations']:,} perturbations"
         if roles.control_pert is not None:
-            description += f", controls {roles.control_pert!r} ({summary['n_controls']:,} cells)"
+            description += f", controls {', '.join(map(repr, roles.controls))} ({summary['n_controls']:,} cells)"
     if roles.cell_type_col is not None:
         description += f"; {summary['n_cell_types']:,} cell types"
     if roles.batch_col is not None:

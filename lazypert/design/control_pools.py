@@ -137,9 +137,10 @@ class ControlPools:
             )
             names = sorted({f"({c}, {p})" for c, p in zip(cell_type, perturbation, strict=True)})
             cell_types = sorted(set(cell_type.tolist()))
+            controls = " or ".join(map(repr, self.groups.roles.controls)) or None
             raise EmptyPoolError(
                 f"{len(names)} {'groups have' if len(names) > 1 else 'group has'} no controls: {', '.join(names[:5])}"
-                f"{', ...' if len(names) > 5 else ''}. Expected cells labelled {self.groups.roles.control_pert!r} "
+                f"{', ...' if len(names) > 5 else ''}. Expected cells labelled {controls} "
                 f"of the cell type{'s' if len(cell_types) > 1 else ''} {', '.join(cell_types)}. "
                 "Check control_pert, leave out these cell types, or pass on_empty='mask'."
             )

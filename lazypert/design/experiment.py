@@ -3,6 +3,11 @@
     [datasets]                          # a file, a folder of .h5/.h5ad files, or a pattern
     replogle = "screens/{k562,rpe1}.h5ad"
 
+    [datasets.adamson]                  # one with columns and labels of its own
+    path = "adamson.h5ad"
+    pert_col = "gene"
+    control_pert = ["ctrl", "NT*"]
+
     [training]                          # all other cells of these datasets go to train
     replogle = "train"
 
@@ -30,7 +35,7 @@ from lazypert.splits.names import Split, split_name
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 __all__ = [
     "DatasetEntry",
@@ -166,6 +171,11 @@ class ExperimentConfig:
         if name not in paths:
             raise ConfigError(f"dataset: got {name!r}, expected a name in [datasets]. {near_matches(name, paths)}")
         return paths[name]
+
+    def dataset_roles(self, name: str) -> dict[str, str | Sequence[str]]:
+        """Return the roles that a dataset has in place of those of the pipeline."""
+        self.dataset_path(name)
+        return dict(next(entry.roles for entry in self.datasets if entry.name == name))
 
     def dataset_files(self, name: str) -> list[Path]:
         """Return the files of a dataset, as cell-load finds them.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lazypert.errors import ConfigError, near_matches
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
+
+DATASET_ROLES = ("pert_col", "control_pert", "separator", "cell_type_col", "batch_col")
+"""Roles that a dataset may have of its own, in place of those of the pipeline."""
 
 TOML_SPLITS = ("train", "val", "test")
 """Splits as cell-load spells them."""
@@ -21,7 +24,7 @@ FEWSHOT_KEYS = ("val", "test")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetEntry:
-    """A line of ``[datasets]``.
+    """A line of ``[datasets]``, or a table ``[datasets.name]``.
 
     Parameters
     ----------
@@ -29,11 +32,14 @@ class DatasetEntry:
         The name that the other sections use.
     path
         A file, a folder or a pattern; see `ExperimentConfig.dataset_files`.
+    roles
+        Columns and labels of this dataset, where they differ from those of the pipeline: any of `pert_col`,
+        `control_pert`, `separator`, `cell_type_col` and `batch_col`.
 
     Raises
     ------
     ConfigError
-        If either is empty or not text.
+        If the name or the path is empty or not text, or a role is unknown.
 
     Examples
     --------
@@ -43,12 +49,24 @@ class DatasetEntry:
 
     name: str
     path: str
+    roles: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _require_text("[datasets] name", self.name)
         if isinstance(self.path, os.PathLike):
             object.__setattr__(self, "path", os.fspath(self.path))
         _require_text(f"[datasets] {self.name!r}", self.path)
+        for role, value in self.roles.items():
+            if role not in DATASET_ROLES:
+                raise ConfigError(
+                    f"[datasets.{quote(self.name)}]: got the key {role!r}, expected 'path' or one of "
+                    f"{', '.join(map(repr, DATASET_ROLES))}. {near_matches(role, DATASET_ROLES)}"
+                )
+            labels = value if role == "control_pert" and isinstance(value, list | tuple) and value else [value]
+            for label in labels:
+                _require_text(f"[datasets.{quote(self.name)}] {role}", label)
+        roles = {role: tuple(value) if isinstance(value, list) else value for role, value in self.roles.items()}
+        object.__setattr__(self, "roles", roles)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

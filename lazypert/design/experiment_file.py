@@ -67,7 +67,7 @@ def to_toml(
                 f"{entry.key!r} would be read as {read_back!r}, because the longest dataset name wins. "
                 f"Rename one of the datasets."
             )
-    lines = ["[datasets]", *(f"{quote(entry.name)} = {quote(entry.path)}" for entry in datasets)]
+    lines = ["[datasets]", *(f"{quote(entry.name)} = {_dataset_value(entry)}" for entry in datasets)]
     lines += ["", "[training]", *(f'{quote(name)} = "train"' for name in training_datasets)]
     lines += ["", "[zeroshot]", *(f"{quote(zero.key)} = {quote(zero.split)}" for zero in zeroshot)]
     for few in fewshot:
@@ -94,11 +94,33 @@ def _fields_of(raw: dict[str, Any]) -> dict[str, Any]:
             )
     keys = {section: _entry_keys(section, raw.get(section, {}), datasets) for section in ("zeroshot", "fewshot")}
     return {
-        "datasets": tuple(DatasetEntry(name=name, path=path) for name, path in datasets.items()),
+        "datasets": tuple(_dataset_entry(name, value) for name, value in datasets.items()),
         "training_datasets": tuple(raw.get("training", {})),
         "zeroshot": tuple(ZeroshotEntry(**cells, split=split) for cells, split in keys["zeroshot"]),
         "fewshot": tuple(_fewshot_entry(cells, table) for cells, table in keys["fewshot"]),
     }
+
+
+def _dataset_entry(name: str, value: Any) -> DatasetEntry:
+    if not isinstance(value, dict):
+        return DatasetEntry(name=name, path=value)
+    if "path" not in value:
+        raise ConfigError(
+            f'[datasets.{quote(name)}]: got no path, expected a line path = "path/to/screen.h5ad". If the name has a '
+            "dot, put it in quotes."
+        )
+    return DatasetEntry(name=name, path=value["path"], roles={key: v for key, v in value.items() if key != "path"})
+
+
+def _dataset_value(entry: DatasetEntry) -> str:
+    """Value of a dataset in TOML: its path, or a table if it has roles of its own."""
+    if not entry.roles:
+        return quote(entry.path)
+    pairs = [f"path = {quote(entry.path)}"]
+    for role, value in entry.roles.items():
+        text = quote(value) if isinstance(value, str) else f"[{', '.join(map(quote, value))}]"
+        pairs.append(f"{role} = {text}")
+    return f"{{ {', '.join(pairs)} }}"
 
 
 def _entry_keys(section: str, table: dict[str, Any], datasets: Iterable[str]) -> list[tuple[dict[str, str], Any]]:

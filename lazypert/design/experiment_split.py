@@ -83,7 +83,7 @@ def check_held_out(experiment: ExperimentConfig, groups: Groups, owners: Mapping
     for few in experiment.fewshot:
         known = sorted(perturbations[few.dataset][few.cell_type])
         for label in (*few.val_perturbations, *few.test_perturbations):
-            if label not in known and label != groups.roles.control_pert:
+            if label not in known and not groups.roles.is_control_label(label):
                 raise LabelNotFoundError(
                     f"[fewshot] {few.key!r}: got the perturbation {label!r}, expected one of cell type "
                     f"{few.cell_type!r} in dataset {few.dataset!r}. {near_matches(label, known)}"

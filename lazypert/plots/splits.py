@@ -84,7 +84,7 @@ def plot_splits(
         for ax in axes:
             _label_grid(ax, groups, types, perts, sizes)
         for tick, code in zip(axes[-1].get_xticklabels(), perts, strict=True):
-            tick.set_fontweight("bold" if code == groups.control_code else "normal")
+            tick.set_fontweight("bold" if groups.is_control_code[code] else "normal")
         axes[-1].set_xlabel(_columns_label(groups, sizes, perts))
         if splits:
             _add_legend(figure)
@@ -114,8 +114,7 @@ def _choose_shown(
     is_held_out = np.zeros(len(per_pert), dtype=bool)
     for counts in split_counts:
         is_held_out |= (counts[SPLITS.index("test")].sum(axis=0) == per_pert) & (per_pert > 0)
-    is_control = np.arange(len(per_pert)) == groups.control_code
-    perts = np.lexsort((np.arange(len(per_pert)), -per_pert, ~is_held_out, ~is_control))
+    perts = np.lexsort((np.arange(len(per_pert)), -per_pert, ~is_held_out, ~groups.is_control_code))
     types = np.lexsort((np.arange(len(per_type)), -per_type))
     return types[per_type[types] > 0][:_MAX_CELL_TYPES], perts[per_pert[perts] > 0][: max(1, top)]
 
@@ -171,7 +170,7 @@ def _label_grid(
 
 
 def _columns_label(groups: Groups, sizes: NDArray[np.int64], perts: NDArray[np.int64]) -> str:
-    label = "perturbation" + (" (control in bold)" if groups.control_code in perts else "")
+    label = "perturbation" + (" (control in bold)" if groups.is_control_code[perts].any() else "")
     label += "; blank: no cells" if (sizes[:, perts] == 0).any() else ""
     per_pert = sizes.sum(axis=0)
     n_hidden = int((per_pert > 0).sum()) - len(perts)

@@ -10,6 +10,7 @@ import pandas as pd
 
 from lazypert._internal.validation import require_choice
 from lazypert.errors import SourceFormatError, no_such_column
+from lazypert.screen.ensembl import without_versions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,10 +96,11 @@ def align_genes(frames: Sequence[pd.DataFrame], names: Sequence[str], join: str)
         examples = ", ".join(
             f"{n!r} has {str(f.index[0])!r}, ..." for f, n in zip(frames, names, strict=True) if len(f)
         )
-        raise SourceFormatError(
-            f"The screens share no gene names: {examples}. "
-            "Use the same identifiers (symbols or Ensembl ids) in all of them."
-        )
+        plain = [set(without_versions(frame.index)) for frame in frames]
+        cure = "Use the same identifiers (symbols or Ensembl ids) in all of them."
+        if set.intersection(*plain):
+            cure = "They differ in the versions of Ensembl ids: remove these (.1, .2, ...) in all of them."
+        raise SourceFormatError(f"The screens share no gene names: {examples}. {cure}")
     var = first.reindex(genes)
     if not genes.isin(first.index).all():
         var = pd.DataFrame({column: _filled(frames, column, genes) for column in first.columns}, index=genes)

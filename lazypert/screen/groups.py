@@ -13,8 +13,9 @@ from lazypert._internal.inverse_permutation import inverse
 from lazypert.errors import LabelNotFoundError, near_matches
 from lazypert.screen.cell_order import order_cells
 from lazypert.screen.cell_table import BatchCounts, CellArrays, ConcatCells, code_dtype
-from lazypert.screen.labels import renumber
-from lazypert.screen.roles import AXES, RUN_AXES
+from lazypert.screen.combinations import combined_label
+from lazypert.screen.labels import rename, renumber
+from lazypert.screen.roles import AXES, RUN_AXES, joint_roles, missing_controls, no_such_control
 from lazypert.screen.rows import Rows
 
 if TYPE_CHECKING:
@@ -102,6 +103,10 @@ class Groups:
         """
         codes = {axis: codes.get(axis) for axis in AXES}
         names = {axis: np.asarray([ALL] if codes[axis] is None else labels[axis], dtype=np.str_) for axis in AXES}
+        if roles.separator is not None and codes["perturbation"] is not None:
+            combined = [combined_label(str(label), roles) for label in names["perturbation"]]
+            if combined != names["perturbation"].tolist():
+                codes["perturbation"], names["perturbation"] = rename(codes["perturbation"], combined)
         sizes, n_obs = [len(names[axis]) for axis in RUN_AXES], len(hashes)
         key = _encode([codes[axis] for axis in RUN_AXES], sizes, n_obs)
         order, hashes = order_cells(key, hashes)
@@ -156,7 +161,7 @@ class Groups:
         by_key = np.argsort(_encode(list(codes.values()), [len(labels[axis]) for axis in RUN_AXES]), kind="stable")
         batch_labels = [screen.labels["batch"] for screen in screens]
         return cls(
-            roles=screens[0].roles,
+            roles=joint_roles([(screen.roles, screen.labels["perturbation"]) for screen in screens]),
             labels=labels,
             start=starts[by_key],
             stop=stops[by_key],
@@ -243,17 +248,34 @@ class Groups:
         return self.stop - self.start
 
     @cached_property
-    def control_code(self) -> int:
-        """Code of the control label, or -1 if the roles name none."""
-        if self.roles.control_pert is None:
-            return -1
-        return self.code_of("perturbation", self.roles.control_pert)
+    def is_control_code(self) -> NDArray[np.bool_]:
+        """(n_perturbations,) whether a perturbation label marks controls; all False if the roles name none."""
+        labels, is_control = self.labels["perturbation"], self.roles.is_control_label
+        return np.fromiter((is_control(str(label)) for label in labels), dtype=bool, count=len(labels))
 
     @cached_property
     def is_control(self) -> NDArray[np.bool_]:
         """(n_runs,) whether a run's cells are controls."""
-        code = self.control_code
-        return self.codes["perturbation"] == code if code >= 0 else np.zeros(len(self.start), dtype=bool)
+        return np.append(self.is_control_code, False)[self.codes["perturbation"]]  # code -1 indexes the appended False
+
+    def require_controls(self, *, all_labels: bool = True) -> None:
+        """Check that the control labels occur.
+
+        Parameters
+        ----------
+        all_labels
+            Whether each of several labels must occur, or only one of them. Where combinations are read, one is enough:
+            the others may occur as parts only.
+
+        Raises
+        ------
+        LabelNotFoundError
+            If one does not occur, or a pattern matches no label; near matches are listed.
+        """
+        known, controls = self.labels["perturbation"].tolist(), self.roles.controls
+        missing = missing_controls(self.roles, known)
+        if missing and ((all_labels and self.roles.separator is None) or len(missing) == len(controls)):
+            raise no_such_control(missing[0], known, self.roles.pert_col)
 
     @property
     def n_unlabelled(self) -> int:
@@ -268,6 +290,8 @@ class Groups:
         LabelNotFoundError
             If it does not occur; near matches are listed.
         """
+        if axis == "perturbation":
+            label = combined_label(label, self.roles)
         codes = np.flatnonzero(self.labels[axis] == label)
         if not len(codes):
             raise LabelNotFoundError(

@@ -18,6 +18,18 @@ if TYPE_CHECKING:
 _MAX_LABEL_CHARACTERS = 1 << 24  # 64 MiB: NumPy pads every label to the length of the longest
 
 
+def label_text(value: Any) -> str:
+    """Text of a label. Whole numbers are written as integers, so that 1 and 1.0 are one label.
+
+    Examples
+    --------
+    >>> label_text(1.0), label_text(0.5), label_text(True), label_text("1.0")
+    ('1', '0.5', 'True', '1.0')
+    """
+    is_whole_float = isinstance(value, float | np.floating) and float(value).is_integer()
+    return str(int(value) if is_whole_float else value)
+
+
 def factorise(values: Any) -> tuple[NDArray[np.int32], NDArray[np.str_]]:
     """Encode a column as codes and labels.
 
@@ -39,7 +51,8 @@ def factorise(values: Any) -> tuple[NDArray[np.int32], NDArray[np.str_]]:
         If the labels are too long and too many to be labels.
     """
     categorical = values if isinstance(values, pd.Categorical) else pd.Categorical(values)
-    names = categorical.categories.astype(str)
+    names = categorical.categories
+    names = list(map(label_text, names)) if names.dtype.kind in "fO" else names.astype(str)
     longest = max((len(name) for name in names), default=0)
     if longest * len(names) > _MAX_LABEL_CHARACTERS:
         raise SourceFormatError(
@@ -54,6 +67,20 @@ def factorise(values: Any) -> tuple[NDArray[np.int32], NDArray[np.str_]]:
     new_codes = np.full(len(text) + 1, -1, dtype=np.int32)
     new_codes[:-1][occurs] = new_code
     return new_codes[codes], labels
+
+
+def rename(codes: NDArray[np.integer], names: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.str_]]:
+    """Give labels other names; those that get the same name become one.
+
+    Parameters
+    ----------
+    codes
+        (n_obs,) codes of labels, -1 for a missing label.
+    names
+        (n_labels,) new name of each label.
+    """
+    new_labels, new_code = np.unique(np.asarray(names, dtype=np.str_), return_inverse=True)
+    return np.append(new_code, -1).astype(np.int32)[codes], new_labels  # code -1 indexes the appended -1
 
 
 def renumber(codes: NDArray[np.integer], old: NDArray[np.str_], new: NDArray[np.str_]) -> NDArray[np.int32]:

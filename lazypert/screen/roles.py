@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TypedDict
+from dataclasses import dataclass, fields, replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+
+from lazypert._internal.validation import require
+from lazypert.errors import ConfigError, LabelNotFoundError, near_matches
+from lazypert.screen.labels import label_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+ControlLabels: TypeAlias = str | tuple[str, ...]
+"""The label of the controls, or several. ``*`` and ``?`` match any text and any character."""
 
 ROLE_OF_AXIS = {
     "cell_type": "cell_type_col",
@@ -24,13 +35,41 @@ OPTIONAL_ROLES = ("cell_type_col", "batch_col")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roles:
-    """The obs column of each role, and the label that marks the controls."""
+    """The obs column of each role, and how to read the labels of perturbations.
+
+    Attributes
+    ----------
+    pert_col, cell_type_col, batch_col, dataset_col
+        obs columns.
+    control_pert
+        Labels of the controls: text, or a tuple of several.
+    separator
+        Text between the parts of a combination's label. The order of parts does not matter, and controls are not
+        parts: with ``"+"``, ``B+A`` is ``A+B``, and ``A+ctrl`` is ``A``. None takes labels as they are.
+    """
 
     pert_col: str | None = None
     cell_type_col: str | None = None
     batch_col: str | None = None
     dataset_col: str | None = None
-    control_pert: str | None = None
+    control_pert: ControlLabels | None = None
+    separator: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "control_pert", control_labels("control_pert", self.control_pert))
+        separator: Any = self.separator
+        is_text = separator is None or (isinstance(separator, str) and separator != "")
+        require(is_text, "separator", separator, "text, such as '+', or None")
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """Labels of the controls, or patterns of them; empty if there are none."""
+        given = self.control_pert
+        return () if given is None else (given,) if isinstance(given, str) else given
+
+    def is_control_label(self, label: str) -> bool:
+        """Whether a label marks controls."""
+        return any(label == name or (is_pattern(name) and fnmatchcase(label, name)) for name in self.controls)
 
     def columns(self) -> dict[str, str | None]:
         """Return the obs column of each of `AXES`; without one, all cells of a screen share a label."""
@@ -41,14 +80,100 @@ class Roles:
         """Whether any axis has a column."""
         return any(self.columns().values())
 
-    def to_json(self) -> dict[str, str | None]:
+    def to_json(self) -> dict[str, Any]:
         """Return a plain dictionary for the store's attributes."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
-    def from_json(cls, value: dict[str, str | None]) -> Roles:
+    def from_json(cls, value: Mapping[str, Any]) -> Roles:
         """Make roles from the dictionary that `to_json` returns."""
         return cls(**value)
+
+
+def joint_roles(screens: Sequence[tuple[Roles, Iterable[str]]]) -> Roles:
+    """Return the roles of several screens together: columns of the first, and the control labels of all.
+
+    Parameters
+    ----------
+    screens
+        Roles and perturbation labels of each screen.
+
+    Raises
+    ------
+    ConfigError
+        If a label marks controls in one screen only and occurs in another, or the separators differ.
+    LabelNotFoundError
+        If a control label occurs in none of the screens that it is given for.
+    """
+    labels_of = [(roles, sorted(map(str, labels))) for roles, labels in screens]
+    _require_each(labels_of)
+    controls = {label for roles, labels in labels_of for label in labels if roles.is_control_label(label)}
+    for roles, labels in labels_of:
+        for label in controls.intersection(labels):
+            if not roles.is_control_label(label):
+                raise ConfigError(
+                    f"control_pert: got {label!r} for one screen, but it is a perturbation in another (control_pert="
+                    f"{roles.control_pert!r}). Rename it in one of them, or pass it for both."
+                )
+    separators = {roles.separator for roles, _ in labels_of}
+    require(len(separators) == 1, "separator", sorted(map(repr, separators)), "the same for all screens")
+    return replace(labels_of[0][0], control_pert=tuple(sorted(controls)) or None)
+
+
+def _require_each(screens: Sequence[tuple[Roles, Sequence[str]]]) -> None:
+    """Raise `LabelNotFoundError` if a control label occurs in none of the screens that it is given for."""
+    if any(roles.separator is not None for roles, _ in screens):
+        return  # it may occur as a part of combinations only
+    known: dict[str, set[str]] = {}
+    for roles, labels in screens:
+        for control in roles.controls:
+            known.setdefault(control, set()).update(labels)
+    for control, occurring in known.items():
+        if missing_controls(Roles(control_pert=control), occurring):
+            raise no_such_control(control, sorted(occurring), screens[0][0].pert_col)
+
+
+def missing_controls(roles: Roles, labels: Iterable[str]) -> list[str]:
+    """Return the control labels, or patterns of them, that match none of the labels."""
+    labels = set(labels)
+    return [
+        name
+        for name in roles.controls
+        if name not in labels and not (is_pattern(name) and any(fnmatchcase(label, name) for label in labels))
+    ]
+
+
+def no_such_control(name: str, labels: Sequence[str], column: str | None) -> LabelNotFoundError:
+    """Return the error for a control label that does not occur."""
+    expected = "a pattern that matches a label" if is_pattern(name) else "a label"
+    return LabelNotFoundError(
+        f"control_pert: got {name!r}, expected {expected} in obs column {column!r}. {near_matches(name, labels)}"
+    )
+
+
+def control_labels(name: str, value: Any) -> ControlLabels | None:
+    """Return the labels of controls as text, and several as a tuple.
+
+    Raises
+    ------
+    ConfigError
+        If there is none, one is empty, or one is given twice.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple):
+        require(not isinstance(value, set | dict), name, value, "a label, or a tuple of labels")
+        value = [value]
+    labels = tuple(map(label_text, value))
+    require(len(labels) > 0 and all(labels), name, value, "a label that is not empty, or a tuple of them")
+    require(len(set(labels)) == len(labels), name, value, "each label once")
+    return labels[0] if len(labels) == 1 else labels
+
+
+def is_pattern(label: str) -> bool:
+    """Whether a control label has wildcards."""
+    return "*" in label or "?" in label
 
 
 class RolesKwargs(TypedDict, total=False):
@@ -58,4 +183,5 @@ class RolesKwargs(TypedDict, total=False):
     cell_type_col: str | None
     batch_col: str | None
     dataset_col: str | None
-    control_pert: str | None
+    control_pert: ControlLabels | None
+    separator: str | None

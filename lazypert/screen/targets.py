@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lazypert._internal.kernels import kernel
+from lazypert.screen.ensembl import without_versions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 def target_genes(groups: Groups, gene_names: NDArray[np.str_]) -> NDArray[np.int64]:
     """(n_perturbations,) column of each perturbation's target gene; -1 if it has none.
 
-    The first column is taken if several genes share a name. The control label has no target.
+    The first column is taken if several genes share a name. Controls have no target. Versions of Ensembl ids are
+    ignored where the id with its version is not found.
 
     Parameters
     ----------
@@ -26,12 +28,20 @@ def target_genes(groups: Groups, gene_names: NDArray[np.str_]) -> NDArray[np.int
     gene_names
         (n_genes,) name of each column.
     """
-    names, first_column = np.unique(gene_names, return_index=True)
     labels = groups.labels["perturbation"]
-    index = np.minimum(np.searchsorted(names, labels), max(len(names) - 1, 0))
-    has_target = names[index] == labels if len(names) else np.zeros(len(labels), dtype=bool)
-    has_target[labels == (groups.roles.control_pert or "")] = False
-    return np.where(has_target, first_column[index] if len(names) else -1, -1)
+    target = _find(labels, gene_names)
+    target = np.where(target < 0, _find(without_versions(labels), without_versions(gene_names)), target)
+    target[groups.is_control_code] = -1
+    return target
+
+
+def _find(labels: NDArray[np.str_], gene_names: NDArray[np.str_]) -> NDArray[np.int64]:
+    """(n_labels,) first column with each label as its name, -1 for none."""
+    if not len(gene_names):
+        return np.full(len(labels), -1)
+    names, first_column = np.unique(gene_names, return_index=True)
+    index = np.minimum(np.searchsorted(names, labels), len(names) - 1)
+    return np.where(names[index] == labels, first_column[index], -1)
 
 
 @kernel

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lazypert.errors import no_such_column
+from lazypert.screen.roles import missing_controls
 from lazypert.sources.base import PerturbationSource
-from lazypert.sources.cache import open_or_convert
+from lazypert.sources.cache import is_store, open_or_convert
+from lazypert.sources.config import roles_of_store
 from lazypert.sources.matrix_segment import store_segment
 from lazypert.store.columns import open_column
 from lazypert.store.group_by_columns import group_cells
@@ -32,11 +35,14 @@ class PerturbationAnnDataSource(PerturbationSource):
     Parameters
     ----------
     config
-        The screen and how to read it.
+        The screen and how to read it. If it names a store that lacks a default column or the default control label,
+        the store's own is used.
     store
         A store that is already open; used in place of ``config.file_path``.
     groups
         Groups to use in place of those of the config's roles, such as the groups of a selection of cells.
+    all_controls
+        Whether each of several labels in ``config.control_pert`` must occur, or only one of them.
 
     Raises
     ------
@@ -47,17 +53,25 @@ class PerturbationAnnDataSource(PerturbationSource):
     """
 
     def __init__(
-        self, config: PerturbationSourceConfig, *, store: Store | None = None, groups: Groups | None = None
+        self,
+        config: PerturbationSourceConfig,
+        *,
+        store: Store | None = None,
+        groups: Groups | None = None,
+        all_controls: bool = True,
     ) -> None:
-        self.config = config
         self.store = open_or_convert(config) if store is None else store
+        if store is None and is_store(config.file_path):
+            config = replace(config, **_missing_roles(self.store, config))
+        self.config = config
         self._matrix = self.store.matrix(config.layer)
         for column in config.additional_obs:
             self.store.require_obs(column, "additional_obs")
         if config.embedding_key is not None:
             _ = self.read_embedding(np.empty(0, dtype=np.int64))
         self._groups = group_cells(self.store, config.roles) if groups is None else groups
-        _ = self._groups.control_code, self.hvg_indices  # raise now if the control label or hvg_col is unknown
+        self._groups.require_controls(all_labels=all_controls)
+        _ = self.hvg_indices  # raise now if hvg_col is unknown
 
     def __repr__(self) -> str:
         return f"PerturbationAnnDataSource({self.store.path!r}: {self.n_rows:,} cells x {self.store.n_vars:,} genes)"
@@ -114,3 +128,17 @@ class PerturbationAnnDataSource(PerturbationSource):
     def obs_names(self, rows: NDArray[np.integer]) -> NDArray[Any]:
         """Read (n,) cell names."""
         return open_column(self.store, "obs/_index")[np.asarray(rows)]
+
+
+def _missing_roles(store: Store, config: PerturbationSourceConfig) -> dict[str, Any]:
+    """Roles of a store in place of defaults that would not occur in it."""
+    own = roles_of_store(store.roles, config)
+    for name in ("pert_col", "cell_type_col", "batch_col"):
+        if getattr(config, name) in store.obs_columns:
+            own.pop(name, None)
+    if own.get("pert_col", config.pert_col) != store.roles.pert_col:
+        return {name: value for name, value in own.items() if name.endswith("_col")}
+    labels = store.groups.labels["perturbation"].tolist()
+    if len(missing_controls(config.roles, labels)) < len(config.roles.controls):
+        own.pop("control_pert", None)
+    return own

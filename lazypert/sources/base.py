@@ -238,7 +238,7 @@ class PerturbationSource(ABC):
         labels = self.get_pert_categories()
         if self.config.perturbation_features_file is None:
             return np.eye(len(labels), dtype=np.float32)
-        return read_feature_table(self.config.perturbation_features_file, labels, self.config.control_pert)
+        return read_feature_table(self.config.perturbation_features_file, labels, self.groups.is_control_code)
 
     def get_onehot_map(self) -> dict[str, jax.Array]:
         """Return a JAX array for each perturbation: its row of `perturbation_features`."""
@@ -288,8 +288,9 @@ class PerturbationSource(ABC):
 
     def get_control_mask(self) -> NDArray[np.bool_]:
         """(n_obs,) bool by store row: whether each cell is a control."""
-        code = self.groups.control_code
-        return (self.get_pert_codes() == code) & (code >= 0)
+        return np.append(self.groups.is_control_code, False)[
+            self.get_pert_codes()
+        ]  # code -1 indexes the appended False
 
     def get_group_codes(self) -> NDArray[np.int64]:
         """(n_obs,) ``cell_type_code * n_perturbations + pert_code`` by store row; -1 where one is missing."""

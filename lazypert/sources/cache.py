@@ -27,9 +27,9 @@ def open_or_convert(config: PerturbationSourceConfig) -> Store:
     StoreNotFoundError, SourceMissingError
         When there is no store or file at the path.
     """
-    path = Path(config.file_path)
-    if "://" in str(config.file_path) or path.is_dir():
+    if is_store(config.file_path):
         return Store(config.file_path, config.storage_options)
+    path = Path(config.file_path)
     from lazypert.conversion.convert import convert
     from lazypert.converter import open_source
 
@@ -48,10 +48,16 @@ def open_or_convert(config: PerturbationSourceConfig) -> Store:
         cell_type_col=config.cell_type_col,
         batch_col=config.batch_col,
         control_pert=config.control_pert,
+        separator=config.separator,
         memory_limit=config.memory_limit,
         overwrite=True,
     )
     return Store(cached)
+
+
+def is_store(path: str | Path) -> bool:
+    """Whether a path or URL is that of a store, rather than of a file to convert."""
+    return "://" in str(path) or Path(path).is_dir()
 
 
 def cached_path(path: Path, cache_dir: str | Path | None) -> Path:

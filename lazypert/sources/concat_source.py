@@ -62,7 +62,7 @@ class PerturbationConcatSource(PerturbationSource):
     ) -> None:
         if not sources:
             raise ConfigError("sources: got an empty list, expected at least one source.")
-        for name in ("control_pert", "output_space", "layer", "embedding_key", "hvg_col", "additional_obs"):
+        for name in ("output_space", "layer", "embedding_key", "hvg_col", "additional_obs"):
             values = [getattr(source.config, name) for source in sources]
             require(all(value == values[0] for value in values), name, values, "the same value in all sources")
         self.sources = tuple(sources)

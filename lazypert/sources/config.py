@@ -9,7 +9,7 @@ from lazypert._internal.config import Config
 from lazypert._internal.memory import Budget
 from lazypert._internal.validation import require, require_choice, require_flag, require_integer, require_names
 from lazypert.errors import ConfigError
-from lazypert.screen.roles import Roles
+from lazypert.screen.roles import ControlLabels, Roles
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,8 @@ class ScreenOptions(Config):
     pert_col: str = "perturbation"
     cell_type_col: str | None = "cell_type"
     batch_col: str | None = "batch"
-    control_pert: str = "non-targeting"
+    control_pert: ControlLabels = "non-targeting"
+    separator: str | None = None
     output_space: OutputSpace = "all"
     hvg_col: str | None = None
     embedding_key: str | None = None
@@ -48,7 +49,10 @@ class PerturbationSourceConfig(ScreenOptions):
     pert_col, cell_type_col, batch_col
         obs columns. `cell_type_col` and `batch_col` may be None if the screen has no such column.
     control_pert
-        Label of control cells.
+        Label of control cells, or a tuple of several. ``*`` stands for any text, and ``?`` for any character.
+    separator
+        Text between the parts of a combination's label, such as ``"+"``: ``B+A`` is then the same perturbation as
+        ``A+B``, and ``A+<control>`` the same as ``A``. It is never guessed.
     output_space
         Features per cell: ``"all"`` genes, ``"gene"`` (the highly variable genes, see `hvg_col`),
         or an ``"embedding"`` (see `embedding_key`).
@@ -88,7 +92,7 @@ class PerturbationSourceConfig(ScreenOptions):
             raise ConfigError("embedding_key: got None, expected the name of an obsm entry (output_space='embedding').")
         if self.output_space == "gene" and self.hvg_col is None:
             raise ConfigError("hvg_col: got None, expected a boolean var column (output_space='gene').")
-        _ = Budget.of(self.memory_limit)
+        _ = self.roles, Budget.of(self.memory_limit)
         require_integer("seed", self.seed)
         for name in ("should_yield_controls", "include_barcodes"):
             require_flag(name, getattr(self, name))
@@ -103,7 +107,19 @@ class PerturbationSourceConfig(ScreenOptions):
             cell_type_col=self.cell_type_col,
             batch_col=self.batch_col,
             control_pert=self.control_pert,
+            separator=self.separator,
         )
+
+
+def roles_of_store(roles: Roles, options: ScreenOptions) -> dict[str, Any]:
+    """Roles of a store in place of those that the options leave at their defaults."""
+    found: dict[str, Any] = {}
+    for name in ("pert_col", "control_pert", "separator", "cell_type_col", "batch_col"):
+        own = getattr(roles, name)
+        is_default = getattr(options, name) == ScreenOptions.__dataclass_fields__[name].default
+        if is_default and (own is not None or (name.endswith("_col") and roles.pert_col is not None)):
+            found[name] = own
+    return found
 
 
 class PerturbationSourceKwargs(TypedDict, total=False):
@@ -112,7 +128,8 @@ class PerturbationSourceKwargs(TypedDict, total=False):
     pert_col: str
     cell_type_col: str | None
     batch_col: str | None
-    control_pert: str
+    control_pert: ControlLabels
+    separator: str | None
     output_space: OutputSpace
     hvg_col: str | None
     embedding_key: str | None

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def read_feature_table(path: str | Path, labels: NDArray[np.str_], control_pert: str) -> NDArray[np.float32]:
+def read_feature_table(
+    path: str | Path, labels: NDArray[np.str_], is_control: NDArray[np.bool_]
+) -> NDArray[np.float32]:
     """Read one feature vector per perturbation.
 
     Parameters
@@ -24,8 +26,8 @@ def read_feature_table(path: str | Path, labels: NDArray[np.str_], control_pert:
         with one vector per name.
     labels
         (n_perturbations,) perturbation names.
-    control_pert
-        The control label. If the file lacks it, its features are zeros.
+    is_control
+        (n_perturbations,) bool: which names mark controls. Those that the file lacks get zeros.
 
     Returns
     -------
@@ -40,7 +42,8 @@ def read_feature_table(path: str | Path, labels: NDArray[np.str_], control_pert:
     """
     path = Path(path)
     table = _read_table(path)
-    missing = [str(name) for name in labels if name not in table.index and name != control_pert]
+    is_known = np.isin(labels, table.index.to_numpy(dtype=np.str_))
+    missing = labels[~is_known & ~is_control].tolist()
     if missing:
         raise LabelNotFoundError(
             f"perturbation_features_file: {str(path)!r} has no features for {len(missing)} of {len(labels)} "
@@ -50,8 +53,7 @@ def read_feature_table(path: str | Path, labels: NDArray[np.str_], control_pert:
         features = table.reindex(labels).to_numpy(dtype=np.float32, copy=True)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"perturbation_features_file: {str(path)!r} is not a table of numbers ({error}).") from error
-    if control_pert not in table.index:
-        features[labels == control_pert] = 0.0
+    features[~is_known] = 0.0
     if np.isnan(features).any():
         raise ConfigError(
             f"perturbation_features_file: {str(path)!r} has missing values among the features of "

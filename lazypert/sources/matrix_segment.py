@@ -46,6 +46,10 @@ def store_segment(store: Store, layer: str | None, groups: Groups) -> MatrixSegm
     segment = MatrixSegment(0, store.matrix(layer), np.arange(store.n_vars, dtype=np.int32))
     # Compare identity: a selection with the same number of cells may repeat some of them and lack others.
     is_own_table = groups.start is store.groups.start and groups.row_order is store.groups.row_order
-    if layer is not None or not is_own_table or groups.roles.control_pert != store.roles.control_pert:
+    if (
+        layer is not None
+        or not is_own_table
+        or not np.array_equal(groups.is_control_code, store.groups.is_control_code)
+    ):
         return segment
     return replace(segment, labels=store.groups.labels["perturbation"], cell_stats=store.cell_stats)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from lazypert.splits.combination_parts import parts_of
+from lazypert.errors import ConfigError
+from lazypert.screen.combinations import parts_of
 from lazypert.splits.config import CombinationSplitterConfig
 from lazypert.splits.filters import holds_nothing_out, usable_runs
 from lazypert.splits.fractions import share
@@ -72,8 +73,7 @@ class CombinationSplitter(Splitter[CombinationSplitterConfig]):
         split_of_code = np.full(len(groups.labels["perturbation"]) + 1, _NONE)
         for code, combination in self._combinations(groups, used).items():
             split_of_code[code] = combination.split
-        if groups.control_code >= 0:
-            split_of_code[groups.control_code] = TRAIN
+        split_of_code[np.flatnonzero(groups.is_control_code)] = TRAIN
         split = np.where(used, split_of_code[groups.codes["perturbation"]], _NONE)
         return [groups.rows(split == number) for number in range(len(SPLITS))]
 
@@ -102,27 +102,35 @@ class CombinationSplitter(Splitter[CombinationSplitterConfig]):
 
     def _combinations(self, groups: Groups, used: NDArray[np.bool_]) -> dict[int, _Combination]:
         """Combination of each perturbation by code, except the control's."""
-        config, control = self.config, groups.roles.control_pert
-        codes = set(np.unique(groups.codes["perturbation"][used]).tolist()) - {groups.control_code}
+        config, separator = self.config, self._separator(groups)
+        codes = np.unique(groups.codes["perturbation"][used])
         parts_by_code = {
-            code: parts_of(str(groups.labels["perturbation"][code]), config.separator, control)
-            for code in sorted(codes)
+            int(code): parts_of(str(groups.labels["perturbation"][code]), separator, groups.roles)
+            for code in codes[~groups.is_control_code[codes]]
         }
-        split_of_part = self._split_parts(sorted({part for parts in parts_by_code.values() for part in parts}))
+        split_of_part = self._split_parts(
+            sorted({part for parts in parts_by_code.values() for part in parts}), separator
+        )
         known = sorted(set(parts_by_code.values()))
         seen = {parts[0] for parts in known if len(parts) == 1 and split_of_part[parts[0]] == TRAIN}
         n_seen = {parts: len(seen.intersection(parts)) for parts in known}
         split = {parts: self._split_of(parts, split_of_part, n_seen[parts]) for parts in known}
-        split |= self._split_seen([p for p in known if len(p) > 1 and n_seen[p] == len(p)])
+        split |= self._split_seen([p for p in known if len(p) > 1 and n_seen[p] == len(p)], separator)
         if TEST not in split.values():
             raise holds_nothing_out("n_seen", config.n_seen, "which no combination has")
         return {code: _Combination(parts, split[parts], n_seen[parts]) for code, parts in parts_by_code.items()}
 
-    def _split_parts(self, parts: list[str]) -> dict[str, int]:
+    def _separator(self, groups: Groups) -> str:
+        separator = self.config.separator or groups.roles.separator
+        if separator is None:
+            raise ConfigError("separator: got None, expected the text between the parts of a combination, such as '+'.")
+        return separator
+
+    def _split_parts(self, parts: list[str], separator: str) -> dict[str, int]:
         config = self.config
         if config.test is None and config.valid is None:
             return dict.fromkeys(parts, TRAIN)
-        expected = f"a part of a perturbation label (divided at {config.separator!r})"
+        expected = f"a part of a perturbation label (divided at {separator!r})"
         split = choose_labels([(part,) for part in parts], config.test, config.valid, config, expected)
         return dict(zip(parts, split.tolist(), strict=True))
 
@@ -133,12 +141,12 @@ class CombinationSplitter(Splitter[CombinationSplitterConfig]):
         is_wanted = len(parts) < 2 or self.config.n_seen is None or n_seen in self.config.n_seen
         return split if split == TRAIN or is_wanted else _NONE
 
-    def _split_seen(self, combinations: list[tuple[str, ...]]) -> dict[tuple[str, ...], int]:
+    def _split_seen(self, combinations: list[tuple[str, ...]], separator: str) -> dict[tuple[str, ...], int]:
         """Split of the combinations that are chosen from those all of whose parts are seen."""
         config = self.config
         wanted = [parts for parts in combinations if config.n_seen is None or len(parts) in config.n_seen]
         # `rank_labels` takes labels of one width: of a combination, this is the text that orders its parts.
-        order = rank_labels([(config.separator.join(parts),) for parts in wanted], config.seed)
+        order = rank_labels([(separator.join(parts),) for parts in wanted], config.seed)
         split: dict[tuple[str, ...], int] = {}
         first = 0
         for name, number in (("test_combination_frac", TEST), ("valid_combination_frac", VALID)):

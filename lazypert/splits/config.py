@@ -233,7 +233,7 @@ class CombinationSplitterConfig(SplitRule):
     ----------
     separator
         Text between the parts of a label such as ``"A+B"``. It is never guessed, because names of genes contain
-        dots, dashes and underscores.
+        dots, dashes and underscores. None takes the one with which the screen was opened or converted.
     test, valid
         Parts to hold out, or a fraction of all parts, with the rules of `HeldOutSplitterConfig`. A combination with a
         part in `test` is never in validation.
@@ -244,7 +244,7 @@ class CombinationSplitterConfig(SplitRule):
         Fractions of the combinations all of whose parts are seen to hold out as well; ``floor(n * fraction)``.
     """
 
-    separator: str
+    separator: str | None = None
     test: HeldOut | None = None
     valid: HeldOut | None = None
     n_seen: tuple[int, ...] | None = None
@@ -254,7 +254,8 @@ class CombinationSplitterConfig(SplitRule):
     def __post_init__(self) -> None:
         super().__post_init__()
         separator: object = self.separator
-        require(isinstance(separator, str) and separator != "", "separator", separator, "text, such as '+'")
+        is_text = separator is None or (isinstance(separator, str) and separator != "")
+        require(is_text, "separator", separator, "text, such as '+', or None")
         for name in ("test", "valid"):
             _set(self, name, _held_out(name, getattr(self, name), 1, is_pair=False))
         _require_apart(self.test, self.valid)

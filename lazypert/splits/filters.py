@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lazypert.errors import ConfigError, LabelNotFoundError, near_matches
+from lazypert.screen.combinations import combined_label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +68,8 @@ def find_codes(
     occurring = np.unique(groups.codes[axis][used]).tolist()
     code_of = {str(groups.labels[axis][code]): code for code in occurring}
     column = groups.roles.columns()[axis] or axis
+    if axis == "perturbation":
+        labels = [combined_label(label, groups.roles) for label in labels]
     found = require_labels(labels, code_of, option, f"a label of obs column {column!r}", rule)
     return [code_of[label] for label in found]
 
@@ -94,10 +97,11 @@ def require_labels(
 
 
 def refuse_control(groups: Groups, codes: Sequence[int], option: str) -> None:
-    """Raise `ConfigError` if one of the codes is that of the control label."""
-    if codes and groups.control_code in codes:
+    """Raise `ConfigError` if one of the codes is that of a control label."""
+    controls = [str(groups.labels["perturbation"][code]) for code in codes if groups.is_control_code[code]]
+    if controls:
         raise ConfigError(
-            f"{option}: got {groups.roles.control_pert!r}, which marks the controls, expected perturbations only. "
+            f"{option}: got {controls[0]!r}, which marks the controls, expected perturbations only. "
             "Remove it: every split is compared with controls."
         )
 

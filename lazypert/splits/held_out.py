@@ -60,14 +60,14 @@ class HeldOutSplitter(Splitter[HeldOutSplitterConfig]):
         return choose_labels(labels, config.test, config.valid, config, f"{what} {config.by!r}")
 
     def _refuse_controls(self, source: CellSource) -> None:
-        """Raise an error that says so if a named label is that of the controls."""
+        """Raise an error that says so if a named label marks controls."""
         groups, columns = source.groups, self.config.columns
         places = [i for i, column in enumerate(columns) if axis_of(groups, column) == "perturbation"]
         for option in ("test", "valid"):
             value = getattr(self.config, option)
             for label in value if isinstance(value, tuple) else ():
                 names = (label,) if isinstance(label, str) else label
-                for name in (names[place] for place in places if names[place] == groups.roles.control_pert):
+                for name in (names[place] for place in places if groups.roles.is_control_label(names[place])):
                     raise ConfigError(
                         f"{option}: got {label!r}, but {name!r} marks the controls, which all train. Remove it."
                     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from lazypert._internal.validation import require
 from lazypert.errors import ConfigError
-from lazypert.splits.combination_parts import parts_of
+from lazypert.screen.combinations import parts_of
 from lazypert.splits.findings import N_EXAMPLES, Finding, Kind
 from lazypert.splits.names import SPLITS
 
@@ -151,7 +151,7 @@ def find_combinations(groups: Groups, n_cells: NDArray[np.int64], separator: str
     """Find held-out perturbations that occur inside combinations, and combinations of parts that were seen.
 
     The order of parts does not matter, and the control is not a part: see
-    `lazypert.splits.combination_parts.parts_of`. A perturbation is held out if no cell of the earlier split has its
+    `lazypert.screen.combinations.parts_of`. A perturbation is held out if no cell of the earlier split has its
     label.
 
     Parameters
@@ -175,14 +175,13 @@ def find_combinations(groups: Groups, n_cells: NDArray[np.int64], separator: str
             f"separator: got {separator!r}, expected text that occurs in labels of combinations, but no perturbation "
             "has it in its label. Leave it out if the screen has no combinations."
         )
-    control, code = groups.roles.control_pert, groups.codes["perturbation"]
+    code = groups.codes["perturbation"]
     per_label = np.zeros((len(n_cells), len(labels)), np.int64)
     for cells, of_label in zip(n_cells, per_label, strict=True):
         np.add.at(of_label, code[code >= 0], cells[code >= 0])
-    if groups.control_code >= 0:
-        per_label[:, groups.control_code] = 0
+    per_label[:, groups.is_control_code] = 0
     used = np.flatnonzero(per_label.any(axis=0)).tolist()
-    parts = {number: frozenset(parts_of(str(labels[number]), separator, control)) for number in used}
+    parts = {number: frozenset(parts_of(str(labels[number]), separator, groups.roles)) for number in used}
     for a, b in _PAIRS:
         seen = [number for number in used if parts[number] and per_label[a, number]]
         held_out = [number for number in used if parts[number] and per_label[b, number] and not per_label[a, number]]

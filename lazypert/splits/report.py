@@ -139,6 +139,8 @@ def make_report(
         hashes, is_poor = _hash_content(groups, parts, cast("HasContent", source))
         findings += _too_few_genes(groups, np.flatnonzero(is_poor), read_names)
     findings += find_same_cells(groups, parts, read_names, hashes)
+    if separator is None and (own := groups.roles.separator) is not None:
+        separator = own if any(own in label for label in groups.labels["perturbation"]) else None
     if separator is not None:
         findings += find_combinations(groups, of_run, separator)
     findings += find_borrowed_controls(groups, of_run)

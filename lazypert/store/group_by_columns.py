@@ -34,9 +34,15 @@ def group_cells(store: Store, roles: Roles) -> Groups:
         If a column does not exist.
     """
     roles = replace(roles, dataset_col=roles.dataset_col or store.roles.dataset_col)
-    if roles.columns() == store.roles.columns():
+    if roles.columns() == store.roles.columns() and _has_same_labels(roles, store.roles):
         return replace(store.groups, roles=roles)
     return group_by_columns(store, roles)
+
+
+def _has_same_labels(roles: Roles, stored: Roles) -> bool:
+    """Whether labels of combinations are read in the same way; what is a part also depends on the controls."""
+    is_same = roles.separator == stored.separator
+    return is_same and (roles.separator is None or roles.controls == stored.controls)
 
 
 def group_by_columns(store: Store, roles: Roles) -> Groups:

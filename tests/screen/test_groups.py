@@ -200,13 +200,29 @@ class TestLabels:
             groups.code_of("perturbation", "non_targeting")
 
     def test_an_unknown_control_label_is_an_error(self):
-        with pytest.raises(LabelNotFoundError, match="'nope'"):
-            _ = make_cells(perturbation=["A"], control="nope").groups.is_control
+        groups = make_cells(perturbation=["A", "B"], control=("A", "nope")).groups
+        with pytest.raises(LabelNotFoundError, match="control_pert: got 'nope', expected a label"):
+            groups.require_controls()
+        groups.require_controls(all_labels=False)
+        with pytest.raises(LabelNotFoundError, match=r"got 'n\*', expected a pattern that matches a label"):
+            make_cells(perturbation=["A"], control="n*").groups.require_controls(all_labels=False)
 
     def test_without_a_control_label_no_cell_is_a_control(self):
         groups = make_cells(perturbation=["A", "B"], control=None).groups
-        assert groups.control_code == -1
+        groups.require_controls()
+        assert not groups.is_control_code.any()
         assert not groups.is_control.any()
+
+    def test_several_labels_mark_controls(self):
+        groups = make_cells(perturbation=["A", "NT-1", "B", "NT-2", None], control=("B", "NT*")).groups
+        assert groups.labels["perturbation"][groups.is_control_code].tolist() == ["B", "NT-1", "NT-2"]
+        assert groups.is_control.sum() == 3
+        assert groups.table().set_index("perturbation")["is_control"].to_dict() == {
+            "A": False,
+            "B": True,
+            "NT-1": True,
+            "NT-2": True,
+        }
 
 
 def test_repr_is_one_line():

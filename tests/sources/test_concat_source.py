@@ -136,7 +136,12 @@ def test_sources_must_share_their_options(tmp_path):
         PerturbationConcatSource([])
     one = source_of(holey_screen(), tmp_path, name="one")
     other = source_of(holey_screen(), tmp_path, name="other", control_pert="A")
-    with pytest.raises(ConfigError, match=r"^control_pert: got \[.*\], expected the same value in all sources"):
+    with pytest.raises(
+        ConfigError, match=r"^control_pert: got '.*' for one screen, but it is a perturbation in another"
+    ):
+        _ = PerturbationConcatSource([one, other]).groups
+    other = source_of(holey_screen(), tmp_path, name="other", additional_obs=("batch",))
+    with pytest.raises(ConfigError, match=r"^additional_obs: got \[.*\], expected the same value in all sources"):
         PerturbationConcatSource([one, other])
 
 

@@ -18,7 +18,7 @@ def write(path, content):
 
 
 def read(path, content, labels=LABELS, control="ctrl"):
-    return read_feature_table(write(path, content), labels, control)
+    return read_feature_table(write(path, content), labels, labels == control)
 
 
 FILES = {
@@ -73,4 +73,4 @@ def test_a_bad_file_raises(tmp_path, name, content, message):
 
 def test_a_missing_file_raises(tmp_path):
     with pytest.raises(ConfigError, match="there is no file"):
-        read_feature_table(tmp_path / "none.csv", LABELS, "ctrl")
+        read_feature_table(tmp_path / "none.csv", LABELS, LABELS == "ctrl")

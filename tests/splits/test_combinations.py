@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from lazypert import CombinationSplitter, CombinationSplitterConfig
 from lazypert.errors import ConfigError, LabelNotFoundError
-from lazypert.splits.combinations import parts_of
+from lazypert.screen.combinations import parts_of
+from lazypert.screen.roles import Roles
 from lazypert.splits.names import SPLITS
 from tests.support.screens import make_cells
 from tests.support.splits import by_name
@@ -123,11 +124,11 @@ def test_two_orders_of_a_combination_go_together():
 
 
 def test_parts_of_a_label():
-    assert parts_of("C_A_B", "_", None) == ("A", "B", "C")
-    assert parts_of("A+A", "+", None) == ("A",)
-    assert parts_of("ctrl+ctrl", "+", "ctrl") == ()
+    assert parts_of("C_A_B", "_", Roles()) == ("A", "B", "C")
+    assert parts_of("A+A", "+", Roles()) == ("A",)
+    assert parts_of("ctrl+ctrl", "+", Roles(control_pert="ctrl")) == ()
     with pytest.raises(ConfigError, match=r"empty part in the label 'A\+'"):
-        parts_of("A+", "+", None)
+        parts_of("A+", "+", Roles())
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,7 @@ def test_rules_that_cannot_be_applied_are_refused(make, error, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"separator": None, "test": 0.5}, "separator: got None"),
+        ({"separator": 1, "test": 0.5}, "separator: got 1"),
         ({"separator": "", "test": 0.5}, "separator: got ''"),
         ({}, "test: got None"),
         ({"test": 0.5, "n_seen": ()}, r"n_seen: got \(\)"),
