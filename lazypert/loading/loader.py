@@ -306,6 +306,11 @@ class Loader:
     def _restore(self, state: Any) -> Position:
         return restore_position(state, self.fingerprint, lambda epoch: self._plan_epoch(epoch).n_batches)
 
+    @property
+    def _features_from_file(self) -> tuple[Any, ...]:
+        is_used = "pert_emb" in self.config.extras and self.source.config.perturbation_features_file is not None
+        return (self.source.perturbation_features,) if is_used else ()
+
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
         """Everything that must be equal for a step of another loader to be the same batch, as JSON values."""
@@ -315,7 +320,7 @@ class Loader:
             stores=digest(*(store.content_digest for store in self.source.stores)),
             cells=digest(self.rows.starts, self.rows.stops, plan.first, plan.size),
             controls=digest(self.pools.controls.starts, self.pools.controls.stops, self.pools.by_batch),
-            features=digest(*features.fingerprint(self.source)),
+            features=digest(*features.fingerprint(self.source), *self._features_from_file),
             n_cells=len(self.rows),
             host=self.host,
             n_hosts=self.n_hosts,
