@@ -274,8 +274,9 @@ def _values(result: PerturbationPipelineResult) -> dict[str, Any]:
     values = {
         field.name: getattr(result.config, field.name) for field in fields(result.config) if field.name not in left_out
     }
-    if values["cache_dir"] is not None:
-        values["cache_dir"] = _without_credentials(str(values["cache_dir"]))
+    for name in ("cache_dir", "perturbation_features_file"):
+        if values[name] is not None:
+            values[name] = _without_credentials(str(values[name]))
     return values
 
 

@@ -280,6 +280,18 @@ class TestSaving:
         assert [batch_digests(a) for a in run.loaders] == [batch_digests(b) for b in (loader, one)]
         assert Path(run.result.config.cache_dir).is_absolute()
 
+    def test_features_of_perturbations_are_part_of_the_run(self, tmp_path):
+        table = tmp_path / "features.csv"
+        table.write_text("name,x\nA,1\nB,2\nC,3\n")
+        result = set_up(convert(tmp_path), perturbation_features_file=table)
+        loader = result.loader("train", extras=("pert_emb",), **OPTIONS)
+        save_run(tmp_path / "run.json", result, [loader])
+        run = load_run(tmp_path / "run.json")
+        assert batch_digests(run.loaders[0]) == batch_digests(loader)
+        table.write_text("name,x\nA,1\nB,2\nC,4\n")
+        with pytest.raises(RunChangedError, match="features"):
+            load_run(tmp_path / "run.json")
+
     def test_a_failure_keeps_the_run_that_was_saved_before(self, tmp_path):
         store = convert(tmp_path)
         pipeline = PerturbationPipeline(PerturbationPipelineConfig())

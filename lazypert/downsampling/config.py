@@ -28,7 +28,8 @@ class DownsamplingConfig:
         Expected number of reads per cell after downsampling, at least 1. Required in mode
         ``"target_depth"``, and allowed only there.
     is_log1p_input
-        The input is ``log1p(reads)``. The reads that are thinned are ``round(expm1(counts))``.
+        The input is ``log1p(reads)``. The reads that are thinned are ``round(expm1(counts))``. Counts, and
+        ``log1p`` of normalised expression, are refused, because their ``expm1`` are not whole numbers.
     apply_log1p
         Return ``log1p(reads)``. None, the default, does so if and only if the input is ``log1p(reads)``.
     estimator

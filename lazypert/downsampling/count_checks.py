@@ -32,18 +32,31 @@ def as_reads(counts: jax.Array, *, is_log1p: bool, discrete: bool) -> jax.Array:
 def require_counts(values: Any, *, is_log1p: bool) -> None:
     """Raise `NotCountsError` for the first value of a concrete array that is not a count."""
     if isinstance(values, np.ndarray):
-        is_valid = values.size == 0 or (values.min() >= 0 and values.max() < _limit(values.dtype))
-    else:
-        with jax.ensure_compile_time_eval():
-            is_valid = bool(_all_counts(values, is_log1p=is_log1p))
-    if not is_valid:
-        _raise_not_counts(np.asarray(values), is_log1p=is_log1p)
+        if values.size and not (values.min() >= 0 and values.max() < _limit(values.dtype)):
+            _raise_not_counts(values, (values >= 0) & (values < _limit(values.dtype)), is_log1p=is_log1p)
+        return
+    with jax.ensure_compile_time_eval():
+        is_valid = bool(_all_counts(values, is_log1p=is_log1p))
+        is_count = None if is_valid else np.asarray(_is_count(values, is_log1p=is_log1p))
+    if is_count is not None:
+        _raise_not_counts(np.asarray(values), is_count, is_log1p=is_log1p)
 
 
 @functools.partial(jax.jit, static_argnames="is_log1p")
 def _all_counts(values: jax.Array, *, is_log1p: bool) -> jax.Array:
-    reads = as_reads(values, is_log1p=is_log1p, discrete=True)
-    return jnp.all(reads < _limit(values.dtype))
+    return jnp.all(_is_count(values, is_log1p=is_log1p))
+
+
+@functools.partial(jax.jit, static_argnames="is_log1p")
+def _is_count(values: jax.Array, *, is_log1p: bool) -> jax.Array:
+    whole = as_reads(values, is_log1p=is_log1p, discrete=True)
+    is_count = whole < _limit(values.dtype)
+    if not is_log1p:
+        return is_count
+    # Only log1p(reads) has whole reads as its expm1: counts declared as log1p do not, nor does normalised expression.
+    # The error of a logarithm in float32 grows with the reads; values may have been float32 before they were float64.
+    error = 4 * np.finfo(np.float32).eps * (1 + whole) * jnp.maximum(values, 1)
+    return is_count & (jnp.abs(jnp.expm1(values) - whole) <= error)
 
 
 def _limit(dtype: Any) -> float:
@@ -52,16 +65,18 @@ def _limit(dtype: Any) -> float:
     return 2.0**24 if is_narrow else 2.0**53
 
 
-def _raise_not_counts(values: np.ndarray[Any, Any], *, is_log1p: bool) -> None:
-    limit = _limit(values.dtype)
-    with np.errstate(over="ignore", invalid="ignore"):
-        reads = np.rint(np.expm1(values)) if is_log1p else values
-        is_wrong = ~((reads >= 0) & (reads < limit) & (is_log1p | (np.rint(reads) == reads)))
+def _raise_not_counts(values: np.ndarray[Any, Any], is_count: np.ndarray[Any, Any], *, is_log1p: bool) -> None:
+    limit, is_wrong = _limit(values.dtype), ~is_count
     index = np.unravel_index(np.flatnonzero(is_wrong)[0], values.shape)
     value = values[index].item()
     expected = "log1p(reads)" if is_log1p else "whole numbers of reads"
     if math.isfinite(value) and value > 0 and value != round(value) and not is_log1p:
         advice = "Pass raw counts (often in layers['counts']), or is_log1p_input=True if this is log1p(reads)."
+    elif is_log1p and 0 < value < math.log1p(limit):
+        advice = (
+            f"expm1 of it is {math.expm1(value):g}. For raw counts, pass is_log1p_input=False; "
+            "reads cannot be recovered from log1p of normalised expression."
+        )
     elif math.isfinite(value) and value >= 0:
         advice = "Pass raw counts; for larger ones, use float64 with JAX's x64 enabled."
     else:
@@ -69,5 +84,6 @@ def _raise_not_counts(values: np.ndarray[Any, Any], *, is_log1p: bool) -> None:
     raise NotCountsError(
         f"counts: got {value!r} at {tuple(int(i) for i in index)} (invalid values: {int(is_wrong.sum()):,} of "
         f"{values.size:,}), expected {expected}, at least 0 and below {limit:,.0f}: only reads can be thinned. "
-        f"{advice} DownsamplingConfig(check_counts=False) skips this check, and such values become NaN."
+        f"{advice} DownsamplingConfig(check_counts=False) skips this check; such values then become NaN, or whole "
+        "numbers if their expm1 is not whole."
     )

@@ -56,8 +56,9 @@ class ReadDownsampler:
     and, in mode ``"target_depth"``, to every entry of a cell with an invalid value, because its depth is
     unknown. Where the fraction is 1, even invalid values are returned unchanged.
 
-    *The log1p domain* represents whole reads up to about 6e5 in float32. Values of ``expm1`` between whole
-    numbers are rounded, so do not pass log1p of *normalised* expression.
+    *The log1p domain* represents whole reads up to about 6e5 in float32. A concrete array of counts, or of
+    log1p of *normalised* expression, raises `NotCountsError` if ``config.check_counts``: their ``expm1`` are not
+    whole numbers. Under tracing, or unchecked, they are rounded.
 
     Examples
     --------

@@ -43,7 +43,7 @@ class LoaderConfig:
         Names of the genes to return, in this order. None returns those of the source's output space.
     target_sum
         Return ``log1p(counts * target_sum / total counts of the cell)``, with the total over all genes of
-        the source. None returns counts as stored.
+        the source. The matrix must hold counts. None returns values as stored.
     downsampling
         Drop reads at random before all other steps. Mode, fraction and target depth apply. To
         differentiate through downsampling, use `ReadDownsampler` on raw counts instead.

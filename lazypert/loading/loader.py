@@ -33,6 +33,13 @@ if TYPE_CHECKING:
     from lazypert.sources.base import PerturbationSource
 
 
+# `host` and `n_hosts` are kept as well: another process may have another number, but its loader's batches are the same.
+_PICKLED = (
+    *("source", "rows", "plan", "pools", "config", "host", "n_hosts"),
+    *("arguments", "epoch", "_start", "_latest"),
+)
+
+
 class Loader:
     """Iterates over a split in batches of static shape, so that jit compiles once.
 
@@ -43,6 +50,9 @@ class Loader:
     caller computes; they release the GIL most of the time. The content of a batch depends on seed,
     epoch, host, step and, for pools of controls that do not fit, `memory_limit`; never on threads or timing.
     Usually created by ``result.loader(split)``.
+
+    Loaders and their iterators can be pickled and copied; a copy continues from the same position, and reads and
+    prefetches on its own.
 
     Parameters
     ----------
@@ -73,7 +83,7 @@ class Loader:
     ColumnNotFoundError
         If a gene or an obs column does not exist.
     NotCountsError
-        If reads are to be downsampled and the matrix does not hold counts.
+        If reads are to be downsampled or normalised and the matrix does not hold counts.
     """
 
     def __init__(
@@ -91,18 +101,38 @@ class Loader:
         self.host = jax.process_index() if config.host is None else config.host
         self.n_hosts = jax.process_count() if config.n_hosts is None else config.n_hosts
         require(self.host < self.n_hosts, "host", self.host, f"0 to {self.n_hosts - 1}, as n_hosts is {self.n_hosts}")
-        self._features = MatrixPlan.from_config(source, config)
-        self._metadata = CellMetadata(source, config.extras, config.obs, text_width=config.text_width)
+        self.arguments: dict[str, Any] = {}
+        self.epoch = 0
+        self._start = 0
+        self._latest = Position(0, 0)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Make what belongs to this process: readers, caches and buffers."""
+        config = self.config
+        self._features = MatrixPlan.from_config(self.source, config)
+        self._metadata = CellMetadata(self.source, config.extras, config.obs, text_width=config.text_width)
         self._memory = plan_memory(parse_bytes(config.memory_limit), config, self._cell_size(), self._epoch_size())
         buffers = BufferPool(self._memory.buffer_bytes)
         self._collator = self._make_collator(buffers)
         self._block_reader = self._make_block_reader(buffers)
-        self.arguments: dict[str, Any] = {}
-        self.epoch = 0
-        self._start = 0
         self._lock = threading.Lock()
-        self._latest = Position(0, 0)
         self._planned_epoch: Epoch | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or another process needs: what to read, and the position; no threads, caches or buffers."""
+        with self._lock:
+            return {name: getattr(self, name) for name in _PICKLED}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._prepare()
+
+    def __copy__(self) -> Loader:
+        loader = object.__new__(Loader)
+        # A copy's position moves on its own.
+        loader.__setstate__(self.__getstate__() | {"_latest": Position(self._latest.epoch, self._latest.step)})
+        return loader
 
     def _cell_size(self) -> CellSize:
         features, is_sparse = self._features, not self._features.is_embedding
@@ -276,6 +306,11 @@ class Loader:
     def _restore(self, state: Any) -> Position:
         return restore_position(state, self.fingerprint, lambda epoch: self._plan_epoch(epoch).n_batches)
 
+    @property
+    def _features_from_file(self) -> tuple[Any, ...]:
+        is_used = "pert_emb" in self.config.extras and self.source.config.perturbation_features_file is not None
+        return (self.source.perturbation_features,) if is_used else ()
+
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
         """Everything that must be equal for a step of another loader to be the same batch, as JSON values."""
@@ -285,7 +320,7 @@ class Loader:
             stores=digest(*(store.content_digest for store in self.source.stores)),
             cells=digest(self.rows.starts, self.rows.stops, plan.first, plan.size),
             controls=digest(self.pools.controls.starts, self.pools.controls.stops, self.pools.by_batch),
-            features=digest(*features.fingerprint(self.source)),
+            features=digest(*features.fingerprint(self.source), *self._features_from_file),
             n_cells=len(self.rows),
             host=self.host,
             n_hosts=self.n_hosts,
@@ -321,6 +356,18 @@ class LoaderIterator:
 
     def __repr__(self) -> str:
         return f"LoaderIterator(epoch {self._position.epoch}, step {self._position.step} of {self._loader!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            # The loader refers to the same position if this is its latest iteration; so do their copies.
+            return {"_loader": self._loader, "_position": self._position}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock, self._batches = threading.Lock(), None
+
+    def __copy__(self) -> LoaderIterator:
+        return LoaderIterator(self._loader, Position(self._position.epoch, self._position.step))
 
     def close(self) -> None:
         """Stop the background threads. The remaining batches are not read."""

@@ -54,14 +54,15 @@ class MatrixPlan:
         ColumnNotFoundError
             If a gene does not exist.
         NotCountsError
-            If reads are to be downsampled and a matrix holds something else.
+            If reads are to be downsampled or normalised and a matrix holds something else.
         """
         is_embedding = source.config.output_space == "embedding"
         if is_embedding:
             _check_embedding_options(config)
         thinning = config.downsampling
-        if thinning is not None:
-            _check_counts(source)
+        for name, advice in _NEEDS_COUNTS.items():
+            if getattr(config, name) is not None:
+                _check_counts(source, name, advice)
         columns = _select_genes(source, config.genes)
         # Downsampling needs the reads of all genes, so it rules out selecting genes while reading.
         selects_on_read = thinning is None
@@ -102,12 +103,21 @@ def _check_embedding_options(config: LoaderConfig) -> None:
         raise ConfigError("layout: got 'csr' with output_space='embedding', expected 'dense'. Embeddings are dense.")
 
 
-def _check_counts(source: PerturbationSource) -> None:
+# Values that are normalised or logged already look like any others after a second time, so nobody would notice.
+_NEEDS_COUNTS = {
+    "downsampling": "only reads can be dropped. Choose a layer of counts (layer=...).",
+    "target_sum": "values that are normalised or logged already would be normalised and logged again. Leave out "
+    "target_sum, or choose a layer of counts (layer=...).",
+}
+
+
+def _check_counts(source: PerturbationSource, option: str, advice: str) -> None:
     for matrix in source.matrices:
         if not matrix.is_counts:
+            stats = matrix.stats
             raise NotCountsError(
-                f"downsampling: got {matrix.name}, which holds values that are not counts, expected counts: "
-                "only reads can be dropped. Choose a layer of counts (layer=...)."
+                f"{option}: got {matrix.name}, which holds values that are not counts (from {stats['minimum']:g} to "
+                f"{stats['maximum']:g}, {stats['n_nonfinite']:,} NaN or infinite), expected counts: {advice}"
             )
 
 

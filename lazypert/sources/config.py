@@ -32,6 +32,7 @@ class ScreenOptions(Config):
     embedding_key: str | None = None
     layer: str | None = None
     additional_obs: tuple[str, ...] = ()
+    perturbation_features_file: str | Path | None = None
     cache_dir: str | Path | None = None
     memory_limit: int | str = "1GiB"
     seed: int = 42
@@ -70,6 +71,7 @@ class PerturbationSourceConfig(ScreenOptions):
         Add each cell's name as ``"barcode"``.
     perturbation_features_file
         ``.csv``, ``.tsv`` or ``.npz`` file of features by perturbation name, used instead of one-hot vectors.
+        Names are text: ``NA`` is a name, and ``1`` and ``1.0`` are different ones.
     cache_dir
         Folder for the cached store of an ``.h5ad`` file. None puts it beside the file, as
         ``<name>.lazypert.zarr``; in `cache_dir`, the name also contains a hash of the file's path.
@@ -84,7 +86,6 @@ class PerturbationSourceConfig(ScreenOptions):
     file_path: str | Path
     should_yield_controls: bool = True
     include_barcodes: bool = False
-    perturbation_features_file: str | Path | None = None
 
     def __post_init__(self) -> None:
         require_choice("output_space", self.output_space, OutputSpace)

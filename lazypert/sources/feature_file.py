@@ -23,7 +23,7 @@ def read_feature_table(
     ----------
     path
         ``.csv`` or ``.tsv`` file with a header and perturbation names in the first column, or ``.npz`` file
-        with one vector per name.
+        with one vector per name. Names are compared as text; ``NA``, ``null`` and the like are names.
     labels
         (n_perturbations,) perturbation names.
     is_control
@@ -36,12 +36,19 @@ def read_feature_table(
     Raises
     ------
     ConfigError
-        When the file is missing, has an unsupported format, or is not a table of numbers.
+        When the file is missing, has an unsupported format, names a perturbation twice, or is not a table of
+        numbers; the error names the perturbation.
     LabelNotFoundError
         When perturbations have no features; the error names them.
     """
     path = Path(path)
     table = _read_table(path)
+    repeated = table.index[table.index.duplicated()]
+    if len(repeated):
+        raise ConfigError(
+            f"perturbation_features_file: got {str(repeated[0])!r} {(table.index == repeated[0]).sum()} times in "
+            f"{str(path)!r}, expected each perturbation once. Keep one line of it."
+        )
     is_known = np.isin(labels, table.index.to_numpy(dtype=np.str_))
     missing = labels[~is_known & ~is_control].tolist()
     if missing:
@@ -54,12 +61,30 @@ def read_feature_table(
     except (ValueError, TypeError) as error:
         raise ConfigError(f"perturbation_features_file: {str(path)!r} is not a table of numbers ({error}).") from error
     features[~is_known] = 0.0
-    if np.isnan(features).any():
+    is_bad = ~np.isfinite(features)
+    if is_bad.any():
+        row, column = np.argwhere(is_bad)[0]
         raise ConfigError(
-            f"perturbation_features_file: {str(path)!r} has missing values among the features of "
-            f"{str(labels[np.isnan(features).any(axis=1)][0])!r}. Fill them in."
+            f"perturbation_features_file: got {features[row, column]:g} in column {str(table.columns[column])!r} of "
+            f"{str(labels[row])!r} in {str(path)!r}, where {is_bad.any(axis=1).sum():,} perturbations have missing or "
+            "infinite values, expected finite float32 numbers. Fill them in."
         )
     return features
+
+
+def _read_text_table(path: Path, separator: str) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, sep=separator, index_col=0)
+        # Read on their own, names stay as they are written: NA and null are no missing values, 007 is not 7.
+        names = pd.read_csv(path, sep=separator, usecols=[0], header=None, dtype=str, na_filter=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ConfigError(f"perturbation_features_file: cannot read {str(path)!r} as a table: {error}") from error
+    if table.index.nlevels > 1 or len(names) != len(table) + 1:
+        raise ConfigError(
+            f"perturbation_features_file: got lines in {str(path)!r} that do not match its header, expected a name and "
+            f"{len(table.columns)} numbers in each. Correct the header, or the lines."
+        )
+    return table.set_axis(names.iloc[1:, 0].to_numpy(dtype=object), axis=0)
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -67,9 +92,7 @@ def _read_table(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise ConfigError(f"perturbation_features_file: there is no file {str(path)!r}.")
     if path.suffix in (".csv", ".tsv"):
-        table = pd.read_csv(path, index_col=0, sep="," if path.suffix == ".csv" else "\t")
-        table.index = table.index.astype(str)
-        return table
+        return _read_text_table(path, "," if path.suffix == ".csv" else "\t")
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
             try:

@@ -358,6 +358,31 @@ def test_what_is_not_a_log1p_count_is_refused(value):
             thinner(is_log1p_input=True)(logged, key=KEY)
 
 
+@pytest.mark.parametrize("largest", [1, 2, 10, 300])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("as_array", [np.asarray, jnp.asarray], ids=["numpy", "jax"])
+def test_counts_declared_as_log1p_are_refused(largest, dtype, as_array):
+    counts = np.minimum(screen((20, 50)), largest).astype(dtype)
+    with pytest.raises(NotCountsError, match=r"expected log1p\(reads\).* pass is_log1p_input=False"):
+        thinner(is_log1p_input=True, fraction=0.5)(as_array(counts), key=KEY)
+
+
+def test_log1p_of_normalised_expression_is_refused():
+    counts = screen((20, 50)) + 1
+    logged = np.log1p(counts * (1e4 / counts.sum(1, keepdims=True)))
+    with pytest.raises(NotCountsError, match="normalised expression"):
+        thinner(is_log1p_input=True, fraction=0.5)(logged, key=KEY)
+    out = thinner(is_log1p_input=True, fraction=1.0, check_counts=False)(logged, key=KEY)
+    np.testing.assert_array_equal(out, logged.astype("f4"))
+
+
+@pytest.mark.parametrize("log1p", [np.log1p, lambda reads: np.log1p(reads.astype("f8")), jnp.log1p])
+def test_every_whole_number_of_reads_has_a_log1p(log1p):
+    reads = np.arange(600_000, dtype="f4")[None]
+    out = thinner(is_log1p_input=True, apply_log1p=False, fraction=1.0)(log1p(reads), key=KEY)
+    np.testing.assert_array_equal(out, reads)
+
+
 @pytest.mark.parametrize("counts", [np.array([[2**40]]), np.array([[-3]]), np.array([[2.0**25]], np.float32)])
 def test_counts_that_float32_cannot_hold_are_refused(counts):
     with pytest.raises(NotCountsError, match="below 16,777,216"):

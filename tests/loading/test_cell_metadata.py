@@ -108,3 +108,28 @@ def test_pert_emb_holds_the_features_given_for_perturbations(reference, tmp_path
     for batch in loader_of(source, extras=("pert_emb",)):
         expected = table.to_numpy(np.float32)[np.asarray(batch.pert_code)]
         np.testing.assert_array_equal(batch.pert_emb, expected)
+
+
+def test_the_pipeline_takes_features_of_perturbations_whatever_their_names(tmp_path):
+    adata = screen(120)
+    adata.obs["perturbation"] = adata.obs["perturbation"].astype(str)
+    labels = [label for label in adata.obs["perturbation"].unique() if label != "non-targeting"]
+    adata.obs["perturbation"] = adata.obs["perturbation"].replace(dict(zip(labels, ["NA", "null"], strict=False)))
+    path = write(adata, tmp_path / "s.h5ad")
+    names = sorted(set(adata.obs["perturbation"]) - {"non-targeting"})
+    table = pd.DataFrame(np.arange(2 * len(names)).reshape(-1, 2) + 0.5, index=names)
+    table.to_csv(tmp_path / "features.csv")
+    config = lp.PerturbationPipelineConfig(
+        train_frac=1.0, valid_frac=0.0, sentence_size=4, perturbation_features_file=tmp_path / "features.csv"
+    )
+    result = lp.PerturbationPipeline(config).setup([path])
+    loader = result.loader("train", extras=("pert_emb",))
+    for batch in loader:
+        label = result.source.get_pert_categories()[np.asarray(batch.pert_code)]
+        expected = [table.loc[name] if name != "non-targeting" else [0, 0] for name in label]
+        np.testing.assert_array_equal(batch.pert_emb, np.array(expected, "f4"))
+    fingerprint = result.loader("train", extras=("pert_emb",)).fingerprint
+    assert fingerprint == loader.fingerprint
+    (table + 1).to_csv(tmp_path / "features.csv")
+    changed = lp.PerturbationPipeline(config).setup([path]).loader("train", extras=("pert_emb",))
+    assert changed.fingerprint["features"] != loader.fingerprint["features"]

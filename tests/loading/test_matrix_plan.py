@@ -83,28 +83,27 @@ def test_embeddings_are_returned_as_stored(tmp_path):
             make_loader(**{name: value})
 
 
-@pytest.mark.parametrize("genes", [None, ["gene0", "gene1"], [f"gene{i}" for i in range(16)]])
-@pytest.mark.parametrize("layout", ["dense", "csr"])
-def test_a_row_with_a_nan_has_no_total(tmp_path, layout, genes):
-    adata = screen(60, lean=True)
-    values = counts(60, 17).toarray()
-    values[::2, 16] = np.nan
-    adata.X = sparse.csr_matrix(values)
-    loader = whole_loader(write(adata, tmp_path / "s.h5ad"))
-    for batch in loader(layout=layout, genes=genes, target_sum=100.0):
-        for rows, found in ((batch.row, batch.counts), (batch.control_row, batch.controls)):
-            found = np.asarray(found if layout == "dense" else found.to_dense()).reshape(rows.size, -1)
-            cells = adata[list(loader.source.obs_names(np.asarray(rows).ravel()))].X.toarray()
-            total = cells.sum(axis=1, keepdims=True)
-            scale = np.where(total > 0, 100 / np.where(total > 0, total, 1), 0)
-            expected = np.log1p(cells * scale)[:, : 17 if genes is None else len(genes)]
-            np.testing.assert_allclose(found, expected, rtol=2e-6)
+NEEDS_COUNTS = {"downsampling": DownsamplingConfig(fraction=0.5), "target_sum": 1e4}
 
 
-def test_only_counts_can_be_downsampled(tmp_path):
+@pytest.mark.parametrize("option", NEEDS_COUNTS)
+def test_only_counts_can_be_downsampled_or_normalised(tmp_path, option):
     make_loader = whole_loader(write(screen(60), tmp_path / "s.h5ad"), layer="lognorm")
-    with pytest.raises(NotCountsError, match=r"downsampling: got layers/lognorm, which holds .* not counts"):
-        make_loader(downsampling=DownsamplingConfig())
+    with pytest.raises(NotCountsError, match=rf"{option}: got layers/lognorm, which holds .* not counts .*layer="):
+        make_loader(**{option: NEEDS_COUNTS[option]})
+    assert make_loader().width == make_loader.source.get_n_genes()
+
+
+@pytest.mark.parametrize("value", [0.5, -1.0, np.nan, np.inf])
+@pytest.mark.parametrize("option", NEEDS_COUNTS)
+def test_a_single_value_that_is_not_a_count_is_enough(tmp_path, option, value):
+    adata = screen(60, lean=True)
+    values = counts(60, 17).toarray().astype("f4")
+    values[59, 16] = value
+    adata.X = sparse.csr_matrix(values)
+    make_loader = whole_loader(write(adata, tmp_path / "s.h5ad"))
+    with pytest.raises(NotCountsError, match=f"{option}: got X, which holds values that are not counts"):
+        make_loader(**{option: NEEDS_COUNTS[option]})
 
 
 def test_genes_are_selected_while_reading_unless_reads_are_dropped_first(source):
