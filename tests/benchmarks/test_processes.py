@@ -32,6 +32,7 @@ class TestProcesses:
         with pytest.raises(RunFailedError, match="no-python-here"):
             probe("/no-python-here", (), ())
 
+    @pytest.mark.slow
     def test_worker_that_fails_says_why(self, tmp_path, genes):
         genes.save(tmp_path / "genes.npz")
         job = Job(

@@ -31,9 +31,10 @@ def layouts():
 
 KINDS = [("csr", 2, "a.zarr"), ("csr", 2, "a.zarr.zip"), ("csr", 3, "a.zarr.zip")]
 KINDS += [("csc", 3, "a.zarr"), ("dense", 2, "a.zarr"), ("dense", 3, "a.zarr"), ("raw", 3, "a.zarr")]
+SLOW = [pytest.param(*kind, marks=pytest.mark.slow) for kind in KINDS[1:-1]]
 
 
-@pytest.mark.parametrize(("layout", "version", "name"), KINDS)
+@pytest.mark.parametrize(("layout", "version", "name"), [KINDS[0], *SLOW, KINDS[-1]])
 def test_zarr_stores_are_converted_exactly(tmp_path, monkeypatch, layout, version, name):
     small_blocks(monkeypatch, 2_000)
     source = layouts()[layout]

@@ -54,6 +54,7 @@ def kind(matrix):
 
 
 @pytest.mark.skipif(not FILES, reason="no published files: set LAZYPERT_DATA")
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_published_files_are_converted_exactly_or_refused_for_a_reason(tmp_path, record_property, path):
     out, start = tmp_path / "a.zarr", time.perf_counter()

@@ -129,6 +129,7 @@ for warning in ours:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("symbol", ["blosc_decompress_ctx", "crc32c_value"])
 def test_a_missing_symbol_warns_once_on_the_first_read_and_changes_no_result(tmp_path, symbol):
     import lazypert as lp
