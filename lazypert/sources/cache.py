@@ -6,6 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lazypert._internal.paths import is_url, local_path, location
 from lazypert.errors import no_such_column
 from lazypert.screen.roles import OPTIONAL_ROLES
 from lazypert.store.store import Store
@@ -27,9 +28,10 @@ def open_or_convert(config: PerturbationSourceConfig) -> Store:
     StoreNotFoundError, SourceMissingError
         When there is no store or file at the path.
     """
-    path = Path(config.file_path)
-    if "://" in str(config.file_path) or path.is_dir():
-        return Store(config.file_path, config.storage_options)
+    found = location("file_path", config.file_path)
+    path = Path(found)
+    if is_url(found) or path.is_dir():
+        return Store(found, config.storage_options)
     from lazypert.conversion.convert import convert
     from lazypert.converter import open_source
 
@@ -63,7 +65,8 @@ def cached_path(path: Path, cache_dir: str | Path | None) -> Path:
     stem = path.name.removesuffix(".h5ad")
     if cache_dir is None:
         return path.parent / f"{stem}.lazypert.zarr"
-    return Path(cache_dir) / f"{stem}-{sha256(str(path.resolve()).encode()).hexdigest()[:8]}.lazypert.zarr"
+    folder = local_path("cache_dir", cache_dir, "Cached stores are kept in a local folder.")
+    return folder / f"{stem}-{sha256(str(path.resolve()).encode()).hexdigest()[:8]}.lazypert.zarr"
 
 
 def _is_current(store: Store, path: Path) -> bool:

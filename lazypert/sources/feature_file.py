@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from lazypert._internal.paths import local_path
 from lazypert.errors import ConfigError, LabelNotFoundError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
 
@@ -38,7 +40,7 @@ def read_feature_table(path: str | Path, labels: NDArray[np.str_], control_pert:
     LabelNotFoundError
         When perturbations have no features; the error names them.
     """
-    path = Path(path)
+    path = local_path("perturbation_features_file", path, "Copy the file to this machine first.")
     table = _read_table(path)
     missing = [str(name) for name in labels if name not in table.index and name != control_pert]
     if missing:

@@ -13,6 +13,7 @@ import pandas as pd
 import zarr
 
 import lazypert_zarr  # noqa: F401 - opens counts without zarr's warning even if lazypert is not installed
+from lazypert._internal.paths import is_url, location
 from lazypert.errors import StoreNotFoundError, no_such_column
 from lazypert.screen.roles import OPTIONAL_ROLES, Roles
 from lazypert.store.arrays import DenseArray, StringArray
@@ -41,7 +42,7 @@ class Store:
     Parameters
     ----------
     path
-        A folder, or a URL such as ``"s3://bucket/screen.zarr"``.
+        A folder, in which ``~`` and ``$VARIABLES`` are replaced, or a URL such as ``"s3://bucket/screen.zarr"``.
     storage_options
         Passed to fsspec for URLs.
 
@@ -51,10 +52,12 @@ class Store:
         If there is no finished lazypert store, or only one of a newer format version.
     StoreDamagedError
         If its root metadata cannot be read.
+    ConfigError
+        If a variable is not set, or a `pathlib.Path` was made of a URL, which must be text.
     """
 
     def __init__(self, path: str | Path, storage_options: dict[str, Any] | None = None) -> None:
-        self.path, self.storage_options = str(path), storage_options
+        self.path, self.storage_options = location("store", path), storage_options
         self.reader, self._root = _open(self.path, storage_options)
         self.attrs: dict[str, Any] = dict(self._root.attrs[MARKER])  # type: ignore[arg-type]
         version = self.attrs.get("format_version")
@@ -78,7 +81,7 @@ class Store:
     @property
     def location(self) -> str:
         """Absolute path or URL of the store, which is valid in any working directory."""
-        return self.path if "://" in self.path else str(Path(self.path).absolute())
+        return self.path if is_url(self.path) else str(Path(self.path).absolute())
 
     @property
     def n_obs(self) -> int:
@@ -299,7 +302,7 @@ class StoredCellStats:
 
 
 def _open(path: str, storage_options: dict[str, Any] | None) -> tuple[ByteReader, zarr.Group]:
-    if "://" in path:
+    if is_url(path):
         from zarr.storage import FsspecStore
 
         remote = FsspecStore.from_url(path, storage_options=storage_options, read_only=True)
