@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lazypert._internal.kernels import kernel
+from lazypert._internal.machine import raise_machine_error
 from lazypert._internal.paths import local_path
 from lazypert.errors import SourceFormatError, SourceMissingError
 from lazypert.sparse.csr import CSRBlock, first_bad_index
@@ -33,6 +34,7 @@ __all__ = [
     "CSRBlock",
     "first_bad_index",
     "kernel",
+    "raise_machine_error",
     # what lazypert calls
     "converters",
     "open_source",
@@ -185,6 +187,8 @@ def open_source(path: str | Path) -> ScreenReader:
         try:
             path.open("rb").close()
         except OSError as error:
+            if not isinstance(error, PermissionError):
+                raise_machine_error(path, error)
             raise SourceFormatError(
                 f"{str(path)!r} cannot be read ({error.strerror}). Check its permissions. Nothing was written."
             ) from error

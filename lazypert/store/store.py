@@ -13,6 +13,7 @@ import pandas as pd
 import zarr
 
 import lazypert_zarr  # noqa: F401 - opens counts without zarr's warning even if lazypert is not installed
+from lazypert._internal.machine import raise_machine_error
 from lazypert._internal.paths import is_url, location
 from lazypert.errors import StoreNotFoundError, no_such_column
 from lazypert.screen.roles import OPTIONAL_ROLES, Roles
@@ -335,7 +336,11 @@ def _open_group(where: Any, path: str) -> zarr.Group:
             "Check the path, or create a store with lazypert.convert(...)."
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise_machine_error(path, error)
         raise store_damaged(f"{path}/zarr.json", str(error)) from error
+    except OSError as error:
+        raise_machine_error(path, error)
+        raise
     if MARKER not in group.attrs:
         raise StoreNotFoundError(
             f"store: got {path!r}, a Zarr store without {MARKER!r} in its root attributes; expected a lazypert store. "
