@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from lazypert._internal.files import open_to_read, read_at
 from lazypert._internal.kernels import kernel
 from lazypert._internal.machine import raise_machine_error
 from lazypert._internal.paths import local_path
@@ -34,7 +35,9 @@ __all__ = [
     "CSRBlock",
     "first_bad_index",
     "kernel",
+    "open_to_read",
     "raise_machine_error",
+    "read_at",
     # what lazypert calls
     "converters",
     "open_source",
