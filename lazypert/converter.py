@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from lazypert._internal.files import open_to_read, read_at
 from lazypert._internal.kernels import kernel
+from lazypert._internal.machine import raise_machine_error
+from lazypert._internal.paths import local_path
 from lazypert.errors import SourceFormatError, SourceMissingError
 from lazypert.sparse.csr import CSRBlock, first_bad_index
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
     from numpy.typing import NDArray
 
@@ -31,6 +35,9 @@ __all__ = [
     "CSRBlock",
     "first_bad_index",
     "kernel",
+    "open_to_read",
+    "raise_machine_error",
+    "read_at",
     # what lazypert calls
     "converters",
     "open_source",
@@ -171,16 +178,20 @@ def open_source(path: str | Path) -> ScreenReader:
     ------
     FileNotFoundError
         If the file does not exist.
+    ConfigError
+        If the path is a URL.
     SourceFormatError
         If no installed converter recognises it, or the one that does cannot convert it.
     """
-    path = Path(path)
+    path = local_path("source", path, "Copy the file to this machine first. Nothing was written.")
     if not path.exists():
         raise SourceMissingError(f"{str(path)!r} does not exist. Check the path. Nothing was written.")
     if path.is_file():
         try:
             path.open("rb").close()
         except OSError as error:
+            if not isinstance(error, PermissionError):
+                raise_machine_error(path, error)
             raise SourceFormatError(
                 f"{str(path)!r} cannot be read ({error.strerror}). Check its permissions. Nothing was written."
             ) from error

@@ -14,6 +14,7 @@ Each is a `LazypertError` and also the built-in exception that fits, so both
     ├── StoreExistsError (FileExistsError)               the output of a conversion already exists
     ├── StoreDamagedError (OSError)                      the bytes of a store have changed
     ├── DiskFullError (OSError)                          not enough space on the disk
+    ├── MachineError (OSError)                           open files, locks, permissions, or a failing disk
     ├── RunChangedError (ValueError)                     something that a run manifest describes has changed
     ├── EmptyPoolError (ValueError)                      a group has no controls to match with
     └── NotCountsError (ValueError)                      the matrix does not hold raw counts
@@ -64,6 +65,10 @@ class StoreExistsError(LazypertError, FileExistsError):
 
 class DiskFullError(LazypertError, OSError):
     """The disk has too little free space for the output."""
+
+
+class MachineError(LazypertError, OSError):
+    """The machine could not read a file, which may be intact: too many open files, a lock, a failing disk."""
 
 
 class StoreDamagedError(LazypertError, OSError):

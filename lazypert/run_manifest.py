@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lazypert._internal.files import write_atomic
+from lazypert._internal.paths import is_url, local_path, location
 from lazypert._internal.validation import require
 from lazypert.design.experiment_entries import DATASET_ROLES
 from lazypert.downsampling.config import DownsamplingConfig
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from lazypert.store.store import Store
 
 _FORMAT, _VERSION = "lazypert run", 1
+
+_LOCAL = "Manifests of runs are local files: copy it."
 
 _SECTIONS = ("sources", "config", "split", "loaders", "versions")
 
@@ -73,7 +76,7 @@ def save_run(path: str | Path, result: PerturbationPipelineResult, loaders: Load
     ConfigError
         If the run uses a selection of a Dataset, which has no path, or a loader was not made by ``result.loader``.
     """
-    path = Path(path)
+    path = local_path("path", path, _LOCAL)
     require(path.suffix == ".json", "path", str(path), "a name that ends in .json")
     loaders = (loaders,) if isinstance(loaders, Loader) else tuple(loaders)
     for loader in loaders:
@@ -128,7 +131,8 @@ def load_run(
     ConfigError
         If the file is not a manifest.
     """
-    manifest = _read(Path(path))
+    path = local_path("path", path, _LOCAL)
+    manifest = _read(path)
     if isinstance(sources, str | Path):
         sources = [sources]
     saved = manifest["sources"]
@@ -136,7 +140,7 @@ def load_run(
     if len(paths) != len(saved):
         raise ConfigError(f"sources: got {len(paths)} files, expected {len(saved)}, as in the manifest.")
     config = _config(manifest["config"], storage_options)
-    result = _set_up(Path(path), manifest, config, paths)
+    result = _set_up(path, manifest, config, paths)
     for store in result.source.stores:
         _check_files(store, verify=verify)
     for entry, found in zip(saved, _sources(result), strict=True):
@@ -226,7 +230,7 @@ def _sources(result: PerturbationPipelineResult) -> list[dict[str, Any]]:
             )
         found.append(
             {
-                "path": _without_credentials(str(source.config.file_path)),
+                "path": _without_credentials(location("file_path", source.config.file_path)),
                 "dataset": dataset,
                 "roles": _jsonable({name: getattr(source.config, name) for name in DATASET_ROLES}),
                 "digest": source.store.content_digest,
@@ -276,7 +280,7 @@ def _values(result: PerturbationPipelineResult) -> dict[str, Any]:
     }
     for name in ("cache_dir", "perturbation_features_file"):
         if values[name] is not None:
-            values[name] = _without_credentials(str(values[name]))
+            values[name] = _without_credentials(location(name, values[name]))
     return values
 
 
@@ -319,6 +323,6 @@ def _digest(section: Any) -> str:
 
 def _without_credentials(path: str) -> str:
     """A path or URL without user, password, parameters and query; local paths become absolute."""
-    if "://" not in path and "::" not in path:
+    if not is_url(path):
         return str(Path(path).absolute())
     return re.sub(r"//[^/]*@", "//", re.split(r"[?;#]", path, maxsplit=1)[0])

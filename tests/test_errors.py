@@ -17,6 +17,7 @@ KINDS = {
     errors.StoreNotFoundError: FileNotFoundError,
     errors.StoreExistsError: FileExistsError,
     errors.DiskFullError: OSError,
+    errors.MachineError: OSError,
     errors.StoreDamagedError: OSError,
     errors.RunChangedError: ValueError,
     errors.EmptyPoolError: ValueError,

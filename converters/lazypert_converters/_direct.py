@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 from isal import isal_zlib
 
-from lazypert.converter import kernel
+from lazypert.converter import kernel, open_to_read, read_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +57,7 @@ def read_slices(node: h5py.Dataset, *slices: slice) -> NDArray[Any]:
         values: NDArray[Any] = node[slices]
         return values
     out = np.empty(shape, dtype=node.dtype)
-    fd = os.open(os.fsencode(node.file.filename), os.O_RDONLY)
+    fd = open_to_read(node.file.filename)
     try:
         for chunk in chunks:
             _read_chunk(fd, chunk, out, origin)
@@ -126,7 +126,7 @@ def _read_chunk(fd: int, chunk: _Chunk, out: NDArray[Any], origin: tuple[int, ..
 def _fill(fd: int, out: NDArray[Any], offset: int) -> None:
     view = out.view(np.uint8).data
     while len(view):
-        n = os.preadv(fd, [view], offset)
+        n = read_at(fd, view, offset)
         if not n:
             raise OSError(f"the file ends before byte {offset + len(view):,}")
         view, offset = view[n:], offset + n

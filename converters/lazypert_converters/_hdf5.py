@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
+from lazypert.converter import raise_machine_error
 from lazypert.errors import SourceFormatError
 from lazypert_converters._direct import read_slices
 from lazypert_converters._tree import Array, Group, Tree, join, kind_of, native
@@ -93,6 +94,7 @@ class Hdf5Group(Group):
         try:
             node = self.node[name]
         except _LOOKUP_ERRORS as error:
+            raise_machine_error(self.tree.path, error)
             raise self.tree.fault(where, *_why_absent(self.node, name, error)) from error
         if isinstance(node, h5py.Group):
             return Hdf5Group(self.tree, where, node)

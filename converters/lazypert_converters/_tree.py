@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from lazypert.converter import raise_machine_error
 from lazypert.errors import SourceFormatError
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class Tree(ABC):
         )
 
     def unreadable(self, library_format: str, error: Exception) -> SourceFormatError:
-        """Make the error for a file that the underlying library cannot open."""
+        """Make the error for a file that the underlying library cannot open; raise if the machine is at fault."""
+        raise_machine_error(self.path, error)
         return SourceFormatError(
             f"{str(self.path)!r} cannot be read as {library_format}: {error}. It is probably cut short, incomplete or "
             "damaged; get it again. Nothing was written."
@@ -112,6 +114,7 @@ class Node(ABC):
         except UnicodeDecodeError as error:
             raise self.fault(f"holds text that is not UTF-8 ({error})", "UTF-8") from error
         except Exception as error:  # types differ between libraries and between their versions
+            raise_machine_error(self.tree.path, error)
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise self.fault(f"cannot be read ({reason})", "intact values") from error
 

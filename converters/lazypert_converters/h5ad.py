@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import h5py
 
+from lazypert.converter import raise_machine_error
 from lazypert_converters._anndata import open_anndata
 from lazypert_converters._hdf5 import Hdf5Tree, is_hdf5
 
@@ -30,7 +31,8 @@ class H5adConverter:
         try:
             with h5py.File(path, "r") as file:
                 names = set(file)
-        except (OSError, RuntimeError):  # damaged HDF5: `open` explains it
+        except (OSError, RuntimeError) as error:  # damaged HDF5: `open` explains it
+            raise_machine_error(path, error)
             return True
         return not names & _OTHER_NAMES and (bool(names & _ANNDATA_NAMES) or path.suffix.lower() == ".h5ad")
 

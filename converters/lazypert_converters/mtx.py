@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lazypert.converter import BlockSpec, CSRBlock, RowBlock
+from lazypert.converter import BlockSpec, CSRBlock, RowBlock, raise_machine_error
 from lazypert.errors import SourceFormatError
 from lazypert_converters._matrix_market import BANNER, SHORTEST_ENTRY, Header, parse, read_header, scan
 from lazypert_converters._reader import Reader
@@ -261,6 +261,7 @@ def _tables(path: Path) -> Iterator[pd.DataFrame]:
     except pd.errors.EmptyDataError:
         return
     except (OSError, EOFError, zlib.error, ValueError) as error:  # pandas' parser errors are ValueErrors
+        raise_machine_error(path, error)
         expected = "tab-separated text in UTF-8, plain or gzip-compressed"
         raise invalid_file(path, _PART, f"cannot be read ({error})", expected) from error
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import pandas as pd
 
+from lazypert.converter import raise_machine_error
 from lazypert.errors import SourceFormatError
 from lazypert_converters._hdf5 import Hdf5Tree, is_hdf5
 from lazypert_converters._matrices import ARRAYS, Matrix, blocks, open_sparse, read_block, scratch_bytes, stored_values
@@ -44,7 +45,8 @@ class TenxConverter:
         try:
             with h5py.File(path, "r") as file:
                 return "obs" not in file and "var" not in file and bool(_matrix_groups(file))
-        except (OSError, RuntimeError):  # damaged HDF5: its format is unknown
+        except (OSError, RuntimeError) as error:  # damaged HDF5: its format is unknown
+            raise_machine_error(path, error)
             return False
 
     def open(self, path: Path) -> TenxReader:

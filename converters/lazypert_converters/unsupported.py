@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import h5py
 
+from lazypert.converter import raise_machine_error
 from lazypert.errors import SourceFormatError
 from lazypert_converters._hdf5 import is_hdf5
 
@@ -39,7 +40,8 @@ def _advice(path: Path) -> str | None:
     try:
         with h5py.File(path, "r") as file:
             return _advice_on(path, file, is_mudata)
-    except (OSError, RuntimeError):  # damaged
+    except (OSError, RuntimeError) as error:  # damaged
+        raise_machine_error(path, error)
         return _mudata_advice(path, []) if is_mudata else None
 
 

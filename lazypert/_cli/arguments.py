@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lazypert._cli import commands
@@ -60,8 +59,8 @@ def _add_demo(subparsers: Any) -> None:
         description="Run every component on the simulated reference screen, or on an .h5ad file; print a report and "
         "draw three figures.",
     )
-    demo.add_argument("--out", type=Path, default=Path("lazypert-demo"), metavar="DIR", help="default: %(default)s")
-    demo.add_argument("--h5ad", type=Path, metavar="FILE", help="your own screen; it is not modified")
+    demo.add_argument("--out", default="lazypert-demo", metavar="DIR", help="default: %(default)s")
+    demo.add_argument("--h5ad", metavar="FILE", help="your own screen; it is not modified")
     demo.add_argument("--pert-col", metavar="COL", help="obs column of the perturbation; default: perturbation")
     demo.add_argument("--control-pert", metavar="LABEL", help="label of control cells; default: non-targeting")
     demo.add_argument("--cell-type-col", metavar="COL", help="obs column; default: cell_type, if it exists")
@@ -77,8 +76,8 @@ def _add_convert(subparsers: Any) -> None:
         help="convert one or more files into a store",
         description="Convert one or more files into a lazypert store, which is also a valid AnnData Zarr store.",
     )
-    convert.add_argument("source", metavar="SOURCE", nargs="+", type=Path)
-    convert.add_argument("store", metavar="STORE", type=Path)
+    convert.add_argument("source", metavar="SOURCE", nargs="+")
+    convert.add_argument("store", metavar="STORE", help="a local directory")
     convert.add_argument("--pert-col", metavar="COL", help="obs column of the perturbation")
     convert.add_argument(
         "--control-pert", metavar="LABEL", action="append", help="label of control cells; repeat it for several labels"

@@ -20,9 +20,12 @@ DEMO_COLUMNS = ("pert_col", "control_pert", "cell_type_col", "batch_col", "var_g
 def demo(options: argparse.Namespace) -> None:
     """Run the demo."""
     from lazypert._demo import DemoConfig, run_demo
+    from lazypert._internal.paths import local_path
 
     columns = {name: getattr(options, name) for name in DEMO_COLUMNS if getattr(options, name) is not None}
-    run_demo(DemoConfig(out=options.out, h5ad=options.h5ad, seed=options.seed, **columns))
+    out = local_path("--out", options.out, "The demo writes to a local folder.")
+    h5ad = None if options.h5ad is None else local_path("--h5ad", options.h5ad, "Copy the file to this machine first.")
+    run_demo(DemoConfig(out=out, h5ad=h5ad, seed=options.seed, **columns))
 
 
 def convert(options: argparse.Namespace) -> None:

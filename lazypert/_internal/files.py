@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,28 @@ def write_atomic(path: Path, buffers: Iterable[Any], *, sync: bool = False) -> t
     return size, crc
 
 
+_SEEK = threading.Lock()
+
+
+def read_at(fd: int, out: memoryview, offset: int) -> int:
+    """Read from a byte offset into `out` in one call: bytes read, 0 at the end of the file.
+
+    Windows has no reads at an offset: there, threads take turns to seek and read.
+    """
+    if hasattr(os, "preadv"):
+        return os.preadv(fd, [out], offset)
+    with _SEEK:
+        os.lseek(fd, offset, os.SEEK_SET)
+        data = os.read(fd, len(out))
+    out[: len(data)] = data
+    return len(data)
+
+
+def open_to_read(path: str | os.PathLike[str]) -> int:
+    """Open a file of bytes: on Windows, others are read as text."""
+    return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+
+
 def read_exact(fd: int, dtype: Any, count: int, offset: int) -> NDArray[Any]:
     """Read `count` numbers, starting at a byte offset.
 
@@ -73,7 +96,7 @@ def read_into(fd: int, out: NDArray[Any], offset: int) -> None:
     """Fill a contiguous array with the bytes that start at `offset`."""
     view = out.view(np.uint8).data
     while len(view):
-        n = os.preadv(fd, [view], offset)
+        n = read_at(fd, view, offset)
         if not n:
             raise OSError(f"the file ends at byte {offset:,}, {len(view):,} bytes too early")
         view, offset = view[n:], offset + n

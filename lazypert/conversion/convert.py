@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import shutil
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lazypert._internal.inverse_permutation import inverse
 from lazypert._internal.memory import Budget, release_memory
+from lazypert._internal.paths import local_path
 from lazypert._internal.validation import require_integer
 from lazypert.conversion.cell_stats import CellStatsPlan
 from lazypert.conversion.matrices import X_FOLDER, write_matrices
@@ -26,11 +27,17 @@ from lazypert.screen.roles import Roles, control_labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from lazypert.conversion.plan import ConversionPlan, Join, Order
     from lazypert.progress import Progress, Report
 
 _LOG = logging.getLogger("lazypert")
+
+_COPY_SOURCE = "Conversion reads local files: copy it to this machine first. Nothing was written."
+_COPY_STORE = (
+    "Conversion writes to a local folder: convert there, then copy the finished store to the URL. Nothing was written."
+)
 
 
 def convert(
@@ -66,7 +73,7 @@ def convert(
         the obs column ``dataset`` holds the stem of each cell's file; a column of that name in a
         file becomes ``dataset_in_file``.
     store
-        Path of the new store.
+        Path of the new store, a local folder. Here and in `source`, ``~`` and ``$VARIABLES`` are replaced.
     pert_col, cell_type_col, batch_col
         obs columns of the perturbation, the cell type and the batch.
     control_pert
@@ -113,7 +120,7 @@ def convert(
     ColumnNotFoundError, LabelNotFoundError
         If a column or the control label does not exist.
     ConfigError
-        If an option is invalid, or `memory_limit` is too small for a chunk of the file.
+        If an option is invalid, a path is a URL, or `memory_limit` is too small for a chunk of the file.
     DiskFullError
         If the spills or the store do not fit on the disk; raised before anything is written
         if that is certain.
@@ -126,7 +133,9 @@ def convert(
     >>> lp.convert(path, "screen.zarr", pert_col="perturbation", control_pert="non-targeting",
     ...            cell_type_col="cell_type", batch_col="batch")  # doctest: +SKIP
     """
-    paths = [Path(p).absolute() for p in ([source] if isinstance(source, str | Path) else source)]
+    sources = [source] if isinstance(source, str | os.PathLike) else source
+    paths = [local_path("source", path, _COPY_SOURCE).absolute() for path in sources]
+    store = local_path("store", store, _COPY_STORE)
     if not paths:
         raise ConfigError("source: got an empty list, expected at least one file.")
     roles = Roles(
@@ -158,12 +167,12 @@ def convert(
         attrs = _write(writer, plan, report)
         _check_unchanged(paths, stamps)
         writer.finalise(attrs)
-    return Path(store)
+    return store
 
 
-def _resolve_target(store: str | Path, paths: list[Path]) -> Path:
+def _resolve_target(store: Path, paths: list[Path]) -> Path:
     """Return where to put the store, and refuse to replace a source file."""
-    target = Path(store).absolute()
+    target = store.absolute()
     if target.is_symlink():  # the store replaces what the link points to, and the link stays
         target = target.resolve()
     resolved = target.resolve()

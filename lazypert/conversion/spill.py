@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lazypert._internal.files import crc32_of, read_exact, write_atomic
+from lazypert._internal.files import crc32_of, open_to_read, read_exact, write_atomic
 from lazypert._internal.kernels import kernel
 from lazypert.conversion.checkpoints import load_checkpoint, save_checkpoint
 from lazypert.sparse.value_stats import ValueStats
@@ -199,7 +199,7 @@ class Spill:
 
     def read(self, first: int, last: int) -> SpillRows:
         """Read the rows of destinations ``first`` to ``last``, exclusive."""
-        fd = os.open(self.path, os.O_RDONLY)
+        fd = open_to_read(self.path)
         try:
             return self._read(fd, first, last)
         finally:

@@ -9,21 +9,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import re
 import shutil
 import uuid
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
+from lazypert.conversion.target_lock import TargetLock
 from lazypert.errors import ConfigError, StoreExistsError
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-_LOCKS_UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
 
 class StagingDirectory:
@@ -100,41 +97,23 @@ class StagingDirectory:
         """Return a new path for a replaced store until it is deleted."""
         return self.target.with_name(f"{self._prefix}-old-{uuid.uuid4().hex[:12]}")
 
-    def _acquire(self) -> FileLock | None:
-        """Lock the target, or return None on a file system without locks.
-
-        There the final rename still lets only one writer win.
-        """
-        # The writer may be released by another thread. A marker file in place of flock would outlive a killed owner.
-        lock = FileLock(self._lock_path, thread_local=False, fallback_to_soft=False)
-        while True:
-            try:
-                lock.acquire(blocking=False)
-            except Timeout as error:
-                if not self._lock_path.exists():  # its owner has just deleted it: see `release`
-                    continue
-                raise StoreExistsError(
-                    f"store: another process is writing {str(self.target)!r} (it holds {self._lock_path.name!r}). "
-                    "Wait for it to finish, or choose another path. Nothing was written."
-                ) from error
-            except OSError as error:
-                if error.errno in _LOCKS_UNSUPPORTED:
-                    self._lock_path.unlink(missing_ok=True)
-                    return None
-                raise ConfigError(
-                    f"store: got {str(self.target)!r}, but its folder is not writable ({error.strerror}). "
-                    "Choose another path. Nothing was written."
-                ) from error
-            return lock
+    def _acquire(self) -> TargetLock:
+        """Lock the target. On a file system without locks, the final rename still lets only one writer win."""
+        try:
+            return TargetLock(self._lock_path, wait=False)
+        except Timeout as error:
+            raise StoreExistsError(
+                f"store: another process is writing {str(self.target)!r} (it holds {self._lock_path.name!r}). "
+                "Wait for it to finish, or choose another path. Nothing was written."
+            ) from error
+        except OSError as error:
+            raise ConfigError(
+                f"store: got {str(self.target)!r}, but its folder is not writable ({error.strerror}). "
+                "Choose another path. Nothing was written."
+            ) from error
 
     def release(self, *, keep: bool) -> None:
         """Unlock the target, and delete the staging directory unless `keep` is True."""
         if not keep:
             shutil.rmtree(self.folder, ignore_errors=True)
-        if self._lock is not None:
-            # Deleted while it is still locked. A process that has opened the deleted file gets no lock on it, because
-            # filelock rejects a file without links; a process that opens the path from now on creates a new file.
-            with contextlib.suppress(PermissionError):  # Windows: filelock deletes the file itself
-                self._lock_path.unlink(missing_ok=True)
-            self._lock.release()
-            self._lock = None
+        self._lock.release()

@@ -20,7 +20,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from lazypert._internal.files import crc32_of, swap, sync, write_atomic
 from lazypert.conversion.staging import StagingDirectory
-from lazypert.errors import DiskFullError, LazypertError, StoreExistsError
+from lazypert.errors import DiskFullError, LazypertError, MachineError, StoreExistsError
 from lazypert.store.format import CODEC, FORMAT_VERSION, MARKER, Codec, Grid, astype_codec
 from lazypert.store.manifest import MANIFEST, MANIFEST_FILES, Entry, manifest_digest, root_digest
 from lazypert.store.shard_encoding import encode_shard
@@ -332,7 +332,7 @@ def _is_replaceable(target: Path) -> bool:
 def _is_interruption(error: BaseException | None) -> bool:
     """Whether the cause of an error may be temporary."""
     if error is None or isinstance(error, LazypertError):
-        return isinstance(error, DiskFullError)
+        return isinstance(error, DiskFullError | MachineError)
     if isinstance(error, OSError):
         return error.errno in _TRANSIENT
     lost_worker = type(error).__module__.partition(".")[0] == "distributed"

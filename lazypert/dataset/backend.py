@@ -10,6 +10,7 @@ import xarray as xr
 from xarray.backends import BackendArray, BackendEntrypoint
 from xarray.core import indexing
 
+from lazypert._internal.paths import location
 from lazypert.dataset.variables import (
     CELL,
     ROW_ATTRS,
@@ -18,6 +19,7 @@ from lazypert.dataset.variables import (
     dataset_attributes,
     store_variables,
 )
+from lazypert.errors import ConfigError
 from lazypert.store.columns import LazyColumn
 from lazypert.store.format import MARKER
 from lazypert.store.store import Store
@@ -77,8 +79,8 @@ class LazypertBackendEntrypoint(BackendEntrypoint):
         if not isinstance(filename_or_obj, str | Path):
             return False
         try:
-            metadata = (Path(filename_or_obj) / "zarr.json").read_text()
-        except (OSError, UnicodeDecodeError):
+            metadata = Path(location("filename_or_obj", filename_or_obj), "zarr.json").read_text()
+        except (OSError, UnicodeDecodeError, ConfigError):
             return False
         return f'"{MARKER}"' in metadata
 

@@ -27,7 +27,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lazypert.design.experiment_data import absolute_path, find_files
+from lazypert._internal.paths import is_url, local_path, location
+from lazypert.design.experiment_data import absolute_path, find_dataset, find_files
 from lazypert.design.experiment_entries import DatasetEntry, FewshotEntry, ZeroshotEntry, quote
 from lazypert.design.experiment_file import SECTION_LIST, read_toml, to_toml
 from lazypert.errors import ConfigError, ExperimentFileNotFoundError, near_matches
@@ -45,6 +46,9 @@ __all__ = [
     "assign_split",
     "load_experiment_config",
 ]
+
+
+_COPY = "Experiment files are local: copy it."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +104,7 @@ class ExperimentConfig:
                 raise ConfigError(f"{name}: got {values!r}, expected a tuple of {kind.__name__}.")
             object.__setattr__(self, name, tuple(values))
         if self.base_dir is not None:
-            object.__setattr__(self, "base_dir", Path(self.base_dir))
+            object.__setattr__(self, "base_dir", local_path("base_dir", self.base_dir, _COPY))
         self.validate()
 
     def __repr__(self) -> str:
@@ -177,7 +181,7 @@ class ExperimentConfig:
         self.dataset_path(name)
         return dict(next(entry.roles for entry in self.datasets if entry.name == name))
 
-    def dataset_files(self, name: str) -> list[Path]:
+    def dataset_files(self, name: str) -> list[Path | str]:
         """Return the files of a dataset, as cell-load finds them.
 
         A file stands for itself, as does a folder that is a Zarr store. Any other folder stands for its
@@ -186,8 +190,11 @@ class ExperimentConfig:
         folders, and a pattern that does not end in ``.h5``, ``.h5ad`` or ``.zarr`` for the files in the
         folders that it matches.
 
-        Unlike in cell-load, relative paths start from the folder of the TOML file, not the working
-        directory, and two files with the same stem are both kept, whereas cell-load keeps only the last.
+        A URL of a store stands for itself. ``~`` and ``$VARIABLES`` are replaced.
+
+        Relative paths start from the folder of the TOML file. If nothing is there, they start from the working
+        directory, as in cell-load; a warning (logger ``lazypert``) says so, and also if both have such files. Two
+        files with the same stem are both kept, whereas cell-load keeps only the last.
 
         Parameters
         ----------
@@ -196,24 +203,25 @@ class ExperimentConfig:
 
         Returns
         -------
-        list of Path
-            At least one path, without duplicates.
+        list of Path, or of the str of a URL
+            At least one, without duplicates.
 
         Raises
         ------
         ConfigError
-            If there is no such dataset.
+            If there is no such dataset, or its path has a variable that is not set.
         ExperimentFileNotFoundError
             If no file is found.
         """
-        path = self.dataset_path(name)
+        path = location(f"[datasets] {name!r}", self.dataset_path(name))
         base = self.base_dir if self.base_dir is not None else Path()
-        files = find_files(path, base)
+        files = find_dataset(name, path, base)
         if not files:
             raise ExperimentFileNotFoundError(
-                f"Dataset {name!r} has no files: got {path!r}, searched from {str(base.absolute())!r}; "
-                f"expected a file, a folder with .h5 or .h5ad files, or a pattern that matches some. "
-                f"Correct the path in [datasets]; relative paths start from the TOML file's folder."
+                f"Dataset {name!r} has no files: got {path!r}, searched from {str(base.absolute())!r} and from the "
+                "working directory; expected a file, a folder with .h5 or .h5ad files, or a pattern that matches some. "
+                "Correct the path in [datasets]; relative paths start from the TOML file's folder, or else from the "
+                "working directory."
             )
         return files
 
@@ -237,16 +245,21 @@ class ExperimentConfig:
         ...     load_experiment_config(f"{folder}/experiment.toml") == config
         True
         """
-        target = Path(path)
+        target = local_path("path", path, _COPY)
         datasets = [replace(entry, path=self._path_from(target, entry.path)) for entry in self.datasets]
         text = to_toml(datasets, self.training_datasets, self.zeroshot, self.fewshot)
         target.write_text(text, encoding="utf-8", newline="\n")
 
     def _path_from(self, target: Path, path: str) -> str:
         """Path of a dataset as it is written into the TOML file `target`."""
-        if self.base_dir is None or Path(path).is_absolute():
+        if self.base_dir is None:
+            return path
+        found = location("[datasets] path", path)
+        if is_url(found) or Path(found).is_absolute():
             return path
         base = self.base_dir.resolve()
+        if not find_files(found, base) and find_files(found, Path.cwd()):
+            base = Path.cwd()
         return path if base == target.parent.resolve() else absolute_path(path, base)
 
 
@@ -279,7 +292,7 @@ def load_experiment_config(path: str | os.PathLike[str]) -> ExperimentConfig:
     ...     load_experiment_config(file).zeroshot
     (ZeroshotEntry(dataset='a', cell_type='K562', split='val'),)
     """
-    file = Path(path)
+    file = local_path("path", path, _COPY)
     if not file.is_file():
         raise ExperimentFileNotFoundError(
             f"No experiment file {str(file)!r} (looked in {str(file.parent.absolute())!r}); "

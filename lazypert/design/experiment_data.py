@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import glob
+import logging
 import re
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from lazypert._internal.paths import is_url
 from lazypert.errors import ConfigError
 
-if TYPE_CHECKING:
-    from pathlib import Path
+_LOG = logging.getLogger("lazypert")
 
 _SUFFIXES = (".h5", ".h5ad")
 
@@ -38,6 +39,26 @@ def find_files(path: str, base: Path) -> list[Path]:
         for match in sorted(glob.glob(pattern.rstrip("/"), root_dir=base, recursive=True)):  # noqa: PTH207
             files += [base / match] if matches_files else _files_in(base / match)
     return list(dict.fromkeys(files))
+
+
+def find_dataset(name: str, path: str, base: Path) -> list[Path | str]:
+    """Files of a dataset, or its URL: relative paths start from `base`, or else from the working directory.
+
+    Logs a warning if files were found in the working directory, or in both folders.
+    """
+    if is_url(path):
+        return [path]
+    files, here = find_files(path, base), Path.cwd()
+    if Path(path).is_absolute() or here == base.absolute():
+        return [*files]
+    others = find_files(path, here)
+    if files and others and [file.resolve() for file in files] != [file.resolve() for file in others]:
+        message = "dataset %r: %r was taken from %r; the working directory %r has such files too, which cell-load takes"
+        _LOG.warning(message, name, path, str(base), str(here))
+    elif others and not files:
+        message = "dataset %r: %r is not in %r and was taken from the working directory %r"
+        _LOG.warning(message, name, path, str(base), str(here))
+    return [*(files or others)]
 
 
 def absolute_path(path: str, base: Path) -> str:

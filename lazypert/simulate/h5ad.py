@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import h5py
     from numpy.typing import NDArray
 
+WRITES_LOCALLY = "Screens are written to local files: write it there and copy it."
+
 CHUNK = 131_072  # elements per HDF5 chunk of X: 512 KiB, which fits into HDF5's chunk cache
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lazypert._internal.paths import local_path
 from lazypert._internal.randomness import generator
 from lazypert._internal.validation import require, require_integer, require_number
 from lazypert.errors import ConfigError
 from lazypert.simulate.constants import CELL_TYPES, numbered_names
-from lazypert.simulate.h5ad import Block, ScreenWriter, open_atomic, write_var
+from lazypert.simulate.h5ad import WRITES_LOCALLY, Block, ScreenWriter, open_atomic, write_var
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -136,7 +137,10 @@ def null_screen(
     'null.h5ad'
     """
     config = NullScreenConfig() if config is None else config
-    files = [Path(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
+    files = [
+        local_path("paths", path, WRITES_LOCALLY)
+        for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)
+    ]
     if not files or len(set(files)) < len(files):
         raise ConfigError(f"paths: got {paths!r}, expected one or more different files.")
     design = generator(config.seed, _DESIGN)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lazypert._internal.memory import cpu_count
+from lazypert._internal.paths import local_path
 from lazypert._internal.randomness import generator
 from lazypert._internal.validation import require_integer
 from lazypert.simulate.config import SimulationTruth
 from lazypert.simulate.constants import CELL_TYPES, numbered_names
-from lazypert.simulate.h5ad import Block, ScreenWriter, encode, open_atomic, write_var
+from lazypert.simulate.h5ad import WRITES_LOCALLY, Block, ScreenWriter, encode, open_atomic, write_var
 from lazypert.simulate.model import build_model, expected_nnz
 from lazypert.simulate.sampling import sample_blocks
 
 if TYPE_CHECKING:
     import os
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -54,6 +55,7 @@ def reference_screen(path: str | os.PathLike[str], *, seed: int = 0, overwrite: 
     StoreNotFoundError
         If the directory of `path` does not exist.
     """
+    path = local_path("path", path, WRITES_LOCALLY)
     require_integer("seed", seed, 0)
     rng = generator(seed, 0)
     perturbations = sorted(("non-targeting", *_TARGETS))
@@ -80,12 +82,12 @@ def reference_screen(path: str | os.PathLike[str], *, seed: int = 0, overwrite: 
         },
     )
     categories = {"perturbation": perturbations, "cell_type": CELL_TYPES, "batch": ["batch1", "batch2"]}
-    with open_atomic(Path(path), overwrite=overwrite) as file:
+    with open_atomic(path, overwrite=overwrite) as file:
         writer = ScreenWriter(file, counts.shape, categories)
         writer.append(block, numbered_names("CELL{:0{}d}-1", cell_order, len(cell_order), min_width=6))
         write_var(file, genes, highly_variable)
         encode(file["obsm"].create_dataset("X_pca", data=_pca(counts, 20)), "array", "0.2.0")
-    return Path(path)
+    return path
 
 
 def simulate_screen(
@@ -136,6 +138,7 @@ def simulate_screen(
     >>> int(truth.group_cells.sum()), truth.group_cells.shape
     (256, (3, 6))
     """
+    path = local_path("path", path, WRITES_LOCALLY)
     threads = cpu_count() if threads is None else threads
     require_integer("threads", threads, 1)
     model = build_model(config)
@@ -151,7 +154,7 @@ def simulate_screen(
     expected = 1.25 * config.n_cells * expected_nnz(config)
     group_cells = np.zeros((len(types), len(design.labels)), dtype=np.int64)
     n_umis = 0
-    with open_atomic(Path(path), overwrite=overwrite) as file:
+    with open_atomic(path, overwrite=overwrite) as file:
         writer = ScreenWriter(
             file,
             (config.n_cells, config.n_genes),

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lazypert.errors import no_such_column
+from lazypert._internal.paths import is_url, local_path, location
+from lazypert.errors import ConfigError, no_such_column
 from lazypert.screen.roles import OPTIONAL_ROLES
 from lazypert.store.store import Store
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lazypert.converter import ScreenReader
     from lazypert.sources.config import PerturbationSourceConfig
+
+_LOG = logging.getLogger("lazypert")
 
 
 def open_or_convert(config: PerturbationSourceConfig) -> Store:
     """Open a store, or the cached conversion of a file.
 
-    The file is converted if it has no cached store yet, or if its size or modification time has changed.
+    The file is converted if it has no cached store yet, or if its size or modification time has changed. If several
+    processes ask for it at once, one converts the file, and the others wait for its store.
 
     Raises
     ------
@@ -26,21 +34,30 @@ def open_or_convert(config: PerturbationSourceConfig) -> Store:
         When a role names a column that the file does not have.
     StoreNotFoundError, SourceMissingError
         When there is no store or file at the path.
+    ConfigError
+        When the cached store cannot be written to its folder.
     """
-    if is_store(config.file_path):
-        return Store(config.file_path, config.storage_options)
-    path = Path(config.file_path)
-    from lazypert.conversion.convert import convert
+    found = location("file_path", config.file_path)
+    if is_store(found):
+        return Store(found, config.storage_options)
+    path = Path(found)
     from lazypert.converter import open_source
 
     reader = open_source(path)
     cached = cached_path(path, config.cache_dir)
-    if cached.exists():
-        store = Store(cached)
-        if _is_current(store, path):
-            return store
+    if (store := _current_store(cached, path)) is not None:
+        return store
     _require_roles(config, reader, path)
-    cached.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(cached, path):
+        if (store := _current_store(cached, path)) is None:  # else another process has just made it
+            _convert(config, path, cached)
+            store = Store(cached)
+    return store
+
+
+def _convert(config: PerturbationSourceConfig, path: Path, cached: Path) -> None:
+    from lazypert.conversion.convert import convert
+
     convert(
         path,
         cached,
@@ -52,12 +69,38 @@ def open_or_convert(config: PerturbationSourceConfig) -> Store:
         memory_limit=config.memory_limit,
         overwrite=True,
     )
-    return Store(cached)
+
+
+@contextlib.contextmanager
+def _locked(cached: Path, path: Path) -> Iterator[None]:
+    """Let one process at a time make a cached store; the others wait."""
+    from filelock import Timeout
+
+    from lazypert.conversion.target_lock import TargetLock
+
+    lock_path = cached.with_name(f"{cached.name}.lock")
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = TargetLock(lock_path, wait=False)
+        except Timeout:
+            _LOG.info("%s: waiting for another process that converts it", path)
+            lock = TargetLock(lock_path, wait=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cache_dir: the store of {str(path)!r} cannot be written to the folder {str(cached.parent)!r} "
+            f"({error.strerror}). Set cache_dir to a folder that you may write to. Nothing was written."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_store(path: str | Path) -> bool:
     """Whether a path or URL is that of a store, rather than of a file to convert."""
-    return "://" in str(path) or Path(path).is_dir()
+    found = location("file_path", path)
+    return is_url(found) or Path(found).is_dir()
 
 
 def cached_path(path: Path, cache_dir: str | Path | None) -> Path:
@@ -69,13 +112,18 @@ def cached_path(path: Path, cache_dir: str | Path | None) -> Path:
     stem = path.name.removesuffix(".h5ad")
     if cache_dir is None:
         return path.parent / f"{stem}.lazypert.zarr"
-    return Path(cache_dir) / f"{stem}-{sha256(str(path.resolve()).encode()).hexdigest()[:8]}.lazypert.zarr"
+    folder = local_path("cache_dir", cache_dir, "Cached stores are kept in a local folder.")
+    return folder / f"{stem}-{sha256(str(path.resolve()).encode()).hexdigest()[:8]}.lazypert.zarr"
 
 
-def _is_current(store: Store, path: Path) -> bool:
-    """Whether a store was made from the file as it is now."""
+def _current_store(cached: Path, path: Path) -> Store | None:
+    """Open the cached store, if there is one that was made from the file as it is now."""
+    if not cached.exists():
+        return None
+    store = Store(cached)
     recorded, stat = store.attrs["sources"][0], path.stat()
-    return bool((recorded["size"], recorded["mtime_ns"]) == (stat.st_size, stat.st_mtime_ns))
+    is_current = (recorded["size"], recorded["mtime_ns"]) == (stat.st_size, stat.st_mtime_ns)
+    return store if is_current else None
 
 
 def _require_roles(config: PerturbationSourceConfig, reader: ScreenReader, path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from lazypert._internal.paths import location
 from lazypert._internal.unique_names import unique_names
 from lazypert._internal.validation import require
 from lazypert.errors import ConfigError
@@ -142,4 +143,4 @@ def _name_dataset(groups: Groups, name: str) -> Groups:
 
 
 def _stem(source: PerturbationAnnDataSource) -> str:
-    return Path(str(source.config.file_path)).name.split(".")[0]
+    return Path(location("file_path", source.config.file_path)).name.split(".")[0]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from lazypert._internal.paths import local_path
 from lazypert.errors import ConfigError, LabelNotFoundError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
 
@@ -41,7 +43,7 @@ def read_feature_table(
     LabelNotFoundError
         When perturbations have no features; the error names them.
     """
-    path = Path(path)
+    path = local_path("perturbation_features_file", path, "Copy the file to this machine first.")
     table = _read_table(path)
     repeated = table.index[table.index.duplicated()]
     if len(repeated):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from lazypert._internal.files import write_atomic
+from lazypert._internal.paths import local_path
 from lazypert._internal.validation import make_config, require
 from lazypert.errors import ConfigError, LazypertError, near_matches
 from lazypert.splits.rule_registry import RULES
@@ -27,6 +28,11 @@ RULE_SUFFIX = ".json"
 _FORMAT, _VERSION = "lazypert split rule", 1
 
 _DIGEST = b"lazypert split digest"  # key in the metadata of a Parquet file
+
+
+def split_path(path: str | Path) -> Path:
+    """Return the path of a split's file, with ``~`` and variables replaced."""
+    return local_path("path", path, "Files of splits are local: copy it.")
 
 
 def suffix_of(path: str | Path, *, rules: bool = True) -> str:

@@ -24,6 +24,7 @@ from lazypert.splits.split_files import (
     read_rule,
     read_table,
     saved_columns,
+    split_path,
     suffix_of,
     write_rule,
     write_table,
@@ -122,6 +123,7 @@ class SplitResult:
             If the suffix is another one; for ``.json``, if the split was not made by a splitter; for a table, if cells
             of the same name and dataset are in different splits.
         """
+        path = split_path(path)
         if suffix_of(path) != RULE_SUFFIX:
             frames = to_frames(self.groups, [self[name] for name in SPLITS])
             write_table(path, refuse_ambiguous(frames), self.digest)
@@ -152,6 +154,7 @@ class SplitResult:
         ConfigError
             If the file cannot be read, lists cells that the source lacks, or has another digest.
         """
+        path = split_path(path)
         if suffix_of(path) == RULE_SUFFIX:
             splitter, digest = read_rule(path)
             found: SplitResult = splitter.split(source)
@@ -209,7 +212,7 @@ class SplitResult:
         ColumnNotFoundError
             If the table lacks a column.
         """
-        frame = names_as_column(table) if isinstance(table, pd.DataFrame) else read_table(table)
+        frame = names_as_column(table) if isinstance(table, pd.DataFrame) else read_table(split_path(table))
         rows = SplitTable.of(frame, cell=cell, split=split, dataset=dataset, names=names)
         source = as_cell_source(source)
         return _result(rows_of_table(source, rows, missing), source.groups)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lazypert._internal.machine import raise_machine_error
 from lazypert.store.damage import store_damaged
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ def read_checked(reader: ByteReader, keys: list[str], read: Callable[[], Any]) -
     ------
     StoreDamagedError
         If a file is missing or cannot be decoded.
+    MachineError
+        If the machine cannot read it.
     """
     for key in keys:
         if reader.size(key) is None:
@@ -104,4 +107,5 @@ def read_checked(reader: ByteReader, keys: list[str], read: Callable[[], Any]) -
     try:
         return read()
     except (ValueError, RuntimeError, TypeError, IndexError, OverflowError, OSError) as error:
+        raise_machine_error(keys[0], error)
         raise store_damaged(keys[0] if len(keys) == 1 else f"{keys[0]} to {keys[-1]}", str(error)) from error

@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lazypert._internal.files import open_to_read, read_at
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -81,7 +83,7 @@ class LocalReader:
         """Open files."""
         opened: list[int] = []
         try:
-            opened.extend(os.open(f"{self.root}/{key}", os.O_RDONLY) for key in keys)
+            opened.extend(open_to_read(f"{self.root}/{key}") for key in keys)
         except OSError as error:
             for fd in opened:
                 os.close(fd)
@@ -94,7 +96,7 @@ class LocalReader:
         at = 0
         for key, ranges_of_key in itertools.groupby(ranges, key=lambda byte_range: byte_range[0]):
             try:
-                fd = os.open(f"{self.root}/{key}", os.O_RDONLY)
+                fd = open_to_read(f"{self.root}/{key}")
             except FileNotFoundError:
                 fd = -1
             try:
@@ -110,7 +112,7 @@ class LocalReader:
 def _fill(fd: int, out: memoryview, offset: int) -> int:
     n_read = 0
     while n_read < len(out):  # one call reads at most 2 GiB
-        n = os.preadv(fd, [out[n_read:]], offset + n_read)
+        n = read_at(fd, out[n_read:], offset + n_read)
         if not n:
             break
         n_read += n

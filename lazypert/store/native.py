@@ -138,6 +138,8 @@ def _crc32c_library() -> str:
 
 
 def _pread_works(pread: Any) -> bool:
+    if not hasattr(os, "pread"):  # Windows
+        return False
     # With 64-bit offsets, as on every 64-bit Python.
     pread.restype, pread.argtypes = ctypes.c_int64, [ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int64]
     target = ctypes.create_string_buffer(8)

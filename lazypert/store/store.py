@@ -13,6 +13,8 @@ import pandas as pd
 import zarr
 
 import lazypert_zarr  # noqa: F401 - opens counts without zarr's warning even if lazypert is not installed
+from lazypert._internal.machine import raise_machine_error
+from lazypert._internal.paths import is_url, location
 from lazypert.errors import StoreNotFoundError, no_such_column
 from lazypert.screen.roles import OPTIONAL_ROLES, Roles
 from lazypert.store.arrays import DenseArray, StringArray
@@ -41,7 +43,7 @@ class Store:
     Parameters
     ----------
     path
-        A folder, or a URL such as ``"s3://bucket/screen.zarr"``.
+        A folder, in which ``~`` and ``$VARIABLES`` are replaced, or a URL such as ``"s3://bucket/screen.zarr"``.
     storage_options
         Passed to fsspec for URLs.
 
@@ -51,10 +53,12 @@ class Store:
         If there is no finished lazypert store, or only one of a newer format version.
     StoreDamagedError
         If its root metadata cannot be read.
+    ConfigError
+        If a variable is not set, or a `pathlib.Path` was made of a URL, which must be text.
     """
 
     def __init__(self, path: str | Path, storage_options: dict[str, Any] | None = None) -> None:
-        self.path, self.storage_options = str(path), storage_options
+        self.path, self.storage_options = location("store", path), storage_options
         self.reader, self._root = _open(self.path, storage_options)
         self.attrs: dict[str, Any] = dict(self._root.attrs[MARKER])  # type: ignore[arg-type]
         version = self.attrs.get("format_version")
@@ -78,7 +82,7 @@ class Store:
     @property
     def location(self) -> str:
         """Absolute path or URL of the store, which is valid in any working directory."""
-        return self.path if "://" in self.path else str(Path(self.path).absolute())
+        return self.path if is_url(self.path) else str(Path(self.path).absolute())
 
     @property
     def n_obs(self) -> int:
@@ -299,7 +303,7 @@ class StoredCellStats:
 
 
 def _open(path: str, storage_options: dict[str, Any] | None) -> tuple[ByteReader, zarr.Group]:
-    if "://" in path:
+    if is_url(path):
         from zarr.storage import FsspecStore
 
         remote = FsspecStore.from_url(path, storage_options=storage_options, read_only=True)
@@ -332,7 +336,11 @@ def _open_group(where: Any, path: str) -> zarr.Group:
             "Check the path, or create a store with lazypert.convert(...)."
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise_machine_error(path, error)
         raise store_damaged(f"{path}/zarr.json", str(error)) from error
+    except OSError as error:
+        raise_machine_error(path, error)
+        raise
     if MARKER not in group.attrs:
         raise StoreNotFoundError(
             f"store: got {path!r}, a Zarr store without {MARKER!r} in its root attributes; expected a lazypert store. "

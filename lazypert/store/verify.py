@@ -48,12 +48,12 @@ def verify(store: str | Path, *, storage_options: dict[str, Any] | None = None) 
         metadata = json.loads(opened.reader.read("zarr.json", 0, opened.reader.size("zarr.json") or 0))
         manifest_entries = [Entry(*fields) for fields in opened.attrs[MANIFEST_FILES]]
         if problems := [found for entry in manifest_entries if (found := _problem(opened.reader, entry))]:
-            raise _damaged(store, problems)
+            raise _damaged(opened.path, problems)
         entries = opened.read_manifest()
     except StoreDamagedError:
         raise
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise _damaged(store, [f"the manifest cannot be read ({error})"]) from error
+        raise _damaged(opened.path, [f"the manifest cannot be read ({error})"]) from error
     problems = []
     if root_digest(metadata) != metadata["attributes"][MARKER].get("root_digest"):
         problems.append("zarr.json: changed since it was written")
@@ -62,7 +62,7 @@ def verify(store: str | Path, *, storage_options: dict[str, Any] | None = None) 
     with ThreadPoolExecutor(cpu_count()) as pool:
         problems += filter(None, pool.map(lambda entry: _problem(opened.reader, entry), entries))
     if problems:
-        raise _damaged(store, problems)
+        raise _damaged(opened.path, problems)
     return len(entries)
 
 
@@ -80,10 +80,10 @@ def _problem(reader: ByteReader, entry: Entry) -> str | None:
     return None
 
 
-def _damaged(store: str | Path, problems: list[str]) -> StoreDamagedError:
+def _damaged(store: str, problems: list[str]) -> StoreDamagedError:
     more = f"\n  and {len(problems) - _MAX_LISTED} more" if len(problems) > _MAX_LISTED else ""
     return StoreDamagedError(
-        f"The store {str(store)!r} is damaged:\n  "
+        f"The store {store!r} is damaged:\n  "
         + "\n  ".join(problems[:_MAX_LISTED])
         + more
         + "\nRestore these files from a copy, or convert the source again."

@@ -1,9 +1,14 @@
+import subprocess
+import sys
 import threading
 
 import numpy as np
 import pytest
 
+import lazypert as lp
 from lazypert._internal.files import crc32, crc32_of, directory_size, read_exact, swap, write_atomic
+from lazypert.store.store import Store
+from tests.support.stores import ROLES, screen, write
 
 
 def test_write_atomic_writes_the_complete_file_or_nothing(tmp_path):
@@ -70,3 +75,38 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_atomic(tmp_path / "file", buffers())
     assert list(tmp_path.iterdir()) == []
+
+
+SCRIPT = """
+import os, sys
+from concurrent.futures import ThreadPoolExecutor
+del os.preadv, os.pread
+import warnings
+warnings.simplefilter("ignore")
+import numpy as np
+import lazypert as lp
+from lazypert.store import native
+from lazypert.store.store import Store
+path, store = sys.argv[1:]
+assert not native.are_available()
+made = lp.convert(path, store, pert_col="perturbation", control_pert="non-targeting", cell_type_col="cell_type",
+                  batch_col="batch", progress=False)
+assert lp.verify(made) > 0
+matrix = Store(made).matrix()
+rows = np.arange(matrix.shape[0])
+expected = matrix.read_rows(rows).to_dense()
+with ThreadPoolExecutor(4) as pool:
+    for part in pool.map(lambda i: (i, matrix.read_rows(rows[i::8]).to_dense()), range(8)):
+        assert (part[1] == expected[part[0]::8]).all()
+print(Store(made).content_digest)
+"""
+
+
+def test_systems_without_reads_at_an_offset_read_the_same(tmp_path):
+    path = write(screen(), tmp_path / "s.h5ad")
+    store = lp.convert(path, tmp_path / "s.zarr", progress=False, **ROLES)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(path), str(tmp_path / "t.zarr")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == Store(store).content_digest

@@ -1,9 +1,11 @@
 """Files of a dataset are found as cell-load finds them."""
 
+import logging
 from pathlib import Path
 
 import pytest
 
+from lazypert.design.experiment import load_experiment_config
 from lazypert.errors import ConfigError, ExperimentFileNotFoundError
 from tests.support.experiments import config_of
 
@@ -62,3 +64,53 @@ def test_relative_patterns_are_not_saved_from_a_folder_with_pattern_characters(t
     folder.mkdir()
     with pytest.raises(ConfigError, match=r"got the pattern '\*\.h5ad' in the folder .*a\[1\]"):
         config_of("*.h5ad", base_dir=folder).save_config(tmp_path / "e.toml")
+
+
+@pytest.mark.parametrize(
+    "path", ["~/k562.h5ad", "$SCREENS/k562.h5ad", "${SCREENS}/{k562,absent}.h5ad", "~/k*.h5ad", "file"], ids=str
+)
+def test_home_folders_variables_and_file_urls(tree, monkeypatch, path):
+    monkeypatch.setenv("HOME", str(tree))
+    monkeypatch.setenv("SCREENS", str(tree))
+    path = (tree / "k562.h5ad").as_uri() if path == "file" else path
+    config = config_of(path, base_dir=tree / "sub1")
+    assert config.dataset_files("d0") == [tree / "k562.h5ad"]
+    config.save_config(tree / "sub2" / "e.toml")
+    saved = load_experiment_config(tree / "sub2" / "e.toml")
+    assert saved.dataset_path("d0") == path, "the same file can be used by others"
+    assert saved.dataset_files("d0") == [tree / "k562.h5ad"]
+
+
+def test_urls_stand_for_themselves(tree):
+    config = config_of("s3://bucket/screen.zarr", base_dir=tree)
+    assert config.dataset_files("d0") == ["s3://bucket/screen.zarr"]
+    config.save_config(tree / "sub1" / "e.toml")
+    assert load_experiment_config(tree / "sub1" / "e.toml").dataset_files("d0") == ["s3://bucket/screen.zarr"]
+    for call in (load_experiment_config, config.save_config):
+        with pytest.raises(ConfigError, match=r"path: got the URL 's3://b/e.toml'"):
+            call("s3://b/e.toml")
+
+
+def test_variables_that_are_not_set(tree, monkeypatch):
+    monkeypatch.delenv("UNSET", raising=False)
+    with pytest.raises(ConfigError, match=r"\[datasets\] 'd0': got '\$UNSET/a.h5ad', .*'UNSET' is not set"):
+        config_of("$UNSET/a.h5ad", base_dir=tree).dataset_files("d0")
+
+
+def test_the_working_directory_comes_second(tree, monkeypatch, caplog):
+    monkeypatch.chdir(tree)
+    config = config_of("rpe1.h5ad", "a.h5ad", "sub2/b.h5ad", base_dir=tree / "sub1")
+    with caplog.at_level(logging.WARNING, logger="lazypert"):
+        assert config.dataset_files("d1") == [tree / "sub1" / "a.h5ad"]
+        assert not caplog.records
+        assert config.dataset_files("d0") == [tree / "rpe1.h5ad"]
+        assert f"'rpe1.h5ad' is not in {str(tree / 'sub1')!r} and was taken from the working directory" in caplog.text
+        caplog.clear()
+        (tree / "a.h5ad").touch()
+        assert config.dataset_files("d1") == [tree / "sub1" / "a.h5ad"]
+        assert f"'a.h5ad' was taken from {str(tree / 'sub1')!r}; the working directory" in caplog.text
+    config.save_config(tree / "sub2" / "e.toml")
+    monkeypatch.chdir(tree / "sub2")
+    saved = load_experiment_config("e.toml")
+    assert saved.dataset_files("d0") == [tree / "rpe1.h5ad"]
+    assert saved.dataset_files("d1") == [tree / "sub1" / "a.h5ad"]

@@ -1,13 +1,17 @@
 """A file is converted on first use, and again when it changes; a store is opened as it is."""
 
 import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import lazypert as lp
 from lazypert import PerturbationAnnDataSource, PerturbationSourceConfig
-from lazypert.errors import StoreNotFoundError
+from lazypert.errors import ConfigError, StoreNotFoundError
 from tests.support.screens import holey_screen, in_store_order, write_screen
 
 
@@ -82,3 +86,62 @@ def test_a_missing_file_raises(tmp_path):
 def test_a_folder_that_is_not_a_store_raises(tmp_path):
     with pytest.raises(StoreNotFoundError):
         PerturbationAnnDataSource(PerturbationSourceConfig(file_path=tmp_path))
+
+
+def test_a_folder_that_cannot_be_written_to_names_cache_dir(tmp_path):
+    path = write_screen(holey_screen(), tmp_path / "s.h5ad")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"cache_dir: the store of .*s\.h5ad.* cannot be written .*Set cache_dir to"):
+        PerturbationAnnDataSource(config_of(path, cache_dir=tmp_path / "file" / "cache"))
+    script = (
+        "import os, sys, lazypert as lp; os.chmod(os.path.dirname(sys.argv[1]), 0o555)\n"
+        "if os.getuid() == 0: os.setuid(65534)\n"
+        "try: lp.PerturbationAnnDataSource(lp.PerturbationSourceConfig(file_path=sys.argv[1]))\n"
+        "except lp.LazypertError as error: print(type(error).__name__, error)"
+    )
+    # A folder that every user may enter, because root may write anywhere.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        (Path(folder) / "screens").mkdir()
+        path = write_screen(holey_screen(), Path(folder) / "screens" / "s.h5ad")
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "numba")}
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False, env=environment
+        )
+        assert "ConfigError cache_dir: the store of" in done.stdout, done.stderr
+        assert "(Permission denied). Set cache_dir to" in done.stdout
+        assert [file.name for file in path.parent.iterdir()] == ["s.h5ad"]
+
+
+@pytest.mark.slow
+def test_one_of_four_processes_converts_and_the_others_wait(tmp_path):
+    path = write_screen(holey_screen(), tmp_path / "s.h5ad")
+    script = (
+        "import logging, pathlib, sys, time, lazypert as lp\n"
+        "from lazypert.conversion import convert as module\n"
+        "logging.basicConfig(level=logging.INFO, format='%(message)s')\n"
+        "original = module.make_plan\n"
+        "def slow_plan(*args):\n"
+        "    print('converts', flush=True); time.sleep(2); return original(*args)\n"
+        "module.make_plan = slow_plan\n"
+        "pathlib.Path(sys.argv[2]).touch()\n"
+        "while len(list(pathlib.Path(sys.argv[2]).parent.iterdir())) < 4: time.sleep(0.01)\n"
+        "source = lp.PerturbationAnnDataSource(lp.PerturbationSourceConfig(file_path=sys.argv[1]))\n"
+        "print(source.n_rows, source.store.content_digest)"
+    )
+    (tmp_path / "ready").mkdir()
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(path), str(tmp_path / "ready" / str(i))],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(4)
+    ]
+    outputs = [process.communicate(timeout=300) for process in running]
+    assert [process.returncode for process in running] == [0] * 4, outputs
+    assert sum("converts" in out for out, _ in outputs) == 1
+    assert sum("waiting for another process" in err for _, err in outputs) >= 1
+    assert len({out.splitlines()[-1] for out, _ in outputs}) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ready", "s.h5ad", "s.lazypert.zarr"]

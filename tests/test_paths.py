@@ -1,0 +1,156 @@
+"""Every public function that takes a path: home folders, variables, file:// URLs, and URLs that it cannot use."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import lazypert as lp
+from lazypert import PerturbationAnnDataSource, PerturbationSourceConfig
+from lazypert._cli import main
+from lazypert.converter import open_source
+from lazypert.dataset.backend import LazypertBackendEntrypoint
+from lazypert.errors import ConfigError, SourceMissingError
+from lazypert.simulate import NullScreenConfig, SimulationConfig, null_screen, reference_screen, simulate_screen
+from lazypert.splits.split_result import SplitResult
+from tests.support.stores import ROLES, screen, write
+
+URL = "s3://bucket/s.zarr"
+
+
+def set_up(path, **options):
+    return lp.PerturbationPipeline(lp.PerturbationPipelineConfig(sentence_size=4, **options)).setup([path])
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home folder with a file and its store, which is also $SCREENS; the working directory is empty."""
+    folder = tmp_path / "home"
+    (tmp_path / "work").mkdir()
+    folder.mkdir()
+    write(screen(), folder / "s.h5ad")
+    lp.convert(folder / "s.h5ad", folder / "s.zarr", progress=False, **ROLES)
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("SCREENS", str(folder))
+    monkeypatch.chdir(tmp_path / "work")
+    yield folder
+    assert not list(Path().iterdir()), "something was written to a folder named like the path"
+
+
+def test_conversion(home):
+    made = lp.convert("~/s.h5ad", "$SCREENS/a.zarr", progress=False, **ROLES)
+    assert made == home / "a.zarr"
+    url = (home / "s.h5ad").as_uri()
+    assert lp.convert([url], (home / "b.zarr").as_uri(), progress=False, **ROLES) == home / "b.zarr"
+    assert lp.verify(made) == lp.verify(home / "b.zarr") == lp.verify(home / "s.zarr")
+    assert open_source("~/s.h5ad").n_obs == 90
+
+
+@pytest.mark.parametrize("target", [URL, "memory://s.zarr", Path(URL), "$UNSET/s.zarr"], ids=str)
+def test_conversion_refuses_other_targets(home, target):
+    with pytest.raises(ConfigError, match=r"store: got .*(://|UNSET)"):
+        lp.convert(home / "s.h5ad", target, progress=False, **ROLES)
+
+
+def test_conversion_refuses_sources_at_urls(home):
+    for call in (lambda: lp.convert("s3://b/s.h5ad", home / "a.zarr"), lambda: open_source("s3://b/s.h5ad")):
+        with pytest.raises(ConfigError, match=r"source: got the URL 's3://b/s.h5ad'.* to this machine first"):
+            call()
+    with pytest.raises(SourceMissingError, match=r"home/none\.h5ad"):
+        lp.convert("~/none.h5ad", home / "a.zarr")
+
+
+@pytest.mark.parametrize("path", ["~/s.zarr", "$SCREENS/s.zarr", "file", Path("~/s.zarr")], ids=str)
+def test_opening(home, path):
+    path = (home / "s.zarr").as_uri() if path == "file" else path
+    expected = lp.open(home / "s.zarr").attrs
+    assert lp.open(path).attrs == expected
+    assert lp.verify(path) > 0
+    assert LazypertBackendEntrypoint().guess_can_open(path)
+    assert PerturbationAnnDataSource(PerturbationSourceConfig(file_path=path, **ROLES)).n_rows == 90
+    with xr.open_dataset(path, engine="lazypert") as ds:
+        assert ds.attrs == expected
+
+
+def test_a_path_object_cannot_hold_a_url(home):
+    assert not LazypertBackendEntrypoint().guess_can_open(Path(URL))
+    for call in (lp.open, lp.verify, set_up, lambda path: xr.open_dataset(path, engine="lazypert")):
+        with pytest.raises(ConfigError, match=f"cannot hold a URL: pass the text '{URL}'"):
+            call(Path(URL))
+
+
+def test_the_cached_store(home):
+    assert set_up("~/s.h5ad").source.store.path == str(home / "s.lazypert.zarr")
+    set_up("$SCREENS/s.h5ad", cache_dir="~/cache")
+    assert len(list((home / "cache").glob("s-*.lazypert.zarr"))) == 1
+    with pytest.raises(ConfigError, match=f"cache_dir: got the URL '{URL}'"):
+        set_up("~/s.h5ad", cache_dir=URL)
+
+
+def test_several_screens_are_named_by_their_files(home, monkeypatch):
+    monkeypatch.setenv("SCREEN", str(home / "s.zarr"))
+    config = lp.PerturbationPipelineConfig(sentence_size=4)
+    result = lp.PerturbationPipeline(config).setup(["$SCREEN", (home / "s.h5ad").as_uri()])
+    assert result.source.names == ("s", "s_2")
+
+
+def test_perturbation_features(home):
+    names = ["non-targeting", *set_up("~/s.zarr").source.groups.labels["perturbation"]]
+    pd.DataFrame(np.ones((len(names), 2)), index=names).groupby(level=0).first().to_csv(home / "f.csv")
+    options = {"file_path": "~/s.zarr", **ROLES}
+    for path in ("~/f.csv", "$SCREENS/f.csv", (home / "f.csv").as_uri()):
+        assert PerturbationAnnDataSource(PerturbationSourceConfig(perturbation_features_file=path, **options))[0]
+    source = PerturbationAnnDataSource(PerturbationSourceConfig(perturbation_features_file="s3://b/f.csv", **options))
+    with pytest.raises(ConfigError, match="perturbation_features_file: got the URL"):
+        source[0]
+
+
+def test_splits(home):
+    result = set_up("~/s.zarr")
+    result.original_splits.save("~/split.csv")
+    assert (home / "split.csv").exists()
+    assert SplitResult.load("$SCREENS/split.csv", result.source).digest == result.original_splits.digest
+    assert SplitResult.from_table(result.source, "~/split.csv").digest == result.original_splits.digest
+    for call in (
+        lambda: result.original_splits.save("s3://b/split.csv"),
+        lambda: SplitResult.load("s3://b/split.csv", result.source),
+        lambda: SplitResult.from_table(result.source, "s3://b/split.csv"),
+    ):
+        with pytest.raises(ConfigError, match=r"path: got the URL 's3://b/split.csv'"):
+            call()
+
+
+def test_runs(home):
+    result = set_up("~/s.zarr")
+    lp.save_run("~/run.json", result, [])
+    assert f'"path": "{home}/s.zarr"' in (home / "run.json").read_text()
+    assert lp.load_run("$SCREENS/run.json").result.original_splits.digest == result.original_splits.digest
+    assert lp.load_run("~/run.json", sources="~/s.zarr").result.source.n_rows == 90
+    for call in (lambda: lp.save_run("s3://b/run.json", result, []), lambda: lp.load_run("s3://b/run.json")):
+        with pytest.raises(ConfigError, match=r"path: got the URL 's3://b/run.json'"):
+            call()
+
+
+def test_simulated_screens(home):
+    assert reference_screen("~/r.h5ad") == home / "r.h5ad"
+    simulate_screen("$SCREENS/m.h5ad", SimulationConfig(n_cells=256, n_genes=300, n_perturbations=4))
+    assert (home / "m.h5ad").exists()
+    assert null_screen("~/n.h5ad", NullScreenConfig(group_sizes=(5, 7), n_controls=9)) == [home / "n.h5ad"]
+    for call in (reference_screen, null_screen, lambda url: simulate_screen(url, SimulationConfig(n_cells=9))):
+        with pytest.raises(ConfigError, match=r"paths?: got the URL 's3://b/a.h5ad'"):
+            call("s3://b/a.h5ad")
+
+
+def test_the_command_line(home, capsys):
+    roles = ["--pert-col", "perturbation"]
+    assert main(["convert", "~/s.h5ad", "$SCREENS/c.zarr", *roles]) == 0
+    assert main(["info", "~/c.zarr"]) == main(["verify", "$SCREENS/c.zarr"]) == 0
+    capsys.readouterr()
+    assert main(["convert", "~/s.h5ad", URL, *roles]) == 1
+    assert f"store: got the URL '{URL}'" in capsys.readouterr().err
+    assert main(["convert", "s3://b/s.h5ad", "~/d.zarr", *roles]) == 1
+    assert "source: got the URL 's3://b/s.h5ad'" in capsys.readouterr().err
+    assert main(["demo", "--out", URL]) == 1
+    assert f"--out: got the URL '{URL}'" in capsys.readouterr().err
