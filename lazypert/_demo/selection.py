@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -118,7 +119,7 @@ def build_sentences(demo: Demo) -> None:
 
 
 def _set_up_pipeline(demo: Demo) -> PerturbationPipelineResult:
-    """Set up a pipeline with all its parts, but without quality control if no perturbation passes it."""
+    """Set up a pipeline with all its parts, but without quality control if it leaves nothing to train on."""
     config = PerturbationPipelineConfig(
         pert_col=demo.config.pert_col,
         cell_type_col=demo.config.cell_type_col,
@@ -133,11 +134,20 @@ def _set_up_pipeline(demo: Demo) -> PerturbationPipelineResult:
         cache_dir=demo.config.out,
         seed=demo.config.seed,
     )
-    return PerturbationPipeline(config).setup(demo.store)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            result = PerturbationPipeline(config).setup(demo.store)
+        except ConfigError as error:  # those that pass are held out
+            demo.report.line("pipeline", str(error))
+            result = PerturbationPipeline(replace(config, enable_knockdown_filter=False)).setup(demo.store)
+    for warning in caught:
+        demo.report.line("warning", str(warning.message))
+    return result
 
 
 def _describe_pipeline(result: PerturbationPipelineResult) -> str:
-    quality = "after QC" if result.filter_mask is not None else "without QC, which no perturbation passes"
+    quality = "after QC" if result.filter_mask is not None else "without QC, which leaves nothing to train on"
     sizes = ", ".join(f"{name} {len(result.splits[name]):,}" for name in SPLITS)
     return f"{result.config.split_mode} split {quality}: {sizes}"
 
