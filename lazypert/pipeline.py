@@ -23,7 +23,13 @@ from lazypert.design.sampler_config import PerturbationSamplerConfig, SamplerOpt
 from lazypert.design.sentence_plan import SentencePlan
 from lazypert.errors import ConfigError
 from lazypert.loading.config import LoaderConfig, LoaderOptions
-from lazypert.quality import KnockdownFilterConfig, KnockdownOptions, KnockdownResult, OnTargetKnockdownFilter
+from lazypert.quality import (
+    KnockdownFilterConfig,
+    KnockdownOptions,
+    KnockdownResult,
+    OnTargetKnockdownFilter,
+    filter_splits,
+)
 from lazypert.screen.gene_alignment import JOINS, Join
 from lazypert.sources.anndata_source import PerturbationAnnDataSource
 from lazypert.sources.concat_source import PerturbationConcatSource
@@ -71,7 +77,8 @@ class PerturbationPipelineConfig(KnockdownOptions, SentenceOptions, ControlOptio
     mapping_strategy
         The ``strategy`` of the control mapping. With ``"batch"``, each sentence also comes from a single batch.
     enable_knockdown_filter
-        Remove cells that fail knockdown QC from the splits.
+        Remove cells that fail knockdown QC from the splits. It is an error if no perturbed cell is left to train on,
+        and a warning if none is left in another split.
     """
 
     join: Join = "inner"
@@ -258,7 +265,9 @@ class PerturbationPipelineResult:
     ) -> None:
         self.config, self.source, self.knockdown = config, source, knockdown
         self._all_splits = self.original_splits = splits
-        self.splits = splits = splits if knockdown is None else splits.keep(knockdown.mask)
+        if knockdown is not None:
+            splits = filter_splits(splits, knockdown)
+        self.splits = splits
         self.is_split_given = False
         plan = SentencePlan.from_rows(
             config.sampler_config(), source.groups, splits.train_indices, by_batch=self._by_batch

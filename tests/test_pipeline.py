@@ -89,6 +89,28 @@ class TestResult:
             rows = np.asarray(unfiltered.splits[name])
             assert np.asarray(result.splits[name]).tolist() == rows[mask[rows]].tolist()
 
+    def test_qc_that_leaves_only_controls_to_train_on_is_an_error(self, reference):
+        options = {"enable_knockdown_filter": True, "var_gene_col": "gene_name", "residual_expression": 0.001}
+        with pytest.raises(ConfigError, match=r"none of the 600 .* 'train' .* 120 controls .*: 5 residual .* too high"):
+            setup(reference, split_mode="random", **options)
+
+    def test_qc_that_empties_another_split_is_a_warning(self, tmp_path):
+        # Perturbation B, which is held out, does not lower its gene.
+        labels = np.repeat([CONTROL, "A", "B"], 40)
+        counts = np.full((120, 2), 8)
+        counts[labels == "A", 0] = 0
+        screen = make_screen(
+            {"perturbation": labels.tolist(), "cell_type": ["T"] * 120, "batch": ["b"] * 120}, counts, genes=["A", "B"]
+        )
+        config = PerturbationPipelineConfig(
+            split_mode="fewshot", held_out_perturbations=("B",), enable_knockdown_filter=True, min_cells=5
+        )
+        path = write_screen(screen, tmp_path / "a.h5ad")
+        with pytest.warns(UserWarning, match=r"none of the 40 perturbed cells of split 'test' passes, so that nothing"):
+            result = PerturbationPipeline(config).setup(path)
+        assert len(result.test_indices) == 0
+        assert len(result.train_indices) > 40
+
     @pytest.mark.parametrize("strategy", ["random", "batch"])
     def test_sampler_and_mapping(self, reference, strategy):
         options = {"mapping_strategy": strategy, "stratify_by": ("batch",)}  # each split gets controls of each batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lazypert.design.controls import BatchControlMapping, ControlMappingConfig, RandomControlMapping
+from lazypert.errors import ConfigError
 from lazypert.pipeline import PerturbationPipeline, PerturbationPipelineConfig, PerturbationPipelineResult
 from lazypert.plots import plot_knockdown, plot_splits, sample_cell_residuals
 from lazypert.quality import KnockdownFilterConfig, OnTargetKnockdownFilter
@@ -58,12 +60,16 @@ def _split(demo: Demo, name: str, held_out: str, splitter: Any) -> list[object]:
 def filter_knockdown(demo: Demo) -> None:
     """Check for each perturbation whether the expression of its target is reduced."""
     config = KnockdownFilterConfig(var_gene_col=demo.config.var_gene_col)
-    units = "counts" if demo.source.matrix.is_counts else "values (X does not hold counts)"
     with demo.report.section("Knockdown quality control"):
-        demo.knockdown = result = OnTargetKnockdownFilter(config).run(demo.source)
+        try:
+            demo.knockdown = result = OnTargetKnockdownFilter(config).run(demo.source)
+        except ConfigError as error:  # no perturbation is named after a gene, or values are negative
+            demo.report.skip("knockdown", str(error))
+            return
         demo.report.line(
             "residual",
-            f"mean {units} of the target in perturbed cells / in controls; passes below {config.residual_expression:g}",
+            f"mean of the target's {result.units} in perturbed cells / in controls; passes below "
+            f"{config.residual_expression:g}",
         )
         _report_knockdown(demo, result.table)
         demo.report.line(
@@ -72,12 +78,7 @@ def filter_knockdown(demo: Demo) -> None:
             f"{int(result.mask.sum()):,} of {len(result.mask):,} cells (controls always pass)",
         )
     demo.figures["knockdown"] = lambda: plot_knockdown(
-        result,
-        config=config,
-        cell_residuals=sample_cell_residuals(
-            demo.source, result, var_gene_col=demo.config.var_gene_col, seed=demo.config.seed
-        ),
-        units="counts" if demo.source.matrix.is_counts else "expression",
+        result, cell_residuals=sample_cell_residuals(demo.source, result, seed=demo.config.seed)
     )
 
 
@@ -118,8 +119,7 @@ def build_sentences(demo: Demo) -> None:
 
 
 def _set_up_pipeline(demo: Demo) -> PerturbationPipelineResult:
-    """Set up a pipeline with all its parts, but without quality control if no perturbation passes it."""
-    assert demo.knockdown is not None
+    """Set up a pipeline with all its parts, but without quality control if it leaves nothing to train on."""
     config = PerturbationPipelineConfig(
         pert_col=demo.config.pert_col,
         cell_type_col=demo.config.cell_type_col,
@@ -129,16 +129,25 @@ def _set_up_pipeline(demo: Demo) -> PerturbationPipelineResult:
         held_out_perturbations=demo.held_out_perturbations or None,
         sentence_size=_SENTENCE_SIZE,
         sentences_per_batch=_SENTENCES_PER_BATCH,
-        enable_knockdown_filter=bool(demo.knockdown.table["passed"].any()),
+        enable_knockdown_filter=demo.knockdown is not None and bool(demo.knockdown.table["passed"].any()),
         var_gene_col=demo.config.var_gene_col,
         cache_dir=demo.config.out,
         seed=demo.config.seed,
     )
-    return PerturbationPipeline(config).setup(demo.store)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            result = PerturbationPipeline(config).setup(demo.store)
+        except ConfigError as error:  # those that pass are held out
+            demo.report.line("pipeline", str(error))
+            result = PerturbationPipeline(replace(config, enable_knockdown_filter=False)).setup(demo.store)
+    for warning in caught:
+        demo.report.line("warning", str(warning.message))
+    return result
 
 
 def _describe_pipeline(result: PerturbationPipelineResult) -> str:
-    quality = "after QC" if result.filter_mask is not None else "without QC, which no perturbation passes"
+    quality = "after QC" if result.filter_mask is not None else "without QC, which leaves nothing to train on"
     sizes = ", ".join(f"{name} {len(result.splits[name]):,}" for name in SPLITS)
     return f"{result.config.split_mode} split {quality}: {sizes}"
 

@@ -1,13 +1,8 @@
 """Knockdown quality control."""
 
-from lazypert.quality.knockdown import (
-    KnockdownFilterConfig,
-    KnockdownFilterKwargs,
-    KnockdownOptions,
-    KnockdownResult,
-    OnTargetKnockdownFilter,
-    is_on_target_knockdown,
-)
+from lazypert.quality.config import KnockdownFilterConfig, KnockdownFilterKwargs, KnockdownOptions
+from lazypert.quality.filtered_splits import filter_splits
+from lazypert.quality.knockdown import KnockdownResult, OnTargetKnockdownFilter, is_on_target_knockdown
 
 __all__ = [
     "KnockdownFilterConfig",
@@ -15,5 +10,6 @@ __all__ = [
     "KnockdownOptions",
     "KnockdownResult",
     "OnTargetKnockdownFilter",
+    "filter_splits",
     "is_on_target_knockdown",
 ]

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, TypedDict
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from lazypert._internal.config import Config
-from lazypert._internal.validation import require_choice, require_integer, require_number
-from lazypert.quality.target_expression import ControlMatch, ControlStrata, gather_target_expression
+from lazypert.quality.config import KnockdownFilterConfig
+from lazypert.quality.contexts import Contexts
+from lazypert.quality.target_expression import ControlStrata, gather_target_expression
+from lazypert.quality.unmeasured import hint, require_targets
+from lazypert.quality.value_scale import require_comparable
+from lazypert.quality.verdicts import NOT_MEASURED, Verdict, judge
 from lazypert.screen.targets import target_genes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lazypert.sources.base import PerturbationSource
-
-
-PASSED = "passed"
-NOT_MEASURED = "target gene not measured"
-NOT_EXPRESSED = "target not expressed in controls"
-TOO_HIGH = "residual expression too high"
-TOO_FEW_CELLS = "too few cells left"
 
 
 def is_on_target_knockdown(
@@ -60,63 +56,6 @@ def is_on_target_knockdown(
     return control > 0 and float(np.mean(gene_expression[pert_mask], dtype=np.float64)) / control < residual_expression
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class KnockdownOptions(Config):
-    """Options that the filter shares with the pipeline; `KnockdownFilterConfig` explains them."""
-
-    residual_expression: float = 0.30
-    cell_residual_expression: float = 0.50
-    min_cells: int = 30
-    var_gene_col: str | None = None
-    layer: str | None = None
-    control_match: ControlMatch = "all"
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class KnockdownFilterConfig(KnockdownOptions):
-    """Options of `OnTargetKnockdownFilter`; the defaults are those of cell-load.
-
-    Parameters
-    ----------
-    residual_expression
-        Stage 1 keeps a perturbation whose mean residual expression is below this.
-    cell_residual_expression
-        Stage 2 keeps a cell whose own residual expression is below this.
-    min_cells
-        Stage 3 drops perturbations with fewer cells left than this.
-    var_gene_col
-        var column with the gene names used as perturbation labels; None uses the var index.
-    layer
-        Matrix to read; None reads X.
-    control_match
-        Controls to compare with: ``"all"`` of them; those of the same dataset and ``"cell_type"``; or
-        those of the same dataset, cell type and ``"batch"``. A batch without controls is compared with
-        all controls of its dataset and cell type, as in control mapping.
-
-    Raises
-    ------
-    ConfigError
-        When a value is out of range.
-    """
-
-    def __post_init__(self) -> None:
-        for name in ("residual_expression", "cell_residual_expression"):
-            require_number(name, getattr(self, name), above=0, most=1)
-        require_integer("min_cells", self.min_cells, 1)
-        require_choice("control_match", self.control_match, ControlMatch)
-
-
-class KnockdownFilterKwargs(TypedDict, total=False):
-    """Keyword arguments of `KnockdownFilterConfig`."""
-
-    residual_expression: float
-    cell_residual_expression: float
-    min_cells: int
-    var_gene_col: str | None
-    layer: str | None
-    control_match: ControlMatch
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class KnockdownResult:
     """Outcome of knockdown quality control.
@@ -126,22 +65,33 @@ class KnockdownResult:
     mask
         (n_obs,) bool by store row: whether the cell passes. Controls always pass.
     table
-        One row per perturbation, without the controls: ``perturbation``, ``n_cells``,
-        ``control_mean`` and ``perturbed_mean`` (in the units of the matrix), ``residual_expression``
-        (their ratio; NaN where it is undefined), ``n_kept``, ``passed``, ``reason``.
+        One row per perturbation, without the controls, or with `verdict_by` one per context and perturbation, which
+        starts with the columns ``dataset`` or ``cell_type``: ``perturbation``, ``n_cells``, ``n_compared`` (cells whose
+        target was measured and that have controls to compare with; the others do not pass), ``control_mean`` and
+        ``perturbed_mean`` (in `units`), ``residual_expression`` (their ratio; NaN where it is undefined), ``n_kept``,
+        ``passed``, ``reason``.
     n_unlabelled
         Cells without a perturbation or cell type; they do not pass.
+    units
+        What the means are means of: ``"counts"``, ``"log1p values"`` or ``"normalised values"``, guessed from the
+        values; or ``"counts per 10,000"`` of normalised depth. Ratios of log1p values are closer to 1 than those of
+        counts.
+    config
+        Options of the filter.
     """
 
     mask: NDArray[np.bool_]
     table: pd.DataFrame
     n_unlabelled: int
+    units: str = "expression"
+    config: KnockdownFilterConfig = field(default_factory=KnockdownFilterConfig)
 
     def __repr__(self) -> str:
         passed = int(self.table["passed"].sum())
+        by = f" by {' and '.join(self.config.verdict_by)}" if self.config.verdict_by else ""
         return (
-            f"KnockdownResult({passed} of {len(self.table)} perturbations pass, "
-            f"{int(self.mask.sum()):,} of {len(self.mask):,} cells)"
+            f"KnockdownResult({passed} of {len(self.table)} perturbations{by} pass, "
+            f"{int(self.mask.sum()):,} of {len(self.mask):,} cells, by means of {self.units})"
         )
 
 
@@ -154,11 +104,16 @@ class OnTargetKnockdownFilter:
 
     Perturbations whose gene is not measured or not expressed in controls are dropped, and the result
     gives the reason. Labels that are not genes (``unassigned``, or double perturbations such as ``A+B``) count as not
-    measured. If several genes share a name, the first is used.
+    measured. If several genes share a name, the first is used. Cells without controls to compare with, or whose
+    controls have a mean that is not finite, do not pass, and do not change the verdict on other cells.
+
+    With ``direction="up"`` the ratios must be above ``1 / residual_expression`` and ``1 / cell_residual_expression``;
+    with ``"both"`` a perturbation passes stage 1 in either direction, and stage 2 judges its cells in the same one.
 
     References
     ----------
-    cell-load, ``filter_on_target_knockdown`` (Arc Institute).
+    cell-load, ``filter_on_target_knockdown`` (Arc Institute). It filters file by file, as
+    ``verdict_by=("dataset",)`` does.
     """
 
     def __init__(self, config: KnockdownFilterConfig | None = None) -> None:
@@ -181,87 +136,33 @@ class OnTargetKnockdownFilter:
         ------
         ColumnNotFoundError
             When `var_gene_col` or `layer` does not exist.
+        ConfigError
+            When no perturbation is named after a gene, values are negative, or datasets that are judged together
+            differ in scale.
+        NotCountsError
+            When `normalise_depth` meets log1p values.
         """
-        groups = source.groups
-        target_column = target_genes(groups, source.gene_labels(self.config.var_gene_col))
+        config, groups = self.config, source.groups
+        units = require_comparable(source, config)
+        genes = source.gene_labels(config.var_gene_col)
+        target_column = target_genes(groups, genes)
+        contexts = Contexts.of(groups, config.verdict_by)
+        parts = list(contexts.perturbations(groups))
+        judged = np.unique([code for _, code, _ in parts]).astype(np.int64)
+        require_targets(groups, judged, target_column, source.var, config.var_gene_col)
         run_of_row = groups.expand(np.arange(len(groups.start), dtype=np.int32), source.n_rows)
-        strata = ControlStrata.of(groups, self.config.control_match, run_of_row)
-        expression = gather_target_expression(source, groups, target_column, run_of_row, strata, self.config.layer)
+        strata = ControlStrata.of(groups, config.control_match, run_of_row, contexts)
+        expression = gather_target_expression(
+            source, groups, target_column, run_of_row, strata, config.layer, normalise_depth=config.normalise_depth
+        )
         control_mean = expression.control_means(strata.wider)
-        mask = groups.expand(groups.is_control & (groups.ids >= 0), source.n_rows)
-        verdicts = []
-        for code, label in enumerate(groups.labels["perturbation"]):
-            runs = np.flatnonzero((groups.codes["perturbation"] == code) & (groups.ids >= 0) & ~groups.is_control)
-            if not len(runs):
-                continue
-            rows = groups.rows(runs)[:]
-            stratum = strata.of_row[rows]
-            expected, one_stratum = control_mean[stratum, code], bool((stratum == stratum[0]).all())
-            verdict, keep = _judge(self.config, str(label), expression.own[rows], expected, one_stratum=one_stratum)
-            verdicts.append(asdict(verdict))
-            mask[rows[keep]] = True
-        table = pd.DataFrame(verdicts, columns=[field.name for field in fields(_Verdict)])
-        return KnockdownResult(mask, table, groups.n_unlabelled)
-
-
-@dataclass(slots=True)
-class _Verdict:
-    """One row of `KnockdownResult.table`; the fields are its columns."""
-
-    perturbation: str
-    n_cells: int
-    control_mean: float = np.nan
-    perturbed_mean: float = np.nan
-    residual_expression: float = np.nan
-    n_kept: int = 0
-    passed: bool = False
-    reason: str = NOT_MEASURED
-
-
-def _judge(
-    config: KnockdownFilterConfig,
-    label: str,
-    own: NDArray[np.floating[Any]],
-    expected: NDArray[np.float64],
-    *,
-    one_stratum: bool,
-) -> tuple[_Verdict, NDArray[np.bool_]]:
-    """Apply the three stages to one perturbation.
-
-    Parameters
-    ----------
-    own
-        (n,) expression of the target in the perturbation's cells; NaN where it was not measured.
-    expected
-        (n,) mean of the target in the controls that each cell is compared with.
-    one_stratum
-        Whether all of these cells are compared with the same controls.
-
-    Returns
-    -------
-    The table row, and (n,) bool: the cells to keep.
-    """
-    verdict, dropped = _Verdict(label, len(own)), np.zeros(len(own), dtype=bool)
-    measured = np.flatnonzero(~np.isnan(own))
-    if not len(measured):
-        return verdict, dropped
-    own, expected = own[measured].astype(np.float64), expected[measured]
-    # A mean of equal numbers may differ from them in the last bit.
-    control = float(expected[0]) if one_stratum else float(np.mean(expected))
-    verdict.control_mean, verdict.perturbed_mean = control, float(np.mean(own))
-    if not control > 0 or not np.isfinite(control):
-        verdict.reason = NOT_EXPRESSED
-        return verdict, dropped
-    verdict.residual_expression = residual = verdict.perturbed_mean / control
-    if not residual < config.residual_expression:
-        verdict.reason = f"{TOO_HIGH} ({residual:.3f}, must be below {config.residual_expression})"
-        return verdict, dropped
-    with np.errstate(invalid="ignore", divide="ignore"):
-        below = measured[own / expected < config.cell_residual_expression]
-    if len(below) < config.min_cells:
-        verdict.reason = f"{TOO_FEW_CELLS} ({len(below)}, must be at least {config.min_cells})"
-        return verdict, dropped
-    keep = dropped.copy()
-    keep[below] = True
-    verdict.n_kept, verdict.passed, verdict.reason = len(below), True, PASSED
-    return verdict, keep
+        mask, rows_of_table, known = groups.expand(groups.is_control & (groups.ids >= 0), source.n_rows), [], set(genes)
+        for context, code, runs in parts:
+            rows, label = groups.rows(runs)[:], str(groups.labels["perturbation"][code])
+            verdict, kept = judge(config, label, expression.own[rows], control_mean[strata.of_row[rows], code])
+            if verdict.reason == NOT_MEASURED:
+                verdict.reason += hint(label, known)
+            rows_of_table.append(contexts.labels[context] | asdict(verdict))
+            mask[rows[kept]] = True
+        columns = [*config.verdict_by, *(column.name for column in fields(Verdict))]
+        return KnockdownResult(mask, pd.DataFrame(rows_of_table, columns=columns), groups.n_unlabelled, units, config)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import dask
 import numpy as np
 
+from lazypert.quality.value_scale import PER
 from lazypert.screen.targets import target_sums
 
 if TYPE_CHECKING:
@@ -15,13 +16,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from lazypert.quality.config import ControlMatch
+    from lazypert.quality.contexts import Contexts
     from lazypert.screen.groups import Groups
     from lazypert.sources.base import PerturbationSource
     from lazypert.sources.matrix_segment import MatrixSegment
+    from lazypert.sparse.csr import CSRBlock
     from lazypert.store.matrix import Matrix
-
-ControlMatch = Literal["all", "cell_type", "batch"]
-"""Which controls a cell is compared with."""
 
 _BLOCK_VALUES = 4_194_304  # stored values that a task reads at once
 
@@ -53,12 +54,14 @@ class TargetExpression:
         Parameters
         ----------
         wider_of_stratum
-            (n_strata,) wider stratum whose mean a stratum without controls gets, such as its cell type's.
+            (n_strata,) wider stratum whose mean a stratum without controls gets, such as its cell type's. Strata
+            whose sum is not finite have no part in it.
         """
         shape = (int(wider_of_stratum.max(initial=0)) + 1, self.control_sum.shape[1])
         sums, cells = np.zeros(shape), np.zeros(shape, dtype=np.int64)
-        np.add.at(sums, wider_of_stratum, self.control_sum)
-        np.add.at(cells, wider_of_stratum, self.control_cells)
+        is_finite = np.isfinite(self.control_sum)
+        np.add.at(sums, wider_of_stratum, np.where(is_finite, self.control_sum, 0))
+        np.add.at(cells, wider_of_stratum, np.where(is_finite, self.control_cells, 0))
         with np.errstate(invalid="ignore", divide="ignore"):
             own_means, wider_means = self.control_sum / self.control_cells, (sums / cells)[wider_of_stratum]
         return np.where(self.control_cells > 0, own_means, wider_means)
@@ -73,23 +76,28 @@ class ControlStrata:
     of_row
         (n_rows,) int32 number of each cell's stratum; -1 for cells that are in no run.
     wider
-        (n_strata,) number of the stratum of all controls of the same cell type and dataset.
+        (n_strata,) number of the stratum whose controls serve a stratum that has none.
     """
 
     of_row: NDArray[np.int32]
     wider: NDArray[np.int64]
 
     @classmethod
-    def of(cls, groups: Groups, match: ControlMatch, run_of_row: NDArray[np.int32]) -> ControlStrata:
+    def of(
+        cls, groups: Groups, match: ControlMatch, run_of_row: NDArray[np.int32], contexts: Contexts
+    ) -> ControlStrata:
         """Divide the cells of a screen into strata.
 
         Parameters
         ----------
         run_of_row
             (n_rows,) run of each row, -1 for rows in no run.
+        contexts
+            Cells are compared only with controls of their own context.
         """
         if match == "all":
-            return cls(np.where(run_of_row >= 0, 0, -1).astype(np.int32), np.zeros(1, np.int64))
+            of_context = np.append(contexts.of_run, -1).astype(np.int32)
+            return cls(of_context[run_of_row], np.arange(len(contexts.labels)))
         keys, of_run = np.unique(groups.matching_ids, return_inverse=True)
         if match == "cell_type":
             return cls(np.append(of_run, -1).astype(np.int32)[run_of_row], np.arange(len(keys)))
@@ -112,6 +120,8 @@ def gather_target_expression(
     run_of_row: NDArray[np.int32],
     strata: ControlStrata,
     layer: str | None,
+    *,
+    normalise_depth: bool = False,
 ) -> TargetExpression:
     """Gather the expression of every target in one pass.
 
@@ -126,6 +136,8 @@ def gather_target_expression(
         (n_rows,) run of each row, -1 for rows in no run.
     strata
         Which controls each cell is compared with.
+    normalise_depth
+        Scale each cell to a total of 10,000. Sums over controls of such values are not recorded.
     """
     n_strata, n_targets = len(strata), len(target_column)
     control_stratum = np.where(np.append(groups.is_control, False)[run_of_row], strata.of_row, -1)
@@ -133,8 +145,8 @@ def gather_target_expression(
     for segment in segments:
         columns = np.append(segment.column_of, -1)[target_column].astype(np.int64)  # -1 picks the last entry
         run_target = np.append(np.append(columns, -1)[groups.codes["perturbation"]], -1)
-        lookup = _Lookup(columns, run_target, n_strata)
-        index = _recorded_index(segment, groups, columns)
+        lookup = _Lookup(columns, run_target, n_strata, normalise_depth)
+        index = None if normalise_depth else _recorded_index(segment, groups, columns)
         n_rows = segment.matrix.shape[0]
         if index is not None:
             row_ranges.append((segment.first_row, segment.first_row + n_rows))
@@ -150,7 +162,7 @@ def gather_target_expression(
                     segment.matrix, start, run_of_row[rows], control_stratum[rows], lookup
                 )
             )
-    dtypes = [segment.matrix.dense_dtype for segment in segments]
+    dtypes = [np.dtype("f8") if normalise_depth else segment.matrix.dense_dtype for segment in segments]
     own = np.full(source.n_rows, np.nan, dtype=max(dtypes, key=lambda d: d.itemsize, default=np.dtype("f4")))
     sums, cells = np.zeros((n_strata, n_targets)), np.zeros((n_strata, n_targets), dtype=np.int64)
     for (start, stop), (values, task_sums, task_cells) in zip(row_ranges, dask.compute(*tasks), strict=True):
@@ -180,11 +192,14 @@ class _Lookup:
         the cells that are in no group.
     n_strata
         Number of strata.
+    normalise_depth
+        Whether each cell is scaled to a total of 10,000.
     """
 
     columns: NDArray[np.int64]
     run_target: NDArray[np.int64]
     n_strata: int
+    normalise_depth: bool
 
     def count_controls(self, stratum: NDArray[np.integer]) -> NDArray[np.int64]:
         """(n_strata, n_perturbations) controls in which each target was measured, from the rows' strata."""
@@ -240,7 +255,7 @@ def _stream(
     runs, stratum
         (n,) run of each row, and the stratum of each control, -1 for other rows.
     """
-    values = np.full(len(runs), np.nan, dtype=matrix.dense_dtype)
+    values = np.full(len(runs), np.nan, dtype=np.float64 if lookup.normalise_depth else matrix.dense_dtype)
     sums = np.zeros((lookup.n_strata, len(lookup.columns)))
     target_of_column = np.full(matrix.shape[1], -1, dtype=np.int64)
     target_index = np.flatnonzero(lookup.columns >= 0)
@@ -254,5 +269,16 @@ def _stream(
         own, strata = own_column[rows], stratum[rows]
         if (own >= 0).any() or (strata >= 0).any():
             block = matrix.read(first + rows.start, first + rows.stop)
-            target_sums(block.indptr, block.indices, block.data, own, strata, target_of_column, values[rows], sums)
+            data = per_total(block) if lookup.normalise_depth else block.data
+            target_sums(block.indptr, block.indices, data, own, strata, target_of_column, values[rows], sums)
     return values, sums, lookup.count_controls(stratum)
+
+
+def per_total(block: CSRBlock) -> NDArray[np.float64]:
+    """(nnz,) values, scaled so that each cell's total over all columns is 10,000."""
+    lengths = np.diff(block.indptr)
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    total = np.bincount(row, weights=block.data, minlength=len(lengths))
+    scale = np.divide(PER, total, out=np.zeros(len(total)), where=total != 0)  # an empty cell stays empty
+    out: NDArray[np.float64] = block.data * scale[row]
+    return out

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lazypert.quality import KnockdownFilterConfig, OnTargetKnockdownFilter
+from lazypert.quality.contexts import Contexts
 from lazypert.quality.target_expression import ControlStrata, TargetExpression, gather_target_expression
 from lazypert.screen.targets import target_genes
 from lazypert.store.matrix import Matrix
@@ -22,13 +23,15 @@ def case(tmp_path_factory):
 
 
 def strata_of(groups, match):
-    return ControlStrata.of(groups, match, groups.expand(np.arange(len(groups.start), dtype=np.int32)))
+    return ControlStrata.of(
+        groups, match, groups.expand(np.arange(len(groups.start), dtype=np.int32)), Contexts.of(groups, ())
+    )
 
 
 def gather(source, match, layer=None):
     groups = source.groups
     run_of_row = groups.expand(np.arange(len(groups.start), dtype=np.int32), source.n_rows)
-    strata = ControlStrata.of(groups, match, run_of_row)
+    strata = ControlStrata.of(groups, match, run_of_row, Contexts.of(groups, ()))
     columns = target_genes(groups, source.gene_labels(None))
     return gather_target_expression(source, groups, columns, run_of_row, strata, layer), strata
 
