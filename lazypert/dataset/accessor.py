@@ -10,7 +10,8 @@ import xarray as xr
 
 from lazypert._internal.config import derive
 from lazypert._internal.validation import make_config, require_choice
-from lazypert.dataset.variables import CELL, GENE, STORAGE_OPTIONS, STORE, STORE_ROW
+from lazypert.dataset.store_access import reopen_store
+from lazypert.dataset.variables import CELL, GENE, STORE, STORE_ROW
 from lazypert.design.controls import ControlMappingConfig, control_mapping
 from lazypert.errors import ConfigError
 from lazypert.quality import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter
@@ -21,7 +22,6 @@ from lazypert.splits.options import SPLIT_MODES, SplitKwargs, SplitMode, SplitOp
 from lazypert.splits.splitters import SPLITTERS, make_splitter, wrong_mode
 from lazypert.store.columns import open_column
 from lazypert.store.group_by_columns import group_cells
-from lazypert.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from lazypert.screen.roles import RolesKwargs
     from lazypert.sources.config import PerturbationSourceKwargs
     from lazypert.splits.split_result import SplitResult
+    from lazypert.store.store import Store
 
 
 @xr.register_dataset_accessor("pert")  # type: ignore[no-untyped-call]  # xarray leaves it untyped
@@ -63,7 +64,7 @@ class PertAccessor:
     @cached_property
     def store(self) -> Store:
         """The store behind the Dataset; opened once."""
-        return Store(self._ds.attrs[STORE], self._ds.encoding.get(STORAGE_OPTIONS))
+        return reopen_store(self._ds)
 
     @cached_property
     def groups(self) -> Groups:
