@@ -28,8 +28,11 @@ _ROW = "row of the store"
 CODES = "_code"
 """Suffix of the variable that holds the codes of a categorical column."""
 
-OBS_COLUMN, VAR_COLUMN = "obs_column", "var_column"
-"""Attributes of a variable that name its column in AnnData."""
+OBS_COLUMN, VAR_COLUMN, ELEMENT = "obs_column", "var_column", "element"
+"""Attributes of a variable that name its column, or its element such as ``"layers/counts"``, in AnnData."""
+
+CATEGORIES, RECORDED = "categories", "recorded"
+"""Attributes of variables that AnnData has no column for: codes of categories, and totals from conversion."""
 
 STORE = "store"
 """Dataset attribute with the location of the store."""
@@ -165,7 +168,7 @@ def store_variables(store: Store) -> list[VariableSpec]:
     names = _Names(CELL, GENE, CELL_NAME, STORE_ROW, "X")
     row_numbers = LazyColumn(store.n_obs, np.dtype(np.int64), np.arange)
     return [
-        VariableSpec("X", (CELL, GENE), MatrixArray(store.matrix()), False, {}),
+        VariableSpec("X", (CELL, GENE), MatrixArray(store.matrix()), False, {ELEMENT: "X"}),
         VariableSpec(GENE, (GENE,), np.asarray(store.var.index, dtype=object), True, {}),
         VariableSpec(CELL_NAME, (CELL,), CellColumn(open_column(store, "obs/_index"), is_text=True), True, {}),
         VariableSpec(STORE_ROW, (CELL,), CellColumn(row_numbers, is_text=False), True, {"description": _ROW}),
@@ -186,14 +189,14 @@ def _obs_variables(store: Store, names: _Names) -> Iterator[VariableSpec]:
         if encoding == "categorical":
             codes = CellColumn(numeric_column(store.open_array(f"{path}/codes")), is_text=False)
             labels = [str(label) for label in store.read_categories(path)]
-            yield VariableSpec(names.unique(f"{name}{CODES}", "obs"), (CELL,), codes, True, {"categories": labels})
+            yield VariableSpec(names.unique(f"{name}{CODES}", "obs"), (CELL,), codes, True, {CATEGORIES: labels})
 
 
 def _cell_stats_variables(store: Store, names: _Names) -> Iterator[VariableSpec]:
     if store.has_cell_stats:
         for name, array in (("total_counts", "total"), ("n_genes_by_counts", "n_genes")):
             column = CellColumn(numeric_column(store.open_array(f"{TABLES}/facts/{array}")), is_text=False)
-            yield VariableSpec(names.unique(name, "noted"), (CELL,), column, True, {})
+            yield VariableSpec(names.unique(name, "noted"), (CELL,), column, True, {RECORDED: "during conversion"})
 
 
 def _var_variables(store: Store, names: _Names) -> Iterator[VariableSpec]:
@@ -208,13 +211,15 @@ def _matrix_variables(store: Store, names: _Names) -> Iterator[VariableSpec]:
         kind, _, key = path.partition("/")
         if kind == "layers":
             name = names.unique(key, "layer")
-            yield VariableSpec(name, (CELL, GENE), MatrixArray(store.open_matrix(path)), False, {})
+            yield VariableSpec(name, (CELL, GENE), MatrixArray(store.open_matrix(path)), False, {ELEMENT: path})
         elif kind == "obsm":
             name = names.unique(key, "obsm")
-            yield VariableSpec(name, (CELL, f"{name}_dim"), MatrixArray(store.open_matrix(path)), False, {})
+            yield VariableSpec(
+                name, (CELL, f"{name}_dim"), MatrixArray(store.open_matrix(path)), False, {ELEMENT: path}
+            )
     for key, embedding in store.obsm.items():
         name = names.unique(key, "obsm")
-        yield VariableSpec(name, (CELL, f"{name}_dim"), EmbeddingArray(embedding), False, {})
+        yield VariableSpec(name, (CELL, f"{name}_dim"), EmbeddingArray(embedding), False, {ELEMENT: f"obsm/{key}"})
 
 
 def dataset_attributes(store: Store) -> dict[str, Any]:
