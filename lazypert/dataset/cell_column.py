@@ -23,6 +23,9 @@ _MAX_KEPT_BYTES = 16 * 1024**2
 _TEXT_BYTES = 64
 """Approximate memory of one distinct string, beside its pointer."""
 
+_IN_PLACE = {"byteswap", "fill", "itemset", "partition", "put", "resize", "setfield", "setflags", "sort"}
+"""Methods of NumPy arrays that a column does not have, because they change the array."""
+
 
 class CellColumn(NDArrayOperatorsMixin):
     """A column of the current cells, as an array that xarray leaves in the store.
@@ -107,6 +110,8 @@ class CellColumn(NDArrayOperatorsMixin):
             rows = self.rows[selected]
         else:
             rows = self._take_rows(np.asarray(selected))
+            if rows.ndim == 0 and Ellipsis not in (key if isinstance(key, tuple) else ()):
+                return self.column[rows][()]  # a scalar; with an ellipsis an array without dimensions, as in NumPy
             if rows.ndim != 1:
                 return self.column[rows]
         return CellColumn(self.column, rows, is_text=self.is_text)
@@ -136,9 +141,11 @@ class CellColumn(NDArrayOperatorsMixin):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_values": None}  # a worker reads what it needs
 
-    def astype(self, dtype: DTypeLike, **options: Any) -> NDArray[Any]:
-        """Read the values as another dtype."""
-        return np.asarray(self).astype(dtype, **options)
+    def __getattr__(self, name: str) -> Any:
+        """Return a method of NumPy arrays, which reads the values when it is called."""
+        if name.startswith("_") or name in _IN_PLACE or not callable(getattr(np.ndarray, name, None)):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return lambda *args, **options: getattr(np.asarray(self), name)(*args, **options)
 
     def to_dask(self) -> da.Array:
         """Make a lazy Dask array; nothing is read."""

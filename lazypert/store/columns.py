@@ -109,7 +109,7 @@ def take_column(store: Store, path: str, rows: NDArray[np.integer]) -> Any:
         values, mask = (numeric_column(store.open_array(f"{path}/{part}"))[rows] for part in ("values", "mask"))
         return (pd.arrays.BooleanArray if encoding == "nullable-boolean" else pd.arrays.IntegerArray)(values, mask)
     values = open_column(store, path)[rows]
-    return pd.array(values, dtype="string") if encoding == "nullable-string-array" else values
+    return pd.array(values, dtype=store.text_dtype(path)) if encoding == "nullable-string-array" else values
 
 
 def numeric_column(array: ShardedArray) -> LazyColumn:

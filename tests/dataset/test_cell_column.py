@@ -72,6 +72,8 @@ def test_numpy_functions_and_operators_give_numpy():
         np.testing.assert_array_equal(result, expected)
     assert np.mean(cells) == VALUES.mean()
     assert list(cells[:3]) == [0, 3, 6]
+    assert isinstance(cells[4], np.int64)
+    assert cells[4, ...].shape == ()
 
 
 def test_arithmetic_with_dask_stays_lazy():
@@ -100,6 +102,9 @@ def test_copies_share_the_store_and_are_read_only():
     assert copy.deepcopy(cells) is cells
     with pytest.raises(ConfigError, match="assign_coords"):
         cells[0] = 1
+    with pytest.raises(AttributeError, match="no attribute 'sort'"):
+        cells.sort()
+    assert cells.searchsorted(30) == 10
 
 
 @pytest.fixture
