@@ -6,11 +6,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from lazypert._internal.config import derive
 from lazypert._internal.validation import make_config, require_choice
-from lazypert.dataset.variables import CELL, GENE, STORAGE_OPTIONS, STORE, STORE_ROW
+from lazypert.dataset.anndata_files import to_anndata, write_h5ad
+from lazypert.dataset.store_access import reopen_store
+from lazypert.dataset.variables import CELL, GENE, STORE, STORE_ROW
 from lazypert.design.controls import ControlMappingConfig, control_mapping
 from lazypert.errors import ConfigError
 from lazypert.quality import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter
@@ -19,15 +22,15 @@ from lazypert.sources.anndata_source import PerturbationAnnDataSource
 from lazypert.sources.config import PerturbationSourceConfig, ScreenOptions, roles_of_store
 from lazypert.splits.options import SPLIT_MODES, SplitKwargs, SplitMode, SplitOptions
 from lazypert.splits.splitters import SPLITTERS, make_splitter, wrong_mode
-from lazypert.store.columns import open_column
+from lazypert.store.columns import open_column, take_column
 from lazypert.store.group_by_columns import group_cells
-from lazypert.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
-    import pandas as pd
-    from numpy.typing import NDArray
+    from anndata import AnnData
+    from numpy.typing import DTypeLike, NDArray
 
     from lazypert.design.controls import ControlMappingKwargs
     from lazypert.quality import KnockdownFilterKwargs
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from lazypert.screen.roles import RolesKwargs
     from lazypert.sources.config import PerturbationSourceKwargs
     from lazypert.splits.split_result import SplitResult
+    from lazypert.store.store import Store
 
 
 @xr.register_dataset_accessor("pert")  # type: ignore[no-untyped-call]  # xarray leaves it untyped
@@ -63,7 +67,7 @@ class PertAccessor:
     @cached_property
     def store(self) -> Store:
         """The store behind the Dataset; opened once."""
-        return Store(self._ds.attrs[STORE], self._ds.encoding.get(STORAGE_OPTIONS))
+        return reopen_store(self._ds)
 
     @cached_property
     def groups(self) -> Groups:
@@ -88,6 +92,88 @@ class PertAccessor:
     def read_obs(self, column: str, rows: NDArray[np.integer]) -> NDArray[Any]:
         """Read (n,) values of an obs column by store row."""
         return open_column(self.store, f"obs/{self.store.require_obs(column)}")[np.asarray(rows)]
+
+    def obs(self, columns: str | Sequence[str] | None = None) -> pd.DataFrame:
+        """Read the obs table of the current cells.
+
+        Parameters
+        ----------
+        columns
+            Which columns, in this order; all by default.
+
+        Returns
+        -------
+        One row per cell, in the order of the Dataset, indexed by cell name. Columns have the dtypes that AnnData
+        shows, such as ordered categories.
+
+        Raises
+        ------
+        ColumnNotFoundError
+            When a column does not exist.
+        """
+        wanted = self.store.obs_columns if columns is None else [columns] if isinstance(columns, str) else columns
+        rows = np.atleast_1d(self._ds[STORE_ROW].to_numpy())
+        values = {name: take_column(self.store, f"obs/{self.store.require_obs(name)}", rows) for name in wanted}
+        return pd.DataFrame(values, index=pd.Index(take_column(self.store, "obs/_index", rows)))
+
+    def to_anndata(self, dtype: DTypeLike | None = None) -> AnnData:
+        """Read the Dataset into memory as an AnnData.
+
+        Parameters
+        ----------
+        dtype
+            Of X, layers and obsm entries. By default each keeps that of the Dataset: float32, or float64 where float32
+            would not be exact.
+
+        Returns
+        -------
+        AnnData with the current cells and genes, in their current order, and whatever was assigned to the Dataset:
+        (cell, gene) variables are X and layers in CSR form, other (cell, ...) variables are in obsm, and columns along
+        one dimension in obs or var. Codes of categories and totals from conversion are left out.
+
+        Raises
+        ------
+        ConfigError
+            When the Dataset has no dimension ``cell`` or ``gene``, or a variable that AnnData has no place for.
+        """
+        return to_anndata(self._ds, self.store, dtype)
+
+    def write_h5ad(
+        self,
+        path: str | Path,
+        *,
+        dtype: DTypeLike | None = None,
+        compression: str | None = None,
+        overwrite: bool = False,
+    ) -> Path:
+        """Write the Dataset as an .h5ad file, which holds what `to_anndata` returns, in bounded memory.
+
+        Matrices are read and written in blocks of about 32 MiB; only obs, var and the row bounds of a matrix are in
+        memory. The file appears once it is complete.
+
+        Parameters
+        ----------
+        path
+            A local file.
+        dtype
+            As in `to_anndata`.
+        compression
+            Of the matrices, such as ``"gzip"``; none by default.
+        overwrite
+            Whether an existing file is replaced.
+
+        Returns
+        -------
+        The path.
+
+        Raises
+        ------
+        ConfigError
+            As `to_anndata`, or when the folder does not exist.
+        StoreExistsError
+            When the file exists and `overwrite` is false.
+        """
+        return write_h5ad(self._ds, self.store, path, dtype=dtype, compression=compression, overwrite=overwrite)
 
     def table(self) -> pd.DataFrame:
         """One row per group: cell type, perturbation, numbers of cells and batches, and whether it is a control."""

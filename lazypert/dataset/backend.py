@@ -11,16 +11,10 @@ from xarray.backends import BackendArray, BackendEntrypoint
 from xarray.core import indexing
 
 from lazypert._internal.paths import location
-from lazypert.dataset.variables import (
-    CELL,
-    ROW_ATTRS,
-    STORAGE_OPTIONS,
-    STORE_ROW,
-    dataset_attributes,
-    store_variables,
-)
+from lazypert.dataset.cell_column import CellColumn
+from lazypert.dataset.store_access import remember_store
+from lazypert.dataset.variables import dataset_attributes, store_variables
 from lazypert.errors import ConfigError
-from lazypert.store.columns import LazyColumn
 from lazypert.store.format import MARKER
 from lazypert.store.store import Store
 
@@ -35,7 +29,7 @@ if TYPE_CHECKING:
 class _LazyArray(BackendArray):
     """An array of a store that xarray indexes when values are needed."""
 
-    def __init__(self, array: LazyColumn | MatrixArray | EmbeddingArray) -> None:
+    def __init__(self, array: MatrixArray | EmbeddingArray) -> None:
         self.array = array
         self.shape, self.dtype = array.shape, array.dtype
 
@@ -63,16 +57,11 @@ class LazypertBackendEntrypoint(BackendEntrypoint):
         store = Store(filename_or_obj, storage_options)
         dropped = {drop_variables} if isinstance(drop_variables, str) else set(drop_variables or ())
         variables: dict[str, xr.Variable] = {}
-        rows = LazyColumn(store.n_obs, np.dtype(np.int64), np.arange)
-        coords: dict[str, xr.Variable] = {
-            STORE_ROW: xr.Variable((CELL,), indexing.LazilyIndexedArray(_LazyArray(rows)), ROW_ATTRS),
-        }
+        coords: dict[str, xr.Variable] = {}
         for spec in store_variables(store):
             if spec.name not in dropped:
                 (coords if spec.is_coord else variables)[spec.name] = _lazy_variable(spec)
-        ds = xr.Dataset(variables, coords, dataset_attributes(store))
-        ds.encoding[STORAGE_OPTIONS] = storage_options
-        return ds
+        return remember_store(xr.Dataset(variables, coords, dataset_attributes(store)), store)
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
         """Whether this is a folder with lazypert's marker; other Zarr stores are left to other backends."""
@@ -87,7 +76,7 @@ class LazypertBackendEntrypoint(BackendEntrypoint):
 
 def _lazy_variable(spec: VariableSpec) -> xr.Variable:
     """Make a variable that reads nothing until it is indexed, with its array's chunks as preferred chunks."""
-    if isinstance(spec.array, np.ndarray):
+    if isinstance(spec.array, np.ndarray | CellColumn):
         return xr.Variable(spec.dims, spec.array, spec.attrs)
     chunks, encoding = getattr(spec.array, "chunks", None), {}
     if chunks is not None:

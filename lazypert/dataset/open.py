@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import dask.array as da
-import numpy as np
 import xarray as xr
 
+from lazypert.dataset.store_access import remember_store
 from lazypert.dataset.variables import (
-    CELL,
-    ROW_ATTRS,
-    STORAGE_OPTIONS,
-    STORE_ROW,
+    EmbeddingArray,
+    MatrixArray,
     dataset_attributes,
     store_variables,
 )
@@ -42,7 +39,9 @@ def open(store: str | Path, *, storage_options: dict[str, Any] | None = None) ->
     - ``X`` and the layers: (cell, gene) Dask arrays, float32 where that is exact, made dense block by block.
     - obsm entries: (cell, ``<name>_dim``) Dask arrays.
     - Coordinates along ``cell``: ``cell_name``, ``store_row``, and every obs column; a categorical
-      column also gives ``<name>_code`` (-1 for missing). All are Dask arrays, and none is an index.
+      column also gives ``<name>_code`` (-1 for missing). None is an index. Their values are read when they
+      are used, as in ``ds.X.groupby("perturbation")`` or ``ds.isel(cell=ds.batch == "b1")``; computing or
+      loading X leaves them in the store.
     - ``total_counts`` and ``n_genes_by_counts``: (cell,) sum of X and number of genes detected, recorded
       during conversion. Where obs already has a column of that name, they are called ``noted_<name>``.
     - Coordinates along ``gene``: ``gene``, which is the index, and every var column.
@@ -62,10 +61,6 @@ def open(store: str | Path, *, storage_options: dict[str, Any] | None = None) ->
     variables: dict[str, xr.Variable] = {}
     coords: dict[str, xr.Variable] = {}
     for spec in store_variables(opened):
-        array = spec.array if isinstance(spec.array, np.ndarray) else spec.array.to_dask()
+        array = spec.array.to_dask() if isinstance(spec.array, MatrixArray | EmbeddingArray) else spec.array
         (coords if spec.is_coord else variables)[spec.name] = xr.Variable(spec.dims, array, spec.attrs)
-    rows = da.arange(opened.n_obs, chunks=1_048_576, dtype=np.int64)
-    coords[STORE_ROW] = xr.Variable((CELL,), rows, ROW_ATTRS)
-    ds = xr.Dataset(variables, coords, dataset_attributes(opened))
-    ds.encoding[STORAGE_OPTIONS] = storage_options
-    return ds
+    return remember_store(xr.Dataset(variables, coords, dataset_attributes(opened)), opened)

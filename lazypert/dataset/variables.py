@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dask.array as da
 import numpy as np
 
+from lazypert.dataset.cell_column import CellColumn
 from lazypert.store.columns import LazyColumn, numeric_column, open_column
 from lazypert.store.format import TABLES
 
@@ -22,13 +23,19 @@ if TYPE_CHECKING:
 # Dimensions and coordinates of every Dataset.
 CELL, GENE = "cell", "gene"
 CELL_NAME, STORE_ROW = "cell_name", "store_row"
-ROW_ATTRS = {"description": "row of the store"}
+_ROW = "row of the store"
 
 CODES = "_code"
 """Suffix of the variable that holds the codes of a categorical column."""
 
-STORE, STORAGE_OPTIONS = "store", "storage_options"
-"""Dataset attribute with the location of the store, and key of the Dataset's encoding with its fsspec options."""
+OBS_COLUMN, VAR_COLUMN, ELEMENT = "obs_column", "var_column", "element"
+"""Attributes of a variable that name its column, or its element such as ``"layers/counts"``, in AnnData."""
+
+CATEGORIES, RECORDED = "categories", "recorded"
+"""Attributes of variables that AnnData has no column for: codes of categories, and totals from conversion."""
+
+STORE = "store"
+"""Dataset attribute with the location of the store."""
 
 _BLOCK_BYTES = 32 * 1024**2
 
@@ -126,14 +133,14 @@ class VariableSpec:
     name, dims, attrs
         Name, dimensions and attributes in the Dataset.
     array
-        Values: in memory if there are few, otherwise an array that is read when indexed.
+        Values: in memory if there are few, otherwise an array that is read when it is used or indexed.
     is_coord
         Whether the variable is a coordinate.
     """
 
     name: str
     dims: tuple[str, ...]
-    array: LazyColumn | MatrixArray | EmbeddingArray | NDArray[Any]
+    array: CellColumn | MatrixArray | EmbeddingArray | NDArray[Any]
     is_coord: bool
     attrs: dict[str, Any]
 
@@ -159,10 +166,12 @@ def store_variables(store: Store) -> list[VariableSpec]:
     ``noted_<name>`` for cell statistics, ``var_<name>``, ``layer_<name>`` and ``obsm_<name>``.
     """
     names = _Names(CELL, GENE, CELL_NAME, STORE_ROW, "X")
+    row_numbers = LazyColumn(store.n_obs, np.dtype(np.int64), np.arange)
     return [
-        VariableSpec("X", (CELL, GENE), MatrixArray(store.matrix()), False, {}),
+        VariableSpec("X", (CELL, GENE), MatrixArray(store.matrix()), False, {ELEMENT: "X"}),
         VariableSpec(GENE, (GENE,), np.asarray(store.var.index, dtype=object), True, {}),
-        VariableSpec(CELL_NAME, (CELL,), open_column(store, "obs/_index"), True, {}),
+        VariableSpec(CELL_NAME, (CELL,), CellColumn(open_column(store, "obs/_index"), is_text=True), True, {}),
+        VariableSpec(STORE_ROW, (CELL,), CellColumn(row_numbers, is_text=False), True, {"description": _ROW}),
         *_obs_variables(store, names),
         *_cell_stats_variables(store, names),
         *_var_variables(store, names),
@@ -174,24 +183,26 @@ def _obs_variables(store: Store, names: _Names) -> Iterator[VariableSpec]:
     for column in store.obs_columns:
         path = f"obs/{column}"
         name = names.unique(column, "obs")
-        yield VariableSpec(name, (CELL,), open_column(store, path), True, {"obs_column": column})
-        if store.encoding(path) == "categorical":
-            codes = numeric_column(store.open_array(f"{path}/codes"))
+        encoding = store.encoding(path)
+        values = CellColumn(open_column(store, path), is_text="string" in encoding)
+        yield VariableSpec(name, (CELL,), values, True, {OBS_COLUMN: column})
+        if encoding == "categorical":
+            codes = CellColumn(numeric_column(store.open_array(f"{path}/codes")), is_text=False)
             labels = [str(label) for label in store.read_categories(path)]
-            yield VariableSpec(names.unique(f"{name}{CODES}", "obs"), (CELL,), codes, True, {"categories": labels})
+            yield VariableSpec(names.unique(f"{name}{CODES}", "obs"), (CELL,), codes, True, {CATEGORIES: labels})
 
 
 def _cell_stats_variables(store: Store, names: _Names) -> Iterator[VariableSpec]:
     if store.has_cell_stats:
         for name, array in (("total_counts", "total"), ("n_genes_by_counts", "n_genes")):
-            column = numeric_column(store.open_array(f"{TABLES}/facts/{array}"))
-            yield VariableSpec(names.unique(name, "noted"), (CELL,), column, True, {})
+            column = CellColumn(numeric_column(store.open_array(f"{TABLES}/facts/{array}")), is_text=False)
+            yield VariableSpec(names.unique(name, "noted"), (CELL,), column, True, {RECORDED: "during conversion"})
 
 
 def _var_variables(store: Store, names: _Names) -> Iterator[VariableSpec]:
     for column in store.var.columns:
         values = np.asarray(store.var[column])
-        yield VariableSpec(names.unique(str(column), "var"), (GENE,), values, True, {"var_column": str(column)})
+        yield VariableSpec(names.unique(str(column), "var"), (GENE,), values, True, {VAR_COLUMN: str(column)})
 
 
 def _matrix_variables(store: Store, names: _Names) -> Iterator[VariableSpec]:
@@ -200,13 +211,15 @@ def _matrix_variables(store: Store, names: _Names) -> Iterator[VariableSpec]:
         kind, _, key = path.partition("/")
         if kind == "layers":
             name = names.unique(key, "layer")
-            yield VariableSpec(name, (CELL, GENE), MatrixArray(store.open_matrix(path)), False, {})
+            yield VariableSpec(name, (CELL, GENE), MatrixArray(store.open_matrix(path)), False, {ELEMENT: path})
         elif kind == "obsm":
             name = names.unique(key, "obsm")
-            yield VariableSpec(name, (CELL, f"{name}_dim"), MatrixArray(store.open_matrix(path)), False, {})
+            yield VariableSpec(
+                name, (CELL, f"{name}_dim"), MatrixArray(store.open_matrix(path)), False, {ELEMENT: path}
+            )
     for key, embedding in store.obsm.items():
         name = names.unique(key, "obsm")
-        yield VariableSpec(name, (CELL, f"{name}_dim"), EmbeddingArray(embedding), False, {})
+        yield VariableSpec(name, (CELL, f"{name}_dim"), EmbeddingArray(embedding), False, {ELEMENT: f"obsm/{key}"})
 
 
 def dataset_attributes(store: Store) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
+import pandas as pd
 
 from lazypert.store.format import COLUMN_CHUNK, COLUMN_SHARD
 
@@ -58,8 +59,8 @@ class LazyColumn:
         if not rows.size:
             return np.empty(rows.shape, dtype=self.dtype)
         unique, inverse = np.unique(rows, return_inverse=True)
-        # Rows less than a chunk apart share a read; distant ones are read separately.
-        breaks = np.flatnonzero(np.diff(unique) > COLUMN_CHUNK) + 1
+        # Rows of a shard that are less than a chunk apart share a read; others are read separately, within bounds.
+        breaks = np.flatnonzero((np.diff(unique) > COLUMN_CHUNK) | (np.diff(unique // COLUMN_SHARD) > 0)) + 1
         values = [self.read(int(near[0]), int(near[-1]) + 1)[near - near[0]] for near in np.split(unique, breaks)]
         # A single row (no dimension) must stay an array: indexing with an integer would give a str.
         return np.concatenate(values)[inverse.reshape(-1)].reshape(rows.shape)
@@ -90,6 +91,25 @@ def open_column(store: Store, path: str) -> LazyColumn:
         read = partial(_read_nullable, values, numeric_column(store.open_array(f"{path}/mask")), dtype)
         return LazyColumn(values.length, dtype, read)
     return numeric_column(store.open_array(path))
+
+
+def take_column(store: Store, path: str, rows: NDArray[np.integer]) -> Any:
+    """Read rows of an obs column as pandas would hold it: an array, a Categorical or a nullable array.
+
+    Parameters
+    ----------
+    rows
+        (n,) store rows in any order, repeats allowed.
+    """
+    encoding = store.encoding(path)
+    if encoding == "categorical":
+        codes = numeric_column(store.open_array(f"{path}/codes"))[rows]
+        return pd.Categorical.from_codes(codes, store.read_categories(path), ordered=store.is_ordered(path))
+    if encoding in ("nullable-integer", "nullable-boolean"):
+        values, mask = (numeric_column(store.open_array(f"{path}/{part}"))[rows] for part in ("values", "mask"))
+        return (pd.arrays.BooleanArray if encoding == "nullable-boolean" else pd.arrays.IntegerArray)(values, mask)
+    values = open_column(store, path)[rows]
+    return pd.array(values, dtype=store.text_dtype(path)) if encoding == "nullable-string-array" else values
 
 
 def numeric_column(array: ShardedArray) -> LazyColumn:

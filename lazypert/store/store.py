@@ -130,6 +130,11 @@ class Store:
         """Whether a categorical column is ordered."""
         return bool(self._root[path].attrs["ordered"])
 
+    def text_dtype(self, path: str) -> pd.StringDtype:
+        """Return the pandas dtype of a nullable text column, whose missing values are NA or NaN."""
+        is_nan = self._root[path].attrs.get("na-value") == "NaN"
+        return pd.StringDtype(na_value=float("nan")) if is_nan else pd.StringDtype()
+
     # Matrices and embeddings.
 
     def matrix(self, layer: str | None = None) -> Matrix:

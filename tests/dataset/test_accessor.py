@@ -1,11 +1,14 @@
 """ds.pert uses rows of the store, for a complete Dataset and for any selection of its cells."""
 
+import pickle
 from dataclasses import fields
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from fsspec.implementations.local import LocalFileSystem
 
 import lazypert as lp
 from lazypert.design.controls import ControlMappingConfig, ControlMappingKwargs
@@ -238,3 +241,43 @@ def test_the_repr_has_two_lines(made):
     first, second = repr(selection.pert).splitlines()
     assert first == f"PertAccessor(37 cells in {len(selection.pert.table())} groups; ds.pert.table() lists them)"
     assert second == f"screen: {selection.attrs['screen']}"
+
+
+class Guarded(LocalFileSystem):
+    """A file system that wants a key, as object storage does."""
+
+    protocol = "guarded"
+
+    def __init__(self, key=None, **options):
+        if key != "secret":
+            raise PermissionError("no credentials")
+        super().__init__(**options)
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return LocalFileSystem._strip_protocol(path.removeprefix("guarded://"))
+
+
+@pytest.fixture
+def guarded(tmp_path):
+    """URL of a store behind credentials."""
+    fsspec.register_implementation("guarded", Guarded, clobber=True)
+    return f"guarded://{converted(tmp_path, screen(lean=True))[1]}"
+
+
+def test_whatever_is_derived_from_a_dataset_finds_the_credentials_of_its_store(guarded):
+    with pytest.raises(PermissionError):
+        lp.open(guarded)
+    ds = lp.open(guarded, storage_options={"key": "secret"})
+    derived = [
+        ds,
+        ds.map(lambda x: x, keep_attrs=True),
+        xr.Dataset(ds.coords, attrs=ds.attrs),
+        ds.isel(cell=slice(0, 50)).compute(),
+        pickle.loads(pickle.dumps(ds)),
+    ]
+    for each in derived:
+        assert len(each.pert.table()) > 0
+        shown = f"{each!r} {each._repr_html_()} {each.attrs} {each.encoding} {each.pert!r} {each.pert.store!r}"
+        assert "secret" not in shown
+    assert lp.verify(guarded, storage_options={"key": "secret"}) > 0

@@ -1,0 +1,49 @@
+"""The store behind a Dataset, and the fsspec options that open it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lazypert.dataset.variables import STORE
+from lazypert.store.store import Store
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_STORAGE_OPTIONS = "storage_options"
+
+_OPTIONS_OF: dict[str, _StorageOptions] = {}
+"""Options of every store opened in this process, by location; xarray drops the encoding in arithmetic, not `attrs`."""
+
+
+class _StorageOptions(dict[str, Any]):
+    """fsspec options, which may contain credentials and therefore have no repr."""
+
+    def __repr__(self) -> str:
+        return "{...}"
+
+    __str__ = __repr__
+
+
+def remember_store(ds: xr.Dataset, store: Store) -> xr.Dataset:
+    """Keep the options of the store with a Dataset, in its encoding, which is pickled but never written or shown."""
+    if store.storage_options is not None:
+        options = _StorageOptions(store.storage_options)
+        ds.encoding[_STORAGE_OPTIONS] = _OPTIONS_OF[store.location] = options
+    return ds
+
+
+def reopen_store(ds: xr.Dataset) -> Store:
+    """Open the store behind a Dataset, with the options that it was opened with.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If the store is gone.
+    """
+    location: str = ds.attrs[STORE]
+    options = ds.encoding.get(_STORAGE_OPTIONS, _OPTIONS_OF.get(location))
+    if options is not None:
+        options = _StorageOptions(options)
+        _OPTIONS_OF.setdefault(location, options)  # the Dataset may come from another process
+    return Store(location, None if options is None else dict(options))
