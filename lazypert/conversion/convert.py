@@ -71,7 +71,8 @@ def convert(
     control_pert
         Label of control cells in `pert_col`.
     layer
-        Layer to use as the store's X; the file's own X becomes ``layers["X"]``.
+        Layer to use as the store's X; the file's own X becomes ``layers["X"]``. ``"raw"`` uses the matrix of AnnData's
+        ``raw``, with its genes and var table; X and the layers are then kept only if they have the same genes.
     order
         ``"grouped"`` sorts cells by (cell type, perturbation, dataset), so that a group is one contiguous
         read, and orders them by a hash of their names within each group, so that any part of it is a random

@@ -35,9 +35,6 @@ Join = Literal["inner", "outer"]
 DATASET = "dataset"
 """obs column that names each cell's file, if there are several."""
 
-RAW = "raw/X"
-"""Matrix of AnnData's ``raw``, which has its own genes."""
-
 MEMORY_SLACK = 256 * 1024**2
 """Bytes over its limit that a conversion may take."""
 

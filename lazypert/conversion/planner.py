@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lazypert._internal.unique_names import unique_names
-from lazypert.conversion.plan import RAW, ConversionPlan
+from lazypert.conversion.plan import ConversionPlan
 from lazypert.conversion.reordered_values import READ_STEP, obs_column_reader
 from lazypert.errors import SourceFormatError, near_matches, no_such_column
 from lazypert.screen.cell_order import name_hashes
@@ -17,6 +17,7 @@ from lazypert.screen.gene_alignment import GeneAlignment, align_genes
 from lazypert.screen.groups import Groups
 from lazypert.screen.labels import factorise, unite
 from lazypert.screen.roles import ROLE_OF_AXIS
+from lazypert.store.format import RAW, matrix_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,10 +44,10 @@ def make_plan(readers: list[ScreenReader], options: ConversionOptions, budget: B
     """
     names = dataset_names(readers)
     warnings = [f"{reader.path.name}: {line}" for reader in readers for line in reader.not_carried]
-    var_tables = [reader.var() for reader in readers]
+    matrices, matrix_warnings = _choose_matrices(readers, options.layer)
+    var_tables = [_var_table(reader, matrices) for reader in readers]
     alignment = align_genes(var_tables, names, options.join)
     warnings += _dropped_genes(var_tables, readers, alignment) + _var_differences(var_tables, readers)
-    matrices, matrix_warnings = _choose_matrices(readers, options.layer)
     embeddings, embedding_warnings = _choose_embeddings(readers)
     codes, labels = _role_codes(readers, options.roles, names)
     groups = Groups.from_codes(codes, labels, options.roles, _read_name_hashes(readers))
@@ -138,8 +139,13 @@ def _choose_matrices(readers: list[ScreenReader], layer: str | None) -> tuple[di
         for name in reader.matrices
         if name not in common
     ]
-    x = "X" if layer is None else f"layers/{layer}"
-    _check_x(readers, x, layer, common)
+    x = matrix_name(layer, common)
+    if any(x not in reader.matrices for reader in readers):
+        raise _no_matrix(next(reader for reader in readers if x not in reader.matrices), layer)
+    if x == RAW:
+        common, other_genes = _without_other_genes(readers, common)
+        warnings += other_genes
+    _check_x_as_layer(readers, x, layer, common)
     _check_names(readers, [name for name in common if name != "X"])
     matrices = {"X": x} | {name: name for name in common if name not in ("X", x)}
     for name in [name for name in matrices if name.startswith("obsm/")]:
@@ -156,10 +162,28 @@ def _choose_matrices(readers: list[ScreenReader], layer: str | None) -> tuple[di
     return matrices, warnings
 
 
-def _check_x(readers: list[ScreenReader], x: str, layer: str | None, common: list[str]) -> None:
-    for reader in readers:
-        if x not in reader.matrices:
-            raise _no_matrix(reader, layer)
+def _without_other_genes(readers: list[ScreenReader], names: list[str]) -> tuple[list[str], list[str]]:
+    """Leave out X and the layers if raw, which becomes X, has other genes; return the rest, and notes about them."""
+    if all(reader.raw_var().index.equals(reader.var().index) for reader in readers):
+        return names, []
+    over_var = [name for name in names if name == "X" or name.startswith("layers/")]
+    notes = [f"{name} was not copied: raw becomes X, and its genes are not those of {name}" for name in over_var]
+    notes.append("var was not copied: raw becomes X, and the store's var is that of raw")
+    return [name for name in names if name not in over_var], notes
+
+
+def _var_table(reader: ScreenReader, matrices: dict[str, str]) -> pd.DataFrame:
+    """Return the var table of the store's X; raw keeps columns that only var has, if both have the same genes."""
+    if matrices["X"] != RAW:
+        return reader.var()
+    raw, var = reader.raw_var(), reader.var()
+    if not raw.index.equals(var.index):
+        return raw
+    others = [column for column in var.columns if column not in raw.columns]
+    return raw.assign(**{str(column): var[column].array for column in others})
+
+
+def _check_x_as_layer(readers: list[ScreenReader], x: str, layer: str | None, common: list[str]) -> None:
     if layer is not None and x != _X_AS_LAYER and {"X", _X_AS_LAYER} <= set(common):
         raise SourceFormatError(
             f"layer={layer!r} becomes X, and the file's X would become {_X_AS_LAYER!r}, but "
@@ -212,11 +236,11 @@ def _var_differences(var_tables: list[pd.DataFrame], readers: list[ScreenReader]
 def _no_matrix(reader: ScreenReader, layer: str | None) -> Exception:
     layers = [name.removeprefix("layers/") for name in reader.matrices if name.startswith("layers/")]
     if layer is not None:
+        layers += ["raw"] * (RAW in reader.matrices)
         return no_such_column("layer", layer, "a layer", layers, of=reader.path, hint="No store was made.")
     if RAW in reader.matrices and not layers:
         return SourceFormatError(
-            f"{str(reader.path)!r} has no X, only raw. Write raw as X and convert that file: "
-            "adata.raw.to_adata().write_h5ad(new_path). No store was made."
+            f"{str(reader.path)!r} has no X, only raw. Use raw as X: layer='raw'. No store was made."
         )
     return SourceFormatError(
         f"{str(reader.path)!r} has no X. Name a layer to use instead (layer=...). "

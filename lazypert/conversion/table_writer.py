@@ -9,9 +9,9 @@ import pandas as pd
 
 from lazypert.conversion.cell_stats import CellStats, CellStatsPlan
 from lazypert.conversion.dataframe_writer import InMemoryColumn, write_column, write_frame
-from lazypert.conversion.plan import DATASET, RAW
+from lazypert.conversion.plan import DATASET
 from lazypert.conversion.reordered_values import ReorderedValues, embedding_reader, obs_column_reader
-from lazypert.store.format import TABLES
+from lazypert.store.format import RAW, TABLES
 
 if TYPE_CHECKING:
     from pathlib import Path

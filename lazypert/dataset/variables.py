@@ -9,7 +9,7 @@ import dask.array as da
 import numpy as np
 
 from lazypert.store.columns import LazyColumn, numeric_column, open_column
-from lazypert.store.format import TABLES
+from lazypert.store.format import RAW, TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -156,7 +156,8 @@ def store_variables(store: Store) -> list[VariableSpec]:
     """Return every variable of a store's Dataset, each with a unique name.
 
     An obs column whose name is taken by a dimension or an earlier variable becomes ``obs_<name>``. Likewise
-    ``noted_<name>`` for cell statistics, ``var_<name>``, ``layer_<name>`` and ``obsm_<name>``.
+    ``noted_<name>`` for cell statistics, ``var_<name>``, ``layer_<name>`` and ``obsm_<name>``. AnnData's ``raw`` is
+    ``raw`` over the dimension ``raw_gene``.
     """
     names = _Names(CELL, GENE, CELL_NAME, STORE_ROW, "X")
     return [
@@ -195,12 +196,17 @@ def _var_variables(store: Store, names: _Names) -> Iterator[VariableSpec]:
 
 
 def _matrix_variables(store: Store, names: _Names) -> Iterator[VariableSpec]:
-    """Yield layers, sparse obsm entries and embeddings."""
+    """Yield layers, raw with its own genes, sparse obsm entries and embeddings."""
     for path in store.matrices:
         kind, _, key = path.partition("/")
         if kind == "layers":
             name = names.unique(key, "layer")
             yield VariableSpec(name, (CELL, GENE), MatrixArray(store.open_matrix(path)), False, {})
+        elif path == RAW:
+            name = names.unique("raw", "layer")
+            dim = names.unique(f"{name}_gene", "raw")
+            yield VariableSpec(name, (CELL, dim), MatrixArray(store.open_matrix(path)), False, {})
+            yield VariableSpec(dim, (dim,), np.asarray(store.raw_var.index, dtype=object), True, {})
         elif kind == "obsm":
             name = names.unique(key, "obsm")
             yield VariableSpec(name, (CELL, f"{name}_dim"), MatrixArray(store.open_matrix(path)), False, {})

@@ -11,6 +11,7 @@ import pandas as pd
 from lazypert._internal.config import Config
 from lazypert._internal.validation import require_choice, require_integer, require_number
 from lazypert.quality.target_expression import ControlMatch, ControlStrata, gather_target_expression
+from lazypert.screen.gene_alignment import gene_labels
 from lazypert.screen.targets import target_genes
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ class OnTargetKnockdownFilter:
             When `var_gene_col` or `layer` does not exist.
         """
         groups = source.groups
-        target_column = target_genes(groups, source.gene_labels(self.config.var_gene_col))
+        target_column = target_genes(groups, gene_labels(source.layer_var(self.config.layer), self.config.var_gene_col))
         run_of_row = groups.expand(np.arange(len(groups.start), dtype=np.int32), source.n_rows)
         strata = ControlStrata.of(groups, self.config.control_match, run_of_row)
         expression = gather_target_expression(source, groups, target_column, run_of_row, strata, self.config.layer)
