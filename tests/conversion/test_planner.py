@@ -63,6 +63,32 @@ def test_what_a_store_cannot_hold_is_listed_in_its_warnings(tmp_path):
     ]
 
 
+def names_of(reader_names, tmp_path):
+    paths = []
+    for number, names in enumerate(reader_names):
+        adata = screen(len(names), seed=number, lean=True)
+        adata.obs_names = names
+        paths.append(write(adata, tmp_path / f"{number}.h5ad"))
+    return Store(lp.convert(paths, tmp_path / "s.zarr")).attrs["warnings"]
+
+
+REPEATED_NAMES = {
+    "unique": ([["a", "b"], ["c", "d"]], []),
+    "in_a_file": ([["a", "b", "a", "a"]], ["0.h5ad: 2 cells have the name"]),
+    "over_files": ([["a", "b", "c"], ["b", "d"], ["b", "c"]], ["2 cell names occur in more than one file"]),
+    "both": ([["a", "a"], ["a", "b"]], ["0.h5ad: 1 cells have the name", "1 cell names occur in more than one file"]),
+}
+
+
+@pytest.mark.parametrize("case", REPEATED_NAMES)
+@pytest.mark.filterwarnings("ignore:Observation names are not unique")
+def test_cell_names_that_occur_twice_are_noted(tmp_path, case):
+    names, expected = REPEATED_NAMES[case]
+    found = [note for note in names_of(names, tmp_path) if "name" in note]
+    assert len(found) == len(expected)
+    assert all(note.startswith(start) for note, start in zip(found, expected, strict=True))
+
+
 def test_files_with_the_same_name_get_different_dataset_names(tmp_path):
     (tmp_path / "x").mkdir()
     paths = [write(screen(10, seed=i, lean=True), tmp_path / d / "s.h5ad") for i, d in enumerate((".", "x"))]
