@@ -18,7 +18,14 @@ from lazypert.conversion.matrices import X_FOLDER, write_matrices
 from lazypert.conversion.plan import DATASET, ConversionOptions, source_stamp
 from lazypert.conversion.planner import make_plan
 from lazypert.conversion.store_writer import StoreWriter
-from lazypert.conversion.table_writer import write_cell_stats, write_embeddings, write_obs, write_tables, write_var
+from lazypert.conversion.table_writer import (
+    write_cell_stats,
+    write_column_names,
+    write_embeddings,
+    write_obs,
+    write_tables,
+    write_var,
+)
 from lazypert.converter import open_source
 from lazypert.errors import ConfigError, DiskFullError, SourceFormatError
 from lazypert.progress import Bar
@@ -210,6 +217,7 @@ def _write(writer: StoreWriter, plan: ConversionPlan, report: Report | None) -> 
     stats_plan = _plan_cell_stats(plan)
     summaries = write_matrices(writer, plan, destination, stats_plan, report)
     write_embeddings(writer, plan, destination)
+    write_column_names(writer, plan)
     write_tables(writer, plan)
     if stats_plan is not None:
         write_cell_stats(writer, plan, stats_plan, writer.staging.work / X_FOLDER)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lazypert._internal.unique_names import unique_names
-from lazypert.conversion.plan import ConversionPlan
+from lazypert.conversion.plan import DATASET, ConversionPlan
 from lazypert.conversion.reordered_values import READ_STEP, obs_column_reader
+from lazypert.converter import column_names
 from lazypert.errors import SourceFormatError, near_matches, no_such_column
 from lazypert.screen.cell_order import name_hashes
 from lazypert.screen.cell_table import CellArrays
@@ -50,7 +51,9 @@ def make_plan(readers: list[ScreenReader], options: ConversionOptions, budget: B
     warnings += _dropped_genes(var_tables, readers, alignment) + _var_differences(var_tables, readers)
     embeddings, embedding_warnings = _choose_embeddings(readers)
     codes, labels = _role_codes(readers, options.roles, names)
-    groups = Groups.from_codes(codes, labels, options.roles, _read_name_hashes(readers))
+    hashes = _read_name_hashes(readers)
+    warnings += repeated_names(hashes, readers)
+    groups = Groups.from_codes(codes, labels, options.roles, hashes)
     _ = groups.control_code  # raises if the control label does not exist
     groups, source_row = _order_rows(groups, options)
     if groups.n_unlabelled:
@@ -93,6 +96,34 @@ def _read_name_hashes(readers: list[ScreenReader]) -> NDArray[np.uint64]:
     n_obs = sum(reader.n_obs for reader in readers)
     parts = [name_hashes(read(start, min(n_obs, start + READ_STEP))) for start in range(0, n_obs, READ_STEP)]
     return np.concatenate([*parts, np.empty(0, np.uint64)])
+
+
+def repeated_names(hashes: NDArray[np.uint64], readers: list[ScreenReader]) -> list[str]:
+    """Return notes about cell names that occur more than once, in a file or in several.
+
+    Parameters
+    ----------
+    hashes
+        (n_obs,) name hashes of the cells of all files.
+    """
+    notes, distinct, first = [], [], 0
+    for reader in readers:
+        names = np.unique(hashes[first : first + reader.n_obs])
+        first += reader.n_obs
+        distinct.append(names)
+        if n_repeats := reader.n_obs - len(names):
+            notes.append(
+                f"{reader.path.name}: {n_repeats:,} cells have the name of an earlier cell of the file: "
+                "a name does not tell which cell it is"
+            )
+    if len(readers) > 1:
+        names, n_files = np.unique(np.concatenate(distinct), return_counts=True)
+        if n_shared := int((n_files > 1).sum()):
+            notes.append(
+                f"{n_shared:,} cell names occur in more than one file: only {DATASET} and name together tell which "
+                "cell it is"
+            )
+    return notes
 
 
 def _role_codes(
@@ -152,6 +183,9 @@ def _choose_matrices(readers: list[ScreenReader], layer: str | None) -> tuple[di
         if len({reader.matrices[name] for reader in readers}) > 1:
             del matrices[name]
             warnings.append(f"{name}: its width differs between the files, left out")
+        elif not _have_same_columns(readers, name):
+            del matrices[name]
+            warnings.append(f"{name}: its columns have other names in each file, left out")
     if RAW in matrices and len(readers) > 1:
         first = readers[0].raw_var().index
         if not all(reader.raw_var().index.equals(first) for reader in readers[1:]):
@@ -160,6 +194,11 @@ def _choose_matrices(readers: list[ScreenReader], layer: str | None) -> tuple[di
     if layer is not None and "X" in common:
         matrices[_X_AS_LAYER] = "X"
     return matrices, warnings
+
+
+def _have_same_columns(readers: list[ScreenReader], name: str) -> bool:
+    names = [column_names(reader, name) for reader in readers]
+    return len({None if one is None else tuple(one) for one in names}) == 1
 
 
 def _without_other_genes(readers: list[ScreenReader], names: list[str]) -> tuple[list[str], list[str]]:

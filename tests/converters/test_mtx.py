@@ -25,7 +25,7 @@ GENES = ["TP53", "KRAS", "TP53", "NA", "007", "sgTP53", "é漢"]
 def as_scanpy(path, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return scanpy.read_10x_mtx(path, make_unique=False, gex_only=False, **options)
+        return scanpy.read_10x_mtx(path, make_unique=False, **options)
 
 
 FOLDERS = {
