@@ -36,15 +36,6 @@ def columns_by_matrix(feature_types: Sequence[str] | None) -> dict[str, NDArray[
     return found if len(found) > 1 else {}
 
 
-def notes(columns: dict[str, NDArray[np.int64]]) -> list[str]:
-    """Say where features that are not genes are in the store."""
-    return [
-        f"features: {len(numbers):,} are not genes; they are in {matrix}, and their names in uns/obsm_columns"
-        for matrix, numbers in columns.items()
-        if matrix != "X"
-    ]
-
-
 def select(block: RowBlock, numbers: NDArray[np.int64]) -> RowBlock:
     """Keep some columns of a block, numbered from 0."""
     new_col = np.full(block.csr.n_cols, -1, dtype=np.int32)

@@ -17,7 +17,7 @@ import pandas as pd
 
 from lazypert.converter import BlockSpec, CSRBlock, RowBlock
 from lazypert.errors import SourceFormatError
-from lazypert_converters._feature_types import columns_by_matrix, names_of, notes, select
+from lazypert_converters._feature_types import columns_by_matrix, names_of, select
 from lazypert_converters._matrix_market import BANNER, SHORTEST_ENTRY, Header, parse, read_header, scan
 from lazypert_converters._reader import Reader
 from lazypert_converters._row_pointers import blocks_by_nnz, row_pointers
@@ -59,7 +59,8 @@ class MtxConverter:
             got = f"has {genes.shape[1]} column"
             raise invalid_file(features, _PART, got, "at least two: the id and the name of each gene")
         columns = columns_by_matrix(genes[2].tolist() if 2 in genes else None)
-        not_carried = [f"{features.name}: only its first three columns are copied"] if genes.shape[1] > 3 else []
+        more = f"{features.name} after its third column: stores keep the id, name and type of a gene"
+        not_carried = (more,) if genes.shape[1] > 3 else ()
         return MtxReader(
             path=path,
             n_obs=header.n_cols,
@@ -67,7 +68,7 @@ class MtxConverter:
             obs_columns=(),
             matrices={name: len(numbers) for name, numbers in columns.items()} or {"X": header.n_rows},
             obsm={},
-            not_carried=(*not_carried, *notes(columns)),
+            not_carried=not_carried,
             text=text,
             header=header,
             barcodes=barcodes,

@@ -13,7 +13,7 @@ import h5py
 import pandas as pd
 
 from lazypert.errors import SourceFormatError
-from lazypert_converters._feature_types import columns_by_matrix, names_of, notes, select
+from lazypert_converters._feature_types import columns_by_matrix, names_of, select
 from lazypert_converters._hdf5 import Hdf5Tree, is_hdf5
 from lazypert_converters._matrices import ARRAYS, Matrix, blocks, open_sparse, read_block, scratch_bytes, stored_values
 from lazypert_converters._reader import Reader
@@ -168,7 +168,6 @@ def _open_matrix(tree: Tree, root: Group, groups: list[str]) -> TenxReader:
         obsm={},
         not_carried=(
             *not_carried,
-            *notes(columns),
             *(f"{name}: neither a matrix nor names of cells or genes" for name in others),
         ),
         tree=tree,

@@ -27,7 +27,7 @@ from lazypert.conversion.table_writer import (
     write_var,
 )
 from lazypert.converter import open_source
-from lazypert.errors import ConfigError, DiskFullError, SourceFormatError
+from lazypert.errors import ConfigError, DiskFullError, NotCopiedWarning, SourceFormatError
 from lazypert.progress import Bar
 from lazypert.screen.roles import Roles
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from lazypert.progress import Progress, Report
 
 _LOG = logging.getLogger("lazypert")
+_SHOWN_LINES = 5  # of what was not copied, in a warning
 
 
 def convert(
@@ -106,6 +107,12 @@ def convert(
     -------
     The path of the store.
 
+    Warns
+    -----
+    NotCopiedWarning
+        If the files hold something that the store will not, such as ``uns``. The store lists it too:
+        ``Store(path).attrs["warnings"]``.
+
     Raises
     ------
     StoreExistsError
@@ -152,6 +159,8 @@ def convert(
     stamps = [source_stamp(path) for path in paths]
     plan.check_memory()
     _check_disk(plan, target)
+    if plan.not_copied:  # before anything is written, so that nothing is left behind if warnings are errors
+        warnings.warn(_not_copied_text(plan.not_copied), NotCopiedWarning, stacklevel=2)
     with contextlib.ExitStack() as stack:
         report = stack.enter_context(Bar()) if progress is None or progress is True else progress or None
         writer = stack.enter_context(_stage(plan, target, overwrite=overwrite))
@@ -160,6 +169,14 @@ def convert(
         _check_unchanged(paths, stamps)
         writer.finalise(attrs)
     return Path(store)
+
+
+def _not_copied_text(lines: list[str]) -> str:
+    """Summarise what a conversion leaves out."""
+    shown = "; ".join(lines[:_SHOWN_LINES])
+    n_more = len(lines) - _SHOWN_LINES
+    more = f"; and {n_more:,} more, which the store's attrs['warnings'] list" if n_more > 0 else ""
+    return f"{shown}{more}."
 
 
 def _resolve_target(store: str | Path, paths: list[Path]) -> Path:
@@ -228,7 +245,7 @@ def _plan_cell_stats(plan: ConversionPlan) -> CellStatsPlan | None:
     """Choose the cell statistics to collect; None if they would take too much memory."""
     stats_plan = CellStatsPlan.of(plan.groups, plan.genes)
     if stats_plan.control_sums_bytes > plan.budget.limit // 8:
-        plan.warnings.append("control sums of all targets do not fit within the memory limit: QC will read the matrix")
+        plan.notes.append("control sums of all targets do not fit within the memory limit: QC will read the matrix")
         return None
     return stats_plan
 
@@ -255,7 +272,7 @@ def _attributes(plan: ConversionPlan, summaries: dict[str, Any]) -> dict[str, An
             "n_controls": int(groups.sizes[groups.is_control].sum()),
             "n_unlabelled": groups.n_unlabelled,
         },
-        "warnings": plan.warnings,
+        "warnings": plan.not_copied + plan.notes,
     }
 
 

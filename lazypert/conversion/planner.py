@@ -44,20 +44,20 @@ def make_plan(readers: list[ScreenReader], options: ConversionOptions, budget: B
         If a file cannot be converted.
     """
     names = dataset_names(readers)
-    warnings = [f"{reader.path.name}: {line}" for reader in readers for line in reader.not_carried]
-    matrices, matrix_warnings = _choose_matrices(readers, options.layer)
+    not_copied = [_not_copied(reader, line) for reader in readers for line in reader.not_carried]
+    matrices, matrices_not_copied = _choose_matrices(readers, options.layer)
     var_tables = [_var_table(reader, matrices) for reader in readers]
     alignment = align_genes(var_tables, names, options.join)
-    warnings += _dropped_genes(var_tables, readers, alignment) + _var_differences(var_tables, readers)
-    embeddings, embedding_warnings = _choose_embeddings(readers)
+    not_copied += _dropped_genes(var_tables, readers, alignment) + _var_differences(var_tables, readers)
+    embeddings, embeddings_not_copied = _choose_embeddings(readers)
     codes, labels = _role_codes(readers, options.roles, names)
     hashes = _read_name_hashes(readers)
-    warnings += repeated_names(hashes, readers)
+    notes = _features_beside_genes(readers, matrices) + repeated_names(hashes, readers)
     groups = Groups.from_codes(codes, labels, options.roles, hashes)
     _ = groups.control_code  # raises if the control label does not exist
     groups, source_row = _order_rows(groups, options)
     if groups.n_unlabelled:
-        warnings.append(f"{groups.n_unlabelled} cells have no cell type or no perturbation: they are in no group")
+        notes.append(f"{groups.n_unlabelled} cells have no cell type or no perturbation: they are in no group")
     return ConversionPlan(
         readers=readers,
         options=options,
@@ -69,8 +69,24 @@ def make_plan(readers: list[ScreenReader], options: ConversionOptions, budget: B
         new_cols=[None if alignment.is_same else new_col for new_col in alignment.new_col],
         groups=groups,
         source_row=source_row,
-        warnings=[*dict.fromkeys(warnings + matrix_warnings + embedding_warnings)],
+        not_copied=[*dict.fromkeys(not_copied + matrices_not_copied + embeddings_not_copied)],
+        notes=notes,
     )
+
+
+def _not_copied(reader: ScreenReader, line: str) -> str:
+    """Turn ``"<path inside the file>: <reason>"`` into a sentence."""
+    where, _, reason = line.partition(": ")
+    return f"{reader.path.name}: {where} was not copied: {reason}"
+
+
+def _features_beside_genes(readers: list[ScreenReader], matrices: dict[str, str]) -> list[str]:
+    """Notes about features that are not genes, such as guides: they are counted in the same cells as the genes."""
+    return [
+        f"{len(names):,} features are not genes: they are in {name}, and their names in uns/obsm_columns"
+        for name in matrices
+        if (names := column_names(readers[0], name)) is not None
+    ]
 
 
 def dataset_names(readers: list[ScreenReader]) -> list[str]:
@@ -165,7 +181,7 @@ def _choose_matrices(readers: list[ScreenReader], layer: str | None) -> tuple[di
     """Return each matrix of the store with its name in the files, and warnings about the others."""
     common = [name for name in readers[0].matrices if all(name in reader.matrices for reader in readers)]
     warnings = [
-        f"{reader.path.name}: {name} is not in every file and was left out"
+        f"{reader.path.name}: {name} is not in every file and was not copied"
         for reader in readers
         for name in reader.matrices
         if name not in common
@@ -182,15 +198,15 @@ def _choose_matrices(readers: list[ScreenReader], layer: str | None) -> tuple[di
     for name in [name for name in matrices if name.startswith("obsm/")]:
         if len({reader.matrices[name] for reader in readers}) > 1:
             del matrices[name]
-            warnings.append(f"{name}: its width differs between the files, left out")
+            warnings.append(f"{name} was not copied: its width differs between the files")
         elif not _have_same_columns(readers, name):
             del matrices[name]
-            warnings.append(f"{name}: its columns have other names in each file, left out")
+            warnings.append(f"{name} was not copied: its columns have other names in each file")
     if RAW in matrices and len(readers) > 1:
         first = readers[0].raw_var().index
         if not all(reader.raw_var().index.equals(first) for reader in readers[1:]):
             del matrices[RAW]
-            warnings.append("raw: its genes differ between the files, left out")
+            warnings.append("raw was not copied: its genes differ between the files")
     if layer is not None and "X" in common:
         matrices[_X_AS_LAYER] = "X"
     return matrices, warnings
@@ -235,7 +251,9 @@ def _choose_embeddings(readers: list[ScreenReader]) -> tuple[list[str], list[str
     names = list(dict.fromkeys(name for reader in readers for name in reader.obsm))
     common = [name for name in names if len({reader.obsm.get(name) for reader in readers}) == 1]
     _check_names(readers, [f"obsm/{name}" for name in common])
-    warnings = [f"obsm/{name}: not in every file with the same width, left out" for name in names if name not in common]
+    warnings = [
+        f"obsm/{name} was not copied: not in every file with the same width" for name in names if name not in common
+    ]
     return common, warnings
 
 
@@ -252,7 +270,7 @@ def _check_names(readers: list[ScreenReader], names: list[str]) -> None:
 def _dropped_genes(var_tables: list[pd.DataFrame], readers: list[ScreenReader], alignment: GeneAlignment) -> list[str]:
     """Warnings about genes that the store does not keep."""
     return [
-        f"{reader.path.name}: {n_dropped} of {len(var)} genes are not in every file and were left out"
+        f"{reader.path.name}: {n_dropped} of {len(var)} genes are not in every file and were not copied"
         for reader, var, new_col in zip(readers, var_tables, alignment.new_col, strict=True)
         if (n_dropped := int((new_col < 0).sum()))
     ]
@@ -264,10 +282,13 @@ def _var_differences(var_tables: list[pd.DataFrame], readers: list[ScreenReader]
     for var, reader in zip(var_tables[1:], readers[1:], strict=True):
         for column in var.columns:
             if column not in first.columns:
-                warnings.append(f"{reader.path.name}: var column {column!r} is not in the first file and was left out")
+                warnings.append(
+                    f"{reader.path.name}: var column {column!r} is not in the first file and was not copied"
+                )
             elif var.index.equals(first.index) and not var[column].equals(first[column]):
                 warnings.append(
-                    f"{reader.path.name}: var column {column!r} differs from the first file's, which is kept"
+                    f"{reader.path.name}: var column {column!r} was not copied: it differs from the first file's, "
+                    "which is kept"
                 )
     return warnings
 

@@ -6,7 +6,7 @@ import pytest
 from scipy import sparse
 
 import lazypert as lp
-from lazypert.errors import SourceFormatError
+from lazypert.errors import NotCopiedWarning, SourceFormatError
 from lazypert.store.store import Store
 from tests.support.stores import (
     ROLES,
@@ -56,11 +56,26 @@ def test_what_a_store_cannot_hold_is_listed_in_its_warnings(tmp_path):
     adata = screen(lean=True)
     adata.uns["note"] = "x"
     adata.obsp["near"] = sparse.eye(90, format="csr")
-    _, store = converted(tmp_path, adata)
-    assert sorted(w.partition(": ")[2].partition(":")[0] for w in Store(store).attrs["warnings"]) == [
-        "obsp/near",
-        "uns/note",
-    ]
+    with pytest.warns(NotCopiedWarning, match="uns/note was not copied: stores do not keep uns") as caught:
+        _, store = converted(tmp_path, adata)
+    assert len(caught) == 1
+    assert caught[0].filename == converted.__code__.co_filename  # the caller of lp.convert
+    notes = Store(store).attrs["warnings"]
+    assert sorted(w.partition(": ")[2].partition(" was not copied: ")[0] for w in notes) == ["obsp/near", "uns/note"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_is_left_behind_where_warnings_are_errors(tmp_path):
+    adata = screen(lean=True)
+    adata.uns = {f"note{i}": "x" for i in range(8)}
+    with pytest.raises(NotCopiedWarning, match="and 3 more"):
+        converted(tmp_path, adata)
+    assert leftovers(tmp_path, "screen.h5ad") == []
+
+
+@pytest.mark.filterwarnings("error::lazypert.errors.NotCopiedWarning")
+def test_a_file_that_is_copied_completely_gives_no_warning(tmp_path):
+    converted(tmp_path, screen())
 
 
 def names_of(reader_names, tmp_path):
