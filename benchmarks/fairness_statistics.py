@@ -227,7 +227,9 @@ def measure(loader: Any) -> NullStatistics:
                 is_padding=batch.is_padding,
             )
         )
-    return tally.statistics(control=groups.control_code, n_controls=len(loader.pools.controls))
+    return tally.statistics(
+        control=int(np.flatnonzero(groups.is_control_code)[0]), n_controls=len(loader.pools.controls)
+    )
 
 
 def pairs_of(loader: Any) -> set[tuple[int, tuple[int, ...]]]:

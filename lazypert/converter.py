@@ -39,6 +39,7 @@ __all__ = [
     "raise_machine_error",
     "read_at",
     # what lazypert calls
+    "column_names",
     "converters",
     "open_source",
     "SourceMissingError",
@@ -164,6 +165,16 @@ class Converter(Protocol):
             If it does not have this format, or cannot be converted exactly.
         """
         ...
+
+
+def column_names(reader: ScreenReader, matrix: str) -> NDArray[Any] | None:
+    """(n_columns,) names of the columns of an obsm entry; None if they have none.
+
+    A reader need not know them: those that do have a method ``column_names(matrix)``.
+    """
+    known = getattr(reader, "column_names", None)
+    names: NDArray[Any] | None = None if known is None else known(matrix)
+    return names
 
 
 def converters() -> dict[str, Converter]:

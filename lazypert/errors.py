@@ -20,6 +20,8 @@ Each is a `LazypertError` and also the built-in exception that fits, so both
     └── NotCountsError (ValueError)                      the matrix does not hold raw counts
 
 Messages say what was wrong and what to do: ``name: got X, expected Y. What to do.``
+
+`NotCopiedWarning` (UserWarning) says what a conversion leaves out.
 """
 
 from __future__ import annotations
@@ -85,6 +87,10 @@ class EmptyPoolError(LazypertError, ValueError):
 
 class NotCountsError(LazypertError, ValueError):
     """Raw counts are required, but the matrix holds other values."""
+
+
+class NotCopiedWarning(UserWarning):
+    """A conversion leaves out something that the source files hold."""
 
 
 # FileNotFoundError comes first in the next two classes: only `OSError.__new__` can construct both of their bases, and

@@ -27,7 +27,7 @@ _NULLABLE_KINDS = {
     ("nullable-string-array", "0.1.0"): "",
 }
 _OLD_CATEGORIES, _UNS_SUFFIX = "__categories", "_categories"
-_RESERVED_NAMES = ("", ".", "..", "zarr.json", "_index")
+_RESERVED_NAMES = ("", ".", "..", "zarr.json", "_index", "__lazypert__")
 _CODES_AT_ONCE = 1 << 20
 
 
@@ -85,8 +85,7 @@ def open_frame(root: Group, where: str) -> Frame:
     length = _values_of(root, index).vector().shape[0]
     columns, not_carried = {}, []
     for name in names:
-        _check_name(node, name)
-        column = _open_column(root, node, name)
+        column = _bad_name(name) or _open_column(root, node, name)
         if isinstance(column, str):
             not_carried.append(f"{where}/{name}: {column}")
         else:
@@ -150,13 +149,11 @@ def _column_order(node: Group) -> list[str]:
     return names
 
 
-def _check_name(node: Group | Array, name: str) -> None:
-    if name in _RESERVED_NAMES or "/" in name:
-        raise node.fault(
-            f"has a column named {name!r}, which cannot be the name of an array in a store",
-            "a name without slashes that is not reserved",
-            f"Rename it: adata.{node.where.split('/')[-1]}.rename(columns={{{name!r}: ...}}).",
-        )
+def _bad_name(name: str) -> str | None:
+    """Say why a column cannot be copied if its name cannot be that of an array in a store."""
+    if name not in _RESERVED_NAMES and "/" not in name:
+        return None
+    return f"{name!r} cannot be the name of a column of a store (rename it to keep it)"
 
 
 def _open_column(root: Group, frame: Group, name: str) -> Column | str:
@@ -280,8 +277,9 @@ def _open_records(root: Group, node: Array) -> Frame:
     fields = {name: node.field(name) for name in (index, *names)}
     columns, not_carried = {}, []
     for name in names:
-        _check_name(node, name)
-        if _is_plain(fields[name]):
+        if (reason := _bad_name(name)) is not None:
+            not_carried.append(f"{node.where}/{name}: {reason}")
+        elif _is_plain(fields[name]):
             columns[name] = Column(node.where, name)
         else:
             not_carried.append(

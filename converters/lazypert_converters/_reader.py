@@ -21,7 +21,7 @@ class Reader:
     """An opened source file, as `lazypert.converter.ScreenReader` describes it.
 
     Holds no open handle, so it can be pickled and used from many threads. The default
-    `raw_var` and `read_obsm` are for formats that have neither.
+    `raw_var`, `read_obsm` and `column_names` are for formats that have none.
     """
 
     path: Path
@@ -39,6 +39,10 @@ class Reader:
     def read_obsm(self, name: str, start: int, stop: int) -> NDArray[Any]:  # noqa: ARG002
         """Raise `ColumnNotFoundError`: the file has no embedding of that name."""
         raise no_such_column("embedding", name, "an embedding", self.obsm, of=self.path)
+
+    def column_names(self, matrix: str) -> NDArray[Any] | None:  # noqa: ARG002
+        """(n_columns,) names of the columns of an obsm entry; None if they have none."""
+        return None
 
     def no_obs_column(self, name: str) -> ColumnNotFoundError:
         """Make the error for an obs column that does not exist or could not be copied."""

@@ -1,14 +1,15 @@
 """Converter for 10x Genomics folders of ``matrix.mtx``, ``barcodes.tsv`` and ``features.tsv`` (or ``genes.tsv``).
 
 The matrix is a text file of genes x cells, sorted by cell. It is streamed twice: once to check every entry
-and to find where each cell begins, and once to read source blocks.
+and to find where each cell begins, and once to read source blocks. Features that are not genes, such as guides and
+antibodies, become sparse obsm entries.
 """
 
 from __future__ import annotations
 
 import gzip
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import pandas as pd
 
 from lazypert.converter import BlockSpec, CSRBlock, RowBlock, raise_machine_error
 from lazypert.errors import SourceFormatError
+from lazypert_converters._feature_types import columns_by_matrix, names_of, select
 from lazypert_converters._matrix_market import BANNER, SHORTEST_ENTRY, Header, parse, read_header, scan
 from lazypert_converters._reader import Reader
 from lazypert_converters._row_pointers import blocks_by_nnz, row_pointers
@@ -56,19 +58,23 @@ class MtxConverter:
         if genes.shape[1] < 2:
             got = f"has {genes.shape[1]} column"
             raise invalid_file(features, _PART, got, "at least two: the id and the name of each gene")
+        columns = columns_by_matrix(genes[2].tolist() if 2 in genes else None)
+        more = f"{features.name} after its third column: stores keep the id, name and type of a gene"
+        not_carried = (more,) if genes.shape[1] > 3 else ()
         return MtxReader(
             path=path,
             n_obs=header.n_cols,
-            n_vars=header.n_rows,
+            n_vars=len(columns.get("X", range(header.n_rows))),
             obs_columns=(),
-            matrices={"X": header.n_rows},
+            matrices={name: len(numbers) for name, numbers in columns.items()} or {"X": header.n_rows},
             obsm={},
-            not_carried=(f"{features.name}: only its first three columns are copied",) if genes.shape[1] > 3 else (),
+            not_carried=not_carried,
             text=text,
             header=header,
             barcodes=barcodes,
             features=features,
             stamp=_stamp(matrix),
+            columns=columns,
         )
 
 
@@ -84,6 +90,8 @@ class MtxReader(Reader):
         Files of the cells and of the genes.
     stamp
         Size and modification time of the matrix's file when it was opened.
+    columns
+        Columns of each matrix among the features; empty if all of them are X.
     """
 
     text: TextFile
@@ -91,6 +99,7 @@ class MtxReader(Reader):
     barcodes: Path
     features: Path
     stamp: tuple[int, int]
+    columns: dict[str, NDArray[np.int64]] = field(default_factory=dict, compare=False)
 
     def obs_names(self, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """(stop - start,) barcodes."""
@@ -111,15 +120,20 @@ class MtxReader(Reader):
         """Return gene ids and, from Cell Ranger 3 on, feature types, indexed by the gene names in the file."""
         table = _read_table(self.features)
         columns = {name: table[n] for n, name in ((0, "gene_ids"), (2, "feature_types")) if n in table}
-        return pd.DataFrame(
+        genes = pd.DataFrame(
             {name: values.to_numpy() for name, values in columns.items()}, index=pd.Index(table[1].to_numpy())
         )
+        return genes.iloc[self.columns["X"]] if self.columns else genes
 
-    def nnz(self, matrix: str) -> int | None:  # noqa: ARG002 - there is only one
-        """Number of stored values of the matrix."""
-        return self.header.nnz
+    def column_names(self, matrix: str) -> NDArray[Any] | None:
+        """(n_columns,) names of the features of an obsm entry."""
+        return names_of(_read_table(self.features)[1].to_numpy(dtype=object), self.columns, matrix)
 
-    def scratch_bytes(self, matrix: str) -> int:  # noqa: ARG002 - there is only one
+    def nnz(self, matrix: str) -> int | None:  # noqa: ARG002 - the file has only one
+        """Number of stored values of the matrix; None if some features are in another matrix."""
+        return None if self.columns else self.header.nnz
+
+    def scratch_bytes(self, matrix: str) -> int:  # noqa: ARG002 - the file has only one
         """Bytes of text and its entries, of the access points of a gzip file, and of pointers to all cells."""
         text = 2 * TEXT_BLOCK_BYTES
         entries = text // SHORTEST_ENTRY * _PARSED_BYTES
@@ -162,7 +176,8 @@ class MtxReader(Reader):
             span = slice(n, n + len(entries.value))
             row[span], col[span], value[span] = entries.row, entries.col, entries.value
             n = span.stop
-        return _to_rows(col[:n], row[:n], value[:n], self.n_obs, self.n_vars)
+        rows = _to_rows(col[:n], row[:n], value[:n], self.n_obs, self.header.n_rows)
+        return select(rows, self.columns[spec.matrix]) if self.columns else rows
 
 
 def _to_rows(

@@ -1,11 +1,12 @@
 """Converter for 10x Genomics ``.h5`` files: one group per genome (Cell Ranger 1 and 2), or ``/matrix`` (3 and later).
 
-Both hold a CSC matrix of genes x cells, which is the same as a CSR matrix of cells x genes.
+Both hold a CSC matrix of genes x cells, which is the same as a CSR matrix of cells x genes. Features that are not
+genes, such as guides and antibodies, become sparse obsm entries.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -13,6 +14,7 @@ import pandas as pd
 
 from lazypert.converter import raise_machine_error
 from lazypert.errors import SourceFormatError
+from lazypert_converters._feature_types import columns_by_matrix, names_of, select
 from lazypert_converters._hdf5 import Hdf5Tree, is_hdf5
 from lazypert_converters._matrices import ARRAYS, Matrix, blocks, open_sparse, read_block, scratch_bytes, stored_values
 from lazypert_converters._reader import Reader
@@ -21,6 +23,7 @@ from lazypert_converters._tree import Array, Group, join
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from lazypert.converter import BlockSpec, RowBlock
@@ -68,11 +71,14 @@ class TenxReader(Reader):
         Where the matrix is in the file.
     var_columns
         Path of each var column inside the matrix's group; ``""`` is the gene names.
+    columns
+        Columns of each matrix among the features; empty if all of them are X.
     """
 
     tree: Tree
     layout: Matrix
     var_columns: dict[str, str]
+    columns: dict[str, NDArray[np.int64]] = field(default_factory=dict, compare=False)
 
     def obs_names(self, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """(stop - start,) barcodes."""
@@ -85,16 +91,21 @@ class TenxReader(Reader):
         return self._column(name, start, stop).astype(bool)
 
     def var(self) -> pd.DataFrame:
-        """Return names, ids and other columns of the features, under scanpy's names."""
+        """Return names, ids and other columns of the genes, under scanpy's names."""
         columns = {name: self._column(where) for name, where in self.var_columns.items()}
         index = pd.Index(columns.pop(""), dtype=object)
-        return pd.DataFrame(columns, index=index.astype(str))
+        table = pd.DataFrame(columns, index=index.astype(str))
+        return table.iloc[self.columns["X"]] if self.columns else table
 
-    def nnz(self, matrix: str) -> int | None:  # noqa: ARG002 - there is only one
-        """Number of stored values of the matrix."""
-        return stored_values(self.tree, self.layout)
+    def column_names(self, matrix: str) -> NDArray[Any] | None:
+        """(n_columns,) names of the features of an obsm entry."""
+        return names_of(self._column(self.var_columns[""]), self.columns, matrix)
 
-    def scratch_bytes(self, matrix: str) -> int:  # noqa: ARG002 - there is only one
+    def nnz(self, matrix: str) -> int | None:  # noqa: ARG002 - the file has only one
+        """Number of stored values of the matrix; None if some features are in another matrix."""
+        return None if self.columns else stored_values(self.tree, self.layout)
+
+    def scratch_bytes(self, matrix: str) -> int:  # noqa: ARG002 - the file has only one
         """Bytes of the largest HDF5 chunk, compressed and decompressed."""
         return scratch_bytes(self.tree, self.layout)
 
@@ -104,7 +115,8 @@ class TenxReader(Reader):
 
     def read_block(self, spec: BlockSpec) -> RowBlock:
         """Read and check a row range."""
-        return read_block(self.tree, self.layout, spec)
+        block = read_block(self.tree, self.layout, spec)
+        return select(block, self.columns[spec.matrix]) if self.columns else block
 
     def _column(self, where: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Text or booleans; numbers become text, as in scanpy."""
@@ -144,20 +156,26 @@ def _open_matrix(tree: Tree, root: Group, groups: list[str]) -> TenxReader:
     obs_columns = (_FILTERED,) if is_v3 and _FILTERED in group.names() else ()
     if obs_columns:
         _check_length(group.array(_FILTERED), n_obs, "cell")
+    types = group.array("features/feature_type").read() if is_v3 else None
+    columns = columns_by_matrix(None if types is None else types.tolist())
     known = {*_MATRIX_NAMES, *(("features", _FILTERED) if is_v3 else ("genes", "gene_names"))}
     others = [join(where, name) for name in group.names() if name not in known]
     others += [name for name in root.names() if name != where]
     return TenxReader(
         path=tree.path,
         n_obs=n_obs,
-        n_vars=n_vars,
+        n_vars=len(columns.get("X", range(n_vars))),
         obs_columns=obs_columns,
-        matrices={"X": n_vars},
+        matrices={name: len(numbers) for name, numbers in columns.items()} or {"X": n_vars},
         obsm={},
-        not_carried=(*not_carried, *(f"{name}: neither a matrix nor names of cells or genes" for name in others)),
+        not_carried=(
+            *not_carried,
+            *(f"{name}: neither a matrix nor names of cells or genes" for name in others),
+        ),
         tree=tree,
         layout=layout,
         var_columns=var_columns,
+        columns=columns,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,24 +32,27 @@ def demo(options: argparse.Namespace) -> None:
 def convert(options: argparse.Namespace) -> None:
     """Convert files into a store and print a summary."""
     from lazypert.conversion.convert import convert
+    from lazypert.errors import NotCopiedWarning
     from lazypert.store.store import Store
 
     start = time.perf_counter()
-    path = convert(
-        options.source,
-        options.store,
-        pert_col=options.pert_col,
-        control_pert=options.control_pert,
-        separator=options.separator,
-        cell_type_col=options.cell_type_col,
-        batch_col=options.batch_col,
-        layer=options.layer,
-        order=options.order,
-        seed=options.seed,
-        memory_limit=options.memory_limit,
-        overwrite=options.overwrite,
-        join=options.join,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotCopiedWarning)  # the summary lists what was not copied
+        path = convert(
+            options.source,
+            options.store,
+            pert_col=options.pert_col,
+            control_pert=options.control_pert,
+            separator=options.separator,
+            cell_type_col=options.cell_type_col,
+            batch_col=options.batch_col,
+            layer=options.layer,
+            order=options.order,
+            seed=options.seed,
+            memory_limit=options.memory_limit,
+            overwrite=options.overwrite,
+            join=options.join,
+        )
     _print_summary(Store(path), time.perf_counter() - start)
 
 

@@ -19,9 +19,16 @@ from lazypert.conversion.matrices import X_FOLDER, write_matrices
 from lazypert.conversion.plan import DATASET, ConversionOptions, source_stamp
 from lazypert.conversion.planner import make_plan
 from lazypert.conversion.store_writer import StoreWriter
-from lazypert.conversion.table_writer import write_cell_stats, write_embeddings, write_obs, write_tables, write_var
+from lazypert.conversion.table_writer import (
+    write_cell_stats,
+    write_column_names,
+    write_embeddings,
+    write_obs,
+    write_tables,
+    write_var,
+)
 from lazypert.converter import open_source
-from lazypert.errors import ConfigError, DiskFullError, SourceFormatError
+from lazypert.errors import ConfigError, DiskFullError, NotCopiedWarning, SourceFormatError
 from lazypert.progress import Bar
 from lazypert.screen.roles import Roles, control_labels
 
@@ -33,6 +40,7 @@ if TYPE_CHECKING:
     from lazypert.progress import Progress, Report
 
 _LOG = logging.getLogger("lazypert")
+_SHOWN_LINES = 5  # of what was not copied, in a warning
 
 _COPY_SOURCE = "Conversion reads local files: copy it to this machine first. Nothing was written."
 _COPY_STORE = (
@@ -84,7 +92,8 @@ def convert(
         ``A+B``, and ``A+<control>`` the same as ``A``. It is never guessed, because names of genes contain dots,
         dashes and underscores. The obs column keeps its labels.
     layer
-        Layer to use as the store's X; the file's own X becomes ``layers["X"]``.
+        Layer to use as the store's X; the file's own X becomes ``layers["X"]``. ``"raw"`` uses the matrix of AnnData's
+        ``raw``, with its genes and var table; X and the layers are then kept only if they have the same genes.
     order
         ``"grouped"`` sorts cells by (cell type, perturbation, dataset), so that a group is one contiguous
         read, and orders them by a hash of their names within each group, so that any part of it is a random
@@ -110,6 +119,12 @@ def convert(
     Returns
     -------
     The path of the store.
+
+    Warns
+    -----
+    NotCopiedWarning
+        If the files hold something that the store will not, such as ``uns``. The store lists it too:
+        ``Store(path).attrs["warnings"]``.
 
     Raises
     ------
@@ -160,6 +175,8 @@ def convert(
     stamps = [source_stamp(path) for path in paths]
     plan.check_memory()
     _check_disk(plan, target)
+    if plan.not_copied:  # before anything is written, so that nothing is left behind if warnings are errors
+        warnings.warn(_not_copied_text(plan.not_copied), NotCopiedWarning, stacklevel=2)
     with contextlib.ExitStack() as stack:
         report = stack.enter_context(Bar()) if progress is None or progress is True else progress or None
         writer = stack.enter_context(_stage(plan, target, overwrite=overwrite))
@@ -168,6 +185,14 @@ def convert(
         _check_unchanged(paths, stamps)
         writer.finalise(attrs)
     return store
+
+
+def _not_copied_text(lines: list[str]) -> str:
+    """Summarise what a conversion leaves out."""
+    shown = "; ".join(lines[:_SHOWN_LINES])
+    n_more = len(lines) - _SHOWN_LINES
+    more = f"; and {n_more:,} more, which the store's attrs['warnings'] list" if n_more > 0 else ""
+    return f"{shown}{more}."
 
 
 def _resolve_target(store: Path, paths: list[Path]) -> Path:
@@ -225,6 +250,7 @@ def _write(writer: StoreWriter, plan: ConversionPlan, report: Report | None) -> 
     stats_plan = _plan_cell_stats(plan)
     summaries = write_matrices(writer, plan, destination, stats_plan, report)
     write_embeddings(writer, plan, destination)
+    write_column_names(writer, plan)
     write_tables(writer, plan)
     if stats_plan is not None:
         write_cell_stats(writer, plan, stats_plan, writer.staging.work / X_FOLDER)
@@ -235,7 +261,7 @@ def _plan_cell_stats(plan: ConversionPlan) -> CellStatsPlan | None:
     """Choose the cell statistics to collect; None if they would take too much memory."""
     stats_plan = CellStatsPlan.of(plan.groups, plan.genes)
     if stats_plan.control_sums_bytes > plan.budget.limit // 8:
-        plan.warnings.append("control sums of all targets do not fit within the memory limit: QC will read the matrix")
+        plan.notes.append("control sums of all targets do not fit within the memory limit: QC will read the matrix")
         return None
     return stats_plan
 
@@ -262,7 +288,7 @@ def _attributes(plan: ConversionPlan, summaries: dict[str, Any]) -> dict[str, An
             "n_controls": int(groups.sizes[groups.is_control].sum()),
             "n_unlabelled": groups.n_unlabelled,
         },
-        "warnings": plan.warnings,
+        "warnings": plan.not_copied + plan.notes,
     }
 
 

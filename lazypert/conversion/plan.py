@@ -36,9 +36,6 @@ Join = Literal["inner", "outer"]
 DATASET = "dataset"
 """obs column that names each cell's file, if there are several."""
 
-RAW = "raw/X"
-"""Matrix of AnnData's ``raw``, which has its own genes."""
-
 MEMORY_SLACK = 256 * 1024**2
 """Bytes over its limit that a conversion may take."""
 
@@ -116,8 +113,10 @@ class ConversionPlan:
         Groups of the store's rows.
     source_row
         (n_obs,) source row of each row of the store.
-    warnings
-        What is not carried over, one line each.
+    not_copied
+        What the files hold and the store does not, one line each.
+    notes
+        What else to know of the store, one line each.
     """
 
     readers: list[ScreenReader]
@@ -130,7 +129,8 @@ class ConversionPlan:
     new_cols: list[NDArray[np.int32] | None]
     groups: Groups
     source_row: NDArray[np.integer]
-    warnings: list[str] = field(default_factory=list)
+    not_copied: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def n_obs(self) -> int:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lazypert._internal.unique_names import unique_names
-from lazypert.conversion.plan import RAW, ConversionPlan
+from lazypert.conversion.plan import DATASET, ConversionPlan
 from lazypert.conversion.reordered_values import READ_STEP, obs_column_reader
+from lazypert.converter import column_names
 from lazypert.errors import SourceFormatError, near_matches, no_such_column
 from lazypert.screen.cell_order import name_hashes
 from lazypert.screen.cell_table import CellArrays
@@ -18,6 +19,7 @@ from lazypert.screen.groups import Groups
 from lazypert.screen.label_checks import suspicious_labels
 from lazypert.screen.labels import factorise, unite
 from lazypert.screen.roles import ROLE_OF_AXIS, missing_controls, no_such_control
+from lazypert.store.format import RAW, matrix_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,23 +45,25 @@ def make_plan(readers: list[ScreenReader], options: ConversionOptions, budget: B
         If a file cannot be converted.
     """
     names = dataset_names(readers)
-    warnings = [f"{reader.path.name}: {line}" for reader in readers for line in reader.not_carried]
-    var_tables = [reader.var() for reader in readers]
+    not_copied = [_not_copied(reader, line) for reader in readers for line in reader.not_carried]
+    matrices, matrices_not_copied = _choose_matrices(readers, options.layer)
+    var_tables = [_var_table(reader, matrices) for reader in readers]
     alignment = align_genes(var_tables, names, options.join)
-    warnings += _dropped_genes(var_tables, readers, alignment) + _var_differences(var_tables, readers)
-    matrices, matrix_warnings = _choose_matrices(readers, options.layer)
-    embeddings, embedding_warnings = _choose_embeddings(readers)
+    not_copied += _dropped_genes(var_tables, readers, alignment) + _var_differences(var_tables, readers)
+    embeddings, embeddings_not_copied = _choose_embeddings(readers)
     codes, labels = _role_codes(readers, options.roles, names)
+    hashes = _read_name_hashes(readers)
+    notes = _features_beside_genes(readers, matrices) + repeated_names(hashes, readers)
     for axis in ("perturbation", "cell_type"):
         code = codes[axis]
         if code is not None:
             n_cells = np.bincount(code[code >= 0], minlength=len(labels[axis])).tolist()
-            warnings += suspicious_labels(options.roles.columns()[axis] or axis, labels[axis].tolist(), n_cells)
-    groups = Groups.from_codes(codes, labels, options.roles, _read_name_hashes(readers))
+            notes += suspicious_labels(options.roles.columns()[axis] or axis, labels[axis].tolist(), n_cells)
+    groups = Groups.from_codes(codes, labels, options.roles, hashes)
     _require_controls(options.roles, labels["perturbation"].tolist())
     groups, source_row = _order_rows(groups, options)
     if groups.n_unlabelled:
-        warnings.append(f"{groups.n_unlabelled} cells have no cell type or no perturbation: they are in no group")
+        notes.append(f"{groups.n_unlabelled} cells have no cell type or no perturbation: they are in no group")
     return ConversionPlan(
         readers=readers,
         options=options,
@@ -71,8 +75,24 @@ def make_plan(readers: list[ScreenReader], options: ConversionOptions, budget: B
         new_cols=[None if alignment.is_same else new_col for new_col in alignment.new_col],
         groups=groups,
         source_row=source_row,
-        warnings=[*dict.fromkeys(warnings + matrix_warnings + embedding_warnings)],
+        not_copied=[*dict.fromkeys(not_copied + matrices_not_copied + embeddings_not_copied)],
+        notes=notes,
     )
+
+
+def _not_copied(reader: ScreenReader, line: str) -> str:
+    """Turn ``"<path inside the file>: <reason>"`` into a sentence."""
+    where, _, reason = line.partition(": ")
+    return f"{reader.path.name}: {where} was not copied: {reason}"
+
+
+def _features_beside_genes(readers: list[ScreenReader], matrices: dict[str, str]) -> list[str]:
+    """Notes about features that are not genes, such as guides: they are counted in the same cells as the genes."""
+    return [
+        f"{len(names):,} features are not genes: they are in {name}, and their names in uns/obsm_columns"
+        for name in matrices
+        if (names := column_names(readers[0], name)) is not None
+    ]
 
 
 def dataset_names(readers: list[ScreenReader]) -> list[str]:
@@ -98,6 +118,34 @@ def _read_name_hashes(readers: list[ScreenReader]) -> NDArray[np.uint64]:
     n_obs = sum(reader.n_obs for reader in readers)
     parts = [name_hashes(read(start, min(n_obs, start + READ_STEP))) for start in range(0, n_obs, READ_STEP)]
     return np.concatenate([*parts, np.empty(0, np.uint64)])
+
+
+def repeated_names(hashes: NDArray[np.uint64], readers: list[ScreenReader]) -> list[str]:
+    """Return notes about cell names that occur more than once, in a file or in several.
+
+    Parameters
+    ----------
+    hashes
+        (n_obs,) name hashes of the cells of all files.
+    """
+    notes, distinct, first = [], [], 0
+    for reader in readers:
+        names = np.unique(hashes[first : first + reader.n_obs])
+        first += reader.n_obs
+        distinct.append(names)
+        if n_repeats := reader.n_obs - len(names):
+            notes.append(
+                f"{reader.path.name}: {n_repeats:,} cells have the name of an earlier cell of the file: "
+                "a name does not tell which cell it is"
+            )
+    if len(readers) > 1:
+        names, n_files = np.unique(np.concatenate(distinct), return_counts=True)
+        if n_shared := int((n_files > 1).sum()):
+            notes.append(
+                f"{n_shared:,} cell names occur in more than one file: only {DATASET} and name together tell which "
+                "cell it is"
+            )
+    return notes
 
 
 def _role_codes(
@@ -147,33 +195,64 @@ def _choose_matrices(readers: list[ScreenReader], layer: str | None) -> tuple[di
     """Return each matrix of the store with its name in the files, and warnings about the others."""
     common = [name for name in readers[0].matrices if all(name in reader.matrices for reader in readers)]
     warnings = [
-        f"{reader.path.name}: {name} is not in every file and was left out"
+        f"{reader.path.name}: {name} is not in every file and was not copied"
         for reader in readers
         for name in reader.matrices
         if name not in common
     ]
-    x = "X" if layer is None else f"layers/{layer}"
-    _check_x(readers, x, layer, common)
+    x = matrix_name(layer, common)
+    if any(x not in reader.matrices for reader in readers):
+        raise _no_matrix(next(reader for reader in readers if x not in reader.matrices), layer)
+    if x == RAW:
+        common, other_genes = _without_other_genes(readers, common)
+        warnings += other_genes
+    _check_x_as_layer(readers, x, layer, common)
     _check_names(readers, [name for name in common if name != "X"])
     matrices = {"X": x} | {name: name for name in common if name not in ("X", x)}
     for name in [name for name in matrices if name.startswith("obsm/")]:
         if len({reader.matrices[name] for reader in readers}) > 1:
             del matrices[name]
-            warnings.append(f"{name}: its width differs between the files, left out")
+            warnings.append(f"{name} was not copied: its width differs between the files")
+        elif not _have_same_columns(readers, name):
+            del matrices[name]
+            warnings.append(f"{name} was not copied: its columns have other names in each file")
     if RAW in matrices and len(readers) > 1:
         first = readers[0].raw_var().index
         if not all(reader.raw_var().index.equals(first) for reader in readers[1:]):
             del matrices[RAW]
-            warnings.append("raw: its genes differ between the files, left out")
+            warnings.append("raw was not copied: its genes differ between the files")
     if layer is not None and "X" in common:
         matrices[_X_AS_LAYER] = "X"
     return matrices, warnings
 
 
-def _check_x(readers: list[ScreenReader], x: str, layer: str | None, common: list[str]) -> None:
-    for reader in readers:
-        if x not in reader.matrices:
-            raise _no_matrix(reader, layer)
+def _have_same_columns(readers: list[ScreenReader], name: str) -> bool:
+    names = [column_names(reader, name) for reader in readers]
+    return len({None if one is None else tuple(one) for one in names}) == 1
+
+
+def _without_other_genes(readers: list[ScreenReader], names: list[str]) -> tuple[list[str], list[str]]:
+    """Leave out X and the layers if raw, which becomes X, has other genes; return the rest, and notes about them."""
+    if all(reader.raw_var().index.equals(reader.var().index) for reader in readers):
+        return names, []
+    over_var = [name for name in names if name == "X" or name.startswith("layers/")]
+    notes = [f"{name} was not copied: raw becomes X, and its genes are not those of {name}" for name in over_var]
+    notes.append("var was not copied: raw becomes X, and the store's var is that of raw")
+    return [name for name in names if name not in over_var], notes
+
+
+def _var_table(reader: ScreenReader, matrices: dict[str, str]) -> pd.DataFrame:
+    """Return the var table of the store's X; raw keeps columns that only var has, if both have the same genes."""
+    if matrices["X"] != RAW:
+        return reader.var()
+    raw, var = reader.raw_var(), reader.var()
+    if not raw.index.equals(var.index):
+        return raw
+    others = [column for column in var.columns if column not in raw.columns]
+    return raw.assign(**{str(column): var[column].array for column in others})
+
+
+def _check_x_as_layer(readers: list[ScreenReader], x: str, layer: str | None, common: list[str]) -> None:
     if layer is not None and x != _X_AS_LAYER and {"X", _X_AS_LAYER} <= set(common):
         raise SourceFormatError(
             f"layer={layer!r} becomes X, and the file's X would become {_X_AS_LAYER!r}, but "
@@ -186,7 +265,9 @@ def _choose_embeddings(readers: list[ScreenReader]) -> tuple[list[str], list[str
     names = list(dict.fromkeys(name for reader in readers for name in reader.obsm))
     common = [name for name in names if len({reader.obsm.get(name) for reader in readers}) == 1]
     _check_names(readers, [f"obsm/{name}" for name in common])
-    warnings = [f"obsm/{name}: not in every file with the same width, left out" for name in names if name not in common]
+    warnings = [
+        f"obsm/{name} was not copied: not in every file with the same width" for name in names if name not in common
+    ]
     return common, warnings
 
 
@@ -203,7 +284,7 @@ def _check_names(readers: list[ScreenReader], names: list[str]) -> None:
 def _dropped_genes(var_tables: list[pd.DataFrame], readers: list[ScreenReader], alignment: GeneAlignment) -> list[str]:
     """Warnings about genes that the store does not keep."""
     return [
-        f"{reader.path.name}: {n_dropped} of {len(var)} genes are not in every file and were left out"
+        f"{reader.path.name}: {n_dropped} of {len(var)} genes are not in every file and were not copied"
         for reader, var, new_col in zip(readers, var_tables, alignment.new_col, strict=True)
         if (n_dropped := int((new_col < 0).sum()))
     ]
@@ -215,10 +296,13 @@ def _var_differences(var_tables: list[pd.DataFrame], readers: list[ScreenReader]
     for var, reader in zip(var_tables[1:], readers[1:], strict=True):
         for column in var.columns:
             if column not in first.columns:
-                warnings.append(f"{reader.path.name}: var column {column!r} is not in the first file and was left out")
+                warnings.append(
+                    f"{reader.path.name}: var column {column!r} is not in the first file and was not copied"
+                )
             elif var.index.equals(first.index) and not var[column].equals(first[column]):
                 warnings.append(
-                    f"{reader.path.name}: var column {column!r} differs from the first file's, which is kept"
+                    f"{reader.path.name}: var column {column!r} was not copied: it differs from the first file's, "
+                    "which is kept"
                 )
     return warnings
 
@@ -226,11 +310,11 @@ def _var_differences(var_tables: list[pd.DataFrame], readers: list[ScreenReader]
 def _no_matrix(reader: ScreenReader, layer: str | None) -> Exception:
     layers = [name.removeprefix("layers/") for name in reader.matrices if name.startswith("layers/")]
     if layer is not None:
+        layers += ["raw"] * (RAW in reader.matrices)
         return no_such_column("layer", layer, "a layer", layers, of=reader.path, hint="No store was made.")
     if RAW in reader.matrices and not layers:
         return SourceFormatError(
-            f"{str(reader.path)!r} has no X, only raw. Write raw as X and convert that file: "
-            "adata.raw.to_adata().write_h5ad(new_path). No store was made."
+            f"{str(reader.path)!r} has no X, only raw. Use raw as X: layer='raw'. No store was made."
         )
     return SourceFormatError(
         f"{str(reader.path)!r} has no X. Name a layer to use instead (layer=...). "

@@ -8,8 +8,6 @@ import json
 import logging
 import re
 import shutil
-import threading
-import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +35,6 @@ _LOG = logging.getLogger("lazypert")
 _TRANSIENT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 _MATRIX_FILE = re.compile(r".+/(data|indices|indptr)/(c/\d+|zarr\.json)")
 _TARGET_EXISTS = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
-_WARNING_FILTERS = threading.Lock()  # warning filters are global to the process
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,9 +249,6 @@ class StoreWriter:
         self.group(MANIFEST, {})
         entries = self._all_entries()
         self._write_manifest(entries)
-        with _WARNING_FILTERS, warnings.catch_warnings():  # AnnData and Zarr consolidate in version 3 too
-            warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
-            zarr.consolidate_metadata(self.root, zarr_format=3)
         self._write_root({"format_version": FORMAT_VERSION, **attrs, "manifest_digest": manifest_digest(entries)})
         _sync_tree(self.root)
         self._publish()
@@ -263,7 +257,7 @@ class StoreWriter:
     def _write_root(self, attrs: dict[str, Any]) -> None:
         """Write the root metadata, which also cover what the manifest cannot list: its own files and the root."""
         file = self.root / "zarr.json"
-        metadata = json.loads(file.read_bytes())
+        metadata = json.loads(file.read_bytes()) | {"consolidated_metadata": _consolidated_metadata(self.root)}
         files = sorted(path for path in (self.root / MANIFEST).rglob("*/*") if path.is_file())
         entries = [self.entry(path.relative_to(self.root).as_posix()) for path in files]
         attrs = attrs | {MANIFEST_FILES: [[e.key, e.size, e.crc32] for e in entries]}
@@ -308,6 +302,22 @@ class StoreWriter:
                 raise
             raise _target_exists(self.target) from error
         sync(self.target.parent)
+
+
+def _consolidated_metadata(root: Path) -> dict[str, Any]:
+    """Collect the metadata of all groups and arrays, as AnnData and Zarr do in version 3 too.
+
+    Zarr writes them in an order that ignores case, which mixes the children of ``obs/Study`` with those of
+    ``obs/study``, and up to version 3.1 it then reads back only the last of each. Here siblings are always together.
+    """
+    found: dict[str, Any] = {}
+    folders = [file.parent.relative_to(root) for file in root.rglob("zarr.json")]
+    for path in sorted((path for path in folders if path.parts), key=lambda path: (len(path.parts), path.parts)):
+        node = json.loads((root / path / "zarr.json").read_bytes())
+        if node["node_type"] == "group":
+            node["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": {}}
+        found[path.as_posix()] = node
+    return {"kind": "inline", "must_understand": False, "metadata": found}
 
 
 def _delete_all_but_matrices(root: Path) -> None:

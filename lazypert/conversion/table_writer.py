@@ -9,9 +9,10 @@ import pandas as pd
 
 from lazypert.conversion.cell_stats import CellStats, CellStatsPlan
 from lazypert.conversion.dataframe_writer import InMemoryColumn, write_column, write_frame
-from lazypert.conversion.plan import DATASET, RAW
+from lazypert.conversion.plan import DATASET
 from lazypert.conversion.reordered_values import ReorderedValues, embedding_reader, obs_column_reader
-from lazypert.store.format import TABLES
+from lazypert.converter import column_names
+from lazypert.store.format import RAW, TABLES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,6 +68,16 @@ def write_embeddings(writer: StoreWriter, plan: ConversionPlan, destination: NDA
         for rows in ReorderedValues(embedding_reader(plan.readers, name, dtype), destination, step):
             array[start : start + len(rows)] = rows
             start += len(rows)
+
+
+def write_column_names(writer: StoreWriter, plan: ConversionPlan) -> None:
+    """Write the names of the columns of sparse obsm entries, such as guides, to ``uns/obsm_columns``."""
+    found = {path: column_names(plan.readers[0], path) for path in plan.matrices if path.startswith("obsm/")}
+    named = {path: names for path, names in found.items() if names is not None}
+    if named:
+        writer.group("uns/obsm_columns", {"encoding-type": "dict", "encoding-version": "0.1.0"})
+    for path, names in named.items():
+        writer.strings(f"uns/obsm_columns/{path.removeprefix('obsm/')}", names)
 
 
 def write_tables(writer: StoreWriter, plan: ConversionPlan) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
 from lazypert._internal.files import sync
-from lazypert.dataset.anndata_parts import MatrixPart, matrix_parts, obs_table, var_table
+from lazypert._internal.paths import local_path
+from lazypert.dataset.anndata_parts import MatrixPart, matrix_parts, obs_table, raw_table, var_table
 from lazypert.errors import ConfigError, StoreExistsError
+from lazypert.store.format import RAW
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import h5py
+    import pandas as pd
     import xarray as xr
     from anndata import AnnData
     from numpy.typing import DTypeLike
@@ -24,12 +28,15 @@ if TYPE_CHECKING:
 _CHUNK = 65536  # elements per chunk of sparse data in a file
 _SPARSE = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0"}
 _DENSE = {"encoding-type": "array", "encoding-version": "0.2.0"}
+_RAW = {"encoding-type": "raw", "encoding-version": "0.1.0"}
 _ROOT = {"encoding-type": "anndata", "encoding-version": "0.1.0"}
 
 
 def to_anndata(ds: xr.Dataset, store: Store, dtype: DTypeLike | None) -> AnnData:
     """Read a Dataset into memory as an AnnData; see `PertAccessor.to_anndata`."""
-    elements: dict[str, dict[str, Any]] = {"X": {}, "layers": {}, "obsm": {}}
+    from anndata import AnnData
+
+    elements: dict[str, dict[str, Any]] = {"X": {}, "layers": {}, "obsm": {}, "raw": {}}
     for part in matrix_parts(ds, store, dtype):
         kind, _, name = part.element.partition("/")
         blocks = list(part.blocks())
@@ -38,6 +45,8 @@ def to_anndata(ds: xr.Dataset, store: Store, dtype: DTypeLike | None) -> AnnData
     adata.X = elements["X"].get("")
     adata.layers.update(elements["layers"])
     adata.obsm.update(elements["obsm"])
+    for values in elements["raw"].values():
+        adata.raw = AnnData(values, obs=adata.obs, var=raw_table(ds, store))
     return adata
 
 
@@ -47,8 +56,8 @@ def write_h5ad(
     """Write a Dataset as an .h5ad file; see `PertAccessor.write_h5ad`."""
     import h5py
 
-    target = Path(path)
-    if "://" in str(path) or not target.absolute().parent.is_dir():
+    target = local_path("path", path, "Write a local file, and copy it.")
+    if not target.absolute().parent.is_dir():
         raise ConfigError(f"path: got {str(path)!r}, expected a file in an existing local folder.")
     if target.exists() and not overwrite:
         raise StoreExistsError(f"{str(path)!r} exists already. Pass overwrite=True to replace it.")
@@ -58,6 +67,8 @@ def write_h5ad(
         with h5py.File(temporary, "x") as file:
             file.attrs.update(_ROOT)
             _write_tables(file, _tables(ds, store))
+            if any(part.element == RAW for part in parts):
+                _write_raw_table(file, raw_table(ds, store))
             for part in parts:
                 (_write_sparse if part.is_sparse else _write_dense)(file, part, compression)
         sync(temporary)
@@ -84,6 +95,14 @@ def _write_tables(file: h5py.File, adata: AnnData) -> None:
             anndata.io.write_elem(file, name, table)
         for name in ("layers", "obsm", "obsp", "varm", "varp", "uns"):
             anndata.io.write_elem(file, name, {})
+
+
+def _write_raw_table(file: h5py.File, var: pd.DataFrame) -> None:
+    import anndata
+
+    file.create_group("raw").attrs.update(_RAW)
+    anndata.io.write_elem(file, "raw/var", var)
+    anndata.io.write_elem(file, "raw/varm", {})
 
 
 def _write_sparse(file: h5py.File, part: MatrixPart, compression: str | None) -> None:

@@ -24,6 +24,7 @@ from lazypert.dataset.variables import (
 )
 from lazypert.errors import ConfigError
 from lazypert.store.columns import take_column
+from lazypert.store.format import RAW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +45,7 @@ class MatrixPart:
     Attributes
     ----------
     element
-        Where AnnData keeps it: ``"X"``, ``"layers/<name>"`` or ``"obsm/<name>"``.
+        Where AnnData keeps it: ``"X"``, ``"layers/<name>"``, ``"obsm/<name>"`` or ``"raw/X"``.
     variable
         (cell, gene) or (cell, feature) values, lazy or in memory.
     is_sparse
@@ -134,9 +135,17 @@ def matrix_parts(ds: xr.Dataset, store: Store, dtype: DTypeLike | None) -> list[
         name = _original_name(str(shown), path.rpartition("/")[2] or None)
         is_layer = variable.dims[1] == GENE
         element = "X" if shown == "X" and is_layer else f"{'layers' if is_layer else 'obsm'}/{name}"
+        element = RAW if path == RAW and not is_layer else element
         is_sparse = is_layer or path in store.matrices
         parts.append(MatrixPart(element, variable, is_sparse, np.dtype(dtype or variable.dtype)))
     return parts
+
+
+def raw_table(ds: xr.Dataset, store: Store) -> pd.DataFrame:
+    """Return the var table of raw; without its columns if other genes than all of raw's are left."""
+    (dim,) = [array.dims[1] for array in ds.data_vars.values() if array.attrs.get(ELEMENT) == RAW]
+    names = pd.Index(ds[dim].to_numpy().astype(object))
+    return store.raw_var if names.equals(store.raw_var.index.astype(object)) else pd.DataFrame(index=names)
 
 
 def _without_unused_categories(table: pd.DataFrame) -> pd.DataFrame:

@@ -37,6 +37,7 @@ def open(store: str | Path, *, storage_options: dict[str, Any] | None = None) ->
     Dataset with dims ``cell`` and ``gene``.
 
     - ``X`` and the layers: (cell, gene) Dask arrays, float32 where that is exact, made dense block by block.
+    - ``raw``, if the store has it: (cell, ``raw_gene``), with its own genes.
     - obsm entries: (cell, ``<name>_dim``) Dask arrays.
     - Coordinates along ``cell``: ``cell_name``, ``store_row``, and every obs column; a categorical
       column also gives ``<name>_code`` (-1 for missing). None is an index. Their values are read when they

@@ -10,7 +10,7 @@ import numpy as np
 
 from lazypert.dataset.cell_column import CellColumn
 from lazypert.store.columns import LazyColumn, numeric_column, open_column
-from lazypert.store.format import TABLES
+from lazypert.store.format import RAW, TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -163,7 +163,8 @@ def store_variables(store: Store) -> list[VariableSpec]:
     """Return every variable of a store's Dataset, each with a unique name.
 
     An obs column whose name is taken by a dimension or an earlier variable becomes ``obs_<name>``. Likewise
-    ``noted_<name>`` for cell statistics, ``var_<name>``, ``layer_<name>`` and ``obsm_<name>``.
+    ``noted_<name>`` for cell statistics, ``var_<name>``, ``layer_<name>`` and ``obsm_<name>``. AnnData's ``raw`` is
+    ``raw`` over the dimension ``raw_gene``.
     """
     names = _Names(CELL, GENE, CELL_NAME, STORE_ROW, "X")
     row_numbers = LazyColumn(store.n_obs, np.dtype(np.int64), np.arange)
@@ -206,12 +207,17 @@ def _var_variables(store: Store, names: _Names) -> Iterator[VariableSpec]:
 
 
 def _matrix_variables(store: Store, names: _Names) -> Iterator[VariableSpec]:
-    """Yield layers, sparse obsm entries and embeddings."""
+    """Yield layers, raw with its own genes, sparse obsm entries and embeddings."""
     for path in store.matrices:
         kind, _, key = path.partition("/")
         if kind == "layers":
             name = names.unique(key, "layer")
             yield VariableSpec(name, (CELL, GENE), MatrixArray(store.open_matrix(path)), False, {ELEMENT: path})
+        elif path == RAW:
+            name = names.unique("raw", "layer")
+            dim = names.unique(f"{name}_gene", "raw")
+            yield VariableSpec(name, (CELL, dim), MatrixArray(store.open_matrix(path)), False, {ELEMENT: path})
+            yield VariableSpec(dim, (dim,), np.asarray(store.raw_var.index, dtype=object), True, {})
         elif kind == "obsm":
             name = names.unique(key, "obsm")
             yield VariableSpec(

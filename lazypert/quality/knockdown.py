@@ -14,6 +14,7 @@ from lazypert.quality.target_expression import ControlStrata, gather_target_expr
 from lazypert.quality.unmeasured import hint, require_targets
 from lazypert.quality.value_scale import require_comparable
 from lazypert.quality.verdicts import NOT_MEASURED, Verdict, judge
+from lazypert.screen.gene_alignment import gene_labels
 from lazypert.screen.targets import target_genes
 
 if TYPE_CHECKING:
@@ -144,12 +145,13 @@ class OnTargetKnockdownFilter:
         """
         config, groups = self.config, source.groups
         units = require_comparable(source, config)
-        genes = source.gene_labels(config.var_gene_col)
+        var = source.layer_var(config.layer)
+        genes = gene_labels(var, config.var_gene_col)
         target_column = target_genes(groups, genes)
         contexts = Contexts.of(groups, config.verdict_by)
         parts = list(contexts.perturbations(groups))
         judged = np.unique([code for _, code, _ in parts]).astype(np.int64)
-        require_targets(groups, judged, target_column, source.var, config.var_gene_col)
+        require_targets(groups, judged, target_column, var, config.var_gene_col)
         run_of_row = groups.expand(np.arange(len(groups.start), dtype=np.int32), source.n_rows)
         strata = ControlStrata.of(groups, config.control_match, run_of_row, contexts)
         expression = gather_target_expression(

@@ -74,7 +74,7 @@ class PerturbationAnnDataSource(PerturbationSource):
         _ = self.hvg_indices  # raise now if hvg_col is unknown
 
     def __repr__(self) -> str:
-        return f"PerturbationAnnDataSource({self.store.path!r}: {self.n_rows:,} cells x {self.store.n_vars:,} genes)"
+        return f"PerturbationAnnDataSource({self.store.path!r}: {self.n_rows:,} cells x {self.get_n_genes():,} genes)"
 
     @property
     def groups(self) -> Groups:
@@ -88,8 +88,8 @@ class PerturbationAnnDataSource(PerturbationSource):
 
     @property
     def var(self) -> pd.DataFrame:
-        """The var table."""
-        return self.store.var
+        """The var table of the configured layer."""
+        return self.layer_var(self.config.layer)
 
     @property
     def stores(self) -> tuple[Store, ...]:
@@ -105,6 +105,10 @@ class PerturbationAnnDataSource(PerturbationSource):
     def matrix(self) -> Matrix:
         """The store's matrix: X, or the configured layer."""
         return self._matrix
+
+    def layer_var(self, layer: str | None) -> pd.DataFrame:
+        """Return the var table of a layer, which differs for raw; None for `layer` selects X."""
+        return self.store.matrix_var(layer)
 
     def segments(self, layer: str | None) -> list[MatrixSegment]:
         """Return the store as one segment; None for `layer` selects X."""

@@ -57,7 +57,7 @@ class PerturbationSource(ABC):
     @property
     @abstractmethod
     def var(self) -> pd.DataFrame:
-        """The var table, over the shared genes."""
+        """The var table of the configured layer, over the shared genes."""
 
     @property
     @abstractmethod
@@ -75,8 +75,15 @@ class PerturbationSource(ABC):
         """The matrix of all cells, over the shared genes."""
 
     @abstractmethod
+    def layer_var(self, layer: str | None) -> pd.DataFrame:
+        """Return the var table of a layer, over the shared genes: raw has its own. None for `layer` selects X."""
+
+    @abstractmethod
     def segments(self, layer: str | None) -> Sequence[MatrixSegment]:
-        """Return one segment per store, in the order of their rows; None for `layer` selects X."""
+        """Return one segment per store, in the order of their rows; None for `layer` selects X.
+
+        Columns are those of the genes of `layer_var`.
+        """
 
     @abstractmethod
     def read_embedding(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from lazypert.screen.gene_alignment import GeneAlignment
     from lazypert.sources.anndata_source import PerturbationAnnDataSource
     from lazypert.sources.matrix_segment import MatrixSegment
     from lazypert.store.matrix import Matrix
@@ -71,7 +72,8 @@ class PerturbationConcatSource(PerturbationSource):
         self.names = tuple(names) if names is not None else unique_names([_stem(source) for source in sources])
         is_unique = len(self.names) == len(set(self.names)) == len(sources)
         require(is_unique, "names", self.names, f"{len(sources)} different names, one per source")
-        self._genes = align_genes([source.var for source in sources], self.names, join)
+        self._join = join
+        self._genes = self._align(self.config.layer)
         self._matrix = AlignedMatrix(self.matrices, self._genes)
         self._segments = self._matrix.segments
 
@@ -92,7 +94,7 @@ class PerturbationConcatSource(PerturbationSource):
 
     @property
     def var(self) -> pd.DataFrame:
-        """The var table, over the shared genes."""
+        """The var table of the configured layer, over the shared genes."""
         return self._genes.var
 
     @property
@@ -110,14 +112,30 @@ class PerturbationConcatSource(PerturbationSource):
         """The matrix of all cells, over the shared genes."""
         return self._matrix
 
+    def layer_var(self, layer: str | None) -> pd.DataFrame:
+        """Return the var table of a layer, over the shared genes: raw has its own. None for `layer` selects X."""
+        return self._genes_of(layer).var
+
     def segments(self, layer: str | None) -> list[MatrixSegment]:
-        """Return one segment per store, in the order of their rows; None for `layer` selects X."""
+        """Return one segment per store, in the order of their rows; None for `layer` selects X.
+
+        Columns are those of the genes of `layer_var`.
+        """
         return [
             replace(source.segments(layer)[0], first_row=int(first_row), column_of=columns)
             for source, first_row, columns in zip(
-                self.sources, self._segments.first_rows[:-1], self._genes.column_of, strict=True
+                self.sources, self._segments.first_rows[:-1], self._genes_of(layer).column_of, strict=True
             )
         ]
+
+    def _genes_of(self, layer: str | None) -> GeneAlignment:
+        """Alignment of the genes of a layer: that of the configured one, unless only one of them is raw."""
+        own = self.config.layer
+        is_same = all(source.layer_var(layer) is source.layer_var(own) for source in self.sources)
+        return self._genes if is_same else self._align(layer)
+
+    def _align(self, layer: str | None) -> GeneAlignment:
+        return align_genes([source.layer_var(layer) for source in self.sources], self.names, self._join)
 
     def read_embedding(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
         """Read (n, width) float32 rows of the embedding."""

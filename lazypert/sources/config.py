@@ -63,7 +63,8 @@ class PerturbationSourceConfig(ScreenOptions):
     embedding_key
         Name of an obsm entry.
     layer
-        Matrix to read; None reads X.
+        Layer to read; None reads X, and ``"raw"`` the matrix of AnnData's ``raw``, whose genes are then those of the
+        source.
     should_yield_controls
         Whether ``len(source)``, ``source[i]``, iteration and `get_batch` include control cells.
     additional_obs

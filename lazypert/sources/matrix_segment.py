@@ -26,7 +26,7 @@ class MatrixSegment:
     matrix
         The matrix.
     column_of
-        (n_genes,) int32 column of each of the screen's genes, -1 where the gene was not measured.
+        (n_genes,) int32 column of each gene of the screen in this layer, -1 where the gene was not measured.
     labels
         (n_perturbations,) labels that the arrays of `cell_stats` refer to, or None.
     cell_stats
@@ -43,7 +43,8 @@ class MatrixSegment:
 
 def store_segment(store: Store, layer: str | None, groups: Groups) -> MatrixSegment:
     """Return a complete store as one segment, with its cell statistics if they are valid for `groups`."""
-    segment = MatrixSegment(0, store.matrix(layer), np.arange(store.n_vars, dtype=np.int32))
+    matrix = store.matrix(layer)
+    segment = MatrixSegment(0, matrix, np.arange(matrix.shape[1], dtype=np.int32))
     # Compare identity: a selection with the same number of cells may repeat some of them and lack others.
     is_own_table = groups.start is store.groups.start and groups.row_order is store.groups.row_order
     if (

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Container
 
 FORMAT_VERSION = 3
 """Version 3 orders the cells of a group by a hash of their names, and declares counts as floats; versions 1 and 2,
@@ -16,6 +19,9 @@ MARKER = "lazypert"
 
 TABLES = "obs/__lazypert__"
 """Group of lazypert's tables. AnnData ignores it, as it reads only what the ``column-order`` of ``obs`` lists."""
+
+RAW = "raw/X"
+"""Matrix of AnnData's ``raw``, which has its own genes."""
 
 # A chunk of 65,536 elements holds about 20 cells: small enough to keep the decode amplification of a sentence
 # low, large enough for the codec to run at full speed. A shard of 128 chunks keeps the number of files low.
@@ -153,3 +159,17 @@ def dense_dtype(stored: np.dtype[Any], maximum: float, minimum: float) -> np.dty
         return stored
     is_exact = maximum <= 2**24 and minimum >= -(2**24)
     return np.dtype("f4") if is_exact else np.dtype("f8")
+
+
+def matrix_name(layer: str | None, matrices: Container[str]) -> str:
+    """Return the full name of a layer: ``"X"`` for None, and ``"raw/X"`` for "raw", "raw.X" and "raw/X".
+
+    Parameters
+    ----------
+    matrices
+        Full names that exist: a layer that is itself called "raw" or "raw.X" comes first.
+    """
+    if layer is None:
+        return "X"
+    name = f"layers/{layer}"
+    return RAW if layer in ("raw", "raw.X", RAW) and name not in matrices else name

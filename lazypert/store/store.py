@@ -20,7 +20,7 @@ from lazypert.screen.roles import OPTIONAL_ROLES, Roles
 from lazypert.store.arrays import DenseArray, StringArray
 from lazypert.store.byte_reader import ByteReader, LocalReader, RemoteReader
 from lazypert.store.damage import store_damaged
-from lazypert.store.format import FORMAT_VERSION, MARKER, TABLES, Grid, stored_dtype
+from lazypert.store.format import FORMAT_VERSION, MARKER, RAW, TABLES, Grid, matrix_name, stored_dtype
 from lazypert.store.manifest import MANIFEST, Entry, manifest_digest
 from lazypert.store.matrix import Matrix
 from lazypert.store.sharded_array import ShardedArray
@@ -101,7 +101,7 @@ class Store:
 
     @property
     def matrices(self) -> tuple[str, ...]:
-        """Names of the sparse matrices, X first: ``"X"``, ``"layers/<name>"``, ``"obsm/<name>"``."""
+        """Names of the sparse matrices, X first: ``"X"``, ``"layers/<name>"``, ``"raw/X"``, ``"obsm/<name>"``."""
         return tuple(self.attrs["matrices"])
 
     @property
@@ -138,18 +138,32 @@ class Store:
     # Matrices and embeddings.
 
     def matrix(self, layer: str | None = None) -> Matrix:
-        """Open X, or a layer.
+        """Open X, a layer, or with ``"raw"`` the matrix of AnnData's ``raw``; its genes are `matrix_var`.
 
         Raises
         ------
         ColumnNotFoundError
             If there is no such layer.
         """
-        name = "X" if layer is None else f"layers/{layer}"
+        return self.open_matrix(self._matrix_name(layer))
+
+    def matrix_var(self, layer: str | None = None) -> pd.DataFrame:
+        """Return the var table of a matrix that `matrix` opens: raw has its own.
+
+        Raises
+        ------
+        ColumnNotFoundError
+            If there is no such layer.
+        """
+        return self.raw_var if self._matrix_name(layer) == RAW else self.var
+
+    def _matrix_name(self, layer: str | None) -> str:
+        name = matrix_name(layer, self.matrices)
         if name not in self.matrices:
             known = [other.removeprefix("layers/") for other in self.matrices if other.startswith("layers/")]
+            known += ["raw"] * (RAW in self.matrices)
             raise no_such_column("layer", str(layer), "a layer", known, of=self.path)
-        return self.open_matrix(name)
+        return name
 
     def open_matrix(self, name: str) -> Matrix:
         """Open one of `matrices` by its full name."""
@@ -241,9 +255,18 @@ class Store:
     @cached_property
     def var(self) -> pd.DataFrame:
         """The var table, indexed by gene name."""
-        columns: list[str] = list(self._root["var"].attrs["column-order"])  # type: ignore[arg-type]
+        return self._read_var("var")
+
+    @cached_property
+    def raw_var(self) -> pd.DataFrame:
+        """The var table of AnnData's ``raw``; only for stores with the matrix ``"raw/X"``."""
+        return self._read_var("raw/var")
+
+    def _read_var(self, path: str) -> pd.DataFrame:
+        columns: list[str] = list(self._root[path].attrs["column-order"])  # type: ignore[arg-type]
         return pd.DataFrame(
-            {name: self.read_column(f"var/{name}") for name in columns}, index=pd.Index(self.read_strings("var/_index"))
+            {name: self.read_column(f"{path}/{name}") for name in columns},
+            index=pd.Index(self.read_strings(f"{path}/_index")),
         )
 
     @cached_property

@@ -158,9 +158,9 @@ def test_what_only_a_later_file_has_is_listed_in_the_warnings(tmp_path):
     a = screen("a", var={"symbol": ["A", "B"]})
     b = screen("b", var={"symbol": ["A", "C"], "length": [1, 2]}, obsm={"Q": np.ones((2, 3))})
     warnings = "\n".join(Store(convert_all(tmp_path, a, b)).attrs["warnings"])
-    assert "obsm/Q: not in every file" in warnings
+    assert "obsm/Q was not copied: not in every file" in warnings
     assert "f1.h5ad: var column 'length' is not in the first file" in warnings
-    assert "f1.h5ad: var column 'symbol' differs from the first file's" in warnings
+    assert "f1.h5ad: var column 'symbol' was not copied: it differs from the first file's" in warnings
 
 
 def test_var_columns_of_an_outer_join_keep_their_dtypes(tmp_path):

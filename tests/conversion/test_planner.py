@@ -6,7 +6,7 @@ import pytest
 from scipy import sparse
 
 import lazypert as lp
-from lazypert.errors import SourceFormatError
+from lazypert.errors import NotCopiedWarning, SourceFormatError
 from lazypert.store.store import Store
 from tests.support.stores import (
     ROLES,
@@ -56,11 +56,52 @@ def test_what_a_store_cannot_hold_is_listed_in_its_warnings(tmp_path):
     adata = screen(lean=True)
     adata.uns["note"] = "x"
     adata.obsp["near"] = sparse.eye(90, format="csr")
-    _, store = converted(tmp_path, adata)
-    assert sorted(w.partition(": ")[2].partition(":")[0] for w in Store(store).attrs["warnings"]) == [
-        "obsp/near",
-        "uns/note",
-    ]
+    with pytest.warns(NotCopiedWarning, match="uns/note was not copied: stores do not keep uns") as caught:
+        _, store = converted(tmp_path, adata)
+    assert len(caught) == 1
+    assert caught[0].filename == converted.__code__.co_filename  # the caller of lp.convert
+    notes = Store(store).attrs["warnings"]
+    assert sorted(w.partition(": ")[2].partition(" was not copied: ")[0] for w in notes) == ["obsp/near", "uns/note"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_is_left_behind_where_warnings_are_errors(tmp_path):
+    adata = screen(lean=True)
+    adata.uns = {f"note{i}": "x" for i in range(8)}
+    with pytest.raises(NotCopiedWarning, match="and 3 more"):
+        converted(tmp_path, adata)
+    assert leftovers(tmp_path, "screen.h5ad") == []
+
+
+@pytest.mark.filterwarnings("error::lazypert.errors.NotCopiedWarning")
+def test_a_file_that_is_copied_completely_gives_no_warning(tmp_path):
+    converted(tmp_path, screen())
+
+
+def names_of(reader_names, tmp_path):
+    paths = []
+    for number, names in enumerate(reader_names):
+        adata = screen(len(names), seed=number, lean=True)
+        adata.obs_names = names
+        paths.append(write(adata, tmp_path / f"{number}.h5ad"))
+    return Store(lp.convert(paths, tmp_path / "s.zarr")).attrs["warnings"]
+
+
+REPEATED_NAMES = {
+    "unique": ([["a", "b"], ["c", "d"]], []),
+    "in_a_file": ([["a", "b", "a", "a"]], ["0.h5ad: 2 cells have the name"]),
+    "over_files": ([["a", "b", "c"], ["b", "d"], ["b", "c"]], ["2 cell names occur in more than one file"]),
+    "both": ([["a", "a"], ["a", "b"]], ["0.h5ad: 1 cells have the name", "1 cell names occur in more than one file"]),
+}
+
+
+@pytest.mark.parametrize("case", REPEATED_NAMES)
+@pytest.mark.filterwarnings("ignore:Observation names are not unique")
+def test_cell_names_that_occur_twice_are_noted(tmp_path, case):
+    names, expected = REPEATED_NAMES[case]
+    found = [note for note in names_of(names, tmp_path) if "name" in note]
+    assert len(found) == len(expected)
+    assert all(note.startswith(start) for note, start in zip(found, expected, strict=True))
 
 
 def test_files_with_the_same_name_get_different_dataset_names(tmp_path):

@@ -6,6 +6,9 @@ The oracle is what AnnData reads.
 import numpy as np
 import pytest
 
+import lazypert as lp
+from lazypert.converter import open_source
+from lazypert.errors import ColumnNotFoundError
 from tests.support.conversions import assert_command_refuses, assert_converted, assert_refused, write_changed
 from tests.support.h5changes import (
     CODES,
@@ -149,12 +152,6 @@ REFUSED = {
         add_column(lambda g: nullable(g, "k", "integer", np.arange(N_OBS), np.zeros(N_OBS, "i4"))),
         "'obs/k/mask'.*booleans",
     ),
-    "column_named_zarr_json": (rename_column("zarr.json"), "'obs'.*named 'zarr.json'.*Rename it"),
-    "column_named_dots": (rename_column(".."), r"'obs'.*named '\.\.'.*Rename it"),
-    "column_named_with_a_slash": (
-        all_of(lambda f: array(f["obs"], "S/G2M", np.arange(N_OBS)), rename_column("S/G2M")),
-        "'obs'.*named 'S/G2M'.*Rename it",
-    ),
     "records_code_too_small": (as_records(CODES - np.int8(5)), "code -5"),
 }
 
@@ -164,6 +161,38 @@ def test_broken_tables_are_refused_with_one_clear_error(tmp_path, capsys, case):
     change, says = REFUSED[case]
     path, written = write_changed(tmp_path / "odd.h5ad", change)
     assert_refused(path, says, capsys, written=written)
+
+
+ODD_NAMES = {
+    "zarr.json": rename_column("zarr.json"),
+    "..": rename_column(".."),
+    "": rename_column(""),
+    "_index": rename_column("_index"),
+    "__lazypert__": rename_column("__lazypert__"),
+    "S/G2M": all_of(lambda f: array(f["obs"], "S/G2M", np.arange(N_OBS)), rename_column("S/G2M")),
+}
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_column_whose_name_a_store_cannot_have_is_left_out(tmp_path, name):
+    path, _ = write_changed(tmp_path / "odd.h5ad", ODD_NAMES[name])
+    reader = open_source(path)
+    assert name not in reader.obs_columns
+    assert len(reader.obs_columns) > 1
+    assert [line for line in reader.not_carried if line.startswith(f"obs/{name}: {name!r} cannot be the name")]
+
+
+def test_a_var_column_whose_name_a_store_cannot_have_is_left_out(tmp_path):
+    path, _ = write_changed(tmp_path / "odd.h5ad", columns_are("var", "length", "n/a"))
+    reader = open_source(path)
+    assert list(reader.var()) == ["length"]
+    assert any(line.startswith("var/n/a: 'n/a' cannot be the name") for line in reader.not_carried)
+
+
+def test_a_role_cannot_be_a_column_that_was_left_out(tmp_path):
+    path, _ = write_changed(tmp_path / "odd.h5ad", ODD_NAMES["S/G2M"])
+    with pytest.raises(ColumnNotFoundError, match=r"batch_col: got .S/G2M.*.S/G2M. cannot be the name of a column"):
+        lp.convert(path, tmp_path / "s.zarr", batch_col="S/G2M")
 
 
 def test_the_shell_command_prints_the_error_on_one_line(tmp_path):

@@ -25,7 +25,7 @@ GENES = ["TP53", "KRAS", "TP53", "NA", "007", "sgTP53", "é漢"]
 def as_scanpy(path, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return scanpy.read_10x_mtx(path, make_unique=False, gex_only=False, **options)
+        return scanpy.read_10x_mtx(path, make_unique=False, **options)
 
 
 FOLDERS = {
@@ -229,7 +229,7 @@ def test_further_columns_are_listed_as_not_carried(tmp_path):
     text = (path / "features.tsv").read_text().replace("\n", "\tchr1\t100\t200\n")  # as in multiome kits
     (path / "features.tsv").write_text(text)
     reader = open_source(path)
-    assert reader.not_carried == ("features.tsv: only its first three columns are copied",)
+    assert reader.not_carried == ("features.tsv after its third column: stores keep the id, name and type of a gene",)
     assert list(reader.var()) == ["gene_ids", "feature_types"]
 
 

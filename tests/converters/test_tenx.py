@@ -44,14 +44,16 @@ def v2(path, matrix=None, genome="GRCh38", dtype="i4"):
     return path
 
 
-def v3(path, matrix=None, dtype="i4", probes=False, genes=GENES):
+def v3(path, matrix=None, dtype="i4", probes=False, genes=GENES, guides=0):
     with h5py.File(path, "w") as file:
         file.attrs["filetype"] = "matrix"
         group = file.create_group("matrix")
         n_vars = fill(group, counts(30, 7) if matrix is None else matrix, dtype)
         features = group.create_group("features")
         features["_all_tag_keys"] = np.array([b"genome"])
-        features["feature_type"] = np.array([b"Gene Expression"] * (n_vars - 2) + [b"CRISPR Guide Capture"] * 2)
+        features["feature_type"] = np.array(
+            [b"Gene Expression"] * (n_vars - guides) + [b"CRISPR Guide Capture"] * guides
+        )
         features["genome"] = np.array([b"GRCh38"] * n_vars)
         features["id"] = names("ENSG", n_vars)
         features["name"] = np.array([g.encode() for g in genes])[:n_vars]
@@ -63,15 +65,16 @@ def v3(path, matrix=None, dtype="i4", probes=False, genes=GENES):
     return path
 
 
-def as_scanpy(path):
+def as_scanpy(path, *, gex_only=True):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return scanpy.read_10x_h5(path, gex_only=False)
+        return scanpy.read_10x_h5(path, gex_only=gex_only)
 
 
 MAKERS = {
     "v2": v2,
     "v3": v3,
+    "v3_guides": lambda path: v3(path, guides=2),
     "v3_probes": lambda path: v3(path, probes=True),
     "v3_repeated_names": lambda path: v3(path, genes=["TP53", *GENES[:2], *GENES[3:], "TP53"]),
     "v3_reals": lambda path: v3(path, counts(30, 7) * 0.3, dtype="f8"),

@@ -138,3 +138,27 @@ def test_a_file_is_complete_or_not_there(made, tmp_path):
     assert anndata.read_h5ad(target).shape == (90, 17)
     with pytest.raises(ConfigError, match="existing local folder"):
         lp.open(made).pert.write_h5ad(tmp_path / "no" / "a.h5ad")
+
+
+def test_raw_is_exported_with_its_genes(tmp_path):
+    rng = np.random.default_rng(0)
+    raw = anndata.AnnData(
+        sparse.csr_matrix(rng.poisson(1.0, (30, 8)).astype("f4")),
+        pd.DataFrame({"perturbation": ["A", "ctrl"] * 15}, index=[f"c{i}" for i in range(30)]),
+        pd.DataFrame({"symbol": list("abcdefgh")}, index=[f"g{i}" for i in range(8)]),
+    )
+    adata = raw[:, :3].copy()
+    adata.raw = raw
+    adata.write_h5ad(tmp_path / "s.h5ad")
+    store = lp.convert(tmp_path / "s.h5ad", tmp_path / "s.zarr", pert_col="perturbation", control_pert="ctrl")
+    ds = lp.open(store).isel(cell=[4, 29, 0])
+    source = adata[ds.cell_name.to_numpy()]
+    ds.pert.write_h5ad(tmp_path / "out.h5ad")
+    for found in (ds.pert.to_anndata(), anndata.read_h5ad(tmp_path / "out.h5ad")):
+        assert found.raw.var_names.tolist() == raw.var_names.tolist()
+        assert found.raw.var["symbol"].tolist() == list("abcdefgh")
+        np.testing.assert_array_equal(dense(found.raw.X), dense(source.raw.X))
+        assert not found.obsm
+    some = ds.isel(raw_gene=[2, 0]).pert.to_anndata()
+    assert some.raw.var_names.tolist() == ["g2", "g0"]
+    np.testing.assert_array_equal(dense(some.raw.X), dense(source.raw.X)[:, [2, 0]])

@@ -150,3 +150,35 @@ def test_a_store_on_s3_equals_the_local_one(made, monkeypatch):
 
 def test_the_installed_zarr_is_supported():
     assert tuple(int(n) for n in version("zarr").split(".")[:2]) >= (3, 1)
+
+
+def test_names_that_differ_by_case_are_read_from_consolidated_metadata(tmp_path):
+    adata = screen(60, 20, lean=True)
+    adata.obs["Study"], adata.obs["study"], adata.obs["STUDY"] = "one", range(60), 1.5
+    adata.obs["study_id"] = adata.obs["Study_ID"] = "s"
+    adata.obs[["Study", "study_id", "Study_ID"]] = adata.obs[["Study", "study_id", "Study_ID"]].astype("category")
+    adata.var["Gene"], adata.var["gene"] = "x", "y"
+    adata.layers["Counts"], adata.layers["counts"] = adata.X * 3, adata.X * 2
+    assert_same(converted(tmp_path, adata)[1], adata)
+
+
+def test_a_store_with_names_that_differ_by_case_is_opened_and_converted_again(tmp_path):
+    adata = screen(60, 20, lean=True)
+    adata.layers["Counts"], adata.layers["counts"] = adata.X * 3, adata.X * 2
+    store = converted(tmp_path, adata)[1]
+    again = lp.convert(store, tmp_path / "again.zarr", **ROLES)
+    with lp.open(again) as ds:
+        np.testing.assert_array_equal(ds["Counts"].values, 3 * ds["X"].values)
+        np.testing.assert_array_equal(ds["counts"].values, 2 * ds["X"].values)
+
+
+def test_consolidated_metadata_are_those_of_the_nodes(made):
+    import zarr
+
+    root = zarr.open_group(made, mode="r")
+    apart = zarr.open_group(made, mode="r", use_consolidated=False)
+    nodes, expected = dict(root.members(max_depth=None)), dict(apart.members(max_depth=None))
+    assert nodes.keys() == expected.keys()
+    for path, node in expected.items():
+        found = nodes[path].metadata.to_dict() | {"consolidated_metadata": None}
+        assert found == node.metadata.to_dict() | {"consolidated_metadata": None}, path

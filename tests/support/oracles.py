@@ -50,7 +50,7 @@ def assert_equal(path, source, *, rows=None):
         if name in found.obsm:
             same_values(found.obsm[name], source.obsm[name], rows)
         else:
-            assert any(f" obsm/{name}: " in line for line in warned), (name, warned)
+            assert any(f" obsm/{name} was not copied: " in line for line in warned), (name, warned)
     assert set(found.obsm) <= set(source.obsm)
     assert (found.raw is None) == (source.raw is None)
     if source.raw is not None:
