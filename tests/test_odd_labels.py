@@ -68,6 +68,7 @@ CASES = {
     "markup": same(["<b>A</b>", "A&B", "ctrl"], "ctrl"),
     "comma and semicolon": same(["A,B", "A;B", "ctrl"], "ctrl"),
     "long": same(["A" * 1000, "B" * 999, "ctrl"], "ctrl"),
+    "one long among many": same([f"g{i}" for i in range(60)] + ["x" * 100_000, "ctrl"], "ctrl"),
     "many": same([f"g{i}" for i in range(60)] + ["ctrl"], "ctrl"),
     "combination without a separator": same(["A+B", "B+A", "A", "ctrl"], "ctrl"),
     "combination": Case(["A+B", "B+A", "A", "ctrl"], "ctrl", {"A+B": 2 * N, "A": N, "ctrl": N}, ("ctrl",), "+"),

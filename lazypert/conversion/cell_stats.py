@@ -136,6 +136,7 @@ class CellStats:
         row_target = plan.target_of_run[plan.run_of_subgroup[subgroups]]
         row_stratum = stratum[plan.control_number[subgroups]]
         target_sums(block.indptr, block.indices, block.data, row_target, row_stratum, slot, own_target, control_sums)
+        control_sums[:, targeting] = control_sums[:, slot[plan.target[targeting]]]  # targets may be shared
         return cls(first_row, total, n_genes, own_target, present, control_sums)
 
     def save(self, path: Path) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from lazypert._internal.validation import (
     require_names,
     require_number,
 )
+from lazypert.quality.target_map import TargetMap, check_targets
 
 ControlMatch = Literal["all", "cell_type", "batch"]
 """Which controls a cell is compared with."""
@@ -38,6 +39,7 @@ class KnockdownOptions(Config):
     verdict_by: tuple[ContextAxis, ...] = ()
     direction: Direction = "down"
     normalise_depth: bool = False
+    targets: TargetMap | None = None
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -72,6 +74,10 @@ class KnockdownFilterConfig(KnockdownOptions):
     normalise_depth
         Divide each cell's expression by its total over all genes and multiply by 10,000, so that a difference in
         sequencing depth is not taken for a knockdown. Reads the matrix once.
+    targets
+        Target gene of each label that is not the name of its target: ``{"TP53_sg1": "TP53"}``, or a ``.csv`` or
+        ``.tsv`` file with a header, labels in its first column and genes in its second. Labels of one gene are judged
+        one by one. With an empty gene, a label has no target.
 
     Raises
     ------
@@ -86,6 +92,7 @@ class KnockdownFilterConfig(KnockdownOptions):
         require_choice("control_match", self.control_match, ControlMatch)
         require_choice("direction", self.direction, Direction)
         require_flag("normalise_depth", self.normalise_depth)
+        check_targets(self.targets)
         axes = tuple(require_names("verdict_by", self.verdict_by))
         for axis in axes:
             require_choice("verdict_by", axis, ContextAxis)
@@ -105,3 +112,4 @@ class KnockdownFilterKwargs(TypedDict, total=False):
     verdict_by: tuple[ContextAxis, ...]
     direction: Direction
     normalise_depth: bool
+    targets: TargetMap | None

@@ -11,6 +11,7 @@ import pandas as pd
 from lazypert.quality.config import KnockdownFilterConfig
 from lazypert.quality.contexts import Contexts
 from lazypert.quality.target_expression import ControlStrata, gather_target_expression
+from lazypert.quality.target_map import read_targets
 from lazypert.quality.unmeasured import hint, require_targets
 from lazypert.quality.value_scale import require_comparable
 from lazypert.quality.verdicts import NOT_MEASURED, Verdict, judge
@@ -103,10 +104,11 @@ class OnTargetKnockdownFilter:
     2. In those, keep a cell if ``own gene / mean(own gene in controls) < cell_residual_expression``.
     3. Drop perturbations with fewer than ``min_cells`` cells left.
 
-    Perturbations whose gene is not measured or not expressed in controls are dropped, and the result
-    gives the reason. Labels that are not genes (``unassigned``, or double perturbations such as ``A+B``) count as not
-    measured. If several genes share a name, the first is used. Cells without controls to compare with, or whose
-    controls have a mean that is not finite, do not pass, and do not change the verdict on other cells.
+    Perturbations whose gene is not measured or not expressed in controls are dropped, and the result gives the reason.
+    Labels without a target gene (``unassigned``, or double perturbations such as ``A+B``) count as not measured;
+    `targets` names the genes of guides and drugs. If several genes share a name, the first is used. Cells without
+    controls to compare with, or whose controls have a mean that is not finite, do not pass, and do not change the
+    verdict on other cells.
 
     With ``direction="up"`` the ratios must be above ``1 / residual_expression`` and ``1 / cell_residual_expression``;
     with ``"both"`` a perturbation passes stage 1 in either direction, and stage 2 judges its cells in the same one.
@@ -147,7 +149,7 @@ class OnTargetKnockdownFilter:
         units = require_comparable(source, config)
         var = source.layer_var(config.layer)
         genes = gene_labels(var, config.var_gene_col)
-        target_column = target_genes(groups, genes)
+        target_column = target_genes(groups, genes, read_targets(config.targets))
         contexts = Contexts.of(groups, config.verdict_by)
         parts = list(contexts.perturbations(groups))
         judged = np.unique([code for _, code, _ in parts]).astype(np.int64)

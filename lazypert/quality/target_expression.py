@@ -271,6 +271,7 @@ def _stream(
             block = matrix.read(first + rows.start, first + rows.stop)
             data = per_total(block) if lookup.normalise_depth else block.data
             target_sums(block.indptr, block.indices, data, own, strata, target_of_column, values[rows], sums)
+    sums[:, target_index] = sums[:, target_of_column[lookup.columns[target_index]]]  # targets may be shared
     return values, sums, lookup.count_controls(stratum)
 
 

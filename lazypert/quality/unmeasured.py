@@ -77,8 +77,8 @@ def _advice(
     if looks:
         return " ".join(dict.fromkeys(looks))
     return (
-        f"Labels are {_quoted(labels)}; genes are {_quoted(columns[used])}. Name the var column that has them, or "
-        "the obs column of target genes as pert_col."
+        f"Labels are {_quoted(labels)}; genes are {_quoted(columns[used])}. Name the var column that has them, "
+        "or pass targets=... with the gene of each label."
     )
 
 
@@ -97,8 +97,8 @@ def looks_like(labels: list[str], genes: Iterable[str]) -> list[str]:
     guides = [label for label in labels if label not in combined and gene_of_guide(label) in known - {label}]
     if guides:
         looks.append(
-            f"Labels such as {guides[0]!r} suggest guides of gene {gene_of_guide(guides[0])!r}: use the obs column of "
-            "target genes as pert_col."
+            f"Labels such as {guides[0]!r} suggest guides of gene {gene_of_guide(guides[0])!r}: pass targets=... with "
+            "the gene of each label, or use the obs column of target genes as pert_col."
         )
     folded = {gene.casefold(): gene for gene in known}
     cased = [label for label in labels if label not in known and label.casefold() in folded]

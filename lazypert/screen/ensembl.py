@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-import numpy as np
+from lazypert.screen.labels import label_array
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    import numpy as np
     from numpy.typing import NDArray
 
 _ID = re.compile(r"(ENS[A-Z]*G\d{11})\.\d+")
@@ -23,4 +24,4 @@ def without_versions(names: Iterable[str]) -> NDArray[np.str_]:
     >>> without_versions(["ENSG00000141510.18", "TP53", "RP11-206L10.9"]).tolist()
     ['ENSG00000141510', 'TP53', 'RP11-206L10.9']
     """
-    return np.array([_ID.sub(r"\1", name) if _ID.fullmatch(name) else name for name in map(str, names)], dtype=np.str_)
+    return label_array([_ID.sub(r"\1", name) if _ID.fullmatch(name) else name for name in map(str, names)])

@@ -14,7 +14,7 @@ from lazypert.errors import LabelNotFoundError, near_matches
 from lazypert.screen.cell_order import order_cells
 from lazypert.screen.cell_table import BatchCounts, CellArrays, ConcatCells, code_dtype
 from lazypert.screen.combinations import combined_label
-from lazypert.screen.labels import rename, renumber
+from lazypert.screen.labels import label_array, rename, renumber
 from lazypert.screen.roles import AXES, RUN_AXES, joint_roles, missing_controls, no_such_control
 from lazypert.screen.rows import Rows
 
@@ -102,7 +102,7 @@ class Groups:
             For a table that is made: reads the names of cells by row.
         """
         codes = {axis: codes.get(axis) for axis in AXES}
-        names = {axis: np.asarray([ALL] if codes[axis] is None else labels[axis], dtype=np.str_) for axis in AXES}
+        names = {axis: label_array([ALL] if codes[axis] is None else [*map(str, labels[axis])]) for axis in AXES}
         if roles.separator is not None and codes["perturbation"] is not None:
             combined = [combined_label(str(label), roles) for label in names["perturbation"]]
             if combined != names["perturbation"].tolist():

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lazypert.errors import SourceFormatError
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
 
-_MAX_LABEL_CHARACTERS = 1 << 24  # 64 MiB: NumPy pads every label to the length of the longest
+_MAX_PADDED_CHARACTERS = 1 << 22  # 16 MiB: NumPy pads every label to the length of the longest
 
 
 def label_text(value: Any) -> str:
@@ -28,6 +26,13 @@ def label_text(value: Any) -> str:
     """
     is_whole_float = isinstance(value, float | np.floating) and float(value).is_integer()
     return str(int(value) if is_whole_float else value)
+
+
+def label_array(labels: Sequence[str]) -> NDArray[np.str_]:
+    """(n,) labels: text of a fixed width, or objects where a few long labels would make that wasteful."""
+    longest = max(map(len, labels), default=0)
+    dtype = np.str_ if longest * len(labels) <= _MAX_PADDED_CHARACTERS else np.object_
+    return np.asarray(labels, dtype=dtype)
 
 
 def factorise(values: Any) -> tuple[NDArray[np.int32], NDArray[np.str_]]:
@@ -44,22 +49,10 @@ def factorise(values: Any) -> tuple[NDArray[np.int32], NDArray[np.str_]]:
         (n_obs,) int32, -1 where the label is missing.
     labels
         (n_labels,) sorted text of the labels that occur.
-
-    Raises
-    ------
-    SourceFormatError
-        If the labels are too long and too many to be labels.
     """
     categorical = values if isinstance(values, pd.Categorical) else pd.Categorical(values)
     names = categorical.categories
-    names = list(map(label_text, names)) if names.dtype.kind in "fO" else names.astype(str)
-    longest = max((len(name) for name in names), default=0)
-    if longest * len(names) > _MAX_LABEL_CHARACTERS:
-        raise SourceFormatError(
-            f"obs column: got {len(names):,} labels of up to {longest:,} characters, expected short names of "
-            "perturbations, cell types or batches. Name another column, or shorten its values."
-        )
-    text = np.asarray(names, dtype=np.str_)
+    text = label_array(list(map(label_text, names)) if names.dtype.kind in "fO" else names.astype(str).tolist())
     codes = np.asarray(categorical.codes)
     occurs = np.bincount(codes[codes >= 0], minlength=len(text)) > 0
     # Labels with the same text (1 and "1") become one. Code -1 indexes the appended -1.
@@ -79,7 +72,7 @@ def rename(codes: NDArray[np.integer], names: Sequence[str]) -> tuple[NDArray[np
     names
         (n_labels,) new name of each label.
     """
-    new_labels, new_code = np.unique(np.asarray(names, dtype=np.str_), return_inverse=True)
+    new_labels, new_code = np.unique(label_array(names), return_inverse=True)
     return np.append(new_code, -1).astype(np.int32)[codes], new_labels  # code -1 indexes the appended -1
 
 

@@ -8,14 +8,19 @@ import numpy as np
 
 from lazypert._internal.kernels import kernel
 from lazypert.screen.ensembl import without_versions
+from lazypert.screen.labels import label_array
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from lazypert.screen.groups import Groups
 
 
-def target_genes(groups: Groups, gene_names: NDArray[np.str_]) -> NDArray[np.int64]:
+def target_genes(
+    groups: Groups, gene_names: NDArray[np.str_], targets: Mapping[str, str] | None = None
+) -> NDArray[np.int64]:
     """(n_perturbations,) column of each perturbation's target gene; -1 if it has none.
 
     The first column is taken if several genes share a name. Controls have no target. Versions of Ensembl ids are
@@ -27,8 +32,12 @@ def target_genes(groups: Groups, gene_names: NDArray[np.str_]) -> NDArray[np.int
         The screen's groups.
     gene_names
         (n_genes,) name of each column.
+    targets
+        Target genes of labels; others are names of their targets.
     """
     labels = groups.labels["perturbation"]
+    if targets:
+        labels = label_array([targets.get(label, label) for label in labels.tolist()])
     target = _find(labels, gene_names)
     target = np.where(target < 0, _find(without_versions(labels), without_versions(gene_names)), target)
     target[groups.is_control_code] = -1

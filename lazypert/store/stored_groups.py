@@ -9,6 +9,7 @@ import numpy as np
 
 from lazypert.screen.cell_table import BatchCounts
 from lazypert.screen.groups import Groups
+from lazypert.screen.labels import label_array
 from lazypert.screen.roles import AXES, RUN_AXES
 from lazypert.store.columns import open_column
 from lazypert.store.format import COLUMN_CHUNK, TABLES
@@ -39,7 +40,7 @@ def read_groups(store: Store) -> Groups:
         return group_by_columns(store, store.roles)
     return Groups(
         roles=store.roles,
-        labels={axis: store.read_strings(f"{TABLES}/labels/{axis}").astype(np.str_) for axis in AXES},
+        labels={axis: label_array(store.read_strings(f"{TABLES}/labels/{axis}").tolist()) for axis in AXES},
         start=store.read_array(f"{TABLES}/runs/start"),
         stop=store.read_array(f"{TABLES}/runs/stop"),
         codes={axis: store.read_array(f"{TABLES}/runs/{axis}") for axis in RUN_AXES},

@@ -1,13 +1,14 @@
 """Columns are encoded as codes and sorted labels; several files share the union of their labels."""
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazypert.errors import SourceFormatError
-from lazypert.screen.labels import factorise, renumber, unite
+from lazypert.screen.labels import factorise, rename, renumber, unite
 
 # NumPy's fixed-width text drops trailing NULs, so no label has one.
 text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=4)
@@ -71,6 +72,17 @@ def test_renumbering_keeps_labels_and_missing_values():
     assert codes.tolist() == [1, -1, 3, 1]
 
 
-def test_texts_too_long_to_be_labels_are_refused():
-    with pytest.raises(SourceFormatError, match=r"obs column: got 17 labels of up to 1,000,002 characters"):
-        factorise(np.array([f"{i:02}" + "x" * 1_000_000 for i in range(17)], dtype=object))
+def test_long_labels_cost_what_they_hold():
+    names = [f"{number:04}" for number in range(5000)] + ["x" * 1_000_000]  # 20 GB if all were as long as the longest
+    column = np.array(names[::-1], dtype=object)
+    tracemalloc.start()
+    codes, labels = factorise(column)
+    united, all_labels = unite([(codes, labels), (codes[:10], labels)])
+    renamed, new_labels = rename(codes, [f"{label}!" for label in labels])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert labels.tolist() == all_labels.tolist() == names
+    assert codes.tolist() == renamed.tolist() == list(range(5000, -1, -1))
+    assert united[-10:].tolist() == codes[:10].tolist()
+    assert new_labels[-1] == f"{names[-1]}!"
+    assert peak < 40e6
