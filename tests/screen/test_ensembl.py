@@ -15,10 +15,14 @@ TP53, MYC = "ENSG00000141510", "ENSG00000136997"
 
 @pytest.mark.parametrize(
     ("name", "plain"),
-    [(f"{TP53}.18", TP53), ("ENSMUSG00000059552.14", "ENSMUSG00000059552"), (TP53, TP53), ("RP11-206L10.9", None), ("ENST00000269305.9", None), (f"{TP53}.x", None), ("H3.3", None), (f"{TP53}.1.2", None)],
+    [
+        (f"{TP53}.18", TP53),
+        ("ENSMUSG00000059552.14", "ENSMUSG00000059552"),
+        *((name, name) for name in (TP53, "RP11-206L10.9", "ENST00000269305.9", f"{TP53}.x", "H3.3", f"{TP53}.1.2")),
+    ],
 )
 def test_only_versions_of_gene_ids_are_removed(name, plain):
-    assert without_versions([name]).tolist() == [plain or name]
+    assert without_versions([name]).tolist() == [plain]
 
 
 def test_targets_are_found_with_or_without_versions():
