@@ -51,7 +51,7 @@ class Screen:
     def __init__(self, reference):
         self.source = reference.source
         self.concat = lp.PerturbationConcatSource([reference.source, reference.source], names=["a", "b"])
-        config = lp.PerturbationPipelineConfig(sentence_size=8, enable_knockdown_filter=True, min_cells=2)
+        config = lp.PerturbationPipelineConfig(sentence_size=8, enable_knockdown_filter=True, var_gene_col="gene_name")
         self.result = lp.PerturbationPipeline(config).setup([reference.store])
         self.dataset = lp.open(reference.store)
         self.batch = next(iter(loader_of(reference.source, extras=("barcode",))))

@@ -153,7 +153,7 @@ def test_invalid_options_are_refused_and_leave_nothing(tmp_path, options, error,
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"control_pert": 0}, LabelNotFoundError, "perturbation: got '0', expected a label"),
+        ({"control_pert": 0}, LabelNotFoundError, "control_pert: got '0', expected a label"),
         ({"pert_col": 3}, ConfigError, "pert_col: got 3, expected text"),
         ({"seed": -1}, ConfigError, "seed: got -1"),
         ({"memory_limit": 1.0}, ConfigError, r"memory_limit: got 1.0 \(1 B\), expected at least 64.0 MiB"),

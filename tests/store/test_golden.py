@@ -13,6 +13,7 @@ import pytest
 from scipy import sparse
 
 import lazypert as lp
+from lazypert.errors import ConfigError
 from lazypert.store.format import FORMAT_VERSION
 from lazypert.store.store import Store
 from tests.support.stores import ROLES, dense, files, read_store, source_row
@@ -72,8 +73,16 @@ def test_golden_stores_verify(golden):
 def test_knockdown_is_the_same_with_and_without_stored_cell_statistics(golden):
     assert Store(golden).has_cell_stats == (Store(golden).attrs["format_version"] >= 2)
     options = {"residual_expression": 0.9, "cell_residual_expression": 0.9, "min_cells": 1}
-    table = lp.open(golden).pert.knockdown(**options).table
-    assert table["reason"].tolist() == ["target gene not measured"] * 2
+    with pytest.raises(ConfigError, match="0 of 2 targets are in the var index"):
+        lp.open(golden).pert.knockdown(**options)
+    targets = {"BRCA1": "gene1", "TP53": "gene2"}
+    table = lp.open(golden).pert.knockdown(**options, targets=targets).table.set_index("perturbation")
+    made = source()
+    for label, gene in targets.items():
+        values, is_label = made[:, gene].X.toarray()[:, 0], made.obs["perturbation"] == label
+        control_mean = values[made.obs["perturbation"] == "non-targeting"].mean()
+        assert table.loc[label, "control_mean"] == pytest.approx(control_mean)
+        assert table.loc[label, "perturbed_mean"] == pytest.approx(values[is_label].mean())
 
 
 def test_golden_stores_hold_their_source(golden):
