@@ -14,13 +14,15 @@ from lazypert.quality.target_expression import ControlStrata, gather_target_expr
 from lazypert.quality.target_map import read_targets
 from lazypert.quality.unmeasured import hint, require_targets
 from lazypert.quality.value_scale import require_comparable
-from lazypert.quality.verdicts import NOT_MEASURED, Verdict, judge
+from lazypert.quality.verdicts import NOT_MEASURED, Verdict, judge, judge_parts
+from lazypert.screen.combinations import combined_label
 from lazypert.screen.gene_alignment import gene_labels
-from lazypert.screen.targets import target_genes
+from lazypert.screen.targets import part_targets, target_genes, target_parts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from lazypert.quality.verdicts import Evidence
     from lazypert.sources.base import PerturbationSource
 
 
@@ -105,8 +107,9 @@ class OnTargetKnockdownFilter:
     3. Drop perturbations with fewer than ``min_cells`` cells left.
 
     Perturbations whose gene is not measured or not expressed in controls are dropped, and the result gives the reason.
-    Labels without a target gene (``unassigned``, or double perturbations such as ``A+B``) count as not measured;
-    `targets` names the genes of guides and drugs. If several genes share a name, the first is used. Cells without
+    Labels without a target gene (such as ``unassigned``) count as not measured; `targets` names the genes of guides and
+    drugs. Combinations are judged by their parts, if the screen was opened or converted with a `separator`: each part's
+    target has to pass, in the same cells. If several genes share a name, the first is used. Cells without
     controls to compare with, or whose controls have a mean that is not finite, do not pass, and do not change the
     verdict on other cells.
 
@@ -148,25 +151,72 @@ class OnTargetKnockdownFilter:
         config, groups = self.config, source.groups
         units = require_comparable(source, config)
         var = source.layer_var(config.layer)
-        genes = gene_labels(var, config.var_gene_col)
-        target_column = target_genes(groups, genes, read_targets(config.targets))
+        genes, given = gene_labels(var, config.var_gene_col), read_targets(config.targets)
+        targets = {combined_label(label, groups.roles): gene for label, gene in given.items()}
+        parts = target_parts(groups, targets)
+        columns = [target_genes(groups, genes, targets)]
+        n_parts = max(map(len, parts), default=0)
+        columns += [part_targets(parts, k, genes, targets) for k in range(n_parts if n_parts > 1 else 0)]
         contexts = Contexts.of(groups, config.verdict_by)
-        parts = list(contexts.perturbations(groups))
-        judged = np.unique([code for _, code, _ in parts]).astype(np.int64)
-        require_targets(groups, judged, target_column, var, config.var_gene_col)
-        run_of_row = groups.expand(np.arange(len(groups.start), dtype=np.int32), source.n_rows)
-        strata = ControlStrata.of(groups, config.control_match, run_of_row, contexts)
-        expression = gather_target_expression(
-            source, groups, target_column, run_of_row, strata, config.layer, normalise_depth=config.normalise_depth
-        )
-        control_mean = expression.control_means(strata.wider)
+        to_judge = list(contexts.perturbations(groups))
+        judged = np.unique([code for _, code, _ in to_judge]).astype(np.int64)
+        require_targets(groups, judged, np.max(columns, axis=0), var, config.var_gene_col)
+        evidence = _Evidence.gather(source, config, contexts, columns)
         mask, rows_of_table, known = groups.expand(groups.is_control & (groups.ids >= 0), source.n_rows), [], set(genes)
-        for context, code, runs in parts:
+        for context, code, runs in to_judge:
             rows, label = groups.rows(runs)[:], str(groups.labels["perturbation"][code])
-            verdict, kept = judge(config, label, expression.own[rows], control_mean[strata.of_row[rows], code])
+            if len(parts[code]) > 1:
+                of_parts = [evidence.of(k + 1, rows, code) for k in range(len(parts[code]))]
+                verdict, kept = judge_parts(config, label, parts[code], of_parts)
+            else:
+                verdict, kept = judge(config, label, *evidence.of(0, rows, code))
             if verdict.reason == NOT_MEASURED:
                 verdict.reason += hint(label, known)
             rows_of_table.append(contexts.labels[context] | asdict(verdict))
             mask[rows[kept]] = True
-        columns = [*config.verdict_by, *(column.name for column in fields(Verdict))]
-        return KnockdownResult(mask, pd.DataFrame(rows_of_table, columns=columns), groups.n_unlabelled, units, config)
+        table = pd.DataFrame(rows_of_table, columns=[*config.verdict_by, *(column.name for column in fields(Verdict))])
+        return KnockdownResult(mask, table, groups.n_unlabelled, units, config)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Evidence:
+    """Expression of targets in cells and in their controls.
+
+    Attributes
+    ----------
+    own
+        For each list of targets, (n_obs,) expression of each cell's own target.
+    control_mean
+        For each list of targets, (n_strata, n_perturbations) mean of each target in the controls of a stratum.
+    stratum
+        (n_obs,) stratum of each cell.
+    """
+
+    own: list[NDArray[Any]]
+    control_mean: list[NDArray[np.float64]]
+    stratum: NDArray[np.int32]
+
+    @classmethod
+    def gather(
+        cls,
+        source: PerturbationSource,
+        config: KnockdownFilterConfig,
+        contexts: Contexts,
+        columns: list[NDArray[np.int64]],
+    ) -> _Evidence:
+        """Look up, or read, each list of (n_perturbations,) target columns: of single labels, then of each part."""
+        groups = source.groups
+        run_of_row = groups.expand(np.arange(len(groups.start), dtype=np.int32), source.n_rows)
+        strata = ControlStrata.of(groups, config.control_match, run_of_row, contexts)
+        own, control_mean = [], []
+        for targets in columns:
+            expression = gather_target_expression(
+                source, groups, targets, run_of_row, strata, config.layer, normalise_depth=config.normalise_depth
+            )
+            own.append(expression.own)
+            control_mean.append(expression.control_means(strata.wider))
+        return cls(own, control_mean, strata.of_row)
+
+    def of(self, number: int, rows: NDArray[np.integer], code: int) -> Evidence:
+        """Evidence on one perturbation by one of the lists, in these rows."""
+        return self.own[number][rows], self.control_mean[number][self.stratum[rows], code]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from lazypert.quality.config import Direction, KnockdownOptions
+
+Evidence: TypeAlias = "tuple[NDArray[np.floating[Any]], NDArray[np.float64]]"
+"""Expression of a target in each cell of a perturbation, and the mean in the controls of that cell."""
 
 PASSED = "passed"
 NOT_MEASURED = "target gene not measured"
@@ -82,6 +88,37 @@ def judge(
         return verdict, nothing
     verdict.n_kept, verdict.passed, verdict.reason = len(kept), True, PASSED
     return verdict, kept
+
+
+def judge_parts(
+    config: KnockdownOptions, label: str, parts: Sequence[str], evidence: Sequence[Evidence]
+) -> tuple[Verdict, NDArray[np.int64]]:
+    """Apply the three stages to a combination: it passes if each of its parts does, in the same cells.
+
+    Parameters
+    ----------
+    parts
+        Names of the parts.
+    evidence
+        `own` and `expected` of each part, as for `judge`.
+
+    Returns
+    -------
+    The table row, with the figures of the part that fails or has changed least, and the numbers of the cells to keep.
+    """
+    any_number = replace(config, min_cells=1)
+    judged = [judge(any_number, label, *of_part) for of_part in evidence]
+    for part, (verdict, _) in zip(parts, judged, strict=True):
+        if not verdict.passed:
+            verdict.reason = f"{part}: {verdict.reason}"
+            return verdict, np.empty(0, dtype=np.int64)
+    verdict = min((verdict for verdict, _ in judged), key=lambda v: abs(np.log(max(v.residual_expression, 1e-300))))
+    kept = reduce(np.intersect1d, [cells for _, cells in judged])
+    verdict.n_kept, verdict.passed = len(kept), len(kept) >= config.min_cells
+    if verdict.passed:
+        return verdict, kept
+    verdict.n_kept, verdict.reason = 0, f"{TOO_FEW_CELLS} ({len(kept)}, must be at least {config.min_cells})"
+    return verdict, np.empty(0, dtype=np.int64)
 
 
 def _is_changed(ratio: Any, limit: float, direction: Direction) -> Any:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lazypert._internal.kernels import kernel
+from lazypert.screen.combinations import parts_of
 from lazypert.screen.ensembl import without_versions
 from lazypert.screen.labels import label_array
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -35,13 +36,37 @@ def target_genes(
     targets
         Target genes of labels; others are names of their targets.
     """
-    labels = groups.labels["perturbation"]
-    if targets:
-        labels = label_array([targets.get(label, label) for label in labels.tolist()])
-    target = _find(labels, gene_names)
-    target = np.where(target < 0, _find(without_versions(labels), without_versions(gene_names)), target)
+    target = _find_genes(groups.labels["perturbation"].tolist(), gene_names, targets or {})
     target[groups.is_control_code] = -1
     return target
+
+
+def target_parts(groups: Groups, targets: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """Return the parts of each perturbation that have targets of their own: one, or those of a combination.
+
+    A combination that `targets` names has the one target given there.
+    """
+    separator = groups.roles.separator
+    return [
+        (label,)
+        if separator is None or separator not in label or label in targets
+        else parts_of(label, separator, groups.roles)
+        for label in groups.labels["perturbation"].tolist()
+    ]
+
+
+def part_targets(
+    parts: list[tuple[str, ...]], number: int, gene_names: NDArray[np.str_], targets: Mapping[str, str]
+) -> NDArray[np.int64]:
+    """(n_perturbations,) column of the target of one part of each combination; -1 for none, and for single labels."""
+    names = [part[number] if 1 < len(part) > number else "" for part in parts]
+    return _find_genes(names, gene_names, targets)
+
+
+def _find_genes(names: Sequence[str], gene_names: NDArray[np.str_], targets: Mapping[str, str]) -> NDArray[np.int64]:
+    wanted = label_array([targets.get(name, name) for name in names])
+    target = _find(wanted, gene_names)
+    return np.where(target < 0, _find(without_versions(wanted), without_versions(gene_names)), target)
 
 
 def _find(labels: NDArray[np.str_], gene_names: NDArray[np.str_]) -> NDArray[np.int64]:
