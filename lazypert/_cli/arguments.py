@@ -82,6 +82,7 @@ def _add_convert(subparsers: Any) -> None:
     convert.add_argument(
         "--control-pert", metavar="LABEL", action="append", help="label of control cells; repeat it for several labels"
     )
+    convert.add_argument("--control-col", metavar="COL", help="boolean obs column that marks the controls instead")
     convert.add_argument("--separator", metavar="TEXT", help="text between the parts of combinations, such as +")
     convert.add_argument("--cell-type-col", metavar="COL", help="obs column of the cell type")
     convert.add_argument("--batch-col", metavar="COL", help="obs column of the batch")

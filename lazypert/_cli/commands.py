@@ -43,6 +43,7 @@ def convert(options: argparse.Namespace) -> None:
             options.store,
             pert_col=options.pert_col,
             control_pert=options.control_pert,
+            control_col=options.control_col,
             separator=options.separator,
             cell_type_col=options.cell_type_col,
             batch_col=options.batch_col,

@@ -54,6 +54,7 @@ def convert(
     *,
     pert_col: str | None = None,
     control_pert: str | Sequence[str] | None = None,
+    control_col: str | None = None,
     separator: str | None = None,
     cell_type_col: str | None = None,
     batch_col: str | None = None,
@@ -87,6 +88,9 @@ def convert(
     control_pert
         Label of control cells in `pert_col`, or a list of several. ``*`` stands for any text, and ``?`` for any
         character. Labels of controls stay apart, and all of their cells are controls.
+    control_col
+        Boolean obs column that marks the controls, in place of `control_pert`. The labels of the cells that it marks
+        become the control labels; each label has to be marked in all of its cells or in none.
     separator
         Text between the parts of a combination's label, such as ``"+"``: ``B+A`` is then the same perturbation as
         ``A+B``, and ``A+<control>`` the same as ``A``. It is never guessed, because names of genes contain dots,
@@ -167,7 +171,7 @@ def convert(
             FutureWarning,
             stacklevel=2,
         )
-    options = ConversionOptions(roles=roles, layer=layer, order=order, join=join)
+    options = ConversionOptions(roles=roles, layer=layer, order=order, join=join, control_col=control_col)
     budget = Budget.of(memory_limit)
     target = _resolve_target(store, paths)
     StoreWriter.check(target, overwrite=overwrite)

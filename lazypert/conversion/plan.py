@@ -65,6 +65,7 @@ class ConversionOptions:
     layer: str | None
     order: Order
     join: Join
+    control_col: str | None = None
 
     def __post_init__(self) -> None:
         require_choice("order", self.order, Order)
@@ -73,6 +74,13 @@ class ConversionOptions:
         for axis, name in columns.items():
             role = ROLE_OF_AXIS[axis]
             require(name is None or isinstance(name, str), role, name, "text or None")
+        if self.control_col is not None:
+            require(isinstance(self.control_col, str), "control_col", self.control_col, "text or None")
+            if self.roles.controls or self.roles.pert_col is None:
+                raise ConfigError(
+                    f"control_col: got {self.control_col!r} with control_pert={self.roles.control_pert!r} and pert_col="
+                    f"{self.roles.pert_col!r}, expected it in place of control_pert and together with pert_col."
+                )
 
 
 class MapTaskSizes(NamedTuple):

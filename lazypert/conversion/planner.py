@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from lazypert._internal.unique_names import unique_names
 from lazypert.conversion.plan import DATASET, ConversionPlan
@@ -14,6 +15,7 @@ from lazypert.converter import column_names
 from lazypert.errors import SourceFormatError, near_matches, no_such_column
 from lazypert.screen.cell_order import name_hashes
 from lazypert.screen.cell_table import CellArrays
+from lazypert.screen.control_column import marked_labels, marks_of
 from lazypert.screen.gene_alignment import GeneAlignment, align_genes
 from lazypert.screen.groups import Groups
 from lazypert.screen.label_checks import suspicious_labels
@@ -22,7 +24,6 @@ from lazypert.screen.roles import ROLE_OF_AXIS, missing_controls, no_such_contro
 from lazypert.store.format import RAW, matrix_name
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
 
     from lazypert._internal.memory import Budget
@@ -52,6 +53,7 @@ def make_plan(readers: list[ScreenReader], options: ConversionOptions, budget: B
     not_copied += _dropped_genes(var_tables, readers, alignment) + _var_differences(var_tables, readers)
     embeddings, embeddings_not_copied = _choose_embeddings(readers)
     codes, labels = _role_codes(readers, options.roles, names)
+    options = _with_marked_controls(readers, options, codes["perturbation"], labels["perturbation"])
     hashes = _read_name_hashes(readers)
     notes = _features_beside_genes(readers, matrices) + repeated_names(hashes, readers)
     for axis in ("perturbation", "cell_type"):
@@ -163,6 +165,18 @@ def _role_codes(
             code_of_file = np.searchsorted(labels[axis], names)
             codes[axis] = np.repeat(code_of_file.astype(np.int32), [reader.n_obs for reader in readers])
     return codes, labels
+
+
+def _with_marked_controls(
+    readers: list[ScreenReader], options: ConversionOptions, codes: NDArray[np.int32] | None, labels: NDArray[np.str_]
+) -> ConversionOptions:
+    """Replace the column that marks controls by their labels."""
+    column = options.control_col
+    if column is None or codes is None:
+        return options
+    marks = marks_of(column, pd.Categorical.from_codes(*_read_role_column(readers, column, "control_col")))
+    roles = replace(options.roles, control_pert=marked_labels(column, codes, labels, marks))
+    return replace(options, roles=roles, control_col=None)
 
 
 def _require_controls(roles: Roles, labels: list[str]) -> None:

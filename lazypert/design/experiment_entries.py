@@ -12,7 +12,7 @@ from lazypert.errors import ConfigError, near_matches
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-DATASET_ROLES = ("pert_col", "control_pert", "separator", "cell_type_col", "batch_col")
+DATASET_ROLES = ("pert_col", "control_pert", "control_col", "separator", "cell_type_col", "batch_col")
 """Roles that a dataset may have of its own, in place of those of the pipeline."""
 
 TOML_SPLITS = ("train", "val", "test")
@@ -34,7 +34,7 @@ class DatasetEntry:
         A file, a folder or a pattern; see `ExperimentConfig.dataset_files`.
     roles
         Columns and labels of this dataset, where they differ from those of the pipeline: any of `pert_col`,
-        `control_pert`, `separator`, `cell_type_col` and `batch_col`.
+        `control_pert`, `control_col`, `separator`, `cell_type_col` and `batch_col`.
 
     Raises
     ------

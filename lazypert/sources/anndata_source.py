@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lazypert.errors import no_such_column
+from lazypert.screen.control_column import marked_labels, marks_of
+from lazypert.screen.labels import factorise
 from lazypert.screen.roles import missing_controls
 from lazypert.sources.base import PerturbationSource
 from lazypert.sources.cache import is_store, open_or_convert
@@ -63,6 +65,8 @@ class PerturbationAnnDataSource(PerturbationSource):
         self.store = open_or_convert(config) if store is None else store
         if store is None and is_store(config.file_path):
             config = replace(config, **_missing_roles(self.store, config))
+        if config.control_col is not None:
+            config = replace(config, control_pert=_marked_controls(self.store, config))
         self.config = config
         self._matrix = self.store.matrix(config.layer)
         for column in config.additional_obs:
@@ -146,3 +150,10 @@ def _missing_roles(store: Store, config: PerturbationSourceConfig) -> dict[str, 
     if len(missing_controls(config.roles, labels)) < len(config.roles.controls):
         own.pop("control_pert", None)
     return own
+
+
+def _marked_controls(store: Store, config: PerturbationSourceConfig) -> tuple[str, ...]:
+    """Labels of the controls that ``config.control_col`` marks."""
+    column = store.require_obs(str(config.control_col), "control_col")
+    codes, labels = factorise(store.read_column(f"obs/{store.require_obs(config.pert_col, 'pert_col')}"))
+    return marked_labels(column, codes, labels, marks_of(column, store.read_column(f"obs/{column}")))

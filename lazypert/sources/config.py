@@ -26,6 +26,7 @@ class ScreenOptions(Config):
     cell_type_col: str | None = "cell_type"
     batch_col: str | None = "batch"
     control_pert: ControlLabels = "non-targeting"
+    control_col: str | None = None
     separator: str | None = None
     output_space: OutputSpace = "all"
     hvg_col: str | None = None
@@ -52,6 +53,8 @@ class PerturbationSourceConfig(ScreenOptions):
         obs columns. `cell_type_col` and `batch_col` may be None if the screen has no such column.
     control_pert
         Label of control cells, or a tuple of several. ``*`` stands for any text, and ``?`` for any character.
+    control_col
+        Boolean obs column that marks the controls, in place of `control_pert`.
     separator
         Text between the parts of a combination's label, such as ``"+"``: ``B+A`` is then the same perturbation as
         ``A+B``, and ``A+<control>`` the same as ``A``. It is never guessed.
@@ -95,6 +98,8 @@ class PerturbationSourceConfig(ScreenOptions):
             raise ConfigError("embedding_key: got None, expected the name of an obsm entry (output_space='embedding').")
         if self.output_space == "gene" and self.hvg_col is None:
             raise ConfigError("hvg_col: got None, expected a boolean var column (output_space='gene').")
+        is_column = self.control_col is None or isinstance(self.control_col, str)
+        require(is_column, "control_col", self.control_col, "the name of an obs column, or None")
         _ = self.roles, Budget.of(self.memory_limit)
         require_integer("seed", self.seed)
         for name in ("should_yield_controls", "include_barcodes"):
@@ -132,6 +137,7 @@ class PerturbationSourceKwargs(TypedDict, total=False):
     cell_type_col: str | None
     batch_col: str | None
     control_pert: ControlLabels
+    control_col: str | None
     separator: str | None
     output_space: OutputSpace
     hvg_col: str | None
