@@ -100,9 +100,10 @@ def _write_tables(file: h5py.File, adata: AnnData) -> None:
 def _write_raw_table(file: h5py.File, var: pd.DataFrame) -> None:
     import anndata
 
-    file.create_group("raw").attrs.update(_RAW)
-    anndata.io.write_elem(file, "raw/var", var)
-    anndata.io.write_elem(file, "raw/varm", {})
+    group = file.create_group("raw")
+    group.attrs.update(_RAW)
+    anndata.io.write_elem(group, "var", var)
+    anndata.io.write_elem(group, "varm", {})
 
 
 def _write_sparse(file: h5py.File, part: MatrixPart, compression: str | None) -> None:

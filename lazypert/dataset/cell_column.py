@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
+import pandas as pd
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from lazypert.errors import ConfigError
@@ -151,6 +152,11 @@ class CellColumn(NDArrayOperatorsMixin):
         """Make a lazy Dask array; nothing is read."""
         rows, whole = self.rows, self.column.to_dask()
         return whole[_as_slice(rows)] if isinstance(rows, range) else whole[rows]
+
+    def __ne__(self, other: Any) -> Any:
+        if other is self:  # how xarray looks for missing values in arrays of objects that are not NumPy's
+            return pd.isna(np.asarray(self))
+        return super().__ne__(other)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         return getattr(ufunc, method)(*_materialise(inputs, is_lazy=_has_dask(inputs)), **options)

@@ -6,6 +6,7 @@ import pickle
 import dask
 import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
 
 import lazypert as lp
@@ -146,3 +147,21 @@ def test_a_dataset_can_be_pickled_and_copied(made):
     for other in (pickle.loads(pickle.dumps(ds)), ds.copy(deep=True), ds.chunk(cell=20)):
         assert other.identical(ds)
     assert isinstance(ds.batch.variable._data, CellColumn)
+
+
+@pytest.mark.parametrize("column", ["maybe_text", "holey_category", "cell_type", "cell_name"])
+def test_missing_values_are_those_of_the_column_in_memory(made, column):
+    lazy = lp.open(made)[column]
+    known = pd.notna(lazy.to_numpy())
+    np.testing.assert_array_equal(lazy.notnull(), known)
+    np.testing.assert_array_equal(lazy.isnull(), ~known)
+    assert int(lazy.count()) == known.sum()
+    assert lazy.dropna("cell").sizes["cell"] == known.sum()
+    assert known.all() == (column in ("cell_type", "cell_name"))
+
+
+def test_comparisons_are_elementwise(made):
+    cell_type = lp.open(made).cell_type
+    values = cell_type.to_numpy()
+    np.testing.assert_array_equal(cell_type != values[0], values != values[0])
+    np.testing.assert_array_equal(cell_type != values[::-1], values != values[::-1])
