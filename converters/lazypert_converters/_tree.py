@@ -6,6 +6,7 @@ that names the file and the path inside it.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 Kind = Literal["number", "text", "record", "other"]
 
 _NUMERIC_KINDS = "fiub"
+_MAX_ARRAY_BYTES = 1 << 44  # 16 TiB: no computer could hold more, and no screen has as much
 _ADVICE = "The file is damaged or was written by a faulty tool; write it again."
 
 
@@ -104,6 +106,11 @@ class Node(ABC):
         encoding_type, version = self.encoding
         return f"encoded as {encoding_type!r} {version}".strip() if encoding_type else "without an encoding-type"
 
+    @property
+    def declared_bytes(self) -> int:
+        """0, as a group has no values of its own."""
+        return 0
+
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Turn whatever the underlying library raises into an error that names this node."""
@@ -113,6 +120,13 @@ class Node(ABC):
             raise
         except UnicodeDecodeError as error:
             raise self.fault(f"holds text that is not UTF-8 ({error})", "UTF-8") from error
+        except MemoryError as error:
+            n_bytes = self.declared_bytes
+            if n_bytes <= _MAX_ARRAY_BYTES:
+                raise  # this machine has too little memory, which is not the file's fault
+            raise self.fault(
+                f"declares {n_bytes:,} bytes of values", "as many as fit in a computer's memory"
+            ) from error
         except Exception as error:  # types differ between libraries and between their versions
             raise_machine_error(self.tree.path, error)
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -138,6 +152,11 @@ class Array(Node):
     dtype: np.dtype[Any]
     kind: Kind
     chunks: tuple[int, ...] | None
+
+    @property
+    def declared_bytes(self) -> int:
+        """Size of the values that the array says it has, uncompressed."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
     @abstractmethod
     def read(self, start: int = 0, stop: int | None = None) -> NDArray[Any]:
