@@ -78,6 +78,7 @@ class TestTheCommand:
 
     @pytest.mark.slow
     @pytest.mark.skipif(not HAS_ANNBATCH, reason="annbatch is not installed")
+    @pytest.mark.timeout(1800)  # two dozen processes, each with its imports
     def test_every_rival_that_is_installed_to_every_endpoint(self, tmp_path):
         seen, _ = command(tmp_path, "--sweep", "16x8x16,32x4x16")
         check(seen)
