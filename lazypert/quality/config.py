@@ -17,7 +17,7 @@ from lazypert._internal.validation import (
 from lazypert.quality.target_map import TargetMap, check_targets
 
 ControlMatch = Literal["all", "cell_type", "batch"]
-"""Which controls a cell is compared with."""
+"""Controls to compare each cell with."""
 
 ContextAxis = Literal["dataset", "cell_type"]
 """What divides cells into contexts."""
