@@ -133,10 +133,13 @@ class _Prefetcher:
             self._stopped = True
             for condition in (self._part_wanted, self._batch_wanted, self._batch_ready):
                 condition.notify_all()
+        if not self._workers:
+            return  # stopped before; at exit, modules may be gone by now
         if threading.current_thread() in self._workers:
             return  # a garbage collection in a worker: the others may wait for a lock that it holds
         for worker in self._workers:
             worker.join()
+        self._workers.clear()
 
     def read_parts(self) -> None:
         """Read parts until none is left."""

@@ -1,6 +1,8 @@
 """Batches are yielded in order and errors in their place, memory is bounded, and threads always end."""
 
 import gc
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -184,3 +186,14 @@ def test_batches_are_released_once_they_are_taken():
     taken = [weakref.ref(batch) for batch in batches]
     gc.collect()
     assert [ref() for ref in taken if ref() is not None] == []
+
+
+def test_an_iterator_that_is_still_alive_at_exit_is_silent():
+    # At exit, modules may be gone by the time that the generator is closed.
+    script = """
+from lazypert.loading.prefetch import prefetch
+batches = prefetch(lambda part: part, lambda block, step: step, [range(4)], threads=1, batches_ahead=1, n_blocks=1)
+assert next(batches) == 0
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
