@@ -14,9 +14,9 @@ from lazypert._internal.config import derive
 from lazypert._internal.unique_names import unique_names
 from lazypert._internal.validation import make_config, require, require_choice, require_flag, require_number
 from lazypert.design.batch_sampler import PerturbationBatchSampler
+from lazypert.design.control_coverage import control_coverage
 from lazypert.design.control_policy import SplitControls, with_own_controls
 from lazypert.design.control_pools import ControlPools
-from lazypert.design.control_coverage import control_coverage
 from lazypert.design.controls import (
     ControlMappingConfig,
     ControlOptions,
@@ -26,6 +26,7 @@ from lazypert.design.controls import (
 )
 from lazypert.design.experiment import ExperimentConfig, load_experiment_config
 from lazypert.design.experiment_split import split_experiment
+from lazypert.design.match_keys import match_names
 from lazypert.design.sampler_config import PerturbationSamplerConfig, SamplerOptions, SentenceOptions
 from lazypert.design.sentence_plan import SentencePlan
 from lazypert.errors import ConfigError
@@ -102,6 +103,7 @@ class PerturbationPipelineConfig(KnockdownOptions, SentenceOptions, ControlOptio
                 "Name one, or use mapping_strategy='random'."
             )
         require_choice("join", self.join, JOINS)
+        object.__setattr__(self, "match", match_names(self.match))
         # Components check their own options: trigger that now, not after the conversion.
         _ = self.source_config("unknown"), self.filter_config(), self.mapping_config(), self.sampler_config()
         _ = self.splitter()

@@ -52,8 +52,8 @@ def control_coverage(
 
     Returns
     -------
-    One row per group: `split` if there are splits, `cell_type`, `perturbation`, and `dataset` if the screen has several;
-    and of its cells
+    One row per group: `split` if there are splits, `cell_type`, `perturbation`, and `dataset` if the screen has
+    several; and of its cells
 
     - ``n_cells``: how many there are.
     - ``matched_<key>``, for each key of `match` from the last to the first: how many have controls that share this key

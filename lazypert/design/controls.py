@@ -90,7 +90,9 @@ class ControlMappingConfig(ControlOptions):
         require_choice("fallback", self.fallback, Fallback)
         object.__setattr__(self, "match", match_names(self.match))
         if self.match is None and self.fallback == "error":
-            raise ConfigError("fallback: got 'error' without match, expected the keys that controls must share. Pass both.")
+            raise ConfigError(
+                "fallback: got 'error' without match, expected the keys that controls must share. Pass both."
+            )
         if self.match is not None and self.strategy == "batch" and "batch" not in self.match:
             raise ConfigError(
                 f"match: got {self.match!r} with the strategy 'batch', expected 'batch' among the keys. Add it, or use "

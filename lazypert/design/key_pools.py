@@ -116,9 +116,7 @@ class KeyPools:
             levels.append(level)
         return cls(keys, tuple(levels))
 
-    def match(
-        self, positions: NDArray[np.int64], first: NDArray[np.int64], size: NDArray[np.int64]
-    ) -> MatchedPools:
+    def match(self, positions: NDArray[np.int64], first: NDArray[np.int64], size: NDArray[np.int64]) -> MatchedPools:
         """Find the pool of each cell: with as many of the keys as any control has.
 
         Parameters

@@ -121,7 +121,9 @@ class MatchKeys:
             axis = axis_of(groups, name)
             if axis in _UNUSABLE:
                 raise ConfigError(f"match: got {name!r}, the {axis} column, expected {_UNUSABLE[axis]}.")
-            require((axis or name) not in seen, "match", self.names, f"each key once, and {name!r} is one of the others")
+            require(
+                (axis or name) not in seen, "match", self.names, f"each key once, and {name!r} is one of the others"
+            )
             seen.add(axis or name)
             if axis is None:
                 _require_column(source, name)

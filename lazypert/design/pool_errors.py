@@ -30,9 +30,7 @@ def no_controls(groups: Groups, runs: NDArray[np.integer]) -> EmptyPoolError:
     )
 
 
-def incomplete_matches(
-    groups: Groups, match: Sequence[str], runs: NDArray[np.integer], n_cells: int
-) -> EmptyPoolError:
+def incomplete_matches(groups: Groups, match: Sequence[str], runs: NDArray[np.integer], n_cells: int) -> EmptyPoolError:
     """Return the error for cells of some runs that no control shares all keys with."""
     names = _names(groups, runs)
     return EmptyPoolError(

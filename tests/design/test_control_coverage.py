@@ -74,8 +74,13 @@ def test_the_cells_of_each_split(policy, monkeypatch):
     only = control_coverage(cells, config, splits, only_splits=True)
     same(only, [line for line in expected if line["split"] != "none"])
     kept = np.arange(300) % 3 > 0
-    assert control_coverage(cells, config, splits, kept=kept)["n_cells"].sum() == (
-        cells.frame[kept & (cells.frame["perturbation"] != CONTROL)].dropna(subset=["cell_type", "perturbation"]).shape[0]
+    assert (
+        control_coverage(cells, config, splits, kept=kept)["n_cells"].sum()
+        == (
+            cells.frame[kept & (cells.frame["perturbation"] != CONTROL)]
+            .dropna(subset=["cell_type", "perturbation"])
+            .shape[0]
+        )
     )
 
 

@@ -306,7 +306,9 @@ class TestOptions:
         cells = make_cells(perturbation=["A", CONTROL])
         keys = ControlMappingConfig(match=("batch",))
         cells.groups = replace(cells.groups, roles=replace(cells.groups.roles, batch_col=None))
-        with pytest.raises(ConfigError, match="match: got 'batch', but this screen has no batch labels. Name its column"):
+        with pytest.raises(
+            ConfigError, match=r"match: got 'batch', but this screen has no batch labels\. Name its column"
+        ):
             control_mapping(keys).build_mapping(cells)
 
     def test_the_column_of_an_axis_stands_for_the_axis(self):

@@ -26,7 +26,7 @@ def matched_pool(frame, row, keys, allowed=None):
     Compares texts and numbers one by one: no codes, no sorting.
     """
     is_allowed = np.ones(len(frame), bool) if allowed is None else np.isin(np.arange(len(frame)), allowed)
-    pool = {i for i in np.flatnonzero(is_allowed & (frame["perturbation"] == CONTROL))}
+    pool = set(np.flatnonzero(is_allowed & (frame["perturbation"] == CONTROL)))
     for axis in ("cell_type", "dataset"):
         pool = {i for i in pool if frame[axis][i] == frame[axis][row]}
     for n in range(len(keys), 0, -1):
