@@ -14,11 +14,19 @@ from lazypert._internal.config import derive
 from lazypert._internal.unique_names import unique_names
 from lazypert._internal.validation import make_config, require, require_choice, require_flag, require_number
 from lazypert.design.batch_sampler import PerturbationBatchSampler
+from lazypert.design.control_coverage import control_coverage
 from lazypert.design.control_policy import SplitControls, with_own_controls
 from lazypert.design.control_pools import ControlPools
-from lazypert.design.controls import ControlMappingConfig, ControlOptions, MappingStrategy, control_mapping
+from lazypert.design.controls import (
+    ControlMappingConfig,
+    ControlOptions,
+    MappingStrategy,
+    control_mapping,
+    match_keys,
+)
 from lazypert.design.experiment import ExperimentConfig, load_experiment_config
 from lazypert.design.experiment_split import split_experiment
+from lazypert.design.match_keys import match_names
 from lazypert.design.sampler_config import PerturbationSamplerConfig, SamplerOptions, SentenceOptions
 from lazypert.design.sentence_plan import SentencePlan
 from lazypert.errors import ConfigError
@@ -44,6 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
+    import pandas as pd
     from numpy.typing import NDArray
 
     from lazypert.loading.loader import Loader
@@ -94,6 +103,7 @@ class PerturbationPipelineConfig(KnockdownOptions, SentenceOptions, ControlOptio
                 "Name one, or use mapping_strategy='random'."
             )
         require_choice("join", self.join, JOINS)
+        object.__setattr__(self, "match", match_names(self.match))
         # Components check their own options: trigger that now, not after the conversion.
         _ = self.source_config("unknown"), self.filter_config(), self.mapping_config(), self.sampler_config()
         _ = self.splitter()
@@ -269,6 +279,7 @@ class PerturbationPipelineResult:
             splits = filter_splits(splits, knockdown)
         self.splits = splits
         self.is_split_given = False
+        self._match_keys = match_keys(source, config.mapping_config())
         plan = SentencePlan.from_rows(
             config.sampler_config(), source.groups, splits.train_indices, by_batch=self._by_batch
         )
@@ -305,6 +316,20 @@ class PerturbationPipelineResult:
     def control_mapping(self) -> NDArray[np.int64]:
         """(n_perturbed, n_basal_samples) store rows of each perturbed cell's controls, by the policy `controls`."""
         return control_mapping(self.config.mapping_config()).build_mapping(self.source, self._all_splits)
+
+    def control_coverage(self, *, map_controls: bool = False) -> pd.DataFrame:
+        """Count the cells of each group and split by the keys of `match` that controls share with them.
+
+        Cells that quality control removed are left out. See `lazypert.design.control_coverage` for the columns.
+
+        Parameters
+        ----------
+        map_controls
+            Count control cells too, which loaders deliver with controls of their own.
+        """
+        require_flag("map_controls", map_controls)
+        config = replace(self.config.mapping_config(), map_controls=map_controls)
+        return control_coverage(self.source, config, self._all_splits, kept=self.filter_mask, only_splits=True)
 
     def get_element(self, row: int) -> dict[str, Any]:
         """Return one cell by store row: counts, codes, names and one-hot vectors."""
@@ -350,7 +375,7 @@ class PerturbationPipelineResult:
         Raises
         ------
         EmptyPoolError
-            If a group of the split has no controls.
+            If a group of the split has no controls, or a cell no complete match with ``fallback="error"``.
         ConfigError
             If an option is unknown or has an invalid value.
         """
@@ -376,9 +401,10 @@ class PerturbationPipelineResult:
             shuffle=name == "train" if shuffle is None else require_flag("shuffle", shuffle),
             weights=None if weights is None else self._weights(weights),
         )
-        pools = ControlPools(groups, controls.pool, controls.cells, by_batch=self._by_batch)
+        pools = ControlPools(groups, controls.pool, controls.cells, by_batch=self._by_batch, match=self._match_keys)
         if loader_config.n_basal_samples:
             pools.check(groups.run_of(rows.starts))
+            pools.check_matches(rows)
         loader = Loader(self.source, rows, plan, pools, loader_config)
         loader.arguments = {
             "split": name,

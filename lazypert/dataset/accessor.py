@@ -14,6 +14,7 @@ from lazypert._internal.validation import make_config, require_choice
 from lazypert.dataset.anndata_files import to_anndata, write_h5ad
 from lazypert.dataset.store_access import reopen_store
 from lazypert.dataset.variables import CELL, GENE, STORE, STORE_ROW
+from lazypert.design.control_coverage import control_coverage
 from lazypert.design.controls import ControlMappingConfig, control_mapping
 from lazypert.errors import ConfigError
 from lazypert.quality import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter
@@ -306,9 +307,35 @@ class PertAccessor:
         ConfigError
             When an option is unknown or invalid.
         EmptyPoolError
-            When a group has no control and ``on_empty`` is ``"error"``.
+            When a group has no control, or a cell no complete match with ``fallback="error"``, and ``on_empty`` is
+            ``"error"``.
         """
         return control_mapping(make_config(ControlMappingConfig, options)).build_mapping(self, splits)
+
+    def control_coverage(
+        self, splits: SplitResult | None = None, **options: Unpack[ControlMappingKwargs]
+    ) -> pd.DataFrame:
+        """Count the cells of each group by the keys of `match` that controls share with them.
+
+        Parameters
+        ----------
+        splits
+            If given, cells are matched in their own split, and counted by split.
+        **options
+            Options of `ControlMappingConfig`, such as `match`.
+
+        Returns
+        -------
+        One row per group; see `lazypert.design.control_coverage` for the columns.
+
+        Raises
+        ------
+        ConfigError
+            When an option is unknown or invalid, or a key cannot be used with this screen.
+        ColumnNotFoundError
+            When a key is not an obs column.
+        """
+        return control_coverage(self, make_config(ControlMappingConfig, options), splits)
 
     def source(self, **options: Unpack[PerturbationSourceKwargs]) -> PerturbationAnnDataSource:
         """Return the store as a source, with all of its cells, and its own roles unless others are given.

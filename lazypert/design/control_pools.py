@@ -1,8 +1,9 @@
 """Pools of control cells, and draws from them.
 
-A pool is the controls of one (cell type, dataset), or of one (cell type, dataset, batch). The controls that a cell
-gets are a pure function of (seed, epoch, draw, position), where `draw` counts the cell's occurrences in the epoch: no
-table of pairs is needed, and neither the order of the cells nor the number of workers matters.
+A pool is the controls of one (cell type, dataset), or those of them that share further keys, such as the batch. The
+controls that a cell gets are a pure function of (seed, epoch, draw, position), where `draw` counts the cell's
+occurrences in the epoch: no table of pairs is needed, and neither the order of the cells nor the number of workers
+matters.
 
 A pool that does not fit into memory is drawn from a part at a time: its *reach*. The controls of a pool are in
 random order, so any interval of them is a random sample, and it moves through the pool as the epoch goes on.
@@ -17,12 +18,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lazypert._internal.randomness import counter_hash, counter_uniform, draw_distinct, permute_index
-from lazypert.design.batch_pools import BatchPools
 from lazypert.design.control_policy import SplitControls
-from lazypert.errors import EmptyPoolError
+from lazypert.design.key_pools import KeyPools, MatchedPools
+from lazypert.design.match_keys import MatchKeys
+from lazypert.design.pool_errors import incomplete_matches, no_controls
 from lazypert.screen.rows import Rows
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from lazypert.design.control_policy import ControlPolicy
@@ -34,7 +38,11 @@ _SLOT, _REACH, _FIXED, _DRAW = 101, 102, 103, 104
 
 _ODD = 0x9E3779B97F4A7  # spreads the numbers of pools over 64 bits
 
+_LEVEL = 0x6A09E667F3BCD  # spreads the levels of keys
+
 _DRAW_BITS = 28  # of a counter; the others are the position
+
+_CELLS_AT_ONCE = 1_048_576
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +88,7 @@ class Reach:
 
 
 class ControlPools:
-    """Control cells by cell type, dataset and batch, for one split or for all cells.
+    """Control cells by cell type, dataset and further keys, for one split or for all cells.
 
     Parameters
     ----------
@@ -91,11 +99,21 @@ class ControlPools:
     members
         The cells that controls are drawn for; needed for fixed pairs only.
     by_batch
-        Prefer controls of the same batch.
+        Prefer controls of the same batch, unless `match` is given.
+    match
+        Keys that controls share with the cell.
     """
 
-    def __init__(self, groups: Groups, controls: Rows, members: Rows | None = None, *, by_batch: bool) -> None:
-        self.groups, self.by_batch, self._members = groups, by_batch, members
+    def __init__(
+        self,
+        groups: Groups,
+        controls: Rows,
+        members: Rows | None = None,
+        *,
+        by_batch: bool,
+        match: MatchKeys | None = None,
+    ) -> None:
+        self.groups, self.by_batch, self.match, self._members = groups, by_batch, match, members
         run = groups.run_of(controls.starts)
         keys = groups.matching_ids
         by_key = np.argsort(keys[run], kind="stable")
@@ -118,8 +136,37 @@ class ControlPools:
         return len(np.unique(self._first[self._size > 0]))
 
     @cached_property
-    def _batches(self) -> BatchPools:
-        return BatchPools.of(self.groups, self.controls)
+    def _by_key(self) -> KeyPools | None:
+        match = MatchKeys.of_batch(self.groups) if self.match is None and self.by_batch else self.match
+        return None if match is None else KeyPools.of(match, self.groups, self.controls)
+
+    def matched(
+        self, positions: NDArray[np.int64], run: NDArray[np.int64] | None = None, *, strict: bool = True
+    ) -> MatchedPools:
+        """Find the pool that each cell draws from.
+
+        Parameters
+        ----------
+        positions, run
+            (m,) positions of cells, and their runs if they are known.
+        strict
+            Whether the pool of a cell without a complete match is empty if the keys' fallback is ``"error"``.
+        """
+        run = self.groups.run_of(positions) if run is None else run
+        first, size = self._first[run], self._size[run]
+        if self._by_key is None:
+            return MatchedPools(np.zeros(len(positions), np.int8), first, size)
+        pools = self._by_key.match(positions, first, size)
+        if strict and self._by_key.keys.fallback == "error":
+            is_complete = pools.level == len(self._by_key.levels)
+            first, size = np.where(is_complete, pools.first, first), np.where(is_complete, pools.size, 0)
+            return MatchedPools(np.where(is_complete, pools.level, 0), first, size)
+        return pools
+
+    def _to_controls(self, pools: MatchedPools, drawn: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(m, n) control index of elements of the pools; 0 where a pool is empty."""
+        drawn = np.where(pools.size[:, None] > 0, drawn, 0)
+        return drawn if self._by_key is None else self._by_key.to_controls(pools.level, drawn)
 
     def check(self, runs: NDArray[np.integer]) -> None:
         """Check that the cells of all these runs have controls.
@@ -132,18 +179,30 @@ class ControlPools:
         runs = np.unique(runs)
         empty = runs[self._size[runs] == 0]
         if len(empty):
-            cell_type, perturbation = (
-                self.groups.labels[axis][self.groups.codes[axis][empty]] for axis in ("cell_type", "perturbation")
-            )
-            names = sorted({f"({c}, {p})" for c, p in zip(cell_type, perturbation, strict=True)})
-            cell_types = sorted(set(cell_type.tolist()))
-            controls = " or ".join(map(repr, self.groups.roles.controls)) or None
-            raise EmptyPoolError(
-                f"{len(names)} {'groups have' if len(names) > 1 else 'group has'} no controls: {', '.join(names[:5])}"
-                f"{', ...' if len(names) > 5 else ''}. Expected cells labelled {controls} "
-                f"of the cell type{'s' if len(cell_types) > 1 else ''} {', '.join(cell_types)}. "
-                "Check control_pert, leave out these cell types, or pass on_empty='mask'."
-            )
+            raise no_controls(self.groups, empty)
+
+    def check_matches(self, cells: Rows | NDArray[np.int64]) -> None:
+        """Check that all these cells have a complete match, if the keys' fallback is ``"error"``.
+
+        Parameters
+        ----------
+        cells
+            The cells, or their positions.
+
+        Raises
+        ------
+        EmptyPoolError
+            If some have none; the message names their groups.
+        """
+        if self.match is None or self.match.fallback != "error":
+            return
+        n_lacking = np.zeros(len(self.groups.start), np.int64)
+        for positions in _chunks(cells):
+            lacking = positions[self.matched(positions).size == 0]
+            n_lacking += np.bincount(self.groups.run_of(lacking), minlength=len(n_lacking))
+        runs = np.flatnonzero(n_lacking)
+        if len(runs):
+            raise incomplete_matches(self.groups, self.match.match, runs, int(n_lacking.sum()))
 
     def reach(self, n_controls: int, n_cells: int, n: int = 1) -> Reach | None:
         """Choose the part of each pool that may be drawn from at a time.
@@ -182,7 +241,7 @@ class ControlPools:
         if not len(self.controls):
             return own
         drawn = self.controls[self.fixed_control_index(positions, n, seed)]
-        return np.where(self._size[self.groups.run_of(positions)][:, None] > 0, drawn, own)
+        return np.where(self.matched(positions).size[:, None] > 0, drawn, own)
 
     def control_index(
         self, cells: DrawnCells, n: int, words: tuple[int, ...], reach: Reach | None = None
@@ -210,21 +269,16 @@ class ControlPools:
         first, size = self._first[cells.run], self._size[cells.run]
         turn = np.zeros(len(first)) if reach is None else self._turn(cells, reach, words)
         part = np.ones(len(first)) if reach is None else np.minimum(1.0, reach.n_controls / np.maximum(size, 1))
-        if self.by_batch:
-            low, high = self._batches.slice(first, self.groups.batch_of(cells.row))
-            has_batch = high > low
-            first, size = np.where(has_batch, low, first), np.where(has_batch, high - low, size)
-        # What is drawn from begins at a fraction of the pool, or of the batch's share of it, and wraps around. The
-        # controls of a batch are spread evenly over the pool, so those within reach are about the same ones.
+        pools = self.matched(cells.position, cells.run)
+        first, size = pools.first, pools.size
+        # What is drawn from begins at a fraction of the pool, or of its controls with the same keys, and wraps around.
+        # Those of a batch are spread evenly over the pool, so those within reach are about the same ones.
         length = np.where(part < 1, np.minimum(size, np.maximum(n, np.ceil(size * part))), size).astype(np.int64)
         start = np.where(length < size, (turn * size).astype(np.int64), 0)
         drawn = (
             first[:, None] + (start[:, None] + _draw(words, cells.counter, length, n)) % np.maximum(size, 1)[:, None]
         )
-        if self.by_batch:
-            is_index = has_batch[:, None]
-            drawn = np.where(is_index, self._batches.index[np.where(is_index, drawn, 0)], drawn)
-        return np.where(self._size[cells.run][:, None] > 0, drawn, 0)
+        return self._to_controls(pools, drawn)
 
     def fixed_control_index(self, positions: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
         """Pair cells with controls without replacement, in turns through the pool.
@@ -244,21 +298,14 @@ class ControlPools:
         """
         assert self._members is not None
         run = self.groups.run_of(positions)
-        first, size = self._first[run], self._size[run]
-        low, n_alike = first, size
-        if self.by_batch:
-            batch = self.groups.batch_of(self._members.to_rows(positions))
-            start, stop = self._batches.slice(first, batch)
-            has_batch = stop > start
-            low, n_alike = np.where(has_batch, start, first), np.where(has_batch, stop - start, size)
+        pools, base = self.matched(positions, run), self._first[run]
+        first, size = pools.first, pools.size
         # Each turn through the pool gives every cell n of a new order of its controls.
-        turn, nth = np.divmod(self._fixed_rank[self._members.find(positions)], np.maximum(n_alike // n, 1))
-        within = (nth[:, None] * n + np.arange(n)) % np.maximum(n_alike, 1)[:, None]
-        which = (low * 2 + (low != first)) * _ODD + turn
-        drawn = low[:, None] + permute_index((seed, _FIXED), which[:, None], within, n_alike[:, None])
-        if self.by_batch and len(self._batches.index):
-            drawn = np.where(has_batch[:, None], self._batches.index[np.where(has_batch[:, None], drawn, 0)], drawn)
-        return np.where(size[:, None] > 0, drawn, 0)
+        turn, nth = np.divmod(self._fixed_rank[self._members.find(positions)], np.maximum(size // n, 1))
+        within = (nth[:, None] * n + np.arange(n)) % np.maximum(size, 1)[:, None]
+        which = (first * 2 + (first != base)) * _ODD + np.maximum(pools.level - np.int64(1), 0) * _LEVEL + turn
+        drawn = first[:, None] + permute_index((seed, _FIXED), which[:, None], within, size[:, None])
+        return self._to_controls(pools, drawn)
 
     @cached_property
     def _fixed_rank(self) -> NDArray[np.int64]:
@@ -266,12 +313,9 @@ class ControlPools:
         assert self._members is not None
         positions = self._members.positions(np.arange(len(self._members)))
         run = self.groups.run_of(positions)
-        key = self._first[run]
-        if self.by_batch:
-            batch = self.groups.batch_of(self._members.to_rows(positions))
-            start, stop = self._batches.slice(key, batch)
-            key = np.where(stop > start, self._batches.key_of(key, batch), -1 - key)
-        key = np.where(self._size[run] > 0, key, np.iinfo(np.int64).max)  # cells without a pool
+        pools = self.matched(positions, run)
+        key = pools.level * np.int64(len(self.controls) + 1) + pools.first
+        key = np.where(pools.size > 0, key, np.iinfo(np.int64).max)  # cells without a pool
         order = np.lexsort((self.groups.is_control[run], key))
         starts = np.flatnonzero(np.diff(key[order], prepend=np.iinfo(np.int64).min) != 0)
         rank = np.empty(len(order), dtype=np.int64)
@@ -295,10 +339,18 @@ def _draw(words: tuple[int, ...], counter: NDArray[np.int64], sizes: NDArray[np.
     return np.take_along_axis(drawn, (np.arange(n) + shift[:, None]) % n, axis=1)
 
 
+def _chunks(cells: Rows | NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Positions of cells, a bounded number at a time."""
+    for begin in range(0, len(cells), _CELLS_AT_ONCE):
+        index = np.arange(begin, min(len(cells), begin + _CELLS_AT_ONCE))
+        yield cells.positions(index) if isinstance(cells, Rows) else cells[index]
+
+
 def control_pools(
     groups: Groups,
     *,
     by_batch: bool,
+    match: MatchKeys | None = None,
     splits: SplitResult | None = None,
     name: str = "train",
     policy: ControlPolicy = "split",
@@ -306,9 +358,10 @@ def control_pools(
     """Make the pools that the cells of a split draw from, by a policy; without splits, those of all cells."""
     if splits is None:
         labelled = groups.ids >= 0
-        return ControlPools(groups, groups.rows(groups.is_control & labelled), groups.rows(labelled), by_batch=by_batch)
-    controls = SplitControls.of(groups, splits, name, policy)
-    return ControlPools(groups, controls.pool, controls.cells, by_batch=by_batch)
+        controls = groups.rows(groups.is_control & labelled)
+        return ControlPools(groups, controls, groups.rows(labelled), by_batch=by_batch, match=match)
+    served = SplitControls.of(groups, splits, name, policy)
+    return ControlPools(groups, served.pool, served.cells, by_batch=by_batch, match=match)
 
 
 def _slices(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, cast
 
 import numpy as np
 
@@ -11,14 +11,17 @@ from lazypert._internal.config import Config
 from lazypert._internal.validation import require_choice, require_flag, require_integer
 from lazypert.design.control_policy import ControlPolicy, with_own_controls
 from lazypert.design.control_pools import control_pools
+from lazypert.design.match_keys import Fallback, MatchKeys, match_names
 from lazypert.errors import ConfigError
-from lazypert.splits.names import SPLITS
+from lazypert.splits.names import SPLITS, Split
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from lazypert.design.control_pools import ControlPools
     from lazypert.screen.groups import Groups, HasGroups
     from lazypert.screen.rows import Rows
+    from lazypert.splits.cell_source import CellSource
     from lazypert.splits.split_result import SplitResult
 
 MappingStrategy = Literal["random", "batch"]
@@ -33,6 +36,8 @@ class ControlOptions(Config):
     n_basal_samples: int = 1
     seed: int = 42
     controls: ControlPolicy = "split"
+    match: tuple[str, ...] | None = None
+    fallback: Fallback = "drop_last"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -43,7 +48,8 @@ class ControlMappingConfig(ControlOptions):
     ----------
     strategy
         ``"random"``: any control of the same cell type and dataset. ``"batch"``: one of the same
-        batch too, or one of the same cell type and dataset if the batch has none.
+        batch too, or one of the same cell type and dataset if the batch has none. With `match`, that option decides
+        instead, and ``"batch"`` must be one of its keys here.
     n_basal_samples
         Controls per cell; distinct if the pool is large enough.
     seed
@@ -57,6 +63,13 @@ class ControlMappingConfig(ControlOptions):
         - ``"shared"``: those of all splits.
         - ``"disjoint"``: those of its own split. Splits that have none get a share of the training controls, which
           then neither train nor serve training cells.
+    match
+        Keys that controls share with the cell, the most important one first: ``("cell_type", "donor", "plate")``. A
+        key is ``"batch"`` or the name of an obs column. Controls always come from the cell's own cell type and dataset,
+        so ``"cell_type"`` comes first and may be left out. A cell without a label of a key shares it with no control.
+    fallback
+        What to do about a cell that no control of its pool shares all keys with: ``"drop_last"`` leaves out the last
+        key, then the one before it, and so on down to the cell type; ``"error"`` treats its pool as empty.
     map_controls
         Map control cells too (to controls, possibly themselves).
     on_empty
@@ -74,6 +87,17 @@ class ControlMappingConfig(ControlOptions):
         require_choice("controls", self.controls, ControlPolicy)
         require_integer("seed", self.seed)
         require_flag("map_controls", self.map_controls)
+        require_choice("fallback", self.fallback, Fallback)
+        object.__setattr__(self, "match", match_names(self.match))
+        if self.match is None and self.fallback == "error":
+            raise ConfigError(
+                "fallback: got 'error' without match, expected the keys that controls must share. Pass both."
+            )
+        if self.match is not None and self.strategy == "batch" and "batch" not in self.match:
+            raise ConfigError(
+                f"match: got {self.match!r} with the strategy 'batch', expected 'batch' among the keys. Add it, or use "
+                "the strategy 'random'."
+            )
 
 
 class ControlMappingKwargs(TypedDict, total=False):
@@ -83,6 +107,8 @@ class ControlMappingKwargs(TypedDict, total=False):
     n_basal_samples: int
     seed: int
     controls: ControlPolicy
+    match: tuple[str, ...] | None
+    fallback: Fallback
     map_controls: bool
     on_empty: OnEmpty
 
@@ -105,7 +131,7 @@ class _Mapping:
         return np.sort(self._mapped(source.groups)[:])
 
     def _mapped(self, groups: Groups) -> Rows:
-        return groups.rows((groups.ids >= 0) & (self.config.map_controls | ~groups.is_control))
+        return mapped_cells(groups, map_controls=self.config.map_controls)
 
     def build_mapping(self, source: HasGroups, splits: SplitResult | None = None) -> NDArray[np.int64]:
         """Map every perturbed cell to controls.
@@ -123,27 +149,30 @@ class _Mapping:
         Raises
         ------
         EmptyPoolError
-            If a group has no controls and ``on_empty`` is ``"error"``.
+            If a group has no controls, or a cell no complete match with ``fallback="error"``, and ``on_empty`` is
+            ``"error"``.
+        ConfigError
+            If a key of `match` cannot be used with this screen.
+        ColumnNotFoundError
+            If there is no such obs column.
         """
-        groups, by_batch, n = source.groups, self.strategy == "batch", self.config.n_basal_samples
-        if splits is not None and self.config.controls == "disjoint":
-            splits = with_own_controls(groups, splits, self.config.seed)
+        groups, n = source.groups, self.config.n_basal_samples
+        splits = splits_to_match(groups, self.config, splits)
         mapped = self._mapped(groups)
         positions = mapped.positions(np.arange(len(mapped)))
         positions = positions[np.argsort(mapped.to_rows(positions), kind="stable")]
-        rows, runs = mapped.to_rows(positions), groups.run_of(positions)
-        mapping, pool_size = np.empty((len(rows), n), np.int64), np.empty(len(rows), np.int64)
-        in_split = {} if splits is None else {name: splits[name].contains(positions) for name in SPLITS}
-        in_no_split = ~np.logical_or.reduce([*in_split.values(), np.zeros(len(rows), bool)])
-        for name, chosen in (*in_split.items(), (None, in_no_split)):
-            if name is None:
-                pools = control_pools(groups, by_batch=by_batch)
-            else:
-                pools = control_pools(groups, by_batch=by_batch, splits=splits, name=name, policy=self.config.controls)
+        mapping, pool_size = np.empty((len(positions), n), np.int64), np.empty(len(positions), np.int64)
+        number = split_numbers(splits, positions)
+        for i, (_, pools) in enumerate(pools_of_splits(source, self.config, splits)):
+            chosen = number == i
+            if not chosen.any():
+                continue
+            own = positions[chosen]
             if self.config.on_empty == "error":
-                pools.check(runs[chosen])
-            mapping[chosen] = pools.fixed_controls(positions[chosen], n, self.config.seed)
-            pool_size[chosen] = pools.sizes[runs[chosen]]
+                pools.check(groups.run_of(own))
+                pools.check_matches(own)
+            mapping[chosen] = pools.fixed_controls(own, n, self.config.seed)
+            pool_size[chosen] = pools.matched(own).size
         if self.config.on_empty == "mask":
             masked: Any = np.ma.masked_array(mapping, mask=np.repeat(pool_size[:, None] == 0, n, axis=1))
             return masked
@@ -160,6 +189,46 @@ class BatchControlMapping(_Mapping):
     """Map cells to controls of the same cell type, dataset and batch, or of any batch if theirs has none."""
 
     strategy = "batch"
+
+
+def mapped_cells(groups: Groups, *, map_controls: bool) -> Rows:
+    """Return the cells that are matched: the perturbed ones or, with `map_controls`, all that have labels."""
+    return groups.rows((groups.ids >= 0) & (map_controls | ~groups.is_control))
+
+
+def match_keys(source: HasGroups, config: ControlMappingConfig) -> MatchKeys | None:
+    """Return the keys of a config's `match`; None without this option."""
+    if config.match is None:
+        return None
+    return MatchKeys(cast("CellSource", source), config.match, fallback=config.fallback)
+
+
+def splits_to_match(groups: Groups, config: ControlMappingConfig, splits: SplitResult | None) -> SplitResult | None:
+    """Return the splits as cells are matched in them: with ``controls="disjoint"``, each has controls of its own."""
+    is_moved = splits is not None and config.controls == "disjoint"
+    return with_own_controls(groups, splits, config.seed) if is_moved and splits is not None else splits
+
+
+def pools_of_splits(
+    source: HasGroups, config: ControlMappingConfig, splits: SplitResult | None
+) -> list[tuple[Split | None, ControlPools]]:
+    """Return the pools that the cells of each split draw from; last those of cells in no split: all controls."""
+    groups, keys, by_batch = source.groups, match_keys(source, config), config.strategy == "batch"
+    of_splits: list[tuple[Split | None, ControlPools]] = [
+        (name, control_pools(groups, by_batch=by_batch, match=keys, splits=splits, name=name, policy=config.controls))
+        for name in (SPLITS if splits is not None else ())
+    ]
+    return [*of_splits, (None, control_pools(groups, by_batch=by_batch, match=keys))]
+
+
+def split_numbers(splits: SplitResult | None, positions: NDArray[np.int64]) -> NDArray[np.int8]:
+    """(n,) which of `pools_of_splits` each cell belongs to, by position."""
+    if splits is None:
+        return np.zeros(len(positions), np.int8)
+    number = np.full(len(positions), len(SPLITS), np.int8)
+    for i, name in enumerate(SPLITS):
+        number[splits[name].contains(positions)] = i
+    return number
 
 
 def control_mapping(config: ControlMappingConfig) -> RandomControlMapping | BatchControlMapping:

@@ -315,6 +315,7 @@ class Loader:
     def fingerprint(self) -> dict[str, Any]:
         """Everything that must be equal for a step of another loader to be the same batch, as JSON values."""
         reach, features, plan = self._block_reader.reach, self._features, self.plan
+        match = self.pools.match
         return plan_fingerprint(
             plan,
             stores=digest(*(store.content_digest for store in self.source.stores)),
@@ -325,6 +326,8 @@ class Loader:
             host=self.host,
             n_hosts=self.n_hosts,
             n_basal_samples=self.config.n_basal_samples,
+            match=None if match is None else list(match.match),
+            fallback=None if match is None else match.fallback,
             fixed_pairs=self.config.fixed_pairs,
             controls_in_reach=None
             if reach is None or self.config.fixed_pairs

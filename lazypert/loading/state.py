@@ -37,7 +37,7 @@ def digest(*values: Any) -> str:
     return sha.hexdigest()[:16]
 
 
-def plan_fingerprint(plan: SentencePlan, **others: str | int | bool | None) -> dict[str, Any]:
+def plan_fingerprint(plan: SentencePlan, **others: str | int | bool | list[str] | None) -> dict[str, Any]:
     """Everything that must be equal for a step to refer to the same batch.
 
     Parameters

@@ -1,0 +1,177 @@
+"""The keys that cells are matched with controls by, such as the donor and the plate."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from lazypert._internal.validation import require, require_names
+from lazypert.errors import ColumnNotFoundError, ConfigError
+from lazypert.screen.groups import ALL
+from lazypert.screen.roles import ROLE_OF_AXIS
+from lazypert.screen.rows import Rows
+from lazypert.splits.cell_labels import axis_of, read_column
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lazypert.screen.groups import Groups
+    from lazypert.splits.cell_source import CellSource
+
+Fallback = Literal["drop_last", "error"]
+
+CELL_TYPE = "cell_type"
+"""The first key, which is never dropped."""
+
+_UNUSABLE = {
+    "perturbation": "anything but the perturbation, which controls never share with other cells",
+    "dataset": "anything but the dataset, which is always matched. Leave it out",
+    CELL_TYPE: f"{CELL_TYPE!r}, which is always matched, only once and first. Leave it out",
+}
+
+
+def match_names(value: Any) -> tuple[str, ...] | None:
+    """Return the option `match` with ``"cell_type"`` as its first key.
+
+    Raises
+    ------
+    ConfigError
+        If it is not a list of names, one is given twice, or ``"cell_type"`` is not the first.
+    """
+    if value is None:
+        return None
+    names = require_names("match", value)
+    names = names if names[:1] == [CELL_TYPE] else [CELL_TYPE, *names]
+    for name in ("perturbation", "dataset"):
+        require(name not in names, "match", value, _UNUSABLE[name])
+    require(CELL_TYPE not in names[1:], "match", value, _UNUSABLE[CELL_TYPE])
+    require(all(names) and len(set(names)) == len(names), "match", value, "each key once, and no empty name")
+    return tuple(names)
+
+
+class MatchKeys:
+    """Codes of the keys beyond cell type and dataset, read when they are first needed. Thread-safe.
+
+    Parameters
+    ----------
+    source
+        The screen.
+    match
+        Names of axes and obs columns, the most important one first; ``"cell_type"``, with which it may begin, is
+        implied.
+    fallback
+        ``"drop_last"`` or ``"error"``; see `lazypert.design.controls.ControlMappingConfig`.
+
+    Attributes
+    ----------
+    names
+        The keys without the cell type.
+    missing_is_label
+        Whether cells without a label match one another; False except in `of_batch`.
+
+    Raises
+    ------
+    ConfigError
+        If a name cannot be a key, or two names stand for one.
+    ColumnNotFoundError
+        If there is no such obs column.
+    """
+
+    def __init__(self, source: CellSource, match: tuple[str, ...], *, fallback: Fallback = "drop_last") -> None:
+        self._source: CellSource | None = source
+        self._groups, self.fallback, self.missing_is_label = source.groups, fallback, False
+        self.names = match[1:] if match[:1] == (CELL_TYPE,) else match
+        self._check(source)
+        self._clear()
+
+    @classmethod
+    def of_batch(cls, groups: Groups) -> MatchKeys:
+        """Make the key of the batch strategy, in which cells without a batch label match one another."""
+        keys = cls.__new__(cls)
+        keys._source, keys._groups, keys.names = None, groups, ("batch",)
+        keys.fallback, keys.missing_is_label = "drop_last", True
+        keys._clear()
+        return keys
+
+    def __repr__(self) -> str:
+        return f"MatchKeys({', '.join(self.match)}; fallback={self.fallback!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but what can be read again."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_columns", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._clear()
+
+    @property
+    def match(self) -> tuple[str, ...]:
+        """All keys, the cell type first."""
+        return (CELL_TYPE, *self.names)
+
+    def _clear(self) -> None:
+        self._columns: dict[str, tuple[NDArray[np.integer], int]] = {}
+        self._lock = threading.Lock()
+
+    def _check(self, source: CellSource) -> None:
+        groups, seen = source.groups, set()
+        for name in self.names:
+            axis = axis_of(groups, name)
+            if axis in _UNUSABLE:
+                raise ConfigError(f"match: got {name!r}, the {axis} column, expected {_UNUSABLE[axis]}.")
+            require(
+                (axis or name) not in seen, "match", self.names, f"each key once, and {name!r} is one of the others"
+            )
+            seen.add(axis or name)
+            if axis is None:
+                _require_column(source, name)
+            elif groups.roles.columns()[axis] is None and groups.labels[axis].tolist() == [ALL]:
+                raise ConfigError(
+                    f"match: got {name!r}, but this screen has no {axis} labels. Name its column as "
+                    f"{ROLE_OF_AXIS[axis]}."
+                )
+
+    def codes(self, name: str, positions: NDArray[np.int64]) -> NDArray[np.integer]:
+        """(n,) codes of a key by position, -1 where the label is missing."""
+        if self._is_batch(name):
+            order = self._groups.row_order
+            return self._groups.batch_of(positions if order is None else order[positions])
+        return self._column(name)[0][positions]
+
+    def n_labels(self, name: str) -> int:
+        """Return the number of labels of a key."""
+        return len(self._groups.labels["batch"]) if self._is_batch(name) else self._column(name)[1]
+
+    def _is_batch(self, name: str) -> bool:
+        return axis_of(self._groups, name) == "batch"
+
+    def _column(self, name: str) -> tuple[NDArray[np.integer], int]:
+        """Codes by position, of one or two bytes as a rule, and the number of labels."""
+        with self._lock:  # other threads need the same column
+            if name not in self._columns:
+                self._columns[name] = self._read(name)
+            return self._columns[name]
+
+    def _read(self, name: str) -> tuple[NDArray[np.integer], int]:
+        assert self._source is not None
+        order = self._groups.row_order
+        if order is None:
+            codes, labels = read_column(self._source, name, Rows([0], [self._groups.n_obs]))
+            return codes, len(labels)
+        by_row = np.argsort(order, kind="stable")  # rows are read in the order of the store
+        sorted_codes, labels = read_column(self._source, name, order[by_row])
+        codes = np.empty_like(sorted_codes)
+        codes[by_row] = sorted_codes
+        return codes, len(labels)
+
+
+def _require_column(source: CellSource, name: str) -> None:
+    """Check that each dataset has an obs column, by reading one cell of each."""
+    groups = source.groups
+    _, first = np.unique(groups.codes["dataset"], return_index=True)
+    try:
+        source.read_obs(name, groups.rows(first).firsts())
+    except ColumnNotFoundError as error:
+        raise ColumnNotFoundError(f"match: {str(error).removeprefix('obs: ')}") from error
