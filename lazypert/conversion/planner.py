@@ -15,6 +15,7 @@ from lazypert.converter import column_names
 from lazypert.errors import SourceFormatError, near_matches, no_such_column
 from lazypert.screen.cell_order import name_hashes
 from lazypert.screen.cell_table import CellArrays
+from lazypert.screen.conditions import Conditions
 from lazypert.screen.control_column import marked_labels, marks_of
 from lazypert.screen.gene_alignment import GeneAlignment, align_genes
 from lazypert.screen.groups import Groups
@@ -61,7 +62,9 @@ def make_plan(readers: list[ScreenReader], options: ConversionOptions, budget: B
         if code is not None:
             n_cells = np.bincount(code[code >= 0], minlength=len(labels[axis])).tolist()
             notes += suspicious_labels(options.roles.columns()[axis] or axis, labels[axis].tolist(), n_cells)
-    groups = Groups.from_codes(codes, labels, options.roles, hashes)
+    covariates = {name: _read_role_column(readers, name, "covariates") for name in options.roles.covariates}
+    conditions = Conditions.encode(covariates) if covariates else None
+    groups = Groups.from_codes(codes, labels, options.roles, hashes, conditions=conditions)
     _require_controls(options.roles, labels["perturbation"].tolist())
     groups, source_row = _order_rows(groups, options)
     if groups.n_unlabelled:
