@@ -78,7 +78,8 @@ def _print_groups(store: Store) -> None:
     heads = ["cell type", "perturbation", *store.roles.covariates]
     columns = [[head, *map(str, shown.iloc[:, place])] for place, head in enumerate(heads)]
     widths = [max(map(len, column)) for column in columns]
-    lines = ["  ".join(text.ljust(n) for text, n in zip(line, widths, strict=True)) for line in zip(*columns, strict=True)]
+    padded = [[text.ljust(n) for text in column] for column, n in zip(columns, widths, strict=True)]
+    lines = ["  ".join(line) for line in zip(*padded, strict=True)]
     print(f"\n  {lines[0]}  {'cells':>9}  {'batches':>7}")
     numbers = zip(shown["n_cells"], shown["n_batches"], shown["is_control"], strict=True)
     for line, (n_cells, n_batches, is_control) in zip(lines[1:], numbers, strict=True):

@@ -107,6 +107,15 @@ class Conditions:
             {name: labels.astype(object) for name, labels in self.labels.items()}, index=pd.RangeIndex(len(self))
         )
 
+    def rank(self) -> NDArray[np.int64]:
+        """(n_conditions,) place of each condition in a list for people: numbers ascend, 2 comes before 10."""
+        texts = [pd.Series(labels, dtype=object) for labels in reversed(self.labels.values())]
+        numbers = [pd.to_numeric(column, errors="coerce").fillna(-np.inf) for column in texts]
+        keys = [key for column, number in zip(texts, numbers, strict=True) for key in (column.rank(), number)]
+        out = np.empty(len(self), dtype=np.int64)
+        out[np.lexsort(keys) if keys else slice(None)] = np.arange(len(self))
+        return out
+
     def where(self, wanted: Mapping[str, Any]) -> NDArray[np.bool_]:
         """(n_conditions,) bool: which conditions have the wanted labels.
 

@@ -41,8 +41,8 @@ _GROUP_AXES = ("cell_type", "perturbation", _CONDITION)
 class Groups:
     """The cells of a screen, grouped by (cell_type, perturbation, condition, dataset).
 
-    A condition is a combination of labels of the covariates; without covariates, all cells have the same one. Inside a run, cells are in the order of a hash of their names, so that any interval is a simple random
-    sample of the run.
+    A condition is a combination of labels of the covariates; without covariates, all cells have the same one. Inside a
+    run, cells are in the order of a hash of their names, so that any interval is a simple random sample of the run.
 
     Attributes
     ----------
@@ -383,10 +383,12 @@ class Groups:
     def table(self) -> pd.DataFrame:
         """Return one row per group: its labels, number of cells and of batches, and whether it holds controls.
 
-        Each covariate is a column too, after the perturbation; its label is empty where it is missing.
+        Each covariate is a column too, after the perturbation; its label is empty where it is missing. Rows are sorted
+        by their labels, those of covariates by their values if they are numbers.
         """
         is_labelled = self.ids >= 0
-        codes = self.codes | {_CONDITION: self.condition}
+        rank = self.conditions.rank()
+        codes = self.codes | {_CONDITION: rank[self.condition]}
         frame = pd.DataFrame(
             {
                 **{axis: codes[axis][is_labelled] for axis in _GROUP_AXES},
@@ -405,7 +407,7 @@ class Groups:
         table.insert(4, "n_batches", n_batches.to_numpy())
         for axis in ("cell_type", "perturbation"):
             table[axis] = self.labels[axis][table[axis].to_numpy(dtype=np.int64)]
-        condition = table.pop(_CONDITION).to_numpy(dtype=np.int64)
+        condition = np.argsort(rank)[table.pop(_CONDITION).to_numpy(dtype=np.int64)]
         for place, (name, labels) in enumerate(self.conditions.labels.items(), 2):
             table.insert(place, name, labels[condition], allow_duplicates=True)
         return table
