@@ -358,7 +358,8 @@ class PerturbationPipelineResult:
             By default only for training. Evaluation iterates over the groups in order.
         weights
             Share of each epoch per perturbation, ``{label: weight}``; by default every cell is visited once.
-            Perturbations that are not named get 0.
+            Perturbations that are not named get 0. With covariates, the conditions of a perturbation share its weight
+            equally.
         control_sentences
             Which control cells are delivered as sentences of their own: True for all that serve this split, False
             for none, and None for those that are cells of this split.

@@ -86,6 +86,13 @@ def _add_convert(subparsers: Any) -> None:
     convert.add_argument("--separator", metavar="TEXT", help="text between the parts of combinations, such as +")
     convert.add_argument("--cell-type-col", metavar="COL", help="obs column of the cell type")
     convert.add_argument("--batch-col", metavar="COL", help="obs column of the batch")
+    convert.add_argument(
+        "--covariate",
+        metavar="COL",
+        action="append",
+        default=[],
+        help="obs column that divides perturbations into conditions, such as dose; repeat it for several",
+    )
     convert.add_argument("--layer", help="layer to use as X, or raw")
     convert.add_argument("--order", choices=("grouped", "source"), default="grouped", help="default: %(default)s")
     convert.add_argument(

@@ -47,6 +47,7 @@ def convert(options: argparse.Namespace) -> None:
             separator=options.separator,
             cell_type_col=options.cell_type_col,
             batch_col=options.batch_col,
+            covariates=options.covariate,
             layer=options.layer,
             order=options.order,
             seed=options.seed,

@@ -40,6 +40,7 @@ def _print_shape_and_roles(store: Store) -> None:
         if value is not None:
             labels = f"{summary[counts[role]]:,} labels" if role in counts else ""
             labels = f"{summary['n_controls']:,} cells" if role == "control_pert" else labels
+            labels = f"{summary['n_conditions']:,} conditions" if role == "covariates" else labels
             text = ", ".join(value) if isinstance(value, list) else str(value)
             print_field(role, text + (f" ({labels})" if labels else ""))
 
@@ -74,16 +75,14 @@ def _print_groups(store: Store) -> None:
     shown = table.head(_MAX_GROUPS)
     if not len(shown):
         return
-    widths = [
-        max(len(head), *(len(str(label)) for label in shown[axis]))
-        for axis, head in (("cell_type", "cell type"), ("perturbation", "perturbation"))
-    ]
-    print(f"\n  {'cell type':<{widths[0]}}  {'perturbation':<{widths[1]}}  {'cells':>9}  {'batches':>7}")
-    for group in shown.itertuples():
-        control = "  control" if group.is_control else ""
-        print(
-            f"  {group.cell_type:<{widths[0]}}  {group.perturbation:<{widths[1]}}  {group.n_cells:>9,}  "
-            f"{group.n_batches:>7,}{control}"
-        )
+    heads = ["cell type", "perturbation", *store.roles.covariates]
+    columns = [[head, *map(str, shown.iloc[:, place])] for place, head in enumerate(heads)]
+    widths = [max(map(len, column)) for column in columns]
+    padded = [[text.ljust(n) for text in column] for column, n in zip(columns, widths, strict=True)]
+    lines = ["  ".join(line) for line in zip(*padded, strict=True)]
+    print(f"\n  {lines[0]}  {'cells':>9}  {'batches':>7}")
+    numbers = zip(shown["n_cells"], shown["n_batches"], shown["is_control"], strict=True)
+    for line, (n_cells, n_batches, is_control) in zip(lines[1:], numbers, strict=True):
+        print(f"  {line}  {n_cells:>9,}  {n_batches:>7,}{'  control' if is_control else ''}")
     if len(table) > len(shown):
         print(f"  ... and {len(table) - len(shown):,} more")

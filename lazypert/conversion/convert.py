@@ -30,7 +30,7 @@ from lazypert.conversion.table_writer import (
 from lazypert.converter import open_source
 from lazypert.errors import ConfigError, DiskFullError, NotCopiedWarning, SourceFormatError
 from lazypert.progress import Bar
-from lazypert.screen.roles import Roles, control_labels
+from lazypert.screen.roles import Roles, control_labels, covariate_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -58,6 +58,7 @@ def convert(
     separator: str | None = None,
     cell_type_col: str | None = None,
     batch_col: str | None = None,
+    covariates: str | Sequence[str] = (),
     layer: str | None = None,
     order: Order = "grouped",
     seed: int = 0,
@@ -95,13 +96,17 @@ def convert(
         Text between the parts of a combination's label, such as ``"+"``: ``B+A`` is then the same perturbation as
         ``A+B``, and ``A+<control>`` the same as ``A``. It is never guessed, because names of genes contain dots,
         dashes and underscores. The obs column keeps its labels.
+    covariates
+        Further obs columns, such as ``("dose", "time")``, that together with the perturbation make a *condition*:
+        groups, sentences and splits are then those of one cell type, perturbation and condition. Numbers are read as
+        labels. A cell without a value, such as a control without a dose, has an empty label.
     layer
         Layer to use as the store's X; the file's own X becomes ``layers["X"]``. ``"raw"`` uses the matrix of AnnData's
         ``raw``, with its genes and var table; X and the layers are then kept only if they have the same genes.
     order
-        ``"grouped"`` sorts cells by (cell type, perturbation, dataset), so that a group is one contiguous
+        ``"grouped"`` sorts cells by (cell type, perturbation, covariates, dataset), so that a group is one contiguous
         read, and orders them by a hash of their names within each group, so that any part of it is a random
-        sample; ``"source"`` keeps the file's order. Without any of the three columns there are no groups,
+        sample; ``"source"`` keeps the file's order. Without any of these columns there are no groups,
         and the order is kept.
     seed
         Has no effect: the order follows from the cells' names alone, so that the same cells are always stored,
@@ -164,6 +169,7 @@ def convert(
         dataset_col=DATASET if len(paths) > 1 else None,
         control_pert=control_labels("control_pert", control_pert),
         separator=separator,
+        covariates=covariate_names(covariates),
     )
     if require_integer("seed", seed):
         warnings.warn(
@@ -291,6 +297,7 @@ def _attributes(plan: ConversionPlan, summaries: dict[str, Any]) -> dict[str, An
             "n_batches": len(groups.labels["batch"]),
             "n_controls": int(groups.sizes[groups.is_control].sum()),
             "n_unlabelled": groups.n_unlabelled,
+            **({"n_conditions": len(groups.conditions)} if groups.roles.covariates else {}),
         },
         "warnings": plan.not_copied + plan.notes,
     }

@@ -15,6 +15,7 @@ from lazypert.converter import column_names
 from lazypert.errors import SourceFormatError, near_matches, no_such_column
 from lazypert.screen.cell_order import name_hashes
 from lazypert.screen.cell_table import CellArrays
+from lazypert.screen.conditions import Conditions
 from lazypert.screen.control_column import marked_labels, marks_of
 from lazypert.screen.gene_alignment import GeneAlignment, align_genes
 from lazypert.screen.groups import Groups
@@ -56,13 +57,15 @@ def make_plan(readers: list[ScreenReader], options: ConversionOptions, budget: B
     options = _with_marked_controls(readers, options, codes["perturbation"], labels["perturbation"])
     hashes = _read_name_hashes(readers)
     notes = _features_beside_genes(readers, matrices) + repeated_names(hashes, readers)
+    covariates = {name: _read_role_column(readers, name, "covariates") for name in options.roles.covariates}
     for axis in ("perturbation", "cell_type"):
-        code = codes[axis]
-        if code is not None:
-            n_cells = np.bincount(code[code >= 0], minlength=len(labels[axis])).tolist()
-            notes += suspicious_labels(options.roles.columns()[axis] or axis, labels[axis].tolist(), n_cells)
-    groups = Groups.from_codes(codes, labels, options.roles, hashes)
+        notes += _odd_labels(options.roles.columns()[axis] or axis, codes[axis], labels[axis])
+    for name, (code, texts) in covariates.items():
+        notes += _odd_labels(name, code, texts)
+    conditions = Conditions.encode(covariates) if covariates else None
+    groups = Groups.from_codes(codes, labels, options.roles, hashes, conditions=conditions)
     _require_controls(options.roles, labels["perturbation"].tolist())
+    notes += _too_many_conditions(groups)
     groups, source_row = _order_rows(groups, options)
     if groups.n_unlabelled:
         notes.append(f"{groups.n_unlabelled} cells have no cell type or no perturbation: they are in no group")
@@ -94,6 +97,24 @@ def _features_beside_genes(readers: list[ScreenReader], matrices: dict[str, str]
         f"{len(names):,} features are not genes: they are in {name}, and their names in uns/obsm_columns"
         for name in matrices
         if (names := column_names(readers[0], name)) is not None
+    ]
+
+
+def _odd_labels(column: str, codes: NDArray[np.int32] | None, labels: NDArray[np.str_]) -> list[str]:
+    """Notes about labels that look like mistakes."""
+    if codes is None:
+        return []
+    return suspicious_labels(column, labels.tolist(), np.bincount(codes[codes >= 0], minlength=len(labels)).tolist())
+
+
+def _too_many_conditions(groups: Groups) -> list[str]:
+    """Note covariates that leave most cells without another cell of their group."""
+    names, n_cells = groups.roles.covariates, groups.n_obs - groups.n_unlabelled
+    if not names or 2 * len(groups) <= n_cells:
+        return []
+    return [
+        f"covariates: {', '.join(names)} divide {n_cells:,} cells into {len(groups):,} groups: a measured value is no "
+        "condition"
     ]
 
 

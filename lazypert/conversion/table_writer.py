@@ -81,7 +81,7 @@ def write_column_names(writer: StoreWriter, plan: ConversionPlan) -> None:
 
 
 def write_tables(writer: StoreWriter, plan: ConversionPlan) -> None:
-    """Write lazypert's own tables: source rows, the run table, batches, name hashes, the labels of every axis."""
+    """Write lazypert's own tables: source rows, the run table, batches, name hashes, labels and conditions."""
     groups, counts = plan.groups, plan.groups.batch_counts
     writer.group(TABLES, {})
     writer.array(f"{TABLES}/source_row", plan.source_row)
@@ -91,6 +91,10 @@ def write_tables(writer: StoreWriter, plan: ConversionPlan) -> None:
     writer.array(f"{TABLES}/runs/stop", groups.stop)
     for axis, codes in groups.codes.items():
         writer.array(f"{TABLES}/runs/{axis}", codes)
+    if groups.roles.covariates:
+        writer.array(f"{TABLES}/runs/condition", groups.condition)
+    for number, labels in enumerate(groups.conditions.labels.values()):
+        writer.strings(f"{TABLES}/conditions/{number}", labels.astype(object))
     for axis, labels in groups.labels.items():
         writer.strings(f"{TABLES}/labels/{axis}", labels.astype(object))
     for name in ("run", "batch", "n_cells"):

@@ -27,7 +27,7 @@ from lazypert.store.columns import open_column, take_column
 from lazypert.store.group_by_columns import group_cells
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from anndata import AnnData
@@ -177,7 +177,7 @@ class PertAccessor:
         return write_h5ad(self._ds, self.store, path, dtype=dtype, compression=compression, overwrite=overwrite)
 
     def table(self) -> pd.DataFrame:
-        """One row per group: cell type, perturbation, numbers of cells and batches, and whether it is a control."""
+        """One row per group: its labels and covariates, numbers of cells and batches, and whether it is a control."""
         return self.groups.table()
 
     def regroup(self, **roles: Unpack[RolesKwargs]) -> Groups:
@@ -186,8 +186,8 @@ class PertAccessor:
         Parameters
         ----------
         **roles
-            Roles to change: `pert_col`, `cell_type_col`, `batch_col`, `dataset_col`, `control_pert` or
-            `separator`.
+            Roles to change: `pert_col`, `cell_type_col`, `batch_col`, `dataset_col`, `control_pert`, `separator` or
+            `covariates`.
 
         Raises
         ------
@@ -204,6 +204,7 @@ class PertAccessor:
         perturbation: str | Sequence[str] | None = None,
         cell_type: str | Sequence[str] | None = None,
         batch: str | Sequence[str] | None = None,
+        covariates: Mapping[str, Any] | None = None,
         controls: bool | None = None,
     ) -> xr.Dataset:
         """Select the cells with the given labels, without reading a matrix.
@@ -212,6 +213,9 @@ class PertAccessor:
         ----------
         perturbation, cell_type, batch
             One label or several; None accepts every label.
+        covariates
+            One label or several for each covariate that matters: ``{"dose": (1, 10), "time": "24"}``. Labels may be
+            text or numbers; None stands for cells without a value.
         controls
             True selects control cells only, False all others.
 
@@ -223,12 +227,16 @@ class PertAccessor:
         ------
         LabelNotFoundError
             When a label does not occur.
+        ConfigError
+            When the store was not converted with such a covariate.
         """
         groups = self.groups
         chosen = np.ones(len(groups.start), dtype=bool)
         for axis, wanted in (("perturbation", perturbation), ("cell_type", cell_type)):
             if wanted is not None:
                 chosen &= np.isin(groups.codes[axis], _codes_of(groups, axis, wanted))
+        if covariates is not None:
+            chosen &= groups.conditions.where(covariates)[groups.condition]
         if controls is not None:
             chosen &= groups.is_control == controls
         rows = np.sort(groups.rows(chosen)[:])
@@ -409,6 +417,7 @@ class PertAccessor:
             "batch_col": roles.batch_col,
             "control_pert": roles.control_pert,
             "separator": roles.separator,
+            "covariates": roles.covariates,
             "storage_options": self.store.storage_options,
         }
         return make_config(PerturbationSourceConfig, defaults | options)

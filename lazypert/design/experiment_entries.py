@@ -12,7 +12,7 @@ from lazypert.errors import ConfigError, near_matches
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-DATASET_ROLES = ("pert_col", "control_pert", "control_col", "separator", "cell_type_col", "batch_col")
+DATASET_ROLES = ("pert_col", "control_pert", "control_col", "separator", "cell_type_col", "batch_col", "covariates")
 """Roles that a dataset may have of its own, in place of those of the pipeline."""
 
 TOML_SPLITS = ("train", "val", "test")
@@ -34,7 +34,7 @@ class DatasetEntry:
         A file, a folder or a pattern; see `ExperimentConfig.dataset_files`.
     roles
         Columns and labels of this dataset, where they differ from those of the pipeline: any of `pert_col`,
-        `control_pert`, `control_col`, `separator`, `cell_type_col` and `batch_col`.
+        `control_pert`, `control_col`, `separator`, `cell_type_col`, `batch_col` and `covariates`.
 
     Raises
     ------
@@ -62,7 +62,8 @@ class DatasetEntry:
                     f"[datasets.{quote(self.name)}]: got the key {role!r}, expected 'path' or one of "
                     f"{', '.join(map(repr, DATASET_ROLES))}. {near_matches(role, DATASET_ROLES)}"
                 )
-            labels = value if role == "control_pert" and isinstance(value, list | tuple) and value else [value]
+            is_list = role in ("control_pert", "covariates") and isinstance(value, list | tuple) and value
+            labels = value if is_list else [value]
             for label in labels:
                 _require_text(f"[datasets.{quote(self.name)}] {role}", label)
         roles = {role: tuple(value) if isinstance(value, list) else value for role, value in self.roles.items()}

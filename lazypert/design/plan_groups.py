@@ -61,6 +61,13 @@ def divide_by_batch(
     return split_index, first, run[split_index[first]], np.diff(np.append(first, len(key)))
 
 
+def n_conditions_of(groups: Groups, run: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) number of conditions that the cell type and perturbation of each run occurs in, among these runs."""
+    _, first = np.unique(groups.ids[run], return_index=True)
+    _, pair = np.unique(groups.pair_ids[run], return_inverse=True)
+    return np.bincount(pair[first])[pair]
+
+
 def share_of_group(ids: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.float64]:
     """(n,) part of its group's cells in each of its runs or batches."""
     _, group = np.unique(ids, return_inverse=True)

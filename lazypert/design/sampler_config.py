@@ -49,7 +49,9 @@ class PerturbationSamplerConfig(SentenceOptions):
     balance
         None visits every cell once per epoch. ``"group"``, ``"perturbation"`` or ``"cell_type"`` give every
         group, perturbation or cell type the same number of sentences, and the epoch as many as with None:
-        small groups are visited several times, large ones only in part.
+        small groups are visited several times, large ones only in part. With covariates, each condition of a
+        perturbation is a group: ``"group"`` counts conditions, and with ``"perturbation"`` the conditions of a
+        perturbation share its part equally.
     """
 
     drop_last: bool = False

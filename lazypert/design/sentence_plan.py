@@ -27,7 +27,7 @@ import numpy as np
 from lazypert._internal.randomness import counter_hash, counter_uniform, generator, permute_index
 from lazypert.design.epoch_share import Epoch, assign_windows
 from lazypert.design.mixing import Mixing
-from lazypert.design.plan_groups import check_shares, divide_by_batch, share_of_group, with_size
+from lazypert.design.plan_groups import check_shares, divide_by_batch, n_conditions_of, share_of_group, with_size
 from lazypert.design.sampler_config import padding_share
 from lazypert.errors import ConfigError
 
@@ -113,13 +113,16 @@ class SentencePlan:
     ) -> SentencePlan:
         """Plan over a split's rows, which are sorted by run. A sentence is of one run: a group and a dataset.
 
+        A group is a cell type, a perturbation and, with covariates, a condition.
+
         Parameters
         ----------
         by_batch
             Make sentences of one batch each. This needs the batch of every cell, and otherwise only the run
             table is used.
         weights
-            (n_perturbations,) relative share of an epoch for the groups of each perturbation.
+            (n_perturbations,) relative share of an epoch for each perturbation in each cell type; its conditions get
+            equal parts of it.
 
         Raises
         ------
@@ -141,9 +144,8 @@ class SentencePlan:
         codes = {axis: groups.codes[axis][run] for axis in ("perturbation", "cell_type")}
         shares = None
         if weights is not None:
-            shares = np.asarray(weights, dtype=np.float64)[codes["perturbation"]] * share_of_group(
-                groups.ids[run], size
-            )
+            shares = np.asarray(weights, dtype=np.float64)[codes["perturbation"]] / n_conditions_of(groups, run)
+            shares *= share_of_group(groups.ids[run], size)
             if len(shares) and not shares.sum() > 0:
                 raise ConfigError("weights: none of the perturbations with a weight above 0 is in this split.")
         elif config.balance is not None:

@@ -104,6 +104,7 @@ def _scatter(indptr: jax.Array, indices: jax.Array, data: jax.Array, n_columns: 
         "cell_type_code",
         "batch_code",
         "dataset_code",
+        "condition_code",
         "is_control",
         "is_padding",
         "row",
@@ -132,6 +133,9 @@ class PerturbationBatch:
     pert_code, cell_type_code, batch_code, dataset_code
         (B,) int32 codes of labels, as in the source's categories; -1 for a missing label. All cells of a sentence
         are of one dataset.
+    condition_code
+        (B,) int32 number of each cell's condition, a row of ``loader.conditions``; None without covariates. All cells
+        of a sentence are of one condition.
     is_control
         (B,) bool: the cell is itself a control.
     is_padding
@@ -164,6 +168,7 @@ class PerturbationBatch:
     is_control: jax.Array
     is_padding: jax.Array
     row: jax.Array
+    condition_code: jax.Array | None = None
     control_row: jax.Array | None = None
     pert_emb: jax.Array | None = None
     cell_type_onehot: jax.Array | None = None

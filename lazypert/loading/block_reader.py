@@ -209,7 +209,8 @@ class BlockReader:
 
     def _label_columns(self, cells: DrawnCells) -> dict[str, NDArray[Any]]:
         groups, run = self._source.groups, cells.run
-        return {
+        condition = {"condition_code": groups.condition[run]} if groups.roles.covariates else {}
+        return condition | {
             "pert_code": groups.codes["perturbation"][run],
             "cell_type_code": groups.codes["cell_type"][run],
             "batch_code": groups.batch_of(cells.row),

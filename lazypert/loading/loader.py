@@ -25,6 +25,8 @@ from lazypert.sparse.row_view import contiguous_layout
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    import pandas as pd
+
     from lazypert.design.control_pools import ControlPools
     from lazypert.design.epoch_share import Epoch
     from lazypert.design.sentence_plan import SentencePlan
@@ -215,6 +217,11 @@ class Loader:
     def obs_labels(self) -> dict[str, list[str]]:
         """Labels of the codes in ``batch.obs``, for each categorical obs column."""
         return self._metadata.labels
+
+    @property
+    def conditions(self) -> pd.DataFrame:
+        """One row per ``batch.condition_code``, and a column for each covariate: labels, empty where missing."""
+        return self.source.conditions
 
     def __len__(self) -> int:
         return self._plan_epoch(self.epoch).n_batches

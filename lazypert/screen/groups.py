@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,9 +14,11 @@ from lazypert.errors import LabelNotFoundError, near_matches
 from lazypert.screen.cell_order import order_cells
 from lazypert.screen.cell_table import BatchCounts, CellArrays, ConcatCells, code_dtype
 from lazypert.screen.combinations import combined_label
+from lazypert.screen.conditions import Conditions
 from lazypert.screen.labels import label_array, rename, renumber
 from lazypert.screen.roles import AXES, RUN_AXES, joint_roles, missing_controls, no_such_control
 from lazypert.screen.rows import Rows
+from lazypert.screen.run_keys import decode, encode, in_run_order, run_radices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -31,13 +33,16 @@ ALL = "all"
 
 _CELLS_AT_ONCE = 1_048_576
 
+_CONDITION = "condition"
+_GROUP_AXES = ("cell_type", "perturbation", _CONDITION)
+
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """The cells of a screen, grouped by (cell_type, perturbation, dataset).
+    """The cells of a screen, grouped by (cell_type, perturbation, condition, dataset).
 
-    Inside a run, cells are in the order of a hash of their names, so that any interval is a simple random
-    sample of the run.
+    A condition is a combination of labels of the covariates; without covariates, all cells have the same one. Inside a
+    run, cells are in the order of a hash of their names, so that any interval is a simple random sample of the run.
 
     Attributes
     ----------
@@ -50,6 +55,8 @@ class Groups:
         labels, with missing labels last.
     codes
         For each of `RUN_AXES`, (n_runs,) int32 codes, -1 for a missing label.
+    condition
+        (n_runs,) int32 number of each run's condition.
     row_order
         (n_obs,) store row of each position, or None if positions are rows.
     n_obs
@@ -58,6 +65,8 @@ class Groups:
         Batch codes and name hashes of single cells, by store row.
     known_batch_counts
         What `batch_counts` would count, if it is known.
+    conditions
+        The conditions, in the order of their numbers.
     """
 
     roles: Roles
@@ -65,10 +74,12 @@ class Groups:
     start: NDArray[np.int64]
     stop: NDArray[np.int64]
     codes: dict[str, NDArray[np.int32]]
+    condition: NDArray[np.int32]
     row_order: NDArray[np.integer] | None
     n_obs: int
     cells: CellTable
     known_batch_counts: BatchCounts | None = None
+    conditions: Conditions = field(default_factory=Conditions)
 
     @classmethod
     def from_codes(
@@ -78,6 +89,7 @@ class Groups:
         roles: Roles,
         hashes: NDArray[np.uint64],
         *,
+        conditions: tuple[NDArray[np.int32], Conditions] | None = None,
         rows: NDArray[np.integer] | None = None,
         cells: CellTable | None = None,
         read_names: Callable[[NDArray[np.integer]], NDArray[Any]] | None = None,
@@ -93,6 +105,9 @@ class Groups:
             For each of `AXES`: its labels (ignored if codes are None).
         hashes
             (n_obs,) name hash of each cell, from `lazypert.screen.cell_order.name_hashes`.
+        conditions
+            (n_obs,) number of each cell's condition, and the conditions, as `Conditions.encode` returns them; None
+            without covariates.
         rows
             (n_obs,) store row of each cell, if these are not all cells of a store in order.
         cells
@@ -107,8 +122,10 @@ class Groups:
             combined = [combined_label(str(label), roles) for label in names["perturbation"]]
             if combined != names["perturbation"].tolist():
                 codes["perturbation"], names["perturbation"] = rename(codes["perturbation"], combined)
-        sizes, n_obs = [len(names[axis]) for axis in RUN_AXES], len(hashes)
-        key = _encode([codes[axis] for axis in RUN_AXES], sizes, n_obs)
+        n_obs, (condition, known) = len(hashes), conditions or (None, Conditions())
+        assert tuple(known.labels) == roles.covariates
+        sizes = run_radices(names, known)
+        key = encode(in_run_order(codes, condition), sizes, n_obs)
         order, hashes = order_cells(key, hashes)
         key = key[order]
         first = np.flatnonzero(np.diff(key, prepend=-1) != 0)
@@ -119,20 +136,23 @@ class Groups:
             batch = codes["batch"]
             batch = None if batch is None else batch.astype(code_dtype(len(names["batch"])))
             cells = CellArrays(batch, hashes, read_names)
+        cell_type, perturbation, condition_of_run, dataset = decode(key[first], sizes)
         return cls(
             roles=roles,
             labels=names,
             start=first.astype(np.int64),
             stop=np.append(first[1:], n_obs)[: len(first)].astype(np.int64),
-            codes=dict(zip(RUN_AXES, _decode(key[first], sizes), strict=True)),
+            codes=dict(zip(RUN_AXES, (cell_type, perturbation, dataset), strict=True)),
+            condition=condition_of_run,
             row_order=None if is_in_order else order.astype("i4" if order.max(initial=0) < 2**31 else "i8", copy=False),
             n_obs=n_obs,
             cells=cells,
+            conditions=known,
         )
 
     @classmethod
     def concat(cls, screens: Sequence[Groups], n_rows: Sequence[int]) -> Groups:
-        """Concatenate screens under the union of their labels; codes are renumbered.
+        """Concatenate screens under the union of their labels and conditions, which are renumbered.
 
         Parameters
         ----------
@@ -141,11 +161,14 @@ class Groups:
         n_rows
             Number of rows of each screen's store; its rows follow those of the stores before it.
         """
+        roles = joint_roles([(screen.roles, screen.labels["perturbation"]) for screen in screens])
         labels = {axis: np.unique(np.concatenate([screen.labels[axis] for screen in screens])) for axis in AXES}
         codes = {
             axis: np.concatenate([renumber(s.codes[axis], s.labels[axis], labels[axis]) for s in screens])
             for axis in RUN_AXES
         }
+        conditions, numbers = Conditions.unite([screen.conditions for screen in screens])
+        condition = np.concatenate([number[s.condition] for s, number in zip(screens, numbers, strict=True)])
         cells_before = np.cumsum([0, *(screen.n_obs for screen in screens)])[:-1]
         starts = np.concatenate([s.start + before for s, before in zip(screens, cells_before, strict=True)])
         stops = np.concatenate([s.stop + before for s, before in zip(screens, cells_before, strict=True)])
@@ -158,17 +181,19 @@ class Groups:
                     for screen, before in zip(screens, rows_before, strict=True)
                 ]
             )
-        by_key = np.argsort(_encode(list(codes.values()), [len(labels[axis]) for axis in RUN_AXES]), kind="stable")
+        by_key = np.argsort(encode(in_run_order(codes, condition), run_radices(labels, conditions)), kind="stable")
         batch_labels = [screen.labels["batch"] for screen in screens]
         return cls(
-            roles=joint_roles([(screen.roles, screen.labels["perturbation"]) for screen in screens]),
+            roles=roles,
             labels=labels,
             start=starts[by_key],
             stop=stops[by_key],
             codes={axis: code[by_key] for axis, code in codes.items()},
+            condition=condition[by_key],
             row_order=row_order,
             n_obs=int(sum(screen.n_obs for screen in screens)),
             cells=ConcatCells([screen.cells for screen in screens], n_rows, batch_labels, labels["batch"]),
+            conditions=conditions,
         )
 
     def select(self, rows: NDArray[np.integer]) -> Groups:
@@ -186,7 +211,15 @@ class Groups:
         codes: dict[str, NDArray[np.int32] | None]
         codes = {axis: None if columns[axis] is None else self.codes[axis][run] for axis in RUN_AXES}
         codes["batch"] = None if columns["batch"] is None else self.batch_of(rows)
-        return Groups.from_codes(codes, self.labels, self.roles, self.cells.hashes(rows), rows=rows, cells=self.cells)
+        return Groups.from_codes(
+            codes,
+            self.labels,
+            self.roles,
+            self.cells.hashes(rows),
+            conditions=(self.condition[run], self.conditions) if self.roles.covariates else None,
+            rows=rows,
+            cells=self.cells,
+        )
 
     def __len__(self) -> int:
         return len(np.unique(self.ids[self.ids >= 0]))
@@ -200,11 +233,21 @@ class Groups:
         }
         counts = {axis: len(labels) for axis, labels in self.labels.items()}
         listed = ", ".join(f"{n:,} {axis.replace('_', ' ') if n == 1 else plurals[axis]}" for axis, n in counts.items())
+        if self.roles.covariates:
+            listed += f", {len(self.conditions):,} condition{'s' * (len(self.conditions) != 1)}"
         return f"Groups({self.n_obs:,} cells in {len(self):,} groups and {len(self.start):,} runs: {listed})"
 
     @cached_property
     def ids(self) -> NDArray[np.int64]:
-        """(n_runs,) group id ``cell_type * n_perturbations + perturbation``; -1 if either label is missing."""
+        """(n_runs,) group id ``(cell_type * n_perturbations + perturbation) * n_conditions + condition``.
+
+        It is -1 if the cell type or the perturbation is missing. Without covariates there is one condition, number 0.
+        """
+        return np.where(self.pair_ids < 0, -1, self.pair_ids * len(self.conditions) + self.condition)
+
+    @cached_property
+    def pair_ids(self) -> NDArray[np.int64]:
+        """(n_runs,) ``cell_type * n_perturbations + perturbation``, in any condition; -1 if either is missing."""
         cell_type, pert = self.codes["cell_type"], self.codes["perturbation"]
         ids = cell_type.astype(np.int64) * len(self.labels["perturbation"]) + pert
         return np.where((cell_type < 0) | (pert < 0), -1, ids)
@@ -338,27 +381,35 @@ class Groups:
         return per_row
 
     def table(self) -> pd.DataFrame:
-        """Return one row per group: its labels, number of cells and of batches, and whether it holds controls."""
+        """Return one row per group: its labels, number of cells and of batches, and whether it holds controls.
+
+        Each covariate is a column too, after the perturbation; its label is empty where it is missing. Rows are sorted
+        by their labels, those of covariates by their values if they are numbers.
+        """
         is_labelled = self.ids >= 0
+        rank = self.conditions.rank()
+        codes = self.codes | {_CONDITION: rank[self.condition]}
         frame = pd.DataFrame(
             {
-                "cell_type": self.codes["cell_type"][is_labelled],
-                "perturbation": self.codes["perturbation"][is_labelled],
+                **{axis: codes[axis][is_labelled] for axis in _GROUP_AXES},
                 "n_cells": self.sizes[is_labelled],
                 "is_control": self.is_control[is_labelled],
             }
         )
-        axes = ["cell_type", "perturbation"]
+        axes = list(_GROUP_AXES)
         grouped = frame.groupby(axes, sort=True)
         table = grouped.agg(n_cells=("n_cells", "sum"), is_control=("is_control", "any")).reset_index()
         in_group = is_labelled[self.batch_counts.run]
         run = self.batch_counts.run[in_group]
-        of_batches = pd.DataFrame({axis: self.codes[axis][run] for axis in (*axes, "dataset")})
+        of_batches = pd.DataFrame({axis: codes[axis][run] for axis in (*axes, "dataset")})
         of_batches["batch"] = self.batch_counts.batch[in_group]
         n_batches = of_batches.drop_duplicates().groupby(axes, sort=True).size()
-        table.insert(3, "n_batches", n_batches.to_numpy())
-        for axis in axes:
+        table.insert(4, "n_batches", n_batches.to_numpy())
+        for axis in ("cell_type", "perturbation"):
             table[axis] = self.labels[axis][table[axis].to_numpy(dtype=np.int64)]
+        condition = np.argsort(rank)[table.pop(_CONDITION).to_numpy(dtype=np.int64)]
+        for place, (name, labels) in enumerate(self.conditions.labels.items(), 2):
+            table.insert(place, name, labels[condition], allow_duplicates=True)
         return table
 
 
@@ -369,22 +420,3 @@ class HasGroups(Protocol):
     def groups(self) -> Groups:
         """Groups of its cells."""
         ...
-
-
-def _encode(codes: Sequence[NDArray[Any] | None], sizes: Sequence[int], length: int | None = None) -> NDArray[np.int64]:
-    """Mixed-radix key of the codes, in which a missing label sorts last."""
-    key = np.zeros(next(len(c) for c in codes if c is not None) if length is None else length, dtype=np.int64)
-    for code, size in zip(codes, sizes, strict=True):
-        key *= size + 1
-        if code is not None:
-            key += np.where(code < 0, np.int64(size), code)  # a size may not fit into the dtype of the codes
-    return key
-
-
-def _decode(key: NDArray[np.int64], sizes: Sequence[int]) -> list[NDArray[np.int32]]:
-    """Codes from mixed-radix keys."""
-    codes: list[NDArray[np.int32]] = []
-    for size in reversed(sizes):
-        key, code = np.divmod(key, size + 1)
-        codes.append(np.where(code == size, -1, code).astype(np.int32))
-    return codes[::-1]

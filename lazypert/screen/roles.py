@@ -46,6 +46,9 @@ class Roles:
     separator
         Text between the parts of a combination's label. The order of parts does not matter, and controls are not
         parts: with ``"+"``, ``B+A`` is ``A+B``, and ``A+ctrl`` is ``A``. None takes labels as they are.
+    covariates
+        Further obs columns, such as dose and time, whose labels together are the *condition* of a cell. Groups are then
+        those of one cell type, perturbation and condition. A cell without a value stays in a group: its label is empty.
     """
 
     pert_col: str | None = None
@@ -54,12 +57,14 @@ class Roles:
     dataset_col: str | None = None
     control_pert: ControlLabels | None = None
     separator: str | None = None
+    covariates: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "control_pert", control_labels("control_pert", self.control_pert))
         separator: Any = self.separator
         is_text = separator is None or (isinstance(separator, str) and separator != "")
         require(is_text, "separator", separator, "text, such as '+', or None")
+        object.__setattr__(self, "covariates", covariate_names(self.covariates))
 
     @property
     def controls(self) -> tuple[str, ...]:
@@ -78,16 +83,27 @@ class Roles:
     @property
     def has_columns(self) -> bool:
         """Whether any axis has a column."""
-        return any(self.columns().values())
+        return any(self.columns().values()) or bool(self.covariates)
 
     def to_json(self) -> dict[str, Any]:
-        """Return a plain dictionary for the store's attributes."""
+        """Return a plain dictionary for the store's attributes; without covariates, these are not in it."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if not self.covariates:
+            del values["covariates"]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Roles:
-        """Make roles from the dictionary that `to_json` returns."""
+        """Make roles from the dictionary that `to_json` returns.
+
+        Raises
+        ------
+        ConfigError
+            If it has a role that this version does not know, without which the groups would be others.
+        """
+        unknown = sorted(set(value) - {field.name for field in fields(cls)})
+        if unknown:
+            raise ConfigError(f"roles: got {unknown[0]!r}, which this version of lazypert does not know. Upgrade it.")
         return cls(**value)
 
 
@@ -102,7 +118,7 @@ def joint_roles(screens: Sequence[tuple[Roles, Iterable[str]]]) -> Roles:
     Raises
     ------
     ConfigError
-        If a label marks controls in one screen only and occurs in another, or the separators differ.
+        If a label marks controls in one screen only and occurs in another, or the separators or covariates differ.
     LabelNotFoundError
         If a control label occurs in none of the screens that it is given for.
     """
@@ -118,6 +134,8 @@ def joint_roles(screens: Sequence[tuple[Roles, Iterable[str]]]) -> Roles:
                 )
     separators = {roles.separator for roles, _ in labels_of}
     require(len(separators) == 1, "separator", sorted(map(repr, separators)), "the same for all screens")
+    covariates = {roles.covariates for roles, _ in screens}
+    require(len(covariates) == 1, "covariates", sorted(covariates), "the same columns, in one order, for all screens")
     return replace(labels_of[0][0], control_pert=tuple(sorted(controls)) or None)
 
 
@@ -171,6 +189,21 @@ def control_labels(name: str, value: Any) -> ControlLabels | None:
     return labels[0] if len(labels) == 1 else labels
 
 
+def covariate_names(value: Any) -> tuple[str, ...]:
+    """Return the names of covariates as a tuple; text is one name.
+
+    Raises
+    ------
+    ConfigError
+        If a name is not text or is empty, or is given twice.
+    """
+    names = [value] if isinstance(value, str) else value
+    is_list = isinstance(names, list | tuple) and all(isinstance(name, str) and name for name in names)
+    require(is_list, "covariates", value, "names of obs columns, such as ('dose', 'time')")
+    require(len(set(names)) == len(names), "covariates", value, "each column once")
+    return tuple(names)
+
+
 def is_pattern(label: str) -> bool:
     """Whether a control label has wildcards."""
     return "*" in label or "?" in label
@@ -185,3 +218,4 @@ class RolesKwargs(TypedDict, total=False):
     dataset_col: str | None
     control_pert: ControlLabels | None
     separator: str | None
+    covariates: str | Sequence[str]

@@ -145,7 +145,7 @@ def _missing_roles(store: Store, config: PerturbationSourceConfig) -> dict[str, 
         if getattr(config, name) in store.obs_columns:
             own.pop(name, None)
     if own.get("pert_col", config.pert_col) != store.roles.pert_col:
-        return {name: value for name, value in own.items() if name.endswith("_col")}
+        return {name: value for name, value in own.items() if name.endswith("_col") or name == "covariates"}
     labels = store.groups.labels["perturbation"].tolist()
     if len(missing_controls(config.roles, labels)) < len(config.roles.controls):
         own.pop("control_pert", None)

@@ -134,6 +134,8 @@ class PerturbationSource(ABC):
         - ``pert_code``, ``cell_type_code``, ``batch_code``: (n,) int32, -1 where the label is missing.
         - ``pert_name``, ``cell_type_name``, ``batch_name``: (n,) labels, empty where missing.
         - ``is_control``: (n,) bool.
+        - With covariates, ``condition_code``: (n,) int32, and ``condition_name``: (n, n_covariates) labels, empty where
+          missing; see `conditions`.
         - ``pert_emb``, ``cell_type_onehot``, ``batch_onehot``: (n, width) float32, zeros where the label is
           missing.
         - Each of ``additional_obs``, and ``barcode`` with ``include_barcodes``: (n,).
@@ -154,6 +156,10 @@ class PerturbationSource(ABC):
             "cell_type_name": names["cell_type"],
             "batch_name": names["batch"],
         }
+        if self.groups.roles.covariates:
+            out["condition_code"] = self.get_condition_codes()[rows]
+            labels = self.groups.conditions.labels.values()
+            out["condition_name"] = np.stack([np.append(texts, "")[out["condition_code"]] for texts in labels], axis=1)
         out |= {column: self.read_obs(column, rows) for column in self.config.additional_obs}
         if self.config.include_barcodes:
             out["barcode"] = self.obs_names(rows)
@@ -268,10 +274,21 @@ class PerturbationSource(ABC):
         """(n_obs,) batch codes by store row; -1 where the label is missing."""
         return self._codes("batch")
 
+    def get_condition_codes(self) -> NDArray[np.int32]:
+        """(n_obs,) number of each cell's condition by store row; 0 for every cell without covariates."""
+        return self._codes("condition")
+
+    @property
+    def conditions(self) -> pd.DataFrame:
+        """One row per condition, by its number, and a column for each covariate: labels, empty where missing."""
+        return self.groups.conditions.table()
+
     def _codes(self, axis: str) -> NDArray[np.int32]:
         if axis not in self._code_cache:
             if axis == "batch":
                 codes = self.groups.batch_of(np.arange(self.n_rows))
+            elif axis == "condition":
+                codes = self.groups.expand(self.groups.condition, self.n_rows)
             else:
                 codes = self.groups.expand(self.groups.codes[axis], self.n_rows)
             self._code_cache[axis] = codes
@@ -300,7 +317,10 @@ class PerturbationSource(ABC):
         ]  # code -1 indexes the appended False
 
     def get_group_codes(self) -> NDArray[np.int64]:
-        """(n_obs,) ``cell_type_code * n_perturbations + pert_code`` by store row; -1 where one is missing."""
+        """(n_obs,) ``cell_type_code * n_perturbations + pert_code`` by store row; -1 where one is missing.
+
+        With covariates, it is this times the number of conditions plus ``condition_code``.
+        """
         return self.groups.expand(self.groups.ids, self.n_rows)
 
     def obs_labels(self, column: str) -> list[str] | None:
@@ -333,7 +353,11 @@ class PerturbationSource(ABC):
         return len(self.var)
 
     def get_var_dims(self) -> dict[str, int]:
-        """Return the sizes that a model needs: genes, features, cells, perturbations, cell types, batches."""
+        """Return the sizes that a model needs: genes, features, cells, perturbations, cell types, batches.
+
+        With covariates, ``n_conditions`` too.
+        """
+        n_conditions = {"n_conditions": len(self.groups.conditions)} if self.groups.roles.covariates else {}
         return {
             "n_genes": self.get_n_genes(),
             "n_features": self.n_features,
@@ -341,6 +365,7 @@ class PerturbationSource(ABC):
             "n_perts": len(self.get_pert_categories()),
             "n_cell_types": len(self.get_cell_type_categories()),
             "n_batches": len(self.get_batch_categories()),
+            **n_conditions,
         }
 
     @property

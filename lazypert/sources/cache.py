@@ -67,6 +67,7 @@ def _convert(config: PerturbationSourceConfig, path: Path, cached: Path) -> None
         control_pert=config.control_pert if config.control_col is None else None,
         control_col=config.control_col,
         separator=config.separator,
+        covariates=config.roles.covariates,
         memory_limit=config.memory_limit,
         overwrite=True,
     )
@@ -134,3 +135,6 @@ def _require_roles(config: PerturbationSourceConfig, reader: ScreenReader, path:
         if column is not None and column not in reader.obs_columns:
             hint = f"If the screen has no such column, pass {role}=None." if role in OPTIONAL_ROLES else ""
             raise no_such_column(role, column, "an obs column", reader.obs_columns, of=path, hint=hint)
+    for column in config.roles.covariates:
+        if column not in reader.obs_columns:
+            raise no_such_column("covariates", column, "an obs column", reader.obs_columns, of=path)

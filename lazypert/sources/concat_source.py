@@ -67,6 +67,8 @@ class PerturbationConcatSource(PerturbationSource):
         for name in ("output_space", "layer", "embedding_key", "hvg_col", "additional_obs"):
             values = [getattr(source.config, name) for source in sources]
             require(all(value == values[0] for value in values), name, values, "the same value in all sources")
+        covariates = [source.groups.roles.covariates for source in sources]
+        require(len(set(covariates)) == 1, "covariates", covariates, "the same columns, in one order, in all sources")
         self.sources = tuple(sources)
         self.config = sources[0].config
         self.names = tuple(names) if names is not None else unique_names([_stem(source) for source in sources])

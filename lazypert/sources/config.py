@@ -9,7 +9,7 @@ from lazypert._internal.config import Config
 from lazypert._internal.memory import Budget
 from lazypert._internal.validation import require, require_choice, require_flag, require_integer, require_names
 from lazypert.errors import ConfigError
-from lazypert.screen.roles import ControlLabels, Roles
+from lazypert.screen.roles import ControlLabels, Roles, covariate_names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +28,7 @@ class ScreenOptions(Config):
     control_pert: ControlLabels = "non-targeting"
     control_col: str | None = None
     separator: str | None = None
+    covariates: str | tuple[str, ...] | None = None
     output_space: OutputSpace = "all"
     hvg_col: str | None = None
     embedding_key: str | None = None
@@ -58,6 +59,10 @@ class PerturbationSourceConfig(ScreenOptions):
     separator
         Text between the parts of a combination's label, such as ``"+"``: ``B+A`` is then the same perturbation as
         ``A+B``, and ``A+<control>`` the same as ``A``. It is never guessed.
+    covariates
+        Further obs columns, such as ``("dose", "time")``, that together with the perturbation make a *condition*:
+        groups, sentences and splits are then those of one cell type, perturbation and condition. None takes those that
+        a store was converted with; ``()`` is for none.
     output_space
         Features per cell: ``"all"`` genes, ``"gene"`` (the highly variable genes, see `hvg_col`),
         or an ``"embedding"`` (see `embedding_key`).
@@ -100,6 +105,8 @@ class PerturbationSourceConfig(ScreenOptions):
             raise ConfigError("hvg_col: got None, expected a boolean var column (output_space='gene').")
         is_column = self.control_col is None or isinstance(self.control_col, str)
         require(is_column, "control_col", self.control_col, "the name of an obs column, or None")
+        if self.covariates is not None:
+            object.__setattr__(self, "covariates", covariate_names(self.covariates))
         _ = self.roles, Budget.of(self.memory_limit)
         require_integer("seed", self.seed)
         for name in ("should_yield_controls", "include_barcodes"):
@@ -116,6 +123,7 @@ class PerturbationSourceConfig(ScreenOptions):
             batch_col=self.batch_col,
             control_pert=self.control_pert,
             separator=self.separator,
+            covariates=covariate_names(self.covariates or ()),
         )
 
 
@@ -127,6 +135,8 @@ def roles_of_store(roles: Roles, options: ScreenOptions) -> dict[str, Any]:
         is_default = getattr(options, name) == ScreenOptions.__dataclass_fields__[name].default
         if is_default and (own is not None or (name.endswith("_col") and roles.pert_col is not None)):
             found[name] = own
+    if options.covariates is None:
+        found["covariates"] = roles.covariates
     return found
 
 
@@ -139,6 +149,7 @@ class PerturbationSourceKwargs(TypedDict, total=False):
     control_pert: ControlLabels
     control_col: str | None
     separator: str | None
+    covariates: str | tuple[str, ...] | None
     output_space: OutputSpace
     hvg_col: str | None
     embedding_key: str | None

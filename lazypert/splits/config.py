@@ -36,7 +36,8 @@ class SplitRule(Config):
     exclude_perturbations, exclude_cell_types
         Labels whose cells are in no split, such as ``"unassigned"``.
     min_cells_per_group
-        Cells of a (cell type, perturbation) with fewer cells than this are in no split; controls are kept. The labels
+        Cells of a group, a (cell type, perturbation) in one condition, with fewer cells than this are in no split;
+        controls are kept. The labels
         above are excluded first.
     missing
         What to do if a named label does not occur: ``"error"``, or ``"ignore"`` it. A rule that then holds
@@ -187,7 +188,8 @@ class HeldOutSplitterConfig(FoldOptions, SplitRule):
     ----------
     by
         What to hold out: ``"perturbation"``, ``"cell_type"``, ``"batch"``, ``"dataset"``, or an obs column such as
-        ``"donor"``; or several of them, such as ``("cell_type", "perturbation")``.
+        ``"donor"`` or a covariate; or several of them, such as ``("cell_type", "perturbation")`` or
+        ``("perturbation", "dose")``.
     test, valid
         Labels, or a fraction of all labels. Of ``n`` labels, a fraction ``f`` is ``floor(n * f)`` labels, the first in
         the order of a hash of label and seed; validation takes the next ones. With several `by`, a label is a tuple.

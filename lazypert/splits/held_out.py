@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lazypert.errors import ConfigError
+from lazypert.screen.conditions import MISSING
 from lazypert.splits.cell_labels import axis_of, read_cell_labels
 from lazypert.splits.config import HeldOutSplitterConfig
 from lazypert.splits.group_cutting import unite
@@ -25,7 +26,7 @@ class HeldOutSplitter(Splitter[HeldOutSplitterConfig]):
     """Hold out all cells of some labels for test, and of others for validation; all other labels train.
 
     If labels contain perturbations, all controls train. Otherwise controls go where their label goes. Cells
-    without a label are in no split.
+    without a label are in no split, except that controls without a covariate, such as a dose, train.
     """
 
     config_type = HeldOutSplitterConfig
@@ -35,6 +36,9 @@ class HeldOutSplitter(Splitter[HeldOutSplitterConfig]):
         always_train = np.zeros_like(used)
         if any(axis_of(groups, column) == "perturbation" for column in columns):
             always_train = used & groups.is_control
+        for name in groups.roles.covariates:
+            if name in columns:
+                always_train |= used & groups.is_control & (groups.conditions.labels[name] == MISSING)[groups.condition]
         runs = used & ~always_train
         cells = read_cell_labels(source, columns, runs, "by")
         split_of_label = np.append(self._choose(source, cells.labels), np.int8(-1))

@@ -24,10 +24,12 @@ _LABELS = 303  # stream of random numbers
 
 
 def group_keys(groups: Groups) -> NDArray[np.uint64]:
-    """(n_runs,) key of the cell type and perturbation of each run; arbitrary where one is missing."""
+    """(n_runs,) key of the cell type, perturbation and covariates of each run; arbitrary where one is missing."""
     keys = np.zeros(len(groups.start), dtype=np.uint64)
     for axis in ("cell_type", "perturbation"):
         keys = combine_keys(keys, np.append(name_hashes(groups.labels[axis]), np.uint64(0))[groups.codes[axis]])
+    for labels in groups.conditions.labels.values():
+        keys = combine_keys(keys, name_hashes(labels)[groups.condition])
     return keys
 
 

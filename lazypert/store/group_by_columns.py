@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lazypert.screen.cell_order import name_hashes
+from lazypert.screen.conditions import Conditions
 from lazypert.screen.groups import Groups
 from lazypert.screen.labels import factorise
 from lazypert.screen.roles import ROLE_OF_AXIS, Roles
@@ -34,7 +35,9 @@ def group_cells(store: Store, roles: Roles) -> Groups:
         If a column does not exist.
     """
     roles = replace(roles, dataset_col=roles.dataset_col or store.roles.dataset_col)
-    if roles.columns() == store.roles.columns() and _has_same_labels(roles, store.roles):
+    own = store.roles
+    has_same_columns = roles.columns() == own.columns() and roles.covariates == own.covariates
+    if has_same_columns and _has_same_labels(roles, own):
         return replace(store.groups, roles=roles)
     return group_by_columns(store, roles)
 
@@ -54,8 +57,18 @@ def group_by_columns(store: Store, roles: Roles) -> Groups:
         if column is not None:
             path = f"obs/{store.require_obs(column, ROLE_OF_AXIS[axis])}"
             codes[axis], labels[axis] = factorise(store.read_column(path))
+    covariates = {
+        name: factorise(store.read_column(f"obs/{store.require_obs(name, 'covariates')}")) for name in roles.covariates
+    }
     names = open_column(store, "obs/_index")
-    return Groups.from_codes(codes, labels, roles, read_name_hashes(store), read_names=names.__getitem__)
+    return Groups.from_codes(
+        codes,
+        labels,
+        roles,
+        read_name_hashes(store),
+        conditions=Conditions.encode(covariates) if covariates else None,
+        read_names=names.__getitem__,
+    )
 
 
 def read_name_hashes(store: Store) -> NDArray[np.uint64]:

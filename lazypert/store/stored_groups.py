@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lazypert.screen.cell_table import BatchCounts
+from lazypert.screen.conditions import Conditions
 from lazypert.screen.groups import Groups
 from lazypert.screen.labels import label_array
 from lazypert.screen.roles import AXES, RUN_AXES
@@ -38,18 +39,33 @@ def read_groups(store: Store) -> Groups:
             store.format_version,
         )
         return group_by_columns(store, store.roles)
+    roles, start = store.roles, store.read_array(f"{TABLES}/runs/start")
+    condition, conditions = np.zeros(len(start), np.int32), Conditions()
+    if roles.covariates:
+        condition, conditions = store.read_array(f"{TABLES}/runs/condition"), _read_conditions(store)
     return Groups(
-        roles=store.roles,
+        roles=roles,
         labels={axis: label_array(store.read_strings(f"{TABLES}/labels/{axis}").tolist()) for axis in AXES},
-        start=store.read_array(f"{TABLES}/runs/start"),
+        start=start,
         stop=store.read_array(f"{TABLES}/runs/stop"),
         codes={axis: store.read_array(f"{TABLES}/runs/{axis}") for axis in RUN_AXES},
+        condition=condition,
         row_order=store.read_array(f"{TABLES}/order") if store.has_table("order") else None,
         n_obs=store.n_obs,
         cells=StoredCells(store),
         known_batch_counts=BatchCounts(
             *(store.read_array(f"{TABLES}/subgroups/{name}") for name in ("run", "batch", "n_cells"))
         ),
+        conditions=conditions,
+    )
+
+
+def _read_conditions(store: Store) -> Conditions:
+    return Conditions(
+        {
+            name: label_array(store.read_strings(f"{TABLES}/conditions/{number}").tolist())
+            for number, name in enumerate(store.roles.covariates)
+        }
     )
 
 

@@ -14,6 +14,8 @@ import pytest
 from scipy import sparse
 
 import lazypert as lp
+from tests.support.drug_screen import COVARIATES, drug_screen, labels_of
+from tests.support.drug_screen import ROLES as DRUG_ROLES
 from tests.support.spec_store import (
     COLUMN,
     MATRIX,
@@ -94,6 +96,32 @@ def test_run_table_follows_from_the_labels(every_kind):
     ordered, runs = run_table(keys, hashes)
     assert ordered == list(range(store.ours["n_obs"]))
     assert store.runs() == [tuple(run) for run in runs]
+
+
+def test_conditions_follow_from_the_covariates(tmp_path):
+    made = drug_screen(200)
+    path = lp.convert(write(made, tmp_path / "s.h5ad"), tmp_path / "s.zarr", **DRUG_ROLES, covariates=COVARIATES)
+    store = SpecStore(path)
+    assert store.ours["roles"]["covariates"] == list(COVARIATES)
+    conditions, of_run = store.conditions()
+    labels = labels_of(made.obs, COVARIATES)
+    assert conditions == sorted(set(labels))
+    assert store.ours["summary"]["n_conditions"] == len(conditions)
+    axes = (plain(made.obs[name].astype(object)) for name in ("cell_type", "drug"))
+    keys = [(a, b, condition, "all") for a, b, condition in zip(*axes, labels, strict=True)]
+    hashes = name_hashes(made.obs_names, keys)
+    ordered, runs = run_table(keys, hashes)
+    assert store.array(f"{TABLES}/source_row").tolist() == ordered
+    found = [
+        [start, stop, (cell_type, perturbation, conditions[number], dataset)]
+        for (start, stop, (cell_type, perturbation, dataset)), number in zip(store.runs(), of_run, strict=True)
+    ]
+    assert found == runs
+
+
+def test_without_covariates_there_are_no_conditions(every_kind):
+    store, _ = every_kind
+    assert store.conditions() is None
 
 
 def test_batches_are_by_row_and_counted_by_run(every_kind):
@@ -238,9 +266,10 @@ def test_every_node_of_a_store_is_specified(every_kind):
     assert [n for n in nodes if not any(re.fullmatch(p, n) for p in [*patterns, columns, *groups])] == []
 
 
-def test_every_specified_table_exists(every_kind):
-    store, _ = every_kind
-    paths = [path.replace("<axis>", "dataset") for path in first_cells(5)]
+def test_every_specified_table_exists(tmp_path):
+    path = write(drug_screen(100), tmp_path / "s.h5ad")
+    store = SpecStore(lp.convert(path, tmp_path / "s.zarr", **DRUG_ROLES, covariates=COVARIATES))
+    paths = [path.replace("<axis>", "dataset").replace("<k>", "1") for path in first_cells(5)]
     assert len(paths) > 14
     assert [path for path in paths if not store.exists(f"{TABLES}/{path}")] == ["order"]
 
@@ -250,7 +279,8 @@ def test_root_attributes_are_specified(stored):
     assert set(first_cells(7)) == set(stored.ours)
     for key in ("roles", "summary"):
         (values,) = re.findall(rf"^\| `{key}` \| ([^|]+) \|", section, re.MULTILINE)
-        assert re.findall(r"`(\w+)`", values) == list(stored.ours[key])
+        optional = {"covariates", "n_conditions"}
+        assert [name for name in re.findall(r"`(\w+)`", values) if name not in optional] == list(stored.ours[key])
     assert set(re.findall(r"`(\w+)`", section)) >= set(stored.ours["matrices"]["X"]) | set(stored.ours["sources"][0])
 
 

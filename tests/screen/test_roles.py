@@ -10,8 +10,9 @@ from lazypert.screen.roles import AXES, OPTIONAL_ROLES, ROLE_OF_AXIS, Roles, joi
 ROLES = Roles(pert_col="guide", cell_type_col="type", control_pert="NT")
 
 
-def test_every_role_but_those_of_labels_fills_an_axis():
-    assert {field.name for field in fields(Roles)} == {*ROLE_OF_AXIS.values(), "control_pert", "separator"}
+def test_every_role_but_those_of_labels_and_covariates_fills_an_axis():
+    others = {"control_pert", "separator", "covariates"}
+    assert {field.name for field in fields(Roles)} == {*ROLE_OF_AXIS.values(), *others}
     assert set(OPTIONAL_ROLES) <= set(ROLE_OF_AXIS.values())
 
 

@@ -237,6 +237,15 @@ class SpecStore:
         named = [tuple(labels[a][c] for a, c in zip(axes, run, strict=True)) for run in zip(*codes, strict=True)]
         return list(zip(*bounds, named, strict=True))
 
+    def conditions(self):
+        """[5] Labels of the covariates in each condition, and the condition of each run; None without covariates."""
+        covariates = self.ours["roles"].get("covariates")
+        if covariates is None:
+            assert not self.exists(f"{TABLES}/runs/condition")
+            return None
+        columns = [self.array(f"{TABLES}/conditions/{number}").tolist() for number in range(len(covariates))]
+        return list(zip(*columns, strict=True)), self.array(f"{TABLES}/runs/condition").tolist()
+
     def manifest(self):
         """[8]"""
         columns = [self.array(f"{TABLES}/manifest/{name}").tolist() for name in ("key", "size", "crc32")]
