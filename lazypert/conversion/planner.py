@@ -20,6 +20,7 @@ from lazypert.screen.gene_alignment import GeneAlignment, align_genes
 from lazypert.screen.groups import Groups
 from lazypert.screen.label_checks import suspicious_labels
 from lazypert.screen.labels import factorise, unite
+from lazypert.screen.renames import rename_labels
 from lazypert.screen.roles import ROLE_OF_AXIS, missing_controls, no_such_control
 from lazypert.store.format import RAW, matrix_name
 
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
     from lazypert.conversion.plan import ConversionOptions
     from lazypert.converter import ScreenReader
     from lazypert.screen.roles import Roles
+
+NO_CONTROLS = (
+    "no controls were named (control_pert or control_col): control matching and knockdown QC need them, and have to be "
+    "given their labels"
+)
+"""Note about a store that has perturbations, and whose controls are not known."""
 
 # Where the files' X goes when a layer becomes X.
 _X_AS_LAYER = "layers/X"
@@ -61,6 +68,8 @@ def make_plan(readers: list[ScreenReader], options: ConversionOptions, budget: B
         if code is not None:
             n_cells = np.bincount(code[code >= 0], minlength=len(labels[axis])).tolist()
             notes += suspicious_labels(options.roles.columns()[axis] or axis, labels[axis].tolist(), n_cells)
+    if options.roles.pert_col is not None and options.roles.control_pert is None:
+        notes.append(NO_CONTROLS)
     groups = Groups.from_codes(codes, labels, options.roles, hashes)
     _require_controls(options.roles, labels["perturbation"].tolist())
     groups, source_row = _order_rows(groups, options)
@@ -160,6 +169,8 @@ def _role_codes(
         codes[axis], labels[axis] = None, np.empty(0, dtype=np.str_)
         if column is not None and axis != "dataset":
             codes[axis], labels[axis] = _read_role_column(readers, column, ROLE_OF_AXIS[axis])
+            if axis == "perturbation":
+                codes[axis], labels[axis] = rename_labels(codes[axis], labels[axis], roles)
         elif column is not None:
             labels[axis] = np.array(sorted(names), dtype=np.str_)
             code_of_file = np.searchsorted(labels[axis], names)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 from lazypert._internal.validation import require
 from lazypert.errors import ConfigError, LabelNotFoundError, near_matches
 from lazypert.screen.labels import label_text
+from lazypert.screen.renames import Renames, check_renames
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -46,6 +47,8 @@ class Roles:
     separator
         Text between the parts of a combination's label. The order of parts does not matter, and controls are not
         parts: with ``"+"``, ``B+A`` is ``A+B``, and ``A+ctrl`` is ``A``. None takes labels as they are.
+    rename_perturbations
+        Names in place of labels, as sorted pairs; ``"strip"`` removes blanks around labels. None keeps them.
     """
 
     pert_col: str | None = None
@@ -54,12 +57,14 @@ class Roles:
     dataset_col: str | None = None
     control_pert: ControlLabels | None = None
     separator: str | None = None
+    rename_perturbations: Renames | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "control_pert", control_labels("control_pert", self.control_pert))
         separator: Any = self.separator
         is_text = separator is None or (isinstance(separator, str) and separator != "")
         require(is_text, "separator", separator, "text, such as '+', or None")
+        object.__setattr__(self, "rename_perturbations", check_renames(self.rename_perturbations))
 
     @property
     def controls(self) -> tuple[str, ...]:
@@ -83,6 +88,9 @@ class Roles:
     def to_json(self) -> dict[str, Any]:
         """Return a plain dictionary for the store's attributes."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        renames = values.pop("rename_perturbations")
+        if renames is not None:  # stores without it are as they were before there was such a role
+            values["rename_perturbations"] = renames if isinstance(renames, str) else dict(renames)
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
@@ -97,7 +105,7 @@ def joint_roles(screens: Sequence[tuple[Roles, Iterable[str]]]) -> Roles:
     Parameters
     ----------
     screens
-        Roles and perturbation labels of each screen.
+        Roles and perturbation labels of each screen, with the controls among the parts of its combinations.
 
     Raises
     ------
@@ -118,13 +126,12 @@ def joint_roles(screens: Sequence[tuple[Roles, Iterable[str]]]) -> Roles:
                 )
     separators = {roles.separator for roles, _ in labels_of}
     require(len(separators) == 1, "separator", sorted(map(repr, separators)), "the same for all screens")
-    return replace(labels_of[0][0], control_pert=tuple(sorted(controls)) or None)
+    # The labels of each have their names already.
+    return replace(labels_of[0][0], control_pert=tuple(sorted(controls)) or None, rename_perturbations=None)
 
 
 def _require_each(screens: Sequence[tuple[Roles, Sequence[str]]]) -> None:
     """Raise `LabelNotFoundError` if a control label occurs in none of the screens that it is given for."""
-    if any(roles.separator is not None for roles, _ in screens):
-        return  # it may occur as a part of combinations only
     known: dict[str, set[str]] = {}
     for roles, labels in screens:
         for control in roles.controls:
@@ -185,3 +192,4 @@ class RolesKwargs(TypedDict, total=False):
     dataset_col: str | None
     control_pert: ControlLabels | None
     separator: str | None
+    rename_perturbations: Renames | None

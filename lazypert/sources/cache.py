@@ -67,6 +67,7 @@ def _convert(config: PerturbationSourceConfig, path: Path, cached: Path) -> None
         control_pert=config.control_pert if config.control_col is None else None,
         control_col=config.control_col,
         separator=config.separator,
+        rename_perturbations=config.rename_perturbations,
         memory_limit=config.memory_limit,
         overwrite=True,
     )

@@ -14,6 +14,8 @@ from lazypert.screen.roles import ControlLabels, Roles
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lazypert.screen.renames import Renames
+
 
 OutputSpace = Literal["gene", "all", "embedding"]
 
@@ -28,6 +30,7 @@ class ScreenOptions(Config):
     control_pert: ControlLabels = "non-targeting"
     control_col: str | None = None
     separator: str | None = None
+    rename_perturbations: Renames | None = None
     output_space: OutputSpace = "all"
     hvg_col: str | None = None
     embedding_key: str | None = None
@@ -58,6 +61,9 @@ class PerturbationSourceConfig(ScreenOptions):
     separator
         Text between the parts of a combination's label, such as ``"+"``: ``B+A`` is then the same perturbation as
         ``A+B``, and ``A+<control>`` the same as ``A``. It is never guessed.
+    rename_perturbations
+        Spellings to merge: ``{"ctrl ": "ctrl"}`` gives cells labelled ``"ctrl "`` the label ``"ctrl"``, also as a part
+        of a combination; ``"strip"`` removes blanks around every label and part. Nothing is merged by default.
     output_space
         Features per cell: ``"all"`` genes, ``"gene"`` (the highly variable genes, see `hvg_col`),
         or an ``"embedding"`` (see `embedding_key`).
@@ -104,8 +110,9 @@ class PerturbationSourceConfig(ScreenOptions):
         require_integer("seed", self.seed)
         for name in ("should_yield_controls", "include_barcodes"):
             require_flag(name, getattr(self, name))
-        columns = require_names("additional_obs", self.additional_obs)
+        columns = tuple(require_names("additional_obs", self.additional_obs))
         require(len(set(columns)) == len(columns), "additional_obs", self.additional_obs, "each column once")
+        object.__setattr__(self, "additional_obs", columns)
 
     @property
     def roles(self) -> Roles:
@@ -116,13 +123,14 @@ class PerturbationSourceConfig(ScreenOptions):
             batch_col=self.batch_col,
             control_pert=self.control_pert,
             separator=self.separator,
+            rename_perturbations=self.rename_perturbations,
         )
 
 
 def roles_of_store(roles: Roles, options: ScreenOptions) -> dict[str, Any]:
     """Roles of a store in place of those that the options leave at their defaults."""
     found: dict[str, Any] = {}
-    for name in ("pert_col", "control_pert", "separator", "cell_type_col", "batch_col"):
+    for name in ("pert_col", "control_pert", "separator", "rename_perturbations", "cell_type_col", "batch_col"):
         own = getattr(roles, name)
         is_default = getattr(options, name) == ScreenOptions.__dataclass_fields__[name].default
         if is_default and (own is not None or (name.endswith("_col") and roles.pert_col is not None)):
@@ -139,6 +147,7 @@ class PerturbationSourceKwargs(TypedDict, total=False):
     control_pert: ControlLabels
     control_col: str | None
     separator: str | None
+    rename_perturbations: Renames | None
     output_space: OutputSpace
     hvg_col: str | None
     embedding_key: str | None

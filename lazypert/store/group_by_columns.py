@@ -10,6 +10,7 @@ import numpy as np
 from lazypert.screen.cell_order import name_hashes
 from lazypert.screen.groups import Groups
 from lazypert.screen.labels import factorise
+from lazypert.screen.renames import rename_labels
 from lazypert.screen.roles import ROLE_OF_AXIS, Roles
 from lazypert.store.columns import open_column
 from lazypert.store.format import TABLES
@@ -40,8 +41,8 @@ def group_cells(store: Store, roles: Roles) -> Groups:
 
 
 def _has_same_labels(roles: Roles, stored: Roles) -> bool:
-    """Whether labels of combinations are read in the same way; what is a part also depends on the controls."""
-    is_same = roles.separator == stored.separator
+    """Whether labels are read in the same way; what is a part of a combination also depends on the controls."""
+    is_same = roles.separator == stored.separator and roles.rename_perturbations == stored.rename_perturbations
     return is_same and (roles.separator is None or roles.controls == stored.controls)
 
 
@@ -54,6 +55,8 @@ def group_by_columns(store: Store, roles: Roles) -> Groups:
         if column is not None:
             path = f"obs/{store.require_obs(column, ROLE_OF_AXIS[axis])}"
             codes[axis], labels[axis] = factorise(store.read_column(path))
+            if axis == "perturbation":
+                codes[axis], labels[axis] = rename_labels(codes[axis], labels[axis], roles)
     names = open_column(store, "obs/_index")
     return Groups.from_codes(codes, labels, roles, read_name_hashes(store), read_names=names.__getitem__)
 

@@ -10,7 +10,7 @@ import numpy as np
 from lazypert.screen.cell_table import BatchCounts
 from lazypert.screen.groups import Groups
 from lazypert.screen.labels import label_array
-from lazypert.screen.roles import AXES, RUN_AXES
+from lazypert.screen.roles import AXES, RUN_AXES, missing_controls
 from lazypert.store.columns import open_column
 from lazypert.store.format import COLUMN_CHUNK, TABLES
 from lazypert.store.group_by_columns import group_by_columns
@@ -38,9 +38,13 @@ def read_groups(store: Store) -> Groups:
             store.format_version,
         )
         return group_by_columns(store, store.roles)
+    labels = {axis: label_array(store.read_strings(f"{TABLES}/labels/{axis}").tolist()) for axis in AXES}
+    # Conversion refuses control labels that are neither labels nor parts of them.
+    is_combined = store.roles.separator is not None
+    control_parts = missing_controls(store.roles, labels["perturbation"].tolist()) if is_combined else []
     return Groups(
         roles=store.roles,
-        labels={axis: label_array(store.read_strings(f"{TABLES}/labels/{axis}").tolist()) for axis in AXES},
+        labels=labels,
         start=store.read_array(f"{TABLES}/runs/start"),
         stop=store.read_array(f"{TABLES}/runs/stop"),
         codes={axis: store.read_array(f"{TABLES}/runs/{axis}") for axis in RUN_AXES},
@@ -50,6 +54,7 @@ def read_groups(store: Store) -> Groups:
         known_batch_counts=BatchCounts(
             *(store.read_array(f"{TABLES}/subgroups/{name}") for name in ("run", "batch", "n_cells"))
         ),
+        control_parts=tuple(control_parts),
     )
 
 

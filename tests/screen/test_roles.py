@@ -11,7 +11,9 @@ ROLES = Roles(pert_col="guide", cell_type_col="type", control_pert="NT")
 
 
 def test_every_role_but_those_of_labels_fills_an_axis():
-    assert {field.name for field in fields(Roles)} == {*ROLE_OF_AXIS.values(), "control_pert", "separator"}
+    assert {field.name for field in fields(Roles)} == {
+        *ROLE_OF_AXIS.values(), "control_pert", "separator", "rename_perturbations",
+    }  # fmt: skip
     assert set(OPTIONAL_ROLES) <= set(ROLE_OF_AXIS.values())
 
 
