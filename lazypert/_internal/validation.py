@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from _typeshed import DataclassInstance
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 ConfigT = TypeVar("ConfigT", bound="DataclassInstance")
 
 

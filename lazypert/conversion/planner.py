@@ -168,9 +168,8 @@ def _role_codes(
     for axis, column in roles.columns().items():
         codes[axis], labels[axis] = None, np.empty(0, dtype=np.str_)
         if column is not None and axis != "dataset":
-            codes[axis], labels[axis] = _read_role_column(readers, column, ROLE_OF_AXIS[axis])
-            if axis == "perturbation":
-                codes[axis], labels[axis] = rename_labels(codes[axis], labels[axis], roles)
+            found = _read_role_column(readers, column, ROLE_OF_AXIS[axis])
+            codes[axis], labels[axis] = rename_labels(*found, roles) if axis == "perturbation" else found
         elif column is not None:
             labels[axis] = np.array(sorted(names), dtype=np.str_)
             code_of_file = np.searchsorted(labels[axis], names)

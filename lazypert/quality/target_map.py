@@ -94,7 +94,7 @@ def _genes_of_entry(label: str, entry: Mapping[str, Any]) -> tuple[Gene, ...]:
     """Genes of an entry of ``uns["genetic_perturbations"]``: those of a control are none."""
     role = entry.get("role")
     require(role in ("targeting", "control"), f"targets[{label!r}]['role']", role, "'targeting' or 'control'")
-    features = next((entry[key] for key in _FEATURES if len(entry.get(key, ()))), {})
+    features: Any = next((entry[key] for key in _FEATURES if len(entry.get(key, ()))), {})
     if role == "control" or not len(features):
         return _NO_GENE
     if isinstance(features, Mapping):

@@ -10,7 +10,7 @@ from lazypert.errors import LabelNotFoundError, near_matches
 from lazypert.screen.labels import rename
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -32,7 +32,7 @@ def check_renames(value: Any) -> tuple[tuple[str, str], ...] | Literal["strip"] 
         If it is neither a mapping of text to text that is not empty, nor ``"strip"``.
     """
     if value is None or value == STRIP:
-        return value  # type: ignore[no-any-return]
+        return value
     expected = "a dictionary {label: name}, both text that is not empty, or 'strip'"
     pairs = value.items() if isinstance(value, Mapping) else value
     require(isinstance(value, Mapping | tuple | list) and len(value) > 0, "rename_perturbations", value, expected)
@@ -41,9 +41,14 @@ def check_renames(value: Any) -> tuple[tuple[str, str], ...] | Literal["strip"] 
     return tuple(sorted((str(label), str(name)) for label, name in pairs))
 
 
+def names_of(renames: Mapping[str, str] | tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """Return names by label."""
+    return dict(renames.items() if isinstance(renames, Mapping) else renames)
+
+
 def rename_labels(
-    codes: NDArray[np.integer], labels: NDArray[np.str_], roles: Roles
-) -> tuple[NDArray[np.integer], NDArray[np.str_]]:
+    codes: NDArray[np.int32], labels: NDArray[np.str_], roles: Roles
+) -> tuple[NDArray[np.int32], NDArray[np.str_]]:
     """Merge the labels of perturbations as the roles say; without a request, they stay as they are.
 
     Parameters
@@ -56,23 +61,25 @@ def rename_labels(
     LabelNotFoundError
         If a label to rename occurs neither as a label nor as a part of one.
     """
-    if roles.rename_perturbations is None:
+    renames = roles.rename_perturbations
+    if renames is None:
         return codes, labels
-    texts = labels.tolist()
-    if roles.rename_perturbations != STRIP:
-        _require_known(dict(roles.rename_perturbations), texts, roles)
-    return rename(codes, [_renamed(label, roles) for label in texts])
+    texts: list[str] = labels.tolist()
+    if isinstance(renames, str):
+        return rename(codes, [_of_parts(label, roles.separator, str.strip) for label in texts])
+    names = names_of(renames)
+    _require_known(names, texts, roles)
+    # The whole label counts before its parts.
+    return rename(
+        codes,
+        [names.get(label) or _of_parts(label, roles.separator, lambda part: names.get(part, part)) for label in texts],
+    )
 
 
-def _renamed(label: str, roles: Roles) -> str:
-    """Name of a label; where combinations are read, parts are renamed unless the whole label is."""
-    renames, separator = roles.rename_perturbations, roles.separator
-    names = {} if renames == STRIP or renames is None else dict(renames)
-    if label in names:
-        return names[label]
+def _of_parts(label: str, separator: str | None, name: Callable[[str], str]) -> str:
+    """Name of a label from the names of its parts; without a separator, it is its own only part."""
     parts = [label] if separator is None else label.split(separator)
-    new = [part.strip() if renames == STRIP else names.get(part, part) for part in parts]
-    return (separator or "").join(new)
+    return (separator or "").join(map(name, parts))
 
 
 def _require_known(names: Mapping[str, str], labels: Sequence[str], roles: Roles) -> None:

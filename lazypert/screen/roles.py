@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 from lazypert._internal.validation import require
 from lazypert.errors import ConfigError, LabelNotFoundError, near_matches
 from lazypert.screen.labels import label_text
-from lazypert.screen.renames import Renames, check_renames
+from lazypert.screen.renames import Renames, check_renames, names_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -90,7 +90,7 @@ class Roles:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         renames = values.pop("rename_perturbations")
         if renames is not None:  # stores without it are as they were before there was such a role
-            values["rename_perturbations"] = renames if isinstance(renames, str) else dict(renames)
+            values["rename_perturbations"] = renames if isinstance(renames, str) else names_of(renames)
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod

@@ -54,9 +54,8 @@ def group_by_columns(store: Store, roles: Roles) -> Groups:
         codes[axis], labels[axis] = None, np.empty(0, np.str_)
         if column is not None:
             path = f"obs/{store.require_obs(column, ROLE_OF_AXIS[axis])}"
-            codes[axis], labels[axis] = factorise(store.read_column(path))
-            if axis == "perturbation":
-                codes[axis], labels[axis] = rename_labels(codes[axis], labels[axis], roles)
+            found = factorise(store.read_column(path))
+            codes[axis], labels[axis] = rename_labels(*found, roles) if axis == "perturbation" else found
     names = open_column(store, "obs/_index")
     return Groups.from_codes(codes, labels, roles, read_name_hashes(store), read_names=names.__getitem__)
 
