@@ -12,7 +12,14 @@ import xarray as xr
 
 from lazypert._internal.config import derive
 from lazypert._internal.unique_names import unique_names
-from lazypert._internal.validation import make_config, require, require_choice, require_flag, require_number
+from lazypert._internal.validation import (
+    make_config,
+    named_options,
+    require,
+    require_choice,
+    require_flag,
+    require_number,
+)
 from lazypert.design.batch_sampler import PerturbationBatchSampler
 from lazypert.design.control_coverage import control_coverage
 from lazypert.design.control_policy import SplitControls, with_own_controls
@@ -151,6 +158,7 @@ class PerturbationPipeline:
     def __repr__(self) -> str:
         return f"PerturbationPipeline({self.config!r})"
 
+    @named_options
     def setup(
         self,
         file_paths: Sequence[Screen] | Screen,
@@ -196,6 +204,7 @@ class PerturbationPipeline:
                     "of the split in the config."
                 )
 
+    @named_options
     def setup_experiment(self, experiment: ExperimentConfig | str | Path) -> PerturbationPipelineResult:
         """Set up the datasets and splits of a cell-load TOML file; ignores the config's own split."""
         if not isinstance(experiment, ExperimentConfig):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lazypert._internal.files import write_atomic
 from lazypert._internal.paths import is_url, local_path, location
-from lazypert._internal.validation import require
+from lazypert._internal.validation import named_options, require
 from lazypert.design.experiment_entries import DATASET_ROLES
 from lazypert.downsampling.config import DownsamplingConfig
 from lazypert.errors import ConfigError, RunChangedError
@@ -35,6 +35,9 @@ _FORMAT, _VERSION = "lazypert run", 1
 _LOCAL = "Manifests of runs are local files: copy it."
 
 _SECTIONS = ("sources", "config", "split", "loaders", "versions")
+
+_FILES = "files"
+"""Optional section: digests of small files that the config names and the batches depend on."""
 
 _PACKAGES = ("lazypert", "numpy", "numba", "jax", "zarr", "numcodecs", "anndata", "pandas", "xarray", "dask")
 
@@ -58,6 +61,7 @@ class Run:
     loaders: tuple[Loader, ...]
 
 
+@named_options
 def save_run(path: str | Path, result: PerturbationPipelineResult, loaders: Loader | Iterable[Loader]) -> None:
     """Write a manifest of a run: sources and their digests, config, split, loaders, seeds and versions.
 
@@ -92,7 +96,9 @@ def save_run(path: str | Path, result: PerturbationPipelineResult, loaders: Load
         "loaders": [_loader(loader) for loader in loaders],
         "versions": _versions(),
     }
-    digests = {name: _digest(content[name]) for name in _SECTIONS}
+    if files := _file_digests(result.config):
+        content[_FILES] = files
+    digests = {name: _digest(section) for name, section in content.items()}
     manifest = {"format": _FORMAT, "version": _VERSION, **content, "digests": digests}
     text = json.dumps(manifest, indent=2)
     if file is not None:
@@ -100,6 +106,7 @@ def save_run(path: str | Path, result: PerturbationPipelineResult, loaders: Load
     write_atomic(path, [text.encode() + b"\n"])
 
 
+@named_options
 def load_run(
     path: str | Path,
     *,
@@ -140,6 +147,9 @@ def load_run(
     if len(paths) != len(saved):
         raise ConfigError(f"sources: got {len(paths)} files, expected {len(saved)}, as in the manifest.")
     config = _config(manifest["config"], storage_options)
+    found_files = _file_digests(config)
+    for name, saved_digest in manifest.get(_FILES, {}).items():
+        _compare(f"{name}: SHA-256 of {str(getattr(config, name))!r}", saved_digest, found_files.get(name))
     result = _set_up(path, manifest, config, paths)
     for store in result.source.stores:
         _check_files(store, verify=verify)
@@ -197,7 +207,7 @@ def _read(path: Path) -> dict[str, Any]:
             f"path: got {str(path)!r}, expected a run manifest of version {_VERSION}, as save_run writes it."
         )
     digests = manifest.get("digests")
-    for name in _SECTIONS:
+    for name in [*_SECTIONS, *([_FILES] if _FILES in manifest else [])]:
         expected = digests.get(name) if isinstance(digests, dict) else None
         if name not in manifest or _digest(manifest[name]) != expected:
             raise RunChangedError(
@@ -278,10 +288,29 @@ def _values(result: PerturbationPipelineResult) -> dict[str, Any]:
     values = {
         field.name: getattr(result.config, field.name) for field in fields(result.config) if field.name not in left_out
     }
-    for name in ("cache_dir", "perturbation_features_file"):
-        if values[name] is not None:
+    for name in ("cache_dir", "perturbation_features_file", "targets"):
+        if isinstance(values[name], str | Path):
             values[name] = _without_credentials(location(name, values[name]))
     return values
+
+
+def _file_digests(config: PerturbationPipelineConfig) -> dict[str, str]:
+    """SHA-256 of the file of targets, if quality control reads one. Loaders have digests of all other files.
+
+    Raises
+    ------
+    RunChangedError
+        If it cannot be read.
+    """
+    if not config.enable_knockdown_filter or not isinstance(config.targets, str | Path):
+        return {}
+    path = local_path("targets", config.targets, "Copy the file to this machine.")
+    try:
+        return {"targets": hashlib.sha256(path.read_bytes()).hexdigest()}
+    except OSError as error:
+        raise RunChangedError(
+            f"targets: cannot read {str(path)!r} ({error.strerror}). Put the file back where it was."
+        ) from error
 
 
 def _config(values: dict[str, Any], storage_options: dict[str, Any] | None) -> PerturbationPipelineConfig:

@@ -143,3 +143,50 @@ def test_controls_that_do_not_occur_are_refused(tmp_path, control, message):
     with pytest.raises(LabelNotFoundError, match=message):
         lp.convert(path, tmp_path / "s.zarr", pert_col="perturbation", control_pert=control)
     assert not list(tmp_path.glob("*.zarr*"))
+
+
+class TestControlsOfCombinations:
+    """A control label may occur as a part only; one that occurs nowhere is refused at every door."""
+
+    LABELS = ("NT", "A", "A+ctrl", "B+A", "NT")
+
+    @pytest.fixture
+    def path(self, tmp_path):
+        obs = {"perturbation": [*self.LABELS] * 4, "cell_type": ["T"] * 20, "batch": ["b"] * 20}
+        return write_screen(make_screen(obs, np.ones((20, 2))), tmp_path / "s.h5ad")
+
+    def test_parts_are_enough(self, path, tmp_path):
+        roles = {"pert_col": "perturbation", "control_pert": ("NT", "ctrl"), "separator": "+"}
+        store = lp.convert(path, tmp_path / "s.zarr", **roles)
+        for place in (path, store):
+            source = lp.PerturbationAnnDataSource(lp.PerturbationSourceConfig(file_path=place, **roles))
+            assert source.groups.control_parts == ("ctrl",)
+            assert source.get_pert_categories().tolist() == ["A", "A+B", "NT"]
+        for result in (lp.open(store), lp.open(store).isel(cell=slice(3, 17))):
+            result.pert.source()
+            config = lp.PerturbationPipelineConfig(sentence_size=2)
+            assert lp.PerturbationPipeline(config).setup(result).source.groups.control_parts == ("ctrl",)
+        regrouped = lp.open(store).pert.regroup(control_pert=["NT", "ct*"])
+        assert regrouped.control_parts == ("ctrl",)
+
+    def test_a_misspelt_label_is_refused(self, path, tmp_path):
+        roles = {"pert_col": "perturbation", "control_pert": ("NT", "ctrI"), "separator": "+"}
+        store = lp.convert(path, tmp_path / "s.zarr", **roles | {"control_pert": ("NT", "ctrl")})
+        doors = {
+            "convert": lambda: lp.convert(path, tmp_path / "other.zarr", **roles),
+            "file": lambda: lp.PerturbationAnnDataSource(lp.PerturbationSourceConfig(file_path=path, **roles)),
+            "store": lambda: lp.PerturbationAnnDataSource(lp.PerturbationSourceConfig(file_path=store, **roles)),
+            "ds.pert.source": lambda: lp.open(store).pert.source(control_pert=("NT", "ctrI")),
+            "ds.pert.regroup": lambda: lp.open(store).pert.regroup(control_pert=("NT", "ctrI")),
+            "pipeline": lambda: lp.PerturbationPipeline(lp.PerturbationPipelineConfig(**roles)).setup(store),
+            "two screens": lambda: lp.PerturbationPipeline(lp.PerturbationPipelineConfig(**roles)).setup([store, path]),
+        }
+        for name, door in doors.items():
+            with pytest.raises(LabelNotFoundError, match=r"control_pert: got 'ctrI', expected a label"):
+                print(name, door())
+
+    def test_only_parts_are_no_cells(self, path, tmp_path):
+        roles = {"pert_col": "perturbation", "control_pert": "ctrl", "separator": "+"}
+        store = lp.convert(path, tmp_path / "s.zarr", **roles)
+        with pytest.raises(LabelNotFoundError, match=r"control_pert: got 'ctrl', expected a label"):
+            lp.PerturbationAnnDataSource(lp.PerturbationSourceConfig(file_path=store, **roles))

@@ -133,6 +133,36 @@ def test_runs(home):
             call()
 
 
+def test_targets(home, monkeypatch):
+    (home / "targets.csv").write_text("label,gene\nTP53,gene1\n")
+    monkeypatch.setenv("TARGETS", str(home / "targets.csv"))
+    source = lp.open("~/s.zarr").pert
+    expected = source.knockdown(targets={"TP53": "gene1"}, min_cells=1)
+    for path in ("~/targets.csv", "$SCREENS/targets.csv", "$TARGETS", (home / "targets.csv").as_uri()):
+        assert source.knockdown(targets=path, min_cells=1).table.equals(expected.table)
+    with pytest.raises(ConfigError, match=r"targets: got the URL 's3://b/t.csv'"):
+        source.knockdown(targets="s3://b/t.csv")
+
+
+def test_files_of_anndata(home):
+    ds = lp.open("~/s.zarr").isel(cell=slice(0, 5))
+    assert ds.pert.write_h5ad("$SCREENS/part.h5ad") == home / "part.h5ad"
+    with pytest.raises(ConfigError, match=r"path: got the URL 's3://b/part.h5ad'"):
+        ds.pert.write_h5ad("s3://b/part.h5ad")
+
+
+def test_experiments(home):
+    text = '[datasets]\n{} = "{}"\n[training]\n{} = "train"\n'
+    for number, path in enumerate(("~/s.zarr", "$SCREENS/s.zarr", (home / "s.zarr").as_uri(), "s.zarr")):
+        name = f"d{number}"
+        (home / "e.toml").write_text(text.format(name, path, name))
+        for toml in ("~/e.toml", "$SCREENS/e.toml"):
+            pipeline = lp.PerturbationPipeline(lp.PerturbationPipelineConfig(sentence_size=4))
+            assert pipeline.setup_experiment(toml).source.n_rows == 90
+    with pytest.raises(ConfigError, match=r"path: got the URL 's3://b/e.toml'"):
+        lp.load_experiment_config("s3://b/e.toml")
+
+
 def test_simulated_screens(home):
     assert reference_screen("~/r.h5ad") == home / "r.h5ad"
     simulate_screen("$SCREENS/m.h5ad", SimulationConfig(n_cells=256, n_genes=300, n_perturbations=4))

@@ -292,6 +292,30 @@ class TestSaving:
         with pytest.raises(RunChangedError, match="features"):
             load_run(tmp_path / "run.json")
 
+    def test_a_file_of_targets_is_part_of_the_run(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        table = tmp_path / "targets.csv"
+        table.write_text("label,gene\nA,gene1\nB,gene2\nC,gene3\n")
+        options = {"enable_knockdown_filter": True, "targets": "targets.csv", "residual_expression": 1.0}
+        result = set_up(convert(tmp_path), **options, cell_residual_expression=1.0, min_cells=1)
+        loader = result.loader("train", **OPTIONS)
+        save_run(tmp_path / "run.json", result, [loader])
+        monkeypatch.chdir("/")
+        run = load_run(tmp_path / "run.json")
+        assert run.result.config.targets == str(table)
+        assert batch_digests(run.loaders[0]) == batch_digests(loader)
+        table.write_text("label,gene\nA,gene1\nB,gene2\nC,gene4\n")
+        with pytest.raises(RunChangedError, match=r"targets: SHA-256 of '.*targets\.csv': got"):
+            load_run(tmp_path / "run.json")
+        table.unlink()
+        with pytest.raises(RunChangedError, match=r"targets: cannot read '.*targets\.csv' \(No such file"):
+            load_run(tmp_path / "run.json")
+        manifest = json.loads((tmp_path / "run.json").read_text())
+        manifest["files"]["targets"] = "0"
+        (tmp_path / "run.json").write_text(json.dumps(manifest))
+        with pytest.raises(RunChangedError, match=r"^files: this section of '.*run\.json' was changed"):
+            load_run(tmp_path / "run.json")
+
     def test_a_failure_keeps_the_run_that_was_saved_before(self, tmp_path):
         store = convert(tmp_path)
         pipeline = PerturbationPipeline(PerturbationPipelineConfig())

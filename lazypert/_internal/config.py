@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from lazypert._internal.validation import require_known
+
 if TYPE_CHECKING:
     from dataclasses import Field
+    from typing import Self
 
 
 class Config:
@@ -17,6 +20,11 @@ class Config:
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def __new__(cls, *_args: Any, **options: Any) -> Self:
+        """Refuse unknown options with near matches; the generated ``__init__`` does the rest."""
+        require_known(options, [field.name for field in fields(cls) if field.init])
+        return super().__new__(cls)
 
     def __repr__(self) -> str:
         values = {field: getattr(self, field.name) for field in fields(self) if field.repr}

@@ -30,6 +30,12 @@ _ADVICE_ON = {code: advice for advice, codes in _ADVICE.items() for code in code
 _ERRNO_IN_TEXT = re.compile(r"\berrno = (\d+)")
 
 
+def machine_error(name: object, error: OSError) -> MachineError:
+    """Return the error for a file that exists and could not be read, whatever the reason."""
+    advice = _ADVICE_ON.get(_errno(error), "Try again, and check the disk or the network if it fails again.")
+    return MachineError(f"{str(name)!r} cannot be read now ({error}). This does not mean that it is damaged. {advice}")
+
+
 def raise_machine_error(name: object, error: BaseException) -> None:
     """Raise if an error, or what caused it, is one of the machine; otherwise the file itself is at fault.
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args
 
 import numpy as np
 
 from lazypert.errors import ConfigError, near_matches
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from _typeshed import DataclassInstance
 
+P = ParamSpec("P")
+R = TypeVar("R")
 ConfigT = TypeVar("ConfigT", bound="DataclassInstance")
 
 
@@ -93,11 +97,12 @@ def require_choice(name: str, value: Any, choices: Any) -> None:
 
 
 def require_names(name: str, values: Any) -> list[str]:
-    """Return a list of names; a single string and unordered collections are refused."""
-    example = repr([values]) if isinstance(values, str) else "['A', 'B']"
-    is_ordered = isinstance(values, Sequence) and not isinstance(values, str | bytes)
+    """Return a list of names; a single string is one name, and unordered collections are refused."""
+    if isinstance(values, str):
+        return [values]
+    is_ordered = isinstance(values, Sequence) and not isinstance(values, bytes)
     is_ordered |= np.ndim(getattr(values, "values", values)) == 1  # arrays, Series and Index
-    require(is_ordered, name, values, f"a list of names, such as {example}")
+    require(is_ordered, name, values, "a list of names, such as ['A', 'B']")
     for item in values:
         require(isinstance(item, str), name, item, "names only")
     return [str(item) for item in values]
@@ -117,7 +122,24 @@ def make_config(cls: type[ConfigT], options: Mapping[str, Any], *, also: Iterabl
         If an option is unknown, or the config refuses a value.
     """
     known = [field.name for field in dataclasses.fields(cls) if field.init]
+    require_known(options, known, also=also)
+    return cls(**options)
+
+
+def require_known(options: Iterable[str], known: Sequence[str], *, also: Iterable[str] = ()) -> None:
+    """Refuse names of options that are not known, with near matches among these and `also`."""
     for name in options:
         if name not in known:
             raise ConfigError(f"{name}: unknown option. {near_matches(name, [*known, *also])}")
-    return cls(**options)
+
+
+def named_options(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a function refuse unknown keyword arguments with a `ConfigError` that names near matches."""
+    known = [name for name in inspect.signature(function).parameters if name != "self"]
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        require_known(kwargs, known)
+        return function(*args, **kwargs)
+
+    return checked

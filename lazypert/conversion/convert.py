@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from lazypert._internal.inverse_permutation import inverse
 from lazypert._internal.memory import Budget, release_memory
 from lazypert._internal.paths import local_path
-from lazypert._internal.validation import require_integer
+from lazypert._internal.validation import named_options, require_integer
 from lazypert.conversion.cell_stats import CellStatsPlan
 from lazypert.conversion.matrices import X_FOLDER, write_matrices
 from lazypert.conversion.plan import DATASET, ConversionOptions, source_stamp
-from lazypert.conversion.planner import make_plan
+from lazypert.conversion.planner import NO_CONTROLS, make_plan
 from lazypert.conversion.store_writer import StoreWriter
 from lazypert.conversion.table_writer import (
     write_cell_stats,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from lazypert.conversion.plan import ConversionPlan, Join, Order
     from lazypert.progress import Progress, Report
+    from lazypert.screen.renames import Renames
 
 _LOG = logging.getLogger("lazypert")
 _SHOWN_LINES = 5  # of what was not copied, in a warning
@@ -48,6 +49,7 @@ _COPY_STORE = (
 )
 
 
+@named_options
 def convert(
     source: str | Path | Sequence[str | Path],
     store: str | Path,
@@ -56,6 +58,7 @@ def convert(
     control_pert: str | Sequence[str] | None = None,
     control_col: str | None = None,
     separator: str | None = None,
+    rename_perturbations: Renames | None = None,
     cell_type_col: str | None = None,
     batch_col: str | None = None,
     covariates: str | Sequence[str] = (),
@@ -100,6 +103,10 @@ def convert(
         Further obs columns, such as ``("dose", "time")``, that together with the perturbation make a *condition*:
         groups, sentences and splits are then those of one cell type, perturbation and condition. Numbers are read as
         labels. A cell without a value, such as a control without a dose, has an empty label.
+    rename_perturbations
+        Spellings to merge: ``{"ctrl ": "ctrl"}`` gives cells labelled ``"ctrl "`` the label ``"ctrl"``, also as a part
+        of a combination; ``"strip"`` removes blanks around every label and part. Nothing is merged by default, and the
+        obs column keeps its labels.
     layer
         Layer to use as the store's X; the file's own X becomes ``layers["X"]``. ``"raw"`` uses the matrix of AnnData's
         ``raw``, with its genes and var table; X and the layers are then kept only if they have the same genes.
@@ -170,12 +177,13 @@ def convert(
         control_pert=control_labels("control_pert", control_pert),
         separator=separator,
         covariates=covariate_names(covariates),
+        rename_perturbations=rename_perturbations,
     )
     if require_integer("seed", seed):
         warnings.warn(
             f"seed: got {seed}, which has no effect: the order of the cells follows from their names. Leave it out.",
             FutureWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     options = ConversionOptions(roles=roles, layer=layer, order=order, join=join, control_col=control_col)
     budget = Budget.of(memory_limit)
@@ -186,7 +194,9 @@ def convert(
     plan.check_memory()
     _check_disk(plan, target)
     if plan.not_copied:  # before anything is written, so that nothing is left behind if warnings are errors
-        warnings.warn(_not_copied_text(plan.not_copied), NotCopiedWarning, stacklevel=2)
+        warnings.warn(_not_copied_text(plan.not_copied), NotCopiedWarning, stacklevel=3)
+    if NO_CONTROLS in plan.notes:
+        _LOG.warning("%s: %s", target, NO_CONTROLS)
     with contextlib.ExitStack() as stack:
         report = stack.enter_context(Bar()) if progress is None or progress is True else progress or None
         writer = stack.enter_context(_stage(plan, target, overwrite=overwrite))

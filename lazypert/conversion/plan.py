@@ -160,7 +160,9 @@ class ConversionPlan:
     def stored_roles(self) -> Roles:
         """Roles with the columns' names in the store."""
         roles, names = self.options.roles, self.stored_names
-        renamed = {role: names[getattr(roles, role)] for role in _FILE_ROLES if getattr(roles, role) is not None}
+        renamed: dict[str, Any] = {
+            role: names[getattr(roles, role)] for role in _FILE_ROLES if getattr(roles, role) is not None
+        }
         return replace(roles, **renamed, covariates=tuple(names[name] for name in roles.covariates))
 
     @property

@@ -21,6 +21,7 @@ from lazypert.screen.gene_alignment import GeneAlignment, align_genes
 from lazypert.screen.groups import Groups
 from lazypert.screen.label_checks import suspicious_labels
 from lazypert.screen.labels import factorise, unite
+from lazypert.screen.renames import rename_labels
 from lazypert.screen.roles import ROLE_OF_AXIS, missing_controls, no_such_control
 from lazypert.store.format import RAW, matrix_name
 
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
     from lazypert.conversion.plan import ConversionOptions
     from lazypert.converter import ScreenReader
     from lazypert.screen.roles import Roles
+
+NO_CONTROLS = (
+    "no controls were named (control_pert or control_col): control matching and knockdown QC need them, and have to be "
+    "given their labels"
+)
+"""Note about a store that has perturbations, and whose controls are not known."""
 
 # Where the files' X goes when a layer becomes X.
 _X_AS_LAYER = "layers/X"
@@ -62,6 +69,8 @@ def make_plan(readers: list[ScreenReader], options: ConversionOptions, budget: B
         notes += _odd_labels(options.roles.columns()[axis] or axis, codes[axis], labels[axis])
     for name, (code, texts) in covariates.items():
         notes += _odd_labels(name, code, texts)
+    if options.roles.pert_col is not None and options.roles.control_pert is None:
+        notes.append(NO_CONTROLS)
     conditions = Conditions.encode(covariates) if covariates else None
     groups = Groups.from_codes(codes, labels, options.roles, hashes, conditions=conditions)
     _require_controls(options.roles, labels["perturbation"].tolist())
@@ -180,7 +189,8 @@ def _role_codes(
     for axis, column in roles.columns().items():
         codes[axis], labels[axis] = None, np.empty(0, dtype=np.str_)
         if column is not None and axis != "dataset":
-            codes[axis], labels[axis] = _read_role_column(readers, column, ROLE_OF_AXIS[axis])
+            found = _read_role_column(readers, column, ROLE_OF_AXIS[axis])
+            codes[axis], labels[axis] = rename_labels(*found, roles) if axis == "perturbation" else found
         elif column is not None:
             labels[axis] = np.array(sorted(names), dtype=np.str_)
             code_of_file = np.searchsorted(labels[axis], names)

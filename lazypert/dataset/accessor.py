@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from lazypert._internal.config import derive
-from lazypert._internal.validation import make_config, require_choice
+from lazypert._internal.validation import make_config, named_options, require_choice, require_flag
 from lazypert.dataset.anndata_files import to_anndata, write_h5ad
 from lazypert.dataset.store_access import reopen_store
 from lazypert.dataset.variables import CELL, GENE, STORE, STORE_ROW
@@ -94,6 +94,7 @@ class PertAccessor:
         """Read (n,) values of an obs column by store row."""
         return open_column(self.store, f"obs/{self.store.require_obs(column)}")[np.asarray(rows)]
 
+    @named_options
     def obs(self, columns: str | Sequence[str] | None = None) -> pd.DataFrame:
         """Read the obs table of the current cells.
 
@@ -117,6 +118,7 @@ class PertAccessor:
         values = {name: take_column(self.store, f"obs/{self.store.require_obs(name)}", rows) for name in wanted}
         return pd.DataFrame(values, index=pd.Index(take_column(self.store, "obs/_index", rows)))
 
+    @named_options
     def to_anndata(self, dtype: DTypeLike | None = None) -> AnnData:
         """Read the Dataset into memory as an AnnData.
 
@@ -139,6 +141,7 @@ class PertAccessor:
         """
         return to_anndata(self._ds, self.store, dtype)
 
+    @named_options
     def write_h5ad(
         self,
         path: str | Path,
@@ -186,8 +189,8 @@ class PertAccessor:
         Parameters
         ----------
         **roles
-            Roles to change: `pert_col`, `cell_type_col`, `batch_col`, `dataset_col`, `control_pert`, `separator` or
-            `covariates`.
+            Roles to change: `pert_col`, `cell_type_col`, `batch_col`, `dataset_col`, `control_pert`, `separator`,
+            `covariates` or `rename_perturbations`.
 
         Raises
         ------
@@ -195,9 +198,15 @@ class PertAccessor:
             When a role is unknown.
         ColumnNotFoundError
             When a column does not exist.
+        LabelNotFoundError
+            When a given control label does not occur.
         """
-        return group_cells(self.store, make_config(Roles, {**self.store.roles.to_json(), **roles}))
+        groups = group_cells(self.store, make_config(Roles, {**self.store.roles.to_json(), **roles}))
+        if roles.get("control_pert") is not None:
+            groups.require_controls()
+        return groups
 
+    @named_options
     def select(
         self,
         *,
@@ -217,7 +226,8 @@ class PertAccessor:
             One label or several for each covariate that matters: ``{"dose": (1, 10), "time": "24"}``. Labels may be
             text or numbers; None stands for cells without a value.
         controls
-            True selects control cells only, False all others.
+            True selects control cells only, False all others. To select a perturbation and the controls, name both:
+            ``select(perturbation=["TP53", "non-targeting"])``.
 
         Returns
         -------
@@ -228,9 +238,12 @@ class PertAccessor:
         LabelNotFoundError
             When a label does not occur.
         ConfigError
-            When the store was not converted with such a covariate.
+            When the store was not converted with such a covariate, or `controls` excludes every perturbation that is
+            named.
         """
         groups = self.groups
+        if controls is not None:
+            _require_agreement(groups, perturbation, require_flag("controls", controls))
         chosen = np.ones(len(groups.start), dtype=bool)
         for axis, wanted in (("perturbation", perturbation), ("cell_type", cell_type)):
             if wanted is not None:
@@ -418,9 +431,30 @@ class PertAccessor:
             "control_pert": roles.control_pert,
             "separator": roles.separator,
             "covariates": roles.covariates,
+            "rename_perturbations": roles.rename_perturbations,
             "storage_options": self.store.storage_options,
         }
         return make_config(PerturbationSourceConfig, defaults | options)
+
+
+def _require_agreement(groups: Groups, perturbation: str | Sequence[str] | None, controls: bool) -> None:
+    """Refuse `controls` that exclude every perturbation that is named, which would select nothing."""
+    if perturbation is None:
+        return
+    is_control = groups.is_control_code[_codes_of(groups, "perturbation", perturbation)]
+    if (is_control == controls).any():
+        return
+    labels = [str(label) for label in groups.labels["perturbation"][groups.is_control_code]]
+    if controls:
+        names = [perturbation] if isinstance(perturbation, str) else list(perturbation)
+        raise ConfigError(
+            f"controls: got True with perturbation={perturbation!r}, which has no controls, so that nothing would be "
+            f"selected. Name the controls as well: perturbation={[*names, *labels]!r}; or leave out one of the options."
+        )
+    raise ConfigError(
+        f"controls: got False with perturbation={perturbation!r}, which are controls, so that nothing would be "
+        "selected. Leave out one of the options."
+    )
 
 
 def _codes_of(groups: Groups, axis: str, labels: str | Sequence[str]) -> list[int]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from lazypert._internal.validation import named_options
 from lazypert.dataset.store_access import remember_store
 from lazypert.dataset.variables import (
     EmbeddingArray,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@named_options
 def open(store: str | Path, *, storage_options: dict[str, Any] | None = None) -> xr.Dataset:  # noqa: A001
     """Open a store as a lazy Dataset.
 
@@ -40,7 +42,7 @@ def open(store: str | Path, *, storage_options: dict[str, Any] | None = None) ->
     - ``raw``, if the store has it: (cell, ``raw_gene``), with its own genes.
     - obsm entries: (cell, ``<name>_dim``) Dask arrays.
     - Coordinates along ``cell``: ``cell_name``, ``store_row``, and every obs column; a categorical
-      column also gives ``<name>_code`` (-1 for missing). None is an index. Their values are read when they
+      column also gives ``<name>_code`` (int32, -1 for missing). None is an index. Their values are read when they
       are used, as in ``ds.X.groupby("perturbation")`` or ``ds.isel(cell=ds.batch == "b1")``; computing or
       loading X leaves them in the store.
     - ``total_counts`` and ``n_genes_by_counts``: (cell,) sum of X and number of genes detected, recorded

@@ -9,7 +9,7 @@ import dask.array as da
 import numpy as np
 
 from lazypert.dataset.cell_column import CellColumn
-from lazypert.store.columns import LazyColumn, numeric_column, open_column
+from lazypert.store.columns import LazyColumn, code_column, numeric_column, open_column
 from lazypert.store.format import RAW, TABLES
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def _obs_variables(store: Store, names: _Names) -> Iterator[VariableSpec]:
         values = CellColumn(open_column(store, path), is_text="string" in encoding)
         yield VariableSpec(name, (CELL,), values, True, {OBS_COLUMN: column})
         if encoding == "categorical":
-            codes = CellColumn(numeric_column(store.open_array(f"{path}/codes")), is_text=False)
+            codes = CellColumn(code_column(store.open_array(f"{path}/codes")), is_text=False)
             labels = [str(label) for label in store.read_categories(path)]
             yield VariableSpec(names.unique(f"{name}{CODES}", "obs"), (CELL,), codes, True, {CATEGORIES: labels})
 
@@ -240,5 +240,5 @@ def dataset_attributes(store: Store) -> dict[str, Any]:
         description += f"; {summary['n_cell_types']:,} cell types"
     if roles.batch_col is not None:
         description += f"; {summary['n_batches']:,} batches"
-    given_roles = {role: value for role, value in roles.to_json().items() if value is not None}
+    given_roles = {role: value for role, value in roles.to_json().items() if isinstance(value, str | list)}
     return {"screen": description, **given_roles, STORE: store.location}

@@ -25,8 +25,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from lazypert._internal.config import Config
 from lazypert._internal.paths import is_url, local_path, location
 from lazypert.design.experiment_data import absolute_path, find_dataset, find_files
 from lazypert.design.experiment_entries import DatasetEntry, FewshotEntry, ZeroshotEntry, quote
@@ -36,7 +37,7 @@ from lazypert.splits.names import Split, split_name
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
 __all__ = [
     "DatasetEntry",
@@ -52,7 +53,7 @@ _COPY = "Experiment files are local: copy it."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExperimentConfig:
+class ExperimentConfig(Config):
     """Which screens an experiment trains on, and what it holds out.
 
     Parameters
@@ -176,7 +177,7 @@ class ExperimentConfig:
             raise ConfigError(f"dataset: got {name!r}, expected a name in [datasets]. {near_matches(name, paths)}")
         return paths[name]
 
-    def dataset_roles(self, name: str) -> dict[str, str | Sequence[str]]:
+    def dataset_roles(self, name: str) -> dict[str, Any]:
         """Return the roles that a dataset has in place of those of the pipeline."""
         self.dataset_path(name)
         return dict(next(entry.roles for entry in self.datasets if entry.name == name))

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lazypert.errors import ConfigError, near_matches
+from lazypert.screen.renames import check_renames
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
-DATASET_ROLES = ("pert_col", "control_pert", "control_col", "separator", "cell_type_col", "batch_col", "covariates")
+DATASET_ROLES = (
+    "pert_col", "control_pert", "control_col", "separator", "rename_perturbations", "cell_type_col", "batch_col",
+    "covariates",
+)  # fmt: skip
 """Roles that a dataset may have of its own, in place of those of the pipeline."""
 
 TOML_SPLITS = ("train", "val", "test")
@@ -34,7 +38,8 @@ class DatasetEntry:
         A file, a folder or a pattern; see `ExperimentConfig.dataset_files`.
     roles
         Columns and labels of this dataset, where they differ from those of the pipeline: any of `pert_col`,
-        `control_pert`, `control_col`, `separator`, `cell_type_col`, `batch_col` and `covariates`.
+        `control_pert`, `control_col`, `separator`, `rename_perturbations`, `cell_type_col`, `batch_col` and
+        `covariates`.
 
     Raises
     ------
@@ -49,7 +54,7 @@ class DatasetEntry:
 
     name: str
     path: str
-    roles: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    roles: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _require_text("[datasets] name", self.name)
@@ -62,6 +67,9 @@ class DatasetEntry:
                     f"[datasets.{quote(self.name)}]: got the key {role!r}, expected 'path' or one of "
                     f"{', '.join(map(repr, DATASET_ROLES))}. {near_matches(role, DATASET_ROLES)}"
                 )
+            if role == "rename_perturbations":
+                check_renames(value)
+                continue
             is_list = role in ("control_pert", "covariates") and isinstance(value, list | tuple) and value
             labels = value if is_list else [value]
             for label in labels:
@@ -144,6 +152,7 @@ class FewshotEntry:
         for split in FEWSHOT_KEYS:
             name = f"{split}_perturbations"
             values: object = getattr(self, name)
+            values = (values,) if isinstance(values, str) else values
             if not isinstance(values, list | tuple) or not all(isinstance(item, str) for item in values):
                 raise ConfigError(
                     f"[fewshot.{quote(self.key)}] {split}: got {values!r}, expected a list of perturbation "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lazypert.design.experiment_entries import (
@@ -118,7 +119,10 @@ def _dataset_value(entry: DatasetEntry) -> str:
         return quote(entry.path)
     pairs = [f"path = {quote(entry.path)}"]
     for role, value in entry.roles.items():
-        text = quote(value) if isinstance(value, str) else f"[{', '.join(map(quote, value))}]"
+        if isinstance(value, Mapping):
+            text = f"{{ {', '.join(f'{quote(label)} = {quote(name)}' for label, name in value.items())} }}"
+        else:
+            text = quote(value) if isinstance(value, str) else f"[{', '.join(map(quote, value))}]"
         pairs.append(f"{role} = {text}")
     return f"{{ {', '.join(pairs)} }}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from lazypert._internal.config import Config
 from lazypert._internal.validation import require_choice, require_flag, require_integer, require_number
 from lazypert.errors import ConfigError
 
@@ -13,7 +14,7 @@ Estimator = Literal["binomial", "rounding"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DownsamplingConfig:
+class DownsamplingConfig(Config):
     """Options of `ReadDownsampler`.
 
     Parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from lazypert._internal.config import Config
 from lazypert._internal.memory import default_threads, parse_bytes
 from lazypert._internal.validation import (
     require,
@@ -28,7 +29,7 @@ Extra = Literal["pert_emb", "cell_type_onehot", "batch_onehot", "barcode"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class LoaderConfig:
+class LoaderConfig(Config):
     """Options of `Loader`.
 
     Parameters
@@ -113,9 +114,9 @@ class LoaderConfig:
             self._set("genes", tuple(require_names("genes", self.genes)))
         if self.target_sum is not None:
             self._set("target_sum", require_number("target_sum", self.target_sum, above=0))
-        for name in require_names("extras", self.extras):
+        self._set("extras", tuple(require_names("extras", self.extras)))
+        for name in self.extras:
             require_choice("extras", name, Extra)
-        self._set("extras", tuple(self.extras))
         self._set("obs", tuple(dict.fromkeys(require_names("obs", self.obs))))
         parse_bytes(self.memory_limit, "memory_limit")
         self._check_downsampling()

@@ -21,7 +21,7 @@ from lazypert.plots.style import (
 )
 from lazypert.quality.contexts import Contexts
 from lazypert.quality.target_expression import per_total
-from lazypert.quality.target_map import read_targets
+from lazypert.quality.target_map import targets_of_labels
 from lazypert.quality.verdicts import (
     NO_CONTROLS,
     NOT_EXPRESSED,
@@ -33,7 +33,7 @@ from lazypert.quality.verdicts import (
     UNCHANGED,
 )
 from lazypert.screen.gene_alignment import gene_labels
-from lazypert.screen.targets import target_genes
+from lazypert.screen.targets import part_columns, target_parts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -93,8 +93,11 @@ def sample_cell_residuals(
     table = result.table[np.isfinite(result.table["residual_expression"])].sort_values("residual_expression")
     sampled = np.unique(np.linspace(0, len(table) - 1, min(len(table), perturbations)).round().astype(int))
     groups, rng, ratios, config = source.groups, generator(seed), {}, result.config
-    genes = gene_labels(source.layer_var(config.layer), var_gene_col or config.var_gene_col)
-    target_column = target_genes(groups, genes, read_targets(config.targets))
+    var = source.layer_var(config.layer)
+    genes = gene_labels(var, var_gene_col or config.var_gene_col)
+    parts = target_parts(groups, targets_of_labels(config.targets, groups.roles))
+    single = [part[0] if len(part) == 1 else None for part in parts]
+    target_column = part_columns(single, genes, gene_labels(var, None))
     contexts = Contexts.of(groups, config.verdict_by)
     runs_of = {
         " / ".join(map(str, [groups.labels["perturbation"][code], *contexts.labels[context].values()])): (code, runs)
@@ -103,7 +106,7 @@ def sample_cell_residuals(
     for name, control_mean in zip(_row_names(table).iloc[sampled], table["control_mean"].iloc[sampled], strict=True):
         code, runs = runs_of[name]
         if target_column[code] < 0:
-            continue  # a combination, which has no one target
+            continue  # a combination or a drug with several targets
         rows = groups.rows(runs)
         chosen = np.sort(rows[np.sort(rng.choice(len(rows), min(len(rows), cells), replace=False))])
         own = _read_gene(source, chosen, int(target_column[code]), config)

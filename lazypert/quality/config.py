@@ -57,7 +57,7 @@ class KnockdownFilterConfig(KnockdownOptions):
     var_gene_col
         var column with the gene names used as perturbation labels; None uses the var index.
     layer
-        Matrix to read; None reads X.
+        Matrix to read; None reads the layer of the source, which is X unless its config names another.
     control_match
         Controls to compare with: ``"all"`` of them; those of the same dataset and ``"cell_type"``; or
         those of the same dataset, cell type and ``"batch"``. A batch without controls is compared with
@@ -76,8 +76,11 @@ class KnockdownFilterConfig(KnockdownOptions):
         sequencing depth is not taken for a knockdown. Reads the matrix once.
     targets
         Target gene of each label that is not the name of its target: ``{"TP53_sg1": "TP53"}``, or a ``.csv`` or
-        ``.tsv`` file with a header, labels in its first column and genes in its second. Labels of one gene are judged
-        one by one. With an empty gene, a label has no target.
+        ``.tsv`` file with a header, labels in its first column and genes in its second; or
+        ``uns["genetic_perturbations"]`` of a file in CELLxGENE's schema. Labels of one gene are judged one by one.
+        A label may have several genes (a list, or several lines of the file), all of which have to pass, in the same
+        cells. With an empty gene, a label has no target. Genes are looked up in `var_gene_col`, and then in the var
+        index.
 
     Raises
     ------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,18 +11,20 @@ import pandas as pd
 from lazypert.quality.config import KnockdownFilterConfig
 from lazypert.quality.contexts import Contexts
 from lazypert.quality.target_expression import ControlStrata, gather_target_expression
-from lazypert.quality.target_map import read_targets
+from lazypert.quality.target_map import targets_of_labels
 from lazypert.quality.unmeasured import hint, require_targets
 from lazypert.quality.value_scale import require_comparable
 from lazypert.quality.verdicts import NOT_MEASURED, Verdict, judge, judge_parts
-from lazypert.screen.combinations import combined_label
 from lazypert.screen.gene_alignment import gene_labels
-from lazypert.screen.targets import part_targets, target_genes, target_parts
+from lazypert.screen.targets import part_columns, target_parts
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from lazypert.quality.verdicts import Evidence
+    from lazypert.screen.targets import TargetPart
     from lazypert.sources.base import PerturbationSource
 
 
@@ -81,7 +83,7 @@ class KnockdownResult:
         values; or ``"counts per 10,000"`` of normalised depth. Ratios of log1p values are closer to 1 than those of
         counts.
     config
-        Options of the filter.
+        Options of the filter, with the layer that was read.
     """
 
     mask: NDArray[np.bool_]
@@ -109,9 +111,9 @@ class OnTargetKnockdownFilter:
     Perturbations whose gene is not measured or not expressed in controls are dropped, and the result gives the reason.
     Labels without a target gene (such as ``unassigned``) count as not measured; `targets` names the genes of guides and
     drugs. Combinations are judged by their parts, if the screen was opened or converted with a `separator`: each part's
-    target has to pass, in the same cells. If several genes share a name, the first is used. Cells without
-    controls to compare with, or whose controls have a mean that is not finite, do not pass, and do not change the
-    verdict on other cells.
+    target has to pass, in the same cells. So has each of several genes of a label. If several genes share a name, the
+    first is used. Cells without controls to compare with, or whose controls have a mean that is not finite, do not
+    pass, and do not change the verdict on other cells.
 
     With ``direction="up"`` the ratios must be above ``1 / residual_expression`` and ``1 / cell_residual_expression``;
     with ``"both"`` a perturbation passes stage 1 in either direction, and stage 2 judges its cells in the same one.
@@ -149,25 +151,24 @@ class OnTargetKnockdownFilter:
             When `normalise_depth` meets log1p values.
         """
         config, groups = self.config, source.groups
+        if config.layer is None:
+            config = replace(config, layer=source.config.layer)
         units = require_comparable(source, config)
         var = source.layer_var(config.layer)
-        genes, given = gene_labels(var, config.var_gene_col), read_targets(config.targets)
-        targets = {combined_label(label, groups.roles): gene for label, gene in given.items()}
-        parts = target_parts(groups, targets)
-        columns = [target_genes(groups, genes, targets)]
-        n_parts = max(map(len, parts), default=0)
-        columns += [part_targets(parts, k, genes, targets) for k in range(n_parts if n_parts > 1 else 0)]
+        genes = gene_labels(var, config.var_gene_col)
+        parts = target_parts(groups, targets_of_labels(config.targets, groups.roles))
+        columns = list(_target_columns(parts, genes, gene_labels(var, None)))
         contexts = Contexts.of(groups, config.verdict_by)
         to_judge = list(contexts.perturbations(groups))
         judged = np.unique([code for _, code, _ in to_judge]).astype(np.int64)
-        require_targets(groups, judged, np.max(columns, axis=0), var, config.var_gene_col)
+        require_targets(groups, judged, parts, np.max(columns, axis=0), var, config.var_gene_col)
         evidence = _Evidence.gather(source, config, contexts, columns)
         mask, rows_of_table, known = groups.expand(groups.is_control & (groups.ids >= 0), source.n_rows), [], set(genes)
         for context, code, runs in to_judge:
             rows, label = groups.rows(runs)[:], str(groups.labels["perturbation"][code])
             if len(parts[code]) > 1:
                 of_parts = [evidence.of(k + 1, rows, code) for k in range(len(parts[code]))]
-                verdict, kept = judge_parts(config, label, parts[code], of_parts)
+                verdict, kept = judge_parts(config, label, [part.name for part in parts[code]], of_parts)
             else:
                 verdict, kept = judge(config, label, *evidence.of(0, rows, code))
             if verdict.reason == NOT_MEASURED:
@@ -176,6 +177,17 @@ class OnTargetKnockdownFilter:
             mask[rows[kept]] = True
         table = pd.DataFrame(rows_of_table, columns=[*config.verdict_by, *(column.name for column in fields(Verdict))])
         return KnockdownResult(mask, table, groups.n_unlabelled, units, config)
+
+
+def _target_columns(
+    parts: list[tuple[TargetPart, ...]], gene_names: NDArray[np.str_], index_names: NDArray[np.str_]
+) -> Iterator[NDArray[np.int64]]:
+    """Yield the (n_perturbations,) columns of the targets of labels with one, then of each target of the others."""
+    yield part_columns([part[0] if len(part) == 1 else None for part in parts], gene_names, index_names)
+    n_parts = max(map(len, parts), default=0)
+    for number in range(n_parts if n_parts > 1 else 0):
+        chosen = [part[number] if 1 < len(part) > number else None for part in parts]
+        yield part_columns(chosen, gene_names, index_names)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

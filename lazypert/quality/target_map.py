@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
 
 from lazypert._internal.paths import local_path
 from lazypert._internal.validation import require
 from lazypert.errors import ConfigError
+from lazypert.screen.combinations import combined_label
 
-TargetMap: TypeAlias = Mapping[str, str] | str | Path
-"""Gene of each label, or a ``.csv`` or ``.tsv`` file with labels in its first column and genes in its second."""
+if TYPE_CHECKING:
+    from lazypert.screen.roles import Roles
+    from lazypert.screen.targets import Gene
+
+TargetMap: TypeAlias = Mapping[str, str | Sequence[str] | Mapping[str, Any]] | str | Path
+"""Gene of each label, or a list of several; a ``.csv`` or ``.tsv`` file with labels in its first column and genes in
+its second; or ``uns["genetic_perturbations"]`` of a file in CELLxGENE's schema."""
+
+_NO_GENE: tuple[Gene, ...] = (("",),)
+
+_FEATURES = ("target_features", "derived_features")
+"""Keys of ``{Ensembl id: symbol}`` in an entry of ``uns["genetic_perturbations"]``; the first one not empty is used."""
+
+_COPY = "Copy the file to this machine."
+
+_EXPECTED = "a gene for each label, or a list of genes, all as text"
 
 
 def check_targets(targets: Any) -> None:
@@ -22,42 +37,76 @@ def check_targets(targets: Any) -> None:
     Raises
     ------
     ConfigError
-        If it is neither a mapping of text to text nor a path.
+        If it is neither a mapping of labels to genes nor a path.
     """
     if isinstance(targets, Mapping):
-        is_text = all(isinstance(item, str) for pair in targets.items() for item in pair)
-        require(is_text, "targets", targets, "a gene for each label, both as text")
+        _ = {label: _genes_of(label, genes, targets) for label, genes in targets.items()}
+        _require_features(targets)
     elif targets is not None:
         require(isinstance(targets, str | Path), "targets", targets, "a dictionary {label: gene}, or a .csv file")
-        require(Path(targets).suffix in (".csv", ".tsv"), "targets", str(targets), "a .csv or .tsv file")
+        path = local_path("targets", targets, _COPY)
+        require(path.suffix in (".csv", ".tsv"), "targets", str(targets), "a .csv or .tsv file")
 
 
-def read_targets(targets: TargetMap | None) -> dict[str, str]:
-    """Return the gene of each label that has one of its own.
+def read_targets(targets: TargetMap | None) -> dict[str, tuple[Gene, ...]]:
+    """Return the genes of each label that has some of its own; one without a name stands for none.
 
     Raises
     ------
     ConfigError
-        If the file cannot be read, has fewer than two columns, or gives a label two genes.
+        If the file cannot be read, or has fewer than two columns.
     """
     if targets is None:
         return {}
     if isinstance(targets, Mapping):
-        return dict(targets)
-    path = local_path("targets", targets, "Copy the file to this machine.")
+        return {label: _genes_of(label, genes, targets) for label, genes in targets.items()}
+    path = local_path("targets", targets, _COPY)
     try:
         table = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise ConfigError(f"targets: cannot read {str(path)!r} as a table: {error}") from error
     expected = "a table with a header, labels in its first column and genes in its second"
     require(table.shape[1] >= 2, "targets", str(path), expected)
-    pairs = table.iloc[:, :2].drop_duplicates()
-    labels = pairs.iloc[:, 0]
-    repeated = labels[labels.duplicated()]
-    if len(repeated):
-        genes = pairs.iloc[:, 1][labels == repeated.iloc[0]].tolist()
+    found: dict[str, tuple[Gene, ...]] = {}
+    for label, gene in table.iloc[:, :2].drop_duplicates().itertuples(index=False, name=None):
+        found[label] = (*found.get(label, ()), (gene,))
+    return found
+
+
+def targets_of_labels(targets: TargetMap | None, roles: Roles) -> dict[str, tuple[Gene, ...]]:
+    """Read targets, and give combinations the labels that groups have for them."""
+    return {combined_label(label, roles): genes for label, genes in read_targets(targets).items()}
+
+
+def _genes_of(label: Any, genes: Any, targets: Any) -> tuple[Gene, ...]:
+    require(isinstance(label, str), "targets", targets, _EXPECTED)
+    if isinstance(genes, str):
+        return ((genes,),)
+    if isinstance(genes, Mapping):
+        return _genes_of_entry(label, genes)
+    names = genes.tolist() if hasattr(genes, "tolist") else genes
+    is_text = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    require(is_text, "targets", targets, _EXPECTED)
+    return tuple((name,) for name in dict.fromkeys(names)) or _NO_GENE
+
+
+def _genes_of_entry(label: str, entry: Mapping[str, Any]) -> tuple[Gene, ...]:
+    """Genes of an entry of ``uns["genetic_perturbations"]``: those of a control are none."""
+    role = entry.get("role")
+    require(role in ("targeting", "control"), f"targets[{label!r}]['role']", role, "'targeting' or 'control'")
+    features: Any = next((entry[key] for key in _FEATURES if len(entry.get(key, ()))), {})
+    if role == "control" or not len(features):
+        return _NO_GENE
+    if isinstance(features, Mapping):
+        return tuple((str(gene), str(symbol)) for gene, symbol in features.items())
+    return tuple((str(gene),) for gene in features)
+
+
+def _require_features(targets: Mapping[Any, Any]) -> None:
+    """Refuse entries none of which says what it targets: no perturbation could be judged."""
+    entries = [entry for entry in targets.values() if isinstance(entry, Mapping) and entry.get("role") == "targeting"]
+    if entries and not any(len(entry.get(key, ())) for entry in entries for key in _FEATURES):
         raise ConfigError(
-            f"targets: got {' and '.join(map(repr, genes))} for {repeated.iloc[0]!r} in {str(path)!r}, expected one "
-            "gene for each label. Remove one of the lines."
+            f"targets: got {len(entries):,} targeting entries without target_features and derived_features, expected "
+            "the genes that each targets, as CELLxGENE adds them to published files. Name them: {label: gene}."
         )
-    return dict(zip(labels, pairs.iloc[:, 1], strict=True))

@@ -8,22 +8,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lazypert.errors import ConfigError
-from lazypert.screen.targets import target_genes
+from lazypert.screen.targets import part_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     import pandas as pd
     from numpy.typing import NDArray
 
     from lazypert.screen.groups import Groups
+    from lazypert.screen.targets import TargetPart
 
 # GENE_sg1, sgGENE-2, GENE_guide3, GENE.1, sgGENE
 _GUIDE = re.compile(r"^(?:sg|gRNA[_-]?|guide[_-]?)?(?P<gene>.+?)(?:[_.-](?:sg|g|gRNA|guide)?[_-]?\d+)?$", re.IGNORECASE)
 
 
 def require_targets(
-    groups: Groups, codes: NDArray[np.integer], target_column: NDArray[np.int64], var: pd.DataFrame, used: str | None
+    groups: Groups,
+    codes: NDArray[np.integer],
+    parts: Sequence[Sequence[TargetPart]],
+    target_column: NDArray[np.int64],
+    var: pd.DataFrame,
+    used: str | None,
 ) -> None:
     """Refuse a screen in which no perturbation's target is measured: no cell but controls would pass.
 
@@ -31,8 +37,10 @@ def require_targets(
     ----------
     codes
         Codes of the perturbations to judge.
+    parts
+        Targets of each perturbation.
     target_column
-        (n_perturbations,) column of each perturbation's target, -1 for none.
+        (n_perturbations,) column of one of each perturbation's targets, -1 for none.
     used
         The var column in which they were looked up; None is the index.
 
@@ -47,7 +55,7 @@ def require_targets(
     raise ConfigError(
         f"var_gene_col: got {used!r}, but 0 of {len(codes):,} targets are in {_column_name(used)}, so that no "
         f"perturbation can be judged; expected perturbations that are named after genes. "
-        f"{_advice(groups, labels, codes, var, used)}"
+        f"{_advice(labels, [parts[code] for code in codes.tolist()], var, used)}"
     )
 
 
@@ -65,13 +73,14 @@ def _gene_columns(var: pd.DataFrame) -> dict[str | None, NDArray[np.str_]]:
 
 
 def _advice(
-    groups: Groups, labels: NDArray[np.str_], codes: NDArray[np.integer], var: pd.DataFrame, used: str | None
+    labels: NDArray[np.str_], parts: Sequence[Sequence[TargetPart]], var: pd.DataFrame, used: str | None
 ) -> str:
     columns = _gene_columns(var)
-    found = {name: int((target_genes(groups, genes)[codes] >= 0).sum()) for name, genes in columns.items()}
+    first = [part[0] if part else None for part in parts]
+    found = {name: int((part_columns(first, genes, genes) >= 0).sum()) for name, genes in columns.items()}
     best = max(found, key=lambda name: found[name])
     if found[best]:
-        n = "all of them" if found[best] == len(codes) else f"{found[best]:,} of them"
+        n = "all of them" if found[best] == len(parts) else f"{found[best]:,} of them"
         return f"{_column_name(best)} has {n}: use var_gene_col={best!r}."
     looks = [look for name in columns for look in looks_like(labels.tolist(), columns[name].tolist())]
     if looks:

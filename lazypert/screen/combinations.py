@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from lazypert.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from lazypert.screen.roles import Roles
 
 
@@ -41,6 +43,22 @@ def combined_label(label: str, roles: Roles) -> str:
     if roles.separator is None or roles.separator not in label:
         return label
     return roles.separator.join(parts_of(label, roles.separator, roles)) or _divide(label, roles.separator)[0]
+
+
+def controls_in(labels: Iterable[str], roles: Roles) -> tuple[str, ...]:
+    """Return the sorted control labels that occur as parts of combinations.
+
+    Examples
+    --------
+    >>> from lazypert.screen.roles import Roles
+    >>> controls_in(["A+ctrl", "NT", "A+B"], Roles(control_pert=("ctrl", "NT"), separator="+"))
+    ('ctrl',)
+    """
+    separator = roles.separator
+    if separator is None:
+        return ()
+    parts = {part for label in labels if separator in label for part in label.split(separator)}
+    return tuple(sorted(part for part in parts if roles.is_control_label(part)))
 
 
 def _divide(label: str, separator: str) -> list[str]:

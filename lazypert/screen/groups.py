@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,7 +13,7 @@ from lazypert._internal.inverse_permutation import inverse
 from lazypert.errors import LabelNotFoundError, near_matches
 from lazypert.screen.cell_order import order_cells
 from lazypert.screen.cell_table import BatchCounts, CellArrays, ConcatCells, code_dtype
-from lazypert.screen.combinations import combined_label
+from lazypert.screen.combinations import combined_label, controls_in
 from lazypert.screen.conditions import Conditions
 from lazypert.screen.labels import label_array, rename, renumber
 from lazypert.screen.roles import AXES, RUN_AXES, joint_roles, missing_controls, no_such_control
@@ -67,6 +67,8 @@ class Groups:
         What `batch_counts` would count, if it is known.
     conditions
         The conditions, in the order of their numbers.
+    control_parts
+        Control labels, or patterns of them, that occur as parts of combinations.
     """
 
     roles: Roles
@@ -80,6 +82,7 @@ class Groups:
     cells: CellTable
     known_batch_counts: BatchCounts | None = None
     conditions: Conditions = field(default_factory=Conditions)
+    control_parts: tuple[str, ...] = ()
 
     @classmethod
     def from_codes(
@@ -118,7 +121,9 @@ class Groups:
         """
         codes = {axis: codes.get(axis) for axis in AXES}
         names = {axis: label_array([ALL] if codes[axis] is None else [*map(str, labels[axis])]) for axis in AXES}
+        control_parts: tuple[str, ...] = ()
         if roles.separator is not None and codes["perturbation"] is not None:
+            control_parts = controls_in(map(str, names["perturbation"]), roles)
             combined = [combined_label(str(label), roles) for label in names["perturbation"]]
             if combined != names["perturbation"].tolist():
                 codes["perturbation"], names["perturbation"] = rename(codes["perturbation"], combined)
@@ -148,6 +153,7 @@ class Groups:
             n_obs=n_obs,
             cells=cells,
             conditions=known,
+            control_parts=control_parts,
         )
 
     @classmethod
@@ -161,7 +167,7 @@ class Groups:
         n_rows
             Number of rows of each screen's store; its rows follow those of the stores before it.
         """
-        roles = joint_roles([(screen.roles, screen.labels["perturbation"]) for screen in screens])
+        roles = joint_roles([(s.roles, [*s.labels["perturbation"], *s.control_parts]) for s in screens])
         labels = {axis: np.unique(np.concatenate([screen.labels[axis] for screen in screens])) for axis in AXES}
         codes = {
             axis: np.concatenate([renumber(s.codes[axis], s.labels[axis], labels[axis]) for s in screens])
@@ -194,6 +200,7 @@ class Groups:
             n_obs=int(sum(screen.n_obs for screen in screens)),
             cells=ConcatCells([screen.cells for screen in screens], n_rows, batch_labels, labels["batch"]),
             conditions=conditions,
+            control_parts=tuple(sorted({part for screen in screens for part in screen.control_parts})),
         )
 
     def select(self, rows: NDArray[np.integer]) -> Groups:
@@ -211,7 +218,7 @@ class Groups:
         codes: dict[str, NDArray[np.int32] | None]
         codes = {axis: None if columns[axis] is None else self.codes[axis][run] for axis in RUN_AXES}
         codes["batch"] = None if columns["batch"] is None else self.batch_of(rows)
-        return Groups.from_codes(
+        chosen = Groups.from_codes(
             codes,
             self.labels,
             self.roles,
@@ -220,6 +227,7 @@ class Groups:
             rows=rows,
             cells=self.cells,
         )
+        return replace(chosen, control_parts=self.control_parts)
 
     def __len__(self) -> int:
         return len(np.unique(self.ids[self.ids >= 0]))
@@ -307,7 +315,7 @@ class Groups:
         Parameters
         ----------
         all_labels
-            Whether each of several labels must occur, or only one of them. Where combinations are read, one is enough:
+            Whether each of several labels must occur, or only one of them. Where combinations are read, one must, and
             the others may occur as parts only.
 
         Raises
@@ -317,7 +325,10 @@ class Groups:
         """
         known, controls = self.labels["perturbation"].tolist(), self.roles.controls
         missing = missing_controls(self.roles, known)
-        if missing and ((all_labels and self.roles.separator is None) or len(missing) == len(controls)):
+        if missing and len(missing) == len(controls):
+            raise no_such_control(missing[0], known, self.roles.pert_col)
+        missing = missing_controls(self.roles, [*known, *self.control_parts]) if all_labels else []
+        if missing:
             raise no_such_control(missing[0], known, self.roles.pert_col)
 
     @property

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 from lazypert._internal.validation import require
 from lazypert.errors import ConfigError, LabelNotFoundError, near_matches
 from lazypert.screen.labels import label_text
+from lazypert.screen.renames import Renames, check_renames, names_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -49,6 +50,8 @@ class Roles:
     covariates
         Further obs columns, such as dose and time, whose labels together are the *condition* of a cell. Groups are then
         those of one cell type, perturbation and condition. A cell without a value stays in a group: its label is empty.
+    rename_perturbations
+        Names in place of labels, as sorted pairs; ``"strip"`` removes blanks around labels. None keeps them.
     """
 
     pert_col: str | None = None
@@ -58,6 +61,7 @@ class Roles:
     control_pert: ControlLabels | None = None
     separator: str | None = None
     covariates: tuple[str, ...] = ()
+    rename_perturbations: Renames | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "control_pert", control_labels("control_pert", self.control_pert))
@@ -65,6 +69,7 @@ class Roles:
         is_text = separator is None or (isinstance(separator, str) and separator != "")
         require(is_text, "separator", separator, "text, such as '+', or None")
         object.__setattr__(self, "covariates", covariate_names(self.covariates))
+        object.__setattr__(self, "rename_perturbations", check_renames(self.rename_perturbations))
 
     @property
     def controls(self) -> tuple[str, ...]:
@@ -90,6 +95,9 @@ class Roles:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         if not self.covariates:
             del values["covariates"]
+        renames = values.pop("rename_perturbations")
+        if renames is not None:  # stores without it are as they were before there was such a role
+            values["rename_perturbations"] = renames if isinstance(renames, str) else names_of(renames)
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
@@ -113,7 +121,7 @@ def joint_roles(screens: Sequence[tuple[Roles, Iterable[str]]]) -> Roles:
     Parameters
     ----------
     screens
-        Roles and perturbation labels of each screen.
+        Roles and perturbation labels of each screen, with the controls among the parts of its combinations.
 
     Raises
     ------
@@ -136,13 +144,12 @@ def joint_roles(screens: Sequence[tuple[Roles, Iterable[str]]]) -> Roles:
     require(len(separators) == 1, "separator", sorted(map(repr, separators)), "the same for all screens")
     covariates = {roles.covariates for roles, _ in screens}
     require(len(covariates) == 1, "covariates", sorted(covariates), "the same columns, in one order, for all screens")
-    return replace(labels_of[0][0], control_pert=tuple(sorted(controls)) or None)
+    # The labels of each have their names already.
+    return replace(labels_of[0][0], control_pert=tuple(sorted(controls)) or None, rename_perturbations=None)
 
 
 def _require_each(screens: Sequence[tuple[Roles, Sequence[str]]]) -> None:
     """Raise `LabelNotFoundError` if a control label occurs in none of the screens that it is given for."""
-    if any(roles.separator is not None for roles, _ in screens):
-        return  # it may occur as a part of combinations only
     known: dict[str, set[str]] = {}
     for roles, labels in screens:
         for control in roles.controls:
@@ -219,3 +226,4 @@ class RolesKwargs(TypedDict, total=False):
     control_pert: ControlLabels | None
     separator: str | None
     covariates: str | Sequence[str]
+    rename_perturbations: Renames | None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from lazypert._internal.config import Config
 from lazypert._internal.validation import require, require_choice, require_integer
 from lazypert.simulate.constants import CELL_TYPES, CELLS_PER_GUIDE, GUIDES_PER_TARGET, STREAM_CELLS, UNASSIGNED
 
@@ -19,7 +20,7 @@ Compression = Literal["gzip"] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SimulationConfig:
+class SimulationConfig(Config):
     """Options of `simulate_screen`.
 
     Parameters

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lazypert._internal.config import Config
 from lazypert._internal.paths import local_path
 from lazypert._internal.randomness import generator
 from lazypert._internal.validation import require, require_integer, require_number
@@ -31,7 +32,7 @@ _GENE_LOG_MEAN, _GENE_LOG_SD = 1.5, 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NullScreenConfig:
+class NullScreenConfig(Config):
     """Options of `null_screen`.
 
     Parameters

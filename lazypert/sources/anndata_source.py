@@ -10,6 +10,7 @@ import numpy as np
 from lazypert.errors import no_such_column
 from lazypert.screen.control_column import marked_labels, marks_of
 from lazypert.screen.labels import factorise
+from lazypert.screen.renames import rename_labels
 from lazypert.screen.roles import missing_controls
 from lazypert.sources.base import PerturbationSource
 from lazypert.sources.cache import is_store, open_or_convert
@@ -156,4 +157,5 @@ def _marked_controls(store: Store, config: PerturbationSourceConfig) -> tuple[st
     """Labels of the controls that ``config.control_col`` marks."""
     column = store.require_obs(str(config.control_col), "control_col")
     codes, labels = factorise(store.read_column(f"obs/{store.require_obs(config.pert_col, 'pert_col')}"))
+    codes, labels = rename_labels(codes, labels, config.roles)
     return marked_labels(column, codes, labels, marks_of(column, store.read_column(f"obs/{column}")))

@@ -68,6 +68,7 @@ def _convert(config: PerturbationSourceConfig, path: Path, cached: Path) -> None
         control_col=config.control_col,
         separator=config.separator,
         covariates=config.roles.covariates,
+        rename_perturbations=config.rename_perturbations,
         memory_limit=config.memory_limit,
         overwrite=True,
     )

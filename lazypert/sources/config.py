@@ -14,6 +14,8 @@ from lazypert.screen.roles import ControlLabels, Roles, covariate_names
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lazypert.screen.renames import Renames
+
 
 OutputSpace = Literal["gene", "all", "embedding"]
 
@@ -29,6 +31,7 @@ class ScreenOptions(Config):
     control_col: str | None = None
     separator: str | None = None
     covariates: str | tuple[str, ...] | None = None
+    rename_perturbations: Renames | None = None
     output_space: OutputSpace = "all"
     hvg_col: str | None = None
     embedding_key: str | None = None
@@ -63,6 +66,9 @@ class PerturbationSourceConfig(ScreenOptions):
         Further obs columns, such as ``("dose", "time")``, that together with the perturbation make a *condition*:
         groups, sentences and splits are then those of one cell type, perturbation and condition. None takes those that
         a store was converted with; ``()`` is for none.
+    rename_perturbations
+        Spellings to merge: ``{"ctrl ": "ctrl"}`` gives cells labelled ``"ctrl "`` the label ``"ctrl"``, also as a part
+        of a combination; ``"strip"`` removes blanks around every label and part. Nothing is merged by default.
     output_space
         Features per cell: ``"all"`` genes, ``"gene"`` (the highly variable genes, see `hvg_col`),
         or an ``"embedding"`` (see `embedding_key`).
@@ -111,8 +117,9 @@ class PerturbationSourceConfig(ScreenOptions):
         require_integer("seed", self.seed)
         for name in ("should_yield_controls", "include_barcodes"):
             require_flag(name, getattr(self, name))
-        columns = require_names("additional_obs", self.additional_obs)
+        columns = tuple(require_names("additional_obs", self.additional_obs))
         require(len(set(columns)) == len(columns), "additional_obs", self.additional_obs, "each column once")
+        object.__setattr__(self, "additional_obs", columns)
 
     @property
     def roles(self) -> Roles:
@@ -124,13 +131,14 @@ class PerturbationSourceConfig(ScreenOptions):
             control_pert=self.control_pert,
             separator=self.separator,
             covariates=covariate_names(self.covariates or ()),
+            rename_perturbations=self.rename_perturbations,
         )
 
 
 def roles_of_store(roles: Roles, options: ScreenOptions) -> dict[str, Any]:
     """Roles of a store in place of those that the options leave at their defaults."""
     found: dict[str, Any] = {}
-    for name in ("pert_col", "control_pert", "separator", "cell_type_col", "batch_col"):
+    for name in ("pert_col", "control_pert", "separator", "rename_perturbations", "cell_type_col", "batch_col"):
         own = getattr(roles, name)
         is_default = getattr(options, name) == ScreenOptions.__dataclass_fields__[name].default
         if is_default and (own is not None or (name.endswith("_col") and roles.pert_col is not None)):
@@ -150,6 +158,7 @@ class PerturbationSourceKwargs(TypedDict, total=False):
     control_col: str | None
     separator: str | None
     covariates: str | tuple[str, ...] | None
+    rename_perturbations: Renames | None
     output_space: OutputSpace
     hvg_col: str | None
     embedding_key: str | None

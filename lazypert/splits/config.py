@@ -288,6 +288,7 @@ def _set(config: Config, name: str, value: object) -> None:
 
 
 def _labels(name: str, labels: Any, least: int = 0) -> tuple[str, ...]:
+    labels = (labels,) if isinstance(labels, str) else labels
     is_list = isinstance(labels, tuple | list) and all(isinstance(label, str) for label in labels)
     expected = "a tuple of at least one label, such as ('A',)" if least else "a tuple of labels, such as ('A',)"
     require(is_list and len(labels) >= least, name, labels, expected)
@@ -300,6 +301,8 @@ def _held_out(name: str, value: Any, width: int, *, is_pair: bool) -> HeldOut | 
         return None
     if isinstance(value, float | int | np.floating | np.integer):
         return require_number(name, value, above=0, most=1)
+    if isinstance(value, str) and not is_pair:
+        value = (value,)
     example = "(('T cell', 'A'),)" if is_pair else "('A', 'B')"
     expected = f"labels, such as {example}, or a fraction of them, such as 0.2"
     require(isinstance(value, tuple | list) and len(value) > 0, name, value, expected)

@@ -8,17 +8,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lazypert._internal.files import open_to_read, read_at
+from lazypert._internal.machine import machine_error
+from lazypert.store.damage import store_damaged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from lazypert.errors import LazypertError
 
 ByteRange = tuple[str, int, int]
 """Key of a file or object, offset and length."""
 
 
 class ByteReader(Protocol):
-    """Reads byte ranges. Thread-safe and picklable."""
+    """Reads byte ranges. Thread-safe and picklable.
+
+    Whatever fails, other than that an object does not exist, is a `MachineError`.
+    """
 
     @property
     def coalescing_gap(self) -> int:
@@ -72,6 +79,8 @@ class LocalReader:
             return (self.root / key).stat().st_size
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise _failed(key, error) from error
 
     def read(self, key: str, offset: int, length: int) -> bytes:
         """Read part of a file."""
@@ -99,14 +108,25 @@ class LocalReader:
                 fd = open_to_read(f"{self.root}/{key}")
             except FileNotFoundError:
                 fd = -1
+            except OSError as error:
+                raise _failed(key, error) from error
             try:
                 for _, offset, length in ranges_of_key:
                     counts.append(0 if fd < 0 else _fill(fd, out[at : at + length], offset))
                     at += length
+            except OSError as error:
+                raise _failed(key, error) from error
             finally:
                 if fd >= 0:
                     os.close(fd)
         return counts
+
+
+def _failed(key: str, error: OSError) -> LazypertError:
+    """Return the error for a file that cannot be read: folders in place of files are damage, all else is not."""
+    if isinstance(error, IsADirectoryError | NotADirectoryError):
+        return store_damaged(key, f"expected a file ({error.strerror})")
+    return machine_error(key, error)
 
 
 def _fill(fd: int, out: memoryview, offset: int) -> int:
@@ -135,6 +155,8 @@ class RemoteReader:
             return int(sync(self.store.getsize(key)))
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise machine_error(key, error) from error
 
     def read(self, key: str, offset: int, length: int) -> bytes:
         """Read part of an object with one request."""
@@ -164,7 +186,11 @@ class RemoteReader:
 
         counts: list[int] = []
         at = 0
-        for (_, _, length), response in zip(ranges, sync(fetch()), strict=True):
+        try:
+            responses = sync(fetch())
+        except OSError as error:
+            raise machine_error(ranges[0][0], error) from error
+        for (_, _, length), response in zip(ranges, responses, strict=True):
             body = b"" if response is None else response.to_bytes()[:length]
             out[at : at + len(body)] = body
             counts.append(len(body))

@@ -117,11 +117,20 @@ def numeric_column(array: ShardedArray) -> LazyColumn:
     return LazyColumn(len(array), array.dtype, array.read)
 
 
+def code_column(array: ShardedArray) -> LazyColumn:
+    """Make a column of codes as int32: they are stored as int8 if they fit, which would wrap in arithmetic."""
+    return LazyColumn(len(array), np.dtype(np.int32), partial(_read_codes, array))
+
+
 def decode_categories(codes: LazyColumn, categories: NDArray[Any]) -> LazyColumn:
     """Make a column of labels from a column of codes."""
     missing = np.nan if categories.dtype.kind in "iuf" else None
     labels = np.array([*categories, missing], dtype="f8" if missing is not None else object)
     return LazyColumn(codes.length, labels.dtype, partial(_read_decoded, codes, labels))
+
+
+def _read_codes(array: ShardedArray, start: int, stop: int) -> NDArray[np.int32]:
+    return array.read(start, stop).astype(np.int32)
 
 
 def _read_decoded(codes: LazyColumn, labels: NDArray[Any], start: int, stop: int) -> NDArray[Any]:

@@ -28,12 +28,15 @@ _STORED_PLAIN = 2
 # Kernels return 8 times the position of the damaged chunk plus one of these problems, or `OK`.
 OK = -1
 BAD_CHECKSUM, WRONG_SIZE, UNDECODABLE, _CUT_SHORT, _UNREADABLE = 1, 2, 3, 4, 5
+UNREADABLE = "the file cannot be read"
+"""Problem of the machine, not of the chunk."""
+
 PROBLEMS = {
     BAD_CHECKSUM: "the checksum of chunk {number} does not match its bytes",
     WRONG_SIZE: "chunk {number} decodes to {size:,} bytes, so it belongs to another array",
     UNDECODABLE: "chunk {number} cannot be decoded",
     _CUT_SHORT: "the file is cut short",
-    _UNREADABLE: "the file cannot be read",
+    _UNREADABLE: UNREADABLE,
 }
 
 

@@ -11,6 +11,7 @@ from lazypert.screen.cell_order import name_hashes
 from lazypert.screen.conditions import Conditions
 from lazypert.screen.groups import Groups
 from lazypert.screen.labels import factorise
+from lazypert.screen.renames import rename_labels
 from lazypert.screen.roles import ROLE_OF_AXIS, Roles
 from lazypert.store.columns import open_column
 from lazypert.store.format import TABLES
@@ -43,8 +44,8 @@ def group_cells(store: Store, roles: Roles) -> Groups:
 
 
 def _has_same_labels(roles: Roles, stored: Roles) -> bool:
-    """Whether labels of combinations are read in the same way; what is a part also depends on the controls."""
-    is_same = roles.separator == stored.separator
+    """Whether labels are read in the same way; what is a part of a combination also depends on the controls."""
+    is_same = roles.separator == stored.separator and roles.rename_perturbations == stored.rename_perturbations
     return is_same and (roles.separator is None or roles.controls == stored.controls)
 
 
@@ -56,7 +57,8 @@ def group_by_columns(store: Store, roles: Roles) -> Groups:
         codes[axis], labels[axis] = None, np.empty(0, np.str_)
         if column is not None:
             path = f"obs/{store.require_obs(column, ROLE_OF_AXIS[axis])}"
-            codes[axis], labels[axis] = factorise(store.read_column(path))
+            found = factorise(store.read_column(path))
+            codes[axis], labels[axis] = rename_labels(*found, roles) if axis == "perturbation" else found
     covariates = {
         name: factorise(store.read_column(f"obs/{store.require_obs(name, 'covariates')}")) for name in roles.covariates
     }

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from lazypert._internal.machine import machine_error
 from lazypert.store import native
 from lazypert.store.chunk_kernels import ChunkDamage, decode_ranges, select_columns, take_selected
 from lazypert.store.damage import store_damaged
-from lazypert.store.encoded_chunks import EncodedChunks
+from lazypert.store.encoded_chunks import UNREADABLE, EncodedChunks
 from lazypert.store.shard_index import ShardIndexes
 
 if TYPE_CHECKING:
@@ -277,10 +278,17 @@ class ShardedArray:
                 os.close(file)
 
     def raise_damage(self, damage: ChunkDamage, numbers: NDArray[np.int64]) -> None:
-        """Raise the error for damage, if any, among the chunks of a step."""
-        if damage is not None:
-            position, problem = damage
-            raise self._damaged(int(numbers[position]) // self._per_shard, problem)
+        """Raise the error for damage, if any, among the chunks of a step, or for a failed read."""
+        if damage is None:
+            return
+        position, problem = damage
+        shard, within = divmod(int(numbers[position]), self._per_shard)
+        if problem != UNREADABLE:
+            raise self._damaged(shard, problem)
+        # Kernels cannot say why a read failed: read the same bytes in Python, which raises the reason.
+        offset, length = self.indexes.read([shard])[0][within].tolist()
+        self.reader.read(self.indexes.key(shard), offset, length)
+        raise machine_error(self.indexes.key(shard), OSError(errno.EIO, "a read failed, and succeeded when repeated"))
 
     def _open_files(self, shards: list[int]) -> list[int] | None:
         """Open the files of shards; None if there are none, kernels cannot read them, or too many are open."""
@@ -292,7 +300,7 @@ class ShardedArray:
             raise store_damaged(str(error.filename), "the file is missing") from None
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
-                raise
+                raise machine_error(str(error.filename), error) from error
             return None
 
     def _read_chunks(

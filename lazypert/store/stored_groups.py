@@ -11,7 +11,7 @@ from lazypert.screen.cell_table import BatchCounts
 from lazypert.screen.conditions import Conditions
 from lazypert.screen.groups import Groups
 from lazypert.screen.labels import label_array
-from lazypert.screen.roles import AXES, RUN_AXES
+from lazypert.screen.roles import AXES, RUN_AXES, missing_controls
 from lazypert.store.columns import open_column
 from lazypert.store.format import COLUMN_CHUNK, TABLES
 from lazypert.store.group_by_columns import group_by_columns
@@ -43,9 +43,12 @@ def read_groups(store: Store) -> Groups:
     condition, conditions = np.zeros(len(start), np.int32), Conditions()
     if roles.covariates:
         condition, conditions = store.read_array(f"{TABLES}/runs/condition"), _read_conditions(store)
+    labels = {axis: label_array(store.read_strings(f"{TABLES}/labels/{axis}").tolist()) for axis in AXES}
+    # Conversion refuses control labels that are neither labels nor parts of them.
+    control_parts = missing_controls(roles, labels["perturbation"].tolist()) if roles.separator is not None else []
     return Groups(
         roles=roles,
-        labels={axis: label_array(store.read_strings(f"{TABLES}/labels/{axis}").tolist()) for axis in AXES},
+        labels=labels,
         start=start,
         stop=store.read_array(f"{TABLES}/runs/stop"),
         codes={axis: store.read_array(f"{TABLES}/runs/{axis}") for axis in RUN_AXES},
@@ -57,6 +60,7 @@ def read_groups(store: Store) -> Groups:
             *(store.read_array(f"{TABLES}/subgroups/{name}") for name in ("run", "batch", "n_cells"))
         ),
         conditions=conditions,
+        control_parts=tuple(control_parts),
     )
 
 

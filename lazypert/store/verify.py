@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lazypert._internal.files import crc32
 from lazypert._internal.memory import cpu_count
+from lazypert._internal.validation import named_options
 from lazypert.errors import StoreDamagedError
 from lazypert.store.format import MARKER
 from lazypert.store.manifest import MANIFEST, MANIFEST_FILES, Entry, manifest_digest, root_digest
@@ -22,6 +23,7 @@ _BYTES_AT_ONCE = 8 * 1024**2
 _MAX_LISTED = 10
 
 
+@named_options
 def verify(store: str | Path, *, storage_options: dict[str, Any] | None = None) -> int:
     """Read every file of a store and compare it with the manifest.
 

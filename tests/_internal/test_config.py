@@ -1,10 +1,12 @@
 """Configs are printed short and derived from one another."""
 
-from dataclasses import FrozenInstanceError, dataclass
+import pickle
+from dataclasses import FrozenInstanceError, dataclass, replace
 
 import pytest
 
 from lazypert._internal.config import Config, derive
+from lazypert.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -41,6 +43,14 @@ def test_given_values_replace_shared_fields():
 def test_missing_fields_are_reported():
     with pytest.raises(TypeError, match="path"):
         derive(Small, Large())
+
+
+def test_unknown_options_are_refused_with_near_matches():
+    with pytest.raises(ConfigError, match=r"^sied: unknown option\. Did you mean .*'seed'"):
+        Large(sied=1)
+    with pytest.raises(ConfigError, match=r"^mod: unknown option\. Did you mean 'mode'"):
+        derive(Large, Small(path="x"), mod="some")
+    assert replace(Large(), seed=5) == pickle.loads(pickle.dumps(Large(seed=5)))
 
 
 def test_configs_are_frozen():

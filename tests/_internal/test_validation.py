@@ -1,3 +1,4 @@
+import inspect
 from typing import Literal
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 
 from lazypert._internal.validation import (
     literal_choices,
+    named_options,
     require_choice,
     require_flag,
     require_integer,
@@ -110,7 +112,6 @@ def test_require_names_returns_a_list_of_texts(names):
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
-        ("TP53", r"got 'TP53', expected a list of names, such as \['TP53'\]"),
         ({"TP53"}, "expected a list of names"),
         (iter(["TP53"]), "expected a list of names"),
         ({"TP53": 1}, "expected a list of names"),
@@ -122,3 +123,23 @@ def test_require_names_returns_a_list_of_texts(names):
 def test_require_names_refuses_other_values(names, expected):
     with pytest.raises(ConfigError, match=expected):
         require_names("genes", names)
+
+
+def test_a_single_name_is_a_list_of_one():
+    assert require_names("genes", "TP53") == ["TP53"]
+    assert require_names("genes", ("TP53", "MYC")) == ["TP53", "MYC"]
+
+
+def test_unknown_keywords_are_refused_with_near_matches():
+    @named_options
+    def convert(source, *, pert_col=None):
+        """Convert."""
+        return source, pert_col
+
+    assert convert("a", pert_col="p") == ("a", "p")
+    assert (convert.__name__, convert.__doc__) == ("convert", "Convert.")
+    assert list(inspect.signature(convert).parameters) == ["source", "pert_col"]
+    with pytest.raises(ConfigError, match=r"^pertcol: unknown option\. Did you mean 'pert_col'"):
+        convert("a", pertcol="p")
+    with pytest.raises(TypeError, match="source"):
+        convert(pert_col="p")

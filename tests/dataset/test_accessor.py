@@ -58,9 +58,12 @@ def test_the_table_counts_cells_by_group(made):
         ({"controls": True}, lambda o: o.perturbation == "non-targeting"),
         ({"controls": False, "batch": ["b2"]}, lambda o: (o.perturbation != "non-targeting") & (o.batch == "b2")),
         ({}, lambda o: o.batch.notna()),
-        ({"perturbation": "TP53", "controls": True}, lambda o: o.batch == "never"),
+        (
+            {"perturbation": ["TP53", "non-targeting"], "controls": True},
+            lambda o: o.perturbation == "non-targeting",
+        ),
     ],
-    ids=["one", "several-and-batch", "cell_type", "controls", "others-of-a-batch", "all", "none"],
+    ids=["one", "several-and-batch", "cell_type", "controls", "others-of-a-batch", "all", "controls-by-name"],
 )  # fmt: skip
 def test_select_equals_pandas(made, wanted, naive):
     ds, obs = made
@@ -69,6 +72,16 @@ def test_select_equals_pandas(made, wanted, naive):
     shuffled = ds.isel(cell=np.random.default_rng(0).permutation(90)[:60])
     found = rows_of(shuffled.pert.select(**wanted)) if len(expected) else []
     assert list(found) == [row for row in rows_of(shuffled) if row in set(expected)]
+
+
+def test_controls_and_perturbations_that_exclude_each_other_are_refused(made):
+    ds, _ = made
+    advice = r"controls: got True with perturbation='TP53'.*perturbation=\['TP53', 'non-targeting'\]"
+    with pytest.raises(ConfigError, match=advice):
+        ds.pert.select(perturbation="TP53", controls=True)
+    with pytest.raises(ConfigError, match=r"controls: got False with perturbation='non-targeting', which are controls"):
+        ds.pert.select(perturbation="non-targeting", controls=False)
+    assert set(ds.pert.select(perturbation=["TP53", "non-targeting"]).perturbation.values) == {"TP53", "non-targeting"}
 
 
 @pytest.mark.parametrize("axis", ["perturbation", "cell_type", "batch"])

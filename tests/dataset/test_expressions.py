@@ -75,6 +75,54 @@ def test_expressions_give_what_they_give_in_memory(made, in_memory, expression, 
         assert result.indexes[name].equals(wanted.indexes[name])
 
 
+WITH_ANNDATA = {
+    "cells of a label": (
+        lambda ds: ds.query(cell="perturbation == 'TP53'").X.values,
+        lambda a: a[a.obs["perturbation"] == "TP53"].X.toarray(),
+    ),
+    "two genes in order": (
+        lambda ds: ds.X.sel(gene=["gene3", "gene1"]).values,
+        lambda a: a[:, ["gene3", "gene1"]].X.toarray(),
+    ),
+    "cells and genes": (
+        lambda ds: ds.isel(cell=ds.flag).sel(gene=["gene2"]).X.values,
+        lambda a: a[a.obs["flag"].to_numpy(), ["gene2"]].X.toarray(),
+    ),
+    "mean of each gene": (lambda ds: ds.X.mean("cell").values, lambda a: np.asarray(a.X.mean(axis=0)).ravel()),
+    "a layer": (
+        lambda ds: ds.lognorm.sum("gene").values,
+        lambda a: np.asarray(a.layers["lognorm"].sum(axis=1)).ravel(),
+    ),
+    "a gene as a vector": (lambda ds: ds.X.sel(gene="gene4").values, lambda a: a.obs_vector("gene4")),
+    "an embedding of some cells": (
+        lambda ds: ds.isel(cell=ds.batch == "b2").X_pca.values,
+        lambda a: a[a.obs["batch"] == "b2"].obsm["X_pca"],
+    ),
+    "means by a column": (
+        lambda ds: ds.pert.obs().groupby("batch", observed=True)["u1"].mean().to_numpy(),
+        lambda a: a.obs.groupby("batch", observed=True)["u1"].mean().to_numpy(),
+    ),
+    "a cross table": (
+        lambda ds: pd.crosstab(ds.pert.obs()["batch"], ds.pert.obs()["perturbation"]).to_numpy(),
+        lambda a: pd.crosstab(a.obs["batch"], a.obs["perturbation"]).to_numpy(),
+    ),
+    "sorted cells": (
+        lambda ds: ds.pert.obs().sort_values("i8").index.to_numpy(),
+        lambda a: a.obs.sort_values("i8").index.to_numpy(),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("expression", WITH_ANNDATA)
+def test_what_users_of_anndata_and_pandas_write(made, expected, expression):
+    ours, theirs = WITH_ANNDATA[expression]
+    result, wanted = ours(lp.open(made)), theirs(expected)
+    if np.asarray(wanted).dtype.kind in "OTU":
+        assert result.tolist() == wanted.tolist()
+    else:
+        np.testing.assert_allclose(result, wanted, rtol=1e-5)
+
+
 def test_expressions_of_anndata_have_an_equal(made, expected):
     ds = lp.open(made)
     for condition in ("perturbation == 'TP53'", "u1 > 100", "batch == 'b1' and not flag"):

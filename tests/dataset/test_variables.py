@@ -56,6 +56,14 @@ def test_every_obs_and_var_column_is_a_coordinate(made, expected):
     assert ds.gene.values.tolist() == expected.var_names.tolist()
 
 
+def test_arithmetic_with_codes_does_not_wrap(made, expected):
+    ds, stored = lp.open(made), expected.obs["perturbation"].cat.codes
+    assert stored.dtype == np.int8
+    for codes in (ds.perturbation_code, ds.isel(cell=slice(3, 60, 7)).perturbation_code):
+        assert codes.dtype == np.int32
+        assert (codes * 100).values.tolist() == [100 * int(code) for code in stored.iloc[codes.store_row.values]]
+
+
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 def test_matrices_have_a_float_dtype_that_is_exact(tmp_path, dtype):
     matrix = counts(10, 4, dtype="f8") * (1 if dtype == "f4" else 2**25 + 1)

@@ -1,12 +1,14 @@
 """Verdicts by dataset and cell type equal those of a filter of each context's cells alone."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from lazypert import KnockdownFilterConfig, OnTargetKnockdownFilter, PerturbationConcatSource
 from lazypert.errors import ConfigError, NotCountsError
-from tests.support.knockdown import reference_filter
+from tests.support.knockdown import cell_load_mask, reference_filter
 from tests.support.screens import CONTROL, in_store_order, make_screen, source_of
 from tests.support.stores import no_sync  # noqa: F401 - a fixture for the whole module
 
@@ -57,24 +59,43 @@ def check(source, dense, frame, genes, **options):
     return result
 
 
-@pytest.fixture(scope="module", params=range(40))
+N_SCREENS = 40
+N_QUICK = 8
+"""Random screens, and those of them that the default run covers, each with a third of its combinations."""
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(i, marks=[pytest.mark.slow] * (i >= N_QUICK)) for i in range(N_SCREENS)]
+)
 def one(request, tmp_path_factory):
-    """A random screen in store order, and the options that its number stands for."""
+    """A random screen in store order, and its number."""
     adata = screen(request.param)
     source = source_of(adata, tmp_path_factory.mktemp("one"))
     return source, in_store_order(source, adata), request.param
 
 
-def test_random_screens_equal_the_reference(one):
+def compare(one, match, direction, units):
     source, adata, seed = one
-    shared = {"min_cells": 1 + seed % 3, "residual_expression": 0.5, "verdict_by": CONTEXTS[seed % 4]}
+    options = {"min_cells": 1 + seed % 3, "residual_expression": 0.5, "verdict_by": CONTEXTS[seed % 4]}
+    values = VALUES[units]
+    dense = (adata.layers["log1p"] if "layer" in values else adata.X).toarray()
+    result = check(
+        source, dense, labels_of(adata), GENES, **options, control_match=match, direction=direction, **values
+    )
+    assert result.units == units
+    assert f"by means of {units}" in repr(result)
+
+
+def test_random_screens_equal_the_reference(one):
+    seed = one[2]
     for number, match in enumerate(MATCHES):
-        options = shared | {"control_match": match, "direction": DIRECTIONS[(seed + number) % 3]}
-        units, values = list(VALUES.items())[(seed // 3 + number) % 3]
-        dense = (adata.layers["log1p"] if "layer" in values else adata.X).toarray()
-        result = check(source, dense, labels_of(adata), GENES, **options, **values)
-        assert result.units == units
-        assert f"by means of {units}" in repr(result)
+        compare(one, match, DIRECTIONS[(seed + number) % 3], list(VALUES)[(seed // 3 + number) % 3])
+
+
+@pytest.mark.slow
+def test_every_combination_of_options_equals_the_reference(one):
+    for match, direction, units in itertools.product(MATCHES, DIRECTIONS, VALUES):
+        compare(one, match, direction, units)
 
 
 @pytest.fixture(scope="module")
@@ -99,24 +120,6 @@ def test_two_datasets_equal_the_reference(two, by, match):
         options = {"control_match": match, "verdict_by": by, "direction": direction, "min_cells": 2}
         result = check(source, dense, frame, genes, **options, residual_expression=0.6)
         assert list(result.table.columns[: len(by) + 1]) == [*by, "perturbation"]
-
-
-def cell_load_mask(dense, perturbation, genes, residual=0.30, cell_residual=0.50, min_cells=30):
-    """``filter_on_target_knockdown`` of cell-load, which sees one file."""
-    controls = perturbation == CONTROL
-    keep = controls.copy()
-    for label in set(perturbation) - {CONTROL}:
-        cells = perturbation == label
-        if label not in genes:
-            continue
-        own = dense[:, genes.index(label)].astype(np.float64)
-        control = own[controls].mean()
-        if control == 0 or not own[cells].mean() / control < residual:
-            continue
-        kept = cells & (own / control < cell_residual)
-        if kept.sum() >= min_cells:
-            keep |= kept
-    return keep
 
 
 EFFECT = {"shallow": {"A": 0.1, "B": 0.1, "C": 1.0}, "deep": {"A": 1.0, "B": 0.1, "C": 0.1}}
@@ -154,6 +157,14 @@ class TestDepths:
         ]
         assert (result.mask == np.concatenate(expected)).all()
         assert "by dataset pass" in repr(result)
+        by_force = reference_filter(
+            np.concatenate([adata.X.toarray() for _, adata in screens.values()]),
+            pd.concat([labels_of(adata, name) for name, (_, adata) in screens.items()], ignore_index=True),
+            ["A", "B", "C", "x"],
+            result.config,
+        )
+        assert (result.mask == by_force[0]).all()
+        assert result.table["passed"].tolist() == by_force[1]["passed"].tolist()
         alone = [OnTargetKnockdownFilter().run(source) for source, _ in screens.values()]
         assert (result.mask == np.concatenate([single.mask for single in alone])).all()
 
@@ -245,7 +256,7 @@ class TestDirection:
             assert result.table["n_kept"].tolist() == [2 if own[0] == 20 else 3]
 
 
-@pytest.mark.parametrize("value", ["dataset", ("donor",), ("dataset", "dataset")])
+@pytest.mark.parametrize("value", ["donor", ("donor",), ("dataset", "dataset")])
 def test_verdict_by_is_checked(value):
     with pytest.raises(ConfigError, match="verdict_by: got"):
         KnockdownFilterConfig(verdict_by=value)

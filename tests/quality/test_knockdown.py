@@ -12,6 +12,8 @@ from lazypert import (
     OnTargetKnockdownFilter,
     PerturbationAnnDataSource,
     PerturbationConcatSource,
+    PerturbationPipeline,
+    PerturbationPipelineConfig,
     PerturbationSourceConfig,
     is_on_target_knockdown,
 )
@@ -112,6 +114,25 @@ class TestRandomScreens:
         options = {"var_gene_col": "gene_name", "residual_expression": 1.0, "min_cells": 1}
         result = check(source, adata.layers["eighths"].toarray(), frame_of(adata), GENES, layer="eighths", **options)
         assert not result.table.equals(check(source, adata.X.toarray(), frame_of(adata), GENES, **options).table)
+
+    def test_the_layer_of_the_source_is_read_by_default(self, converted, tmp_path):
+        _, adata = converted(0)
+        path = tmp_path / "s.h5ad"
+        adata.copy().write_h5ad(path)
+        options = {"var_gene_col": "gene_name", "residual_expression": 1.0, "min_cells": 1}
+        config = PerturbationSourceConfig(file_path=path, layer="eighths")
+        source = PerturbationAnnDataSource(config)
+        ordered = in_store_order(source, adata)
+        check(source, ordered.layers["eighths"].toarray(), frame_of(ordered), GENES, **options)
+        pipeline = PerturbationPipeline(
+            PerturbationPipelineConfig(enable_knockdown_filter=True, layer="eighths", **options, sentence_size=2)
+        )
+        expected = OnTargetKnockdownFilter(KnockdownFilterConfig(layer="eighths", **options)).run(source)
+        for screens in (path, source):
+            result = pipeline.setup(screens).knockdown
+            assert (result.mask == expected.mask).all()
+            assert result.table.equals(expected.table)
+            assert result.config.layer == "eighths"
 
     def test_gene_names_can_come_from_the_var_index(self, tmp_path):
         screen = random_screen(2)

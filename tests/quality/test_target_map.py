@@ -1,5 +1,6 @@
 """Guides and drugs are judged by the gene that they target."""
 
+import anndata
 import numpy as np
 import pytest
 
@@ -52,7 +53,7 @@ def test_files_name_targets(source, tmp_path, suffix, separator):
     path = tmp_path / f"targets{suffix}"
     lines = [("guide", "gene", "note"), *((label, gene, "NA") for label, gene in TARGETS.items())]
     path.write_text("".join(separator.join(line) + "\n" for line in lines))
-    assert read_targets(path) == TARGETS
+    assert read_targets(path) == {label: ((gene,),) for label, gene in TARGETS.items()}
     assert residuals(source, path) == residuals(source, TARGETS)
 
 
@@ -65,13 +66,12 @@ def test_other_labels_name_their_own_target_and_an_empty_gene_is_none(source):
 def test_names_that_look_like_missing_values_are_kept(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("label,gene\nNA,null\n007,NAN\n")
-    assert read_targets(path) == {"NA": "null", "007": "NAN"}
+    assert read_targets(path) == {"NA": (("null",),), "007": (("NAN",),)}
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("label,gene\nA,G1\nA,G2\n", "got 'G1' and 'G2' for 'A' in"),
         ("label\nA\n", "expected a table with a header"),
         ("", "cannot read"),
     ],
@@ -88,7 +88,7 @@ def test_a_missing_file_is_named(tmp_path):
         read_targets(tmp_path / "none.csv")
 
 
-@pytest.mark.parametrize("targets", [{"A": 1}, {1: "A"}, ["A"], 3, "targets.xlsx"])
+@pytest.mark.parametrize("targets", [{"A": 1}, {1: "A"}, {"A": ["G1", 2]}, ["A"], 3, "targets.xlsx"])
 def test_options_that_are_no_targets_are_refused(targets):
     with pytest.raises(ConfigError, match=r"^targets: got"):
         lp.KnockdownFilterConfig(targets=targets)
@@ -104,3 +104,128 @@ def test_labels_with_and_without_the_version_of_one_gene_share_it(tmp_path):
         config = lp.KnockdownFilterConfig(min_cells=1, control_match=match)
         table = lp.OnTargetKnockdownFilter(config).run(source).table.set_index("perturbation")
         assert table["residual_expression"].to_dict() == expected
+
+
+LEFT = {"both": (0.1, 0.1), "one": (0.1, 1.0), "parts": (0.3, 0.3)}
+"""Drugs, and the shares of the expression of G1 and G2 that they leave."""
+
+
+class TestSeveralGenes:
+    """A drug passes if each of its targets does, in the same cells."""
+
+    @pytest.fixture
+    def screen(self, tmp_path):
+        labels = np.repeat([*LEFT, CONTROL], N)
+        rate = np.full((len(labels), 3), 20.0)
+        for label, left in LEFT.items():
+            rate[labels == label, :2] *= left
+        counts = np.random.default_rng(1).poisson(rate)
+        obs = {"perturbation": labels.tolist(), "cell_type": ["T"] * len(labels), "batch": ["b"] * len(labels)}
+        source = source_of(make_screen(obs, counts, genes=GENES), tmp_path)
+        rows = [int(name.removeprefix("cell")) for name in source.obs_names(np.arange(len(labels)))]
+        return source, counts[rows].astype(float), labels[rows]
+
+    @pytest.mark.parametrize("kind", ["list", "tuple", "array", "file"])
+    def test_equals_the_rule_in_loops(self, screen, tmp_path, kind):
+        source, counts, labels = screen
+        genes = {"list": ["G1", "G2"], "tuple": ("G1", "G2"), "array": np.array(["G1", "G2"])}.get(kind)
+        targets = dict.fromkeys(LEFT, genes)
+        if kind == "file":
+            targets = tmp_path / "targets.csv"
+            targets.write_text("drug,gene\n" + "".join(f"{label},{gene}\n" for gene in ("G1", "G2") for label in LEFT))
+        limits = {"residual_expression": 0.4, "cell_residual_expression": 0.5, "min_cells": 5}
+        result = lp.OnTargetKnockdownFilter(lp.KnockdownFilterConfig(targets=targets, **limits)).run(source)
+        controls, expected = counts[labels == CONTROL].mean(axis=0), labels == CONTROL
+        passed = {}
+        for label in LEFT:
+            cells = np.flatnonzero(labels == label)
+            ratios = counts[np.ix_(cells, [0, 1])] / controls[:2]
+            kept = cells[(ratios < 0.5).all(axis=1)]
+            passed[label] = bool((ratios.mean(axis=0) < 0.4).all()) and len(kept) >= 5
+            expected[kept] = passed[label]
+        assert passed == {"both": True, "one": False, "parts": True}
+        np.testing.assert_array_equal(result.mask, expected)
+        table = result.table.set_index("perturbation")
+        assert table["passed"].to_dict() == passed
+        assert table.loc["one", "reason"].startswith("G2: residual expression too high")
+
+    def test_a_part_of_a_combination_may_have_several(self, tmp_path):
+        counts = np.array([[0, 1, 1], [0, 1, 9], [10, 10, 10]], dtype=float)
+        obs = {"perturbation": ["g+d", "h+d", CONTROL], "cell_type": ["T"] * 3, "batch": ["b"] * 3}
+        source = source_of(make_screen(obs, counts, genes=GENES), tmp_path, separator="+")
+        config = lp.KnockdownFilterConfig(targets={"g": "G1", "h": "G1", "d": ["G2", "G3"]}, min_cells=1)
+        table = lp.OnTargetKnockdownFilter(config).run(source).table.set_index("perturbation")
+        assert table["passed"].to_dict() == {"d+g": True, "d+h": False}
+        assert table.loc["d+h", "reason"] == "G3: residual expression too high (0.900, must be below 0.3)"
+
+
+ENSEMBL = {"G1": "ENSG00000000001", "G2": "ENSG00000000002", "G3": "ENSG00000000003"}
+
+
+class TestNamesOfGenes:
+    """Genes that are given for labels are found as Ensembl ids or as symbols, in a var column or in the var index."""
+
+    @pytest.fixture(scope="class", params=["", ".7"], ids=["ids", "ids with versions"])
+    def by_ensembl(self, request, counts, tmp_path_factory):
+        obs = {"perturbation": np.repeat(list(LABELS), N).tolist()}
+        obs |= {name: ["x"] * len(counts) for name in ("cell_type", "batch")}
+        ids = [f"{gene}{request.param}" for gene in ENSEMBL.values()]
+        adata = make_screen(obs, counts, genes=ids, var={"feature_name": GENES})
+        return source_of(adata, tmp_path_factory.mktemp("ensembl"))
+
+    @pytest.mark.parametrize("var_gene_col", [None, "feature_name"])
+    def test_ensembl_ids(self, by_ensembl, source, var_gene_col):
+        targets = {label: ENSEMBL[gene] for label, gene in TARGETS.items()}
+        config = lp.KnockdownFilterConfig(targets=targets, min_cells=1, var_gene_col=var_gene_col)
+        table = lp.OnTargetKnockdownFilter(config).run(by_ensembl).table.set_index("perturbation")
+        assert table["residual_expression"].to_dict() == pytest.approx(residuals(source, TARGETS)[0])
+
+    def test_symbols(self, by_ensembl, source):
+        config = lp.KnockdownFilterConfig(targets=TARGETS, min_cells=1, var_gene_col="feature_name")
+        table = lp.OnTargetKnockdownFilter(config).run(by_ensembl).table.set_index("perturbation")
+        assert table["residual_expression"].to_dict() == pytest.approx(residuals(source, TARGETS)[0])
+        with pytest.raises(ConfigError, match=r"0 of 4 targets are in the var index.*use var_gene_col='feature_name'"):
+            lp.OnTargetKnockdownFilter(lp.KnockdownFilterConfig(targets=TARGETS)).run(by_ensembl)
+
+
+def perturbations(key="derived_features"):
+    """``uns["genetic_perturbations"]`` of a file in CELLxGENE's schema, for the labels above."""
+    found = {
+        label: {"role": "targeting", "protospacer_sequence": "ACGT", key: {ENSEMBL[gene]: gene}}
+        for label, gene in TARGETS.items()
+    }
+    return found | {CONTROL: {"role": "control", "protospacer_sequence": "TTTT"}}
+
+
+class TestGeneticPerturbations:
+    @pytest.mark.parametrize("key", ["derived_features", "target_features"])
+    def test_ids_or_symbols_are_found(self, source, key):
+        assert residuals(source, perturbations(key)) == residuals(source, TARGETS)  # this var index has symbols
+        assert read_targets(perturbations(key))["drug"] == ((ENSEMBL["G3"], "G3"),)
+
+    def test_what_an_h5ad_file_holds(self, source, counts, tmp_path):
+        obs = {"perturbation": np.repeat(list(LABELS), N).tolist()}
+        adata = make_screen(obs, counts, genes=list(ENSEMBL.values()))
+        adata.uns["genetic_perturbations"] = perturbations()
+        adata.write_h5ad(tmp_path / "s.h5ad")
+        stored = anndata.read_h5ad(tmp_path / "s.h5ad").uns["genetic_perturbations"]
+        by_id = source_of(adata, tmp_path, name="other", cell_type_col=None, batch_col=None)
+        assert residuals(by_id, stored)[0] == pytest.approx(residuals(source, TARGETS)[0])
+
+    def test_several_ids_are_a_combination(self, tmp_path):
+        obs = {"perturbation": ["G1_sg1 || G2_sg1", "G1_sg1", CONTROL]}
+        counts = np.array([[1.0, 2, 9], [1, 9, 9], [10, 10, 10]])
+        adata = make_screen(obs, counts, genes=list(ENSEMBL.values()))
+        source = source_of(adata, tmp_path, separator=" || ", cell_type_col=None, batch_col=None)
+        found, reasons = residuals(source, perturbations())
+        assert set(reasons.values()) == {"passed"}
+        assert found == {"G1_sg1": pytest.approx(0.1), "G1_sg1 || G2_sg1": pytest.approx(0.2)}
+
+    def test_entries_without_genes(self, source):
+        some = perturbations()
+        del some["drug"]["derived_features"]
+        assert residuals(source, some)[1]["drug"] == "target gene not measured"
+        with pytest.raises(ConfigError, match=r"targets: got 4 targeting entries without target_features"):
+            lp.KnockdownFilterConfig(targets=perturbations("other"))
+        with pytest.raises(ConfigError, match=r"targets\['A'\]\['role'\]: got None, expected 'targeting' or 'control'"):
+            lp.KnockdownFilterConfig(targets={"A": {"x": 1}})

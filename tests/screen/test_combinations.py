@@ -3,7 +3,7 @@
 import pytest
 
 from lazypert.errors import ConfigError
-from lazypert.screen.combinations import combined_label, parts_of
+from lazypert.screen.combinations import combined_label, controls_in, parts_of
 from lazypert.screen.roles import Roles
 
 
@@ -41,3 +41,10 @@ def test_combinations_with_the_same_parts_have_one_label(label, combined):
 
 def test_without_a_separator_labels_are_taken_as_they_are():
     assert combined_label("B+A", Roles(control_pert="ctrl")) == "B+A"
+
+
+def test_controls_that_are_parts():
+    roles = Roles(control_pert=("ctrl", "NT*"), separator="+")
+    assert controls_in(["A+ctrl", "ctrl", "NT-1+B", "A+B"], roles) == ("NT-1", "ctrl")
+    assert controls_in(["ctrl", "A"], roles) == ()
+    assert controls_in(["A+ctrl"], Roles(control_pert="ctrl")) == ()

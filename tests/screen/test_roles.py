@@ -11,7 +11,7 @@ ROLES = Roles(pert_col="guide", cell_type_col="type", control_pert="NT")
 
 
 def test_every_role_but_those_of_labels_and_covariates_fills_an_axis():
-    others = {"control_pert", "separator", "covariates"}
+    others = {"control_pert", "separator", "covariates", "rename_perturbations"}
     assert {field.name for field in fields(Roles)} == {*ROLE_OF_AXIS.values(), *others}
     assert set(OPTIONAL_ROLES) <= set(ROLE_OF_AXIS.values())
 

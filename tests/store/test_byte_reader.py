@@ -1,10 +1,13 @@
 """Files and objects return the same bytes, and report missing ones in the same way."""
 
+import errno
 import pickle
+from pathlib import Path
 
 import pytest
 from zarr.storage import LocalStore, MemoryStore
 
+from lazypert.errors import MachineError, StoreDamagedError
 from lazypert.store.byte_reader import LocalReader, RemoteReader
 
 CONTENT = {"a": bytes(range(256)), "deep/b": b"0123456789"}
@@ -48,6 +51,37 @@ def test_readers_are_picklable(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     for one in (LocalReader(tmp_path), RemoteReader(LocalStore(tmp_path))):
         assert pickle.loads(pickle.dumps(one)).read("a", 1, 2) == b"bc"
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs /proc/self/mem")
+def test_a_failing_disk_is_the_machine(tmp_path):
+    (tmp_path / "a").symlink_to("/proc/self/mem")  # its first bytes give EIO
+    with pytest.raises(MachineError, match=r"'a' cannot be read now .*Input/output error.*disk or the network failed"):
+        LocalReader(tmp_path).read("a", 0, 8)
+
+
+def test_a_folder_in_place_of_a_file_is_damage(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").touch()
+    with pytest.raises(StoreDamagedError, match="a: expected a file"):
+        LocalReader(tmp_path).read("a", 0, 8)
+    with pytest.raises(StoreDamagedError, match="b/c: expected a file"):
+        LocalReader(tmp_path).size("b/c")
+
+
+def test_objects_that_cannot_be_read_are_the_machine():
+    class Failing(MemoryStore):
+        async def get(self, *_args, **_options):
+            raise PermissionError(errno.EACCES, "Forbidden")
+
+        async def getsize(self, key):
+            raise ConnectionResetError(errno.ECONNRESET, "reset by peer")
+
+    reader = RemoteReader(Failing())
+    with pytest.raises(MachineError, match=r"'a' cannot be read now .*Forbidden.*Check its permissions"):
+        reader.read("a", 0, 8)
+    with pytest.raises(MachineError, match=r"'a' cannot be read now .*reset by peer"):
+        reader.size("a")
 
 
 def test_missing_files_are_named_and_no_file_stays_open(tmp_path):

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lazypert._internal.files import write_atomic
-from lazypert.errors import StoreDamagedError
+from lazypert.errors import MachineError, StoreDamagedError
 from lazypert.store import native
 from lazypert.store.byte_reader import LocalReader
-from lazypert.store.encoded_chunks import checksum
+from lazypert.store.encoded_chunks import PROBLEMS, checksum
 from lazypert.store.format import CODEC, COUNTS_CODEC, Grid
 from lazypert.store.shard_encoding import encode_shard
 from lazypert.store.sharded_array import ShardedArray
@@ -146,6 +146,28 @@ def test_damage_is_reported(folder, tmp_path, how, message, compiled, monkeypatc
         message = "c/0: the file is cut short"  # by all of its bytes
     with pytest.raises(StoreDamagedError, match=message):
         ours.read(0, 400)
+
+
+UNREADABLE = Path("/proc/self/mem")
+"""A file that opens, and whose first bytes cannot be read: Linux answers with EIO."""
+
+
+@pytest.mark.skipif(not UNREADABLE.exists(), reason="needs /proc/self/mem")
+@pytest.mark.parametrize("compiled", [True, False], ids=["kernel", "python"])
+def test_a_failing_disk_is_not_damage(folder, tmp_path, compiled, monkeypatch):
+    ours = damaged(folder, tmp_path, "none")
+    (tmp_path / "u2/c/0").unlink()
+    (tmp_path / "u2/c/0").symlink_to(UNREADABLE)
+    if not compiled:
+        hide_native_functions(monkeypatch)
+    with pytest.raises(MachineError, match=r"'u2/c/0' cannot be read now .*Input/output error.*not mean that it is da"):
+        ours.read(0, 400)
+
+
+def test_a_read_that_fails_once_is_not_damage(folder, tmp_path):
+    ours = damaged(folder, tmp_path, "none")
+    with pytest.raises(MachineError, match="a read failed, and succeeded when repeated"):
+        ours.raise_damage((0, PROBLEMS[5]), np.array([0]))
 
 
 def test_files_are_closed_after_reads_and_errors(folder, tmp_path):

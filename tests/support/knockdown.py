@@ -96,3 +96,29 @@ def control_mean(own, controls, stratum_of, match, cell):
         if chosen.any():
             return own[chosen].mean()
     return np.nan
+
+
+def cell_load_mask(dense, perturbation, genes, residual=0.30, cell_residual=0.50, min_cells=30, control=CONTROL):
+    """Mask by the rules of cell-load's ``filter_on_target_knockdown``, which sees one file; a mean below 1e-8 is zero.
+
+    Parameters
+    ----------
+    dense
+        (n_obs, n_genes) values.
+    perturbation
+        (n_obs,) labels.
+    """
+    controls = perturbation == control
+    keep = controls.copy()
+    for label in set(perturbation) - {control}:
+        cells = perturbation == label
+        if label not in genes:
+            continue
+        own = dense[:, genes.index(label)].astype(np.float64)
+        mean = own[controls].mean()
+        if np.isclose(mean, 0) or not own[cells].mean() / mean < residual:
+            continue
+        kept = cells & (own / mean < cell_residual)
+        if kept.sum() >= min_cells:
+            keep |= kept
+    return keep

@@ -1,0 +1,93 @@
+"""Spellings of one perturbation that are merged on request: names in place of labels, or labels without blanks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from lazypert._internal.validation import require
+from lazypert.errors import LabelNotFoundError, near_matches
+from lazypert.screen.labels import rename
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from lazypert.screen.roles import Roles
+
+Renames: TypeAlias = Mapping[str, str] | tuple[tuple[str, str], ...] | Literal["strip"]
+"""Names in place of labels, or of parts of combinations; ``"strip"`` removes blanks around each."""
+
+STRIP = "strip"
+
+
+def check_renames(value: Any) -> tuple[tuple[str, str], ...] | Literal["strip"] | None:
+    """Return the option `rename_perturbations` as sorted pairs.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither a mapping of text to text that is not empty, nor ``"strip"``.
+    """
+    if value is None or value == STRIP:
+        return value
+    expected = "a dictionary {label: name}, both text that is not empty, or 'strip'"
+    pairs = value.items() if isinstance(value, Mapping) else value
+    require(isinstance(value, Mapping | tuple | list) and len(value) > 0, "rename_perturbations", value, expected)
+    is_text = all(len(pair) == 2 and all(isinstance(text, str) for text in pair) and pair[1] for pair in pairs)
+    require(is_text, "rename_perturbations", value, expected)
+    return tuple(sorted((str(label), str(name)) for label, name in pairs))
+
+
+def names_of(renames: Mapping[str, str] | tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """Return names by label."""
+    return dict(renames.items() if isinstance(renames, Mapping) else renames)
+
+
+def rename_labels(
+    codes: NDArray[np.int32], labels: NDArray[np.str_], roles: Roles
+) -> tuple[NDArray[np.int32], NDArray[np.str_]]:
+    """Merge the labels of perturbations as the roles say; without a request, they stay as they are.
+
+    Parameters
+    ----------
+    codes, labels
+        (n_obs,) codes and sorted labels, as in the obs column.
+
+    Raises
+    ------
+    LabelNotFoundError
+        If a label to rename occurs neither as a label nor as a part of one.
+    """
+    renames = roles.rename_perturbations
+    if renames is None:
+        return codes, labels
+    texts: list[str] = labels.tolist()
+    if isinstance(renames, str):
+        return rename(codes, [_of_parts(label, roles.separator, str.strip) for label in texts])
+    names = names_of(renames)
+    _require_known(names, texts, roles)
+    # The whole label counts before its parts.
+    return rename(
+        codes,
+        [names.get(label) or _of_parts(label, roles.separator, lambda part: names.get(part, part)) for label in texts],
+    )
+
+
+def _of_parts(label: str, separator: str | None, name: Callable[[str], str]) -> str:
+    """Name of a label from the names of its parts; without a separator, it is its own only part."""
+    parts = [label] if separator is None else label.split(separator)
+    return (separator or "").join(map(name, parts))
+
+
+def _require_known(names: Mapping[str, str], labels: Sequence[str], roles: Roles) -> None:
+    parts = [part for label in labels for part in label.split(roles.separator)] if roles.separator else []
+    known = {*labels, *parts}
+    for label in names:
+        if label not in known:
+            raise LabelNotFoundError(
+                f"rename_perturbations: got {label!r}, expected a label in obs column {roles.pert_col!r}. "
+                f"{near_matches(label, labels)}"
+            )
