@@ -15,9 +15,10 @@ from lazypert._internal.memory import Budget, release_memory
 from lazypert._internal.paths import local_path
 from lazypert._internal.validation import require_integer
 from lazypert.conversion.cell_stats import CellStatsPlan
+from lazypert.conversion.joined_obs import join_obs
 from lazypert.conversion.matrices import X_FOLDER, write_matrices
 from lazypert.conversion.plan import DATASET, ConversionOptions, source_stamp
-from lazypert.conversion.planner import make_plan
+from lazypert.conversion.planner import dataset_names, make_plan
 from lazypert.conversion.store_writer import StoreWriter
 from lazypert.conversion.table_writer import (
     write_cell_stats,
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from lazypert.conversion.joined_obs import ObsTables
     from lazypert.conversion.plan import ConversionPlan, Join, Order
+    from lazypert.converter import ScreenReader
     from lazypert.progress import Progress, Report
 
 _LOG = logging.getLogger("lazypert")
@@ -64,6 +67,7 @@ def convert(
     memory_limit: int | str = "1GiB",
     overwrite: bool = False,
     join: Join = "inner",
+    obs: ObsTables | None = None,
     progress: Callable[[Progress], None] | bool | None = None,
 ) -> Path:
     """Convert one or more source files into a lazypert store.
@@ -116,6 +120,12 @@ def convert(
         Which genes of several files to keep, aligned by name: ``"inner"`` keeps genes that every file
         measured; ``"outer"`` keeps all genes, with zeros where a file lacks them (the obs column
         ``dataset`` and the var columns ``measured_in_<dataset>`` distinguish these from measured zeros).
+    obs
+        Tables of further obs columns, which are joined by cell name: the path of a ``.csv``, ``.tsv`` or ``.parquet``
+        file, a DataFrame, or a list of them; for several files also a dict from the stem of each file's name to its
+        tables. Barcodes are in the index of a DataFrame, in a column such as ``cell_barcode``, or in the first column
+        of a file, so that Cell Ranger's ``protospacer_calls_per_cell.csv`` can be passed as it is. `pert_col`
+        and the other options may name these columns. Cells without a row get missing values.
     progress
         Called with every `lazypert.progress.Progress`. None shows a bar if stderr is a terminal;
         False shows nothing.
@@ -175,7 +185,7 @@ def convert(
     budget = Budget.of(memory_limit)
     target = _resolve_target(store, paths)
     StoreWriter.check(target, overwrite=overwrite)
-    plan = make_plan([open_source(path) for path in paths], options, budget)
+    plan = _make_plan([open_source(path) for path in paths], options, budget, obs)
     stamps = [source_stamp(path) for path in paths]
     plan.check_memory()
     _check_disk(plan, target)
@@ -189,6 +199,18 @@ def convert(
         _check_unchanged(paths, stamps)
         writer.finalise(attrs)
     return store
+
+
+def _make_plan(
+    readers: list[ScreenReader], options: ConversionOptions, budget: Budget, obs: ObsTables | None
+) -> ConversionPlan:
+    """Join the tables onto the files, and plan the conversion."""
+    joined = join_obs(readers, dataset_names(readers), obs)
+    plan = make_plan(joined.readers, options, budget)
+    plan.not_copied = [*dict.fromkeys(plan.not_copied + joined.not_copied)]
+    plan.notes += joined.notes
+    plan.joined_digest = joined.digest
+    return plan
 
 
 def _not_copied_text(lines: list[str]) -> str:

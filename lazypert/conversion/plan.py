@@ -125,6 +125,8 @@ class ConversionPlan:
         What the files hold and the store does not, one line each.
     notes
         What else to know of the store, one line each.
+    joined_digest
+        Digest of the tables that were joined onto obs; empty without any.
     """
 
     readers: list[ScreenReader]
@@ -139,6 +141,7 @@ class ConversionPlan:
     source_row: NDArray[np.integer]
     not_copied: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    joined_digest: str = ""
 
     @property
     def n_obs(self) -> int:
@@ -251,6 +254,7 @@ class ConversionPlan:
             "sources": [[str(reader.path.resolve()), *source_stamp(reader.path)] for reader in self.readers],
             "roles": self.options.roles.to_json(),
             "options": [self.options.layer, self.options.order, self.options.join],
+            "obs": self.joined_digest,
             "blocks": [self.map_task_sizes(source_name).block_bytes for source_name in self.matrices.values()],
         }
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
