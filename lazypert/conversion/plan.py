@@ -12,6 +12,7 @@ import numpy as np
 
 from lazypert._internal.memory import format_bytes
 from lazypert._internal.validation import require, require_choice
+from lazypert.converter import is_in_memory
 from lazypert.errors import ConfigError, DiskFullError
 from lazypert.screen.roles import ROLE_OF_AXIS
 from lazypert.store.format import COLUMN_SHARD, FORMAT_VERSION, MATRIX_SHARD
@@ -246,8 +247,13 @@ class ConversionPlan:
                 "Free some space, or choose a target on another disk. Nothing was written."
             )
 
-    def fingerprint(self) -> str:
-        """Return twelve hexadecimal digits that change whenever the sources or the options change."""
+    def fingerprint(self) -> str | None:
+        """Return twelve hexadecimal digits that change whenever the sources or the options change.
+
+        None if a source is an object in memory, of which a later process cannot tell whether it is the same.
+        """
+        if any(map(is_in_memory, self.readers)):
+            return None
         identity = {
             "lazypert": version("lazypert"),
             "format": FORMAT_VERSION,
