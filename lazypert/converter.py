@@ -42,9 +42,12 @@ __all__ = [
     # what lazypert calls
     "column_names",
     "converters",
+    "elements",
+    "frames_in_obsm",
     "is_in_memory",
     "is_object",
     "open_source",
+    "read_element",
     "SourceMissingError",
 ]  # fmt: skip
 
@@ -182,6 +185,30 @@ def column_names(reader: ScreenReader, matrix: str) -> NDArray[Any] | None:
     known = getattr(reader, "column_names", None)
     names: NDArray[Any] | None = None if known is None else known(matrix)
     return names
+
+
+def elements(reader: ScreenReader) -> dict[str, int]:
+    """Bytes of each further element of AnnData that a reader can read, such as ``"uns/leiden"`` or ``"varm/PCs"``.
+
+    A reader need not have any: those that do have an attribute `elements` and a method ``read_element(path)``.
+    """
+    found: dict[str, int] = getattr(reader, "elements", {})
+    return found
+
+
+def read_element(reader: Any, path: str) -> Any:
+    """Value of one of a reader's `elements`, as AnnData has it in memory."""
+    return reader.read_element(path)
+
+
+def frames_in_obsm(reader: ScreenReader) -> dict[str, tuple[str, ...]]:
+    """Columns of each obsm entry that is a table, by name.
+
+    A reader need not know any: those that do have an attribute `obsm_frames`, and a method
+    ``obsm_column(name, column, start, stop)`` that returns values as `ScreenReader.obs_column` does.
+    """
+    found: dict[str, tuple[str, ...]] = getattr(reader, "obsm_frames", {})
+    return found
 
 
 def converters() -> dict[str, Converter]:

@@ -193,8 +193,13 @@ def _lazy_columns(table: Any) -> tuple[list[str], Callable[[str | None], Array |
         if name is None:
             return _column_node(index.array, None, n_rows)
 
+        dtype = table[name].dtype
+
         def fetch(start: int, stop: int) -> Any:
-            return table[[name]].iloc[start:stop].to_memory()[name].array
+            values = table[[name]].iloc[start:stop].to_memory()[name].array
+            if isinstance(dtype, pd.CategoricalDtype):  # the part has only the categories that occur in it
+                return pd.Categorical(values, categories=dtype.categories, ordered=dtype.ordered)
+            return values
 
         return _column_node(fetch(0, min(1, n_rows)), fetch, n_rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,16 +25,13 @@ from lazypert_converters._objects import (
     opaque,
     sparse_attributes,
 )
-from lazypert_converters._tree import Array, Group
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
     from lazypert.converter import BlockSpec, RowBlock
     from lazypert_converters._object_matrices import MatrixSource
-    from lazypert_converters._tree import Tree
+    from lazypert_converters._tree import Array, Group, Tree
 
 _FORMAT = "AnnData object"
 _NAME = "adata"
@@ -53,11 +51,14 @@ class AnnDataObjectReader(AnnDataReader):
         The dense embeddings.
     rows
         (n_obs,) rows of the embeddings that the object selects; None for all.
+    adata
+        The object.
     """
 
     sources: dict[str, MatrixSource] = field(default_factory=dict)
     lazy_obsm: dict[str, Any] = field(default_factory=dict)
     rows: NDArray[np.int64] | None = None
+    adata: Any = None
     in_memory = True
 
     def __reduce__(self) -> NoReturn:
@@ -92,10 +93,15 @@ class AnnDataObjectReader(AnnDataReader):
             return np.asarray(values[start:stop].compute(scheduler="synchronous"))
         return np.asarray(values[start:stop] if self.rows is None else values[self.rows[start:stop]])
 
+    def read_element(self, path: str) -> Any:
+        """Value of an entry of uns, varm or varp."""
+        kind, _, name = path.partition("/")
+        return _computed(getattr(self.adata, kind)[name])
+
 
 def is_anndata(value: object) -> bool:
     """Whether an object is an AnnData; does not import anndata."""
-    return any(cls.__name__ == "AnnData" and cls.__module__.startswith("anndata.") for cls in type(value).__mro__)
+    return any(cls.__name__ == "AnnData" and cls.__module__.split(".")[0] == "anndata" for cls in type(value).__mro__)
 
 
 def open_anndata_object(adata: Any) -> AnnDataObjectReader:
@@ -111,6 +117,7 @@ def open_anndata_object(adata: Any) -> AnnDataObjectReader:
     found = _Contents(adata)
     reader = open_anndata(found.tree)
     own = {f.name: getattr(reader, f.name) for f in fields(reader)}
+    own["elements"] = {path: _n_bytes(found.element(path)) for path in reader.elements}
     for name, matrix in reader.layouts.items():
         found.add_source(name, matrix)
     return AnnDataObjectReader(
@@ -118,6 +125,7 @@ def open_anndata_object(adata: Any) -> AnnDataObjectReader:
         sources=found.sources,
         lazy_obsm={name: found.matrices[f"obsm/{name}"] for name in reader.obsm},
         rows=found.rows,
+        adata=adata,
     )
 
 
@@ -149,7 +157,11 @@ class _Contents:
         children: dict[str, Array | Group] = {"obs": self._frame(adata.obs), "var": self._frame(adata.var)}
         if parent.X is not None:
             children["X"] = self._matrix("X", parent.X, shape)
-        layers = {name: self._matrix(f"layers/{name}", values, shape) for name, values in parent.layers.items() if name is not None}
+        layers = {
+            name: self._matrix(f"layers/{name}", values, shape)
+            for name, values in parent.layers.items()
+            if name is not None
+        }
         children["layers"] = ObjectGroup({**layers})
         obsm = {name: self._obsm(name, values) for name, values in parent.obsm.items()}
         children["obsm"] = ObjectGroup({**obsm})
@@ -198,10 +210,15 @@ class _Contents:
 
     def _obsm(self, name: str, values: Any) -> Array | Group:
         if hasattr(values, "iloc"):
-            return frame_node(values) if self.rows is None else opaque(values)
+            return frame_node(values if self.rows is None else values.iloc[self.rows])
         if getattr(values, "ndim", 2) != 2:
             return opaque(values)
         return self._matrix(f"obsm/{name}", values, (self.adata.n_obs, int(values.shape[1])))
+
+    def element(self, path: str) -> Any:
+        """An entry of uns, varm or varp of the parent."""
+        kind, _, name = path.partition("/")
+        return getattr(self.parent, kind)[name]
 
     def _stored(self, where: str) -> Matrix | None:
         """Where a matrix is in the file of a backed AnnData, if it is there."""
@@ -266,3 +283,24 @@ def _stand_in(layout: str, shape: tuple[int, int], dtype: Any) -> ObjectGroup:
     children = {"data": ObjectArray(np.empty(0, dtype)), "indices": empty, "indptr": empty}
     return ObjectGroup({**children}, sparse_attributes(layout, shape))
 
+
+def _computed(value: Any) -> Any:
+    """A value without lazy parts and views, in the plain types that AnnData writes."""
+    if isinstance(value, Mapping) and not hasattr(value, "ds"):
+        return {name: _computed(part) for name, part in value.items()}
+    if _is_dask(value):
+        return value.compute(scheduler="synchronous")
+    if hasattr(value, "ds"):
+        return value.to_memory()
+    return np.asarray(value) if type(value).__name__ == "ArrayView" else value
+
+
+def _n_bytes(value: Any) -> int:
+    """Bytes of a value, as far as they are known without computing it."""
+    if isinstance(value, Mapping) and not hasattr(value, "ds"):
+        return sum(map(_n_bytes, value.values()))
+    if sparse.issparse(value):
+        return int(value.data.nbytes + value.indices.nbytes + value.indptr.nbytes)
+    if isinstance(value, pd.DataFrame | pd.Series):
+        return int(np.sum(value.memory_usage(deep=False)))
+    return int(getattr(value, "nbytes", 0))

@@ -18,6 +18,7 @@ from lazypert._internal.tasks import uses_processes
 from lazypert._internal.validation import require_integer
 from lazypert.conversion.cell_stats import CellStatsPlan
 from lazypert.conversion.joined_obs import join_obs
+from lazypert.conversion.kept_elements import write_elements
 from lazypert.conversion.matrices import X_FOLDER, write_matrices
 from lazypert.conversion.plan import DATASET, ConversionOptions, source_stamp
 from lazypert.conversion.planner import dataset_names, make_plan
@@ -27,6 +28,7 @@ from lazypert.conversion.table_writer import (
     write_column_names,
     write_embeddings,
     write_obs,
+    write_obsm_frames,
     write_tables,
     write_var,
 )
@@ -145,7 +147,7 @@ def convert(
     Warns
     -----
     NotCopiedWarning
-        If the files hold something that the store will not, such as ``uns``. The store lists it too:
+        If the files hold something that the store will not, such as ``obsp``. The store lists it too:
         ``Store(path).attrs["warnings"]``.
 
     Raises
@@ -311,6 +313,8 @@ def _write(writer: StoreWriter, plan: ConversionPlan, report: Report | None) -> 
     stats_plan = _plan_cell_stats(plan)
     summaries = write_matrices(writer, plan, destination, stats_plan, report)
     write_embeddings(writer, plan, destination)
+    write_obsm_frames(writer, plan, destination)
+    write_elements(writer, plan.elements)
     write_column_names(writer, plan)
     write_tables(writer, plan)
     if stats_plan is not None:

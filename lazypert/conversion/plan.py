@@ -126,6 +126,10 @@ class ConversionPlan:
         What the files hold and the store does not, one line each.
     notes
         What else to know of the store, one line each.
+    elements
+        Values of uns, varm and varp that the store keeps, by path.
+    obsm_frames
+        Columns of each obsm entry that is a table.
     joined_digest
         Digest of the tables that were joined onto obs; empty without any.
     """
@@ -142,6 +146,8 @@ class ConversionPlan:
     source_row: NDArray[np.integer]
     not_copied: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    elements: dict[str, Any] = field(default_factory=dict)
+    obsm_frames: dict[str, tuple[str, ...]] = field(default_factory=dict)
     joined_digest: str = ""
 
     @property
