@@ -188,5 +188,5 @@ def test_names_of_guides_survive_a_second_conversion(tmp_path):
     lp.convert(tmp_path / "one.zarr", tmp_path / "two.zarr", **ROLES)
     lp.convert([tmp_path / "one.zarr", tmp_path / "two.zarr"], tmp_path / "both.zarr", **ROLES)
     for name in ("one", "two", "both"):
-        found = read_store(tmp_path / f"{name}.zarr").uns["obsm_columns"]
+        found = anndata.read_zarr(tmp_path / f"{name}.zarr").uns["obsm_columns"]
         assert list(found["guides"]) == [f"guide{j}" for j in range(5)]
