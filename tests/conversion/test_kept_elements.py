@@ -190,3 +190,23 @@ def test_names_of_guides_survive_a_second_conversion(tmp_path):
     for name in ("one", "two", "both"):
         found = anndata.read_zarr(tmp_path / f"{name}.zarr").uns["obsm_columns"]
         assert list(found["guides"]) == [f"guide{j}" for j in range(5)]
+
+
+def test_exports_have_them_for_the_selected_genes(tmp_path):
+    adata = rich()
+    ds = lp.open(lp.convert(adata, tmp_path / "s.zarr", **ROLES))
+    part = ds.isel(cell=[7, 3, 30], gene=[5, 2])
+    part.pert.write_h5ad(tmp_path / "part.h5ad")
+    for found in (part.pert.to_anndata(), anndata.read_h5ad(tmp_path / "part.h5ad")):
+        expected = adata[found.obs_names, found.var_names].copy()
+        assert_equal(found.uns, adata.uns)
+        assert_equal(dict(found.varm), {name: expected.varm[name] for name in ("PCs", "table")})
+        assert_equal(found.varp["corr"], expected.varp["corr"])
+        assert_equal(found.obsm["scores"], expected.obsm["scores"])
+        assert {"guides", "X_pca"} < set(found.obsm)
+    renamed = part.assign_coords(gene=["other", "names"]).pert.to_anndata()
+    assert not renamed.varm
+    victim = next(path for path in (tmp_path / "s.zarr" / "uns" / "colors").rglob("c/*") if path.is_file())
+    victim.unlink()
+    with pytest.raises(StoreDamagedError, match="uns/colors"):
+        part.pert.to_anndata()
