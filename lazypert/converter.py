@@ -7,6 +7,7 @@ group ``lazypert.converters``, so those of third parties work exactly like the o
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -41,7 +42,12 @@ __all__ = [
     # what lazypert calls
     "column_names",
     "converters",
+    "elements",
+    "frames_in_obsm",
+    "is_in_memory",
+    "is_object",
     "open_source",
+    "read_element",
     "SourceMissingError",
 ]  # fmt: skip
 
@@ -148,7 +154,11 @@ class ScreenReader(Protocol):
 
 @runtime_checkable
 class Converter(Protocol):
-    """A source format."""
+    """A source format.
+
+    A converter of objects, such as AnnData in memory, also has the methods ``recognises_object(value) -> bool`` and
+    ``open_object(value) -> ScreenReader``; such a reader has ``in_memory = True`` and need not be picklable.
+    """
 
     name: str
 
@@ -177,13 +187,52 @@ def column_names(reader: ScreenReader, matrix: str) -> NDArray[Any] | None:
     return names
 
 
+def elements(reader: ScreenReader) -> dict[str, int]:
+    """Bytes of each further element of AnnData that a reader can read, such as ``"uns/leiden"`` or ``"varm/PCs"``.
+
+    A reader need not have any: those that do have an attribute `elements` and a method ``read_element(path)``.
+    """
+    found: dict[str, int] = getattr(reader, "elements", {})
+    return found
+
+
+def read_element(reader: Any, path: str) -> Any:
+    """Value of one of a reader's `elements`, as AnnData has it in memory."""
+    return reader.read_element(path)
+
+
+def frames_in_obsm(reader: ScreenReader) -> dict[str, tuple[str, ...]]:
+    """Columns of each obsm entry that is a table, by name.
+
+    A reader need not know any: those that do have an attribute `obsm_frames`, and a method
+    ``obsm_column(name, column, start, stop)`` that returns values as `ScreenReader.obs_column` does.
+    """
+    found: dict[str, tuple[str, ...]] = getattr(reader, "obsm_frames", {})
+    return found
+
+
 def converters() -> dict[str, Converter]:
     """All installed converters, by name."""
     return {point.name: point.load()() for point in sorted(entry_points(group=ENTRY_POINTS))}
 
 
-def open_source(path: str | Path) -> ScreenReader:
-    """Open a source file with the converter that recognises it.
+def is_object(value: object) -> bool:
+    """Whether a source is an object that a converter recognises, rather than a path or a list of sources."""
+    return not isinstance(value, str | os.PathLike | list | tuple) and _object_converter(value) is not None
+
+
+def is_in_memory(reader: ScreenReader) -> bool:
+    """Whether a reader reads an object, which is gone when the process ends."""
+    return bool(getattr(reader, "in_memory", False))
+
+
+def _object_converter(value: object) -> Any:
+    known: list[Any] = [*converters().values()]
+    return next((one for one in known if hasattr(one, "open_object") and one.recognises_object(value)), None)
+
+
+def open_source(path: Any) -> ScreenReader:
+    """Open a source file, or an object such as an AnnData, with the converter that recognises it.
 
     Raises
     ------
@@ -194,6 +243,9 @@ def open_source(path: str | Path) -> ScreenReader:
     SourceFormatError
         If no installed converter recognises it, or the one that does cannot convert it.
     """
+    if is_object(path):
+        opened: ScreenReader = _object_converter(path).open_object(path)
+        return opened
     path = local_path("source", path, "Copy the file to this machine first. Nothing was written.")
     if not path.exists():
         raise SourceMissingError(f"{str(path)!r} does not exist. Check the path. Nothing was written.")

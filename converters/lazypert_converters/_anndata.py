@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from lazypert.errors import SourceFormatError
 from lazypert_converters._frames import labels_in_uns, open_frame, read_column, read_frame, read_names
 from lazypert_converters._matrices import (
     Matrix,
@@ -32,8 +36,10 @@ _RAW = "raw/X"
 _OLD_RAW_PREFIX = "raw."
 _NULL_ENCODING = ("null", "0.1.0")
 _CARRIED = ("obs", "var", "X", "layers", "obsm", "raw")
-_NOT_KEPT = ("obsp", "varm", "varp", "uns")
+_ELEMENTS = ("varm", "varp", "uns")  # groups whose children are copied as they are
+_NOT_KEPT = ("obsp", *_ELEMENTS)
 _ONLY_MATRICES = "and only numeric matrices are copied"
+_NAMES_OF_COLUMNS = "uns/obsm_columns"
 
 
 @dataclass(frozen=True)
@@ -50,12 +56,15 @@ class AnnDataReader(Reader):
         Where each matrix is.
     embeddings
         Where each dense embedding is: a path and, for AnnData before 0.7, a field of the records there.
+    elements
+        Bytes of each entry of uns, varm and varp, by path.
     """
 
     tree: Tree
     frames: dict[str, Frame]
     layouts: dict[str, Matrix]
     embeddings: dict[str, tuple[str, str]]
+    elements: dict[str, int]
 
     def obs_names(self, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """(stop - start,) cell names."""
@@ -104,6 +113,39 @@ class AnnDataReader(Reader):
         with self.tree.root() as root:
             return _embedding_array(root, *self.embeddings[name]).read(start, stop)
 
+    @property
+    def obsm_frames(self) -> dict[str, tuple[str, ...]]:
+        """Columns of each obsm entry that is a table."""
+        return {
+            where.removeprefix("obsm/"): tuple(frame.columns)
+            for where, frame in self.frames.items()
+            if where.startswith("obsm/")
+        }
+
+    def obsm_column(self, name: str, column: str, start: int = 0, stop: int | None = None) -> Any:
+        """(stop - start,) values of a column of a table in obsm."""
+        with self.tree.root() as root:
+            return read_column(root, self.frames[f"obsm/{name}"].columns[column], start, stop)
+
+    def read_element(self, path: str) -> Any:
+        """Value of an entry of uns, varm or varp, as AnnData reads it."""
+        import anndata
+
+        with self.tree.root() as root, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old encodings
+            return anndata.io.read_elem(root.child(path).node)  # type: ignore[union-attr]
+
+    def column_names(self, matrix: str) -> NDArray[Any] | None:
+        """(n_columns,) names of the columns of a sparse obsm entry, if an earlier conversion stored them in uns."""
+        kind, _, name = matrix.partition("/")
+        if kind != "obsm" or _NAMES_OF_COLUMNS not in self.elements:
+            return None
+        names = self.read_element(_NAMES_OF_COLUMNS)
+        found = names.get(name) if isinstance(names, dict) else None
+        if found is None or len(found) != self.matrices[matrix]:
+            return None
+        return np.asarray(found, dtype=object)
+
 
 def open_anndata(tree: Tree) -> AnnDataReader:
     """Check the structure of an AnnData and the lengths of its elements, without reading values.
@@ -128,7 +170,9 @@ def open_anndata(tree: Tree) -> AnnDataReader:
         contents.add_raw(root, n_obs, frames)
         used_labels = labels_in_uns(list(frames.values()))
         obsm = {name: _embedding_array(root, *location).shape[1] for name, location in contents.embeddings.items()}
-        not_carried = contents.not_carried + _not_kept(root, names, used_labels)
+        frames.update(contents.frames)
+        elements = contents.find_elements(root, used_labels)
+        not_carried = contents.not_carried + _not_kept(root, names)
     return AnnDataReader(
         path=tree.path,
         n_obs=n_obs,
@@ -141,6 +185,7 @@ def open_anndata(tree: Tree) -> AnnDataReader:
         frames=frames,
         layouts=contents.layouts,
         embeddings=contents.embeddings,
+        elements=elements,
     )
 
 
@@ -151,6 +196,7 @@ class _Contents:
     not_carried: list[str]
     layouts: dict[str, Matrix] = field(default_factory=dict)
     embeddings: dict[str, tuple[str, str]] = field(default_factory=dict)
+    frames: dict[str, Frame] = field(default_factory=dict)
 
     def add_layers(self, root: Group, shape: tuple[int, int]) -> None:
         if "layers" not in root.names():
@@ -180,8 +226,30 @@ class _Contents:
             elif isinstance(child, Array) and is_dense_matrix(child) and len(child.shape) == 2:
                 open_matrix(child, (n_obs, child.shape[1]))
                 self.embeddings[name] = locations[name]
+            elif isinstance(child, Group) and child.encoding[0] == "dataframe":
+                self._add_frame(root, where, n_obs)
             else:
                 self.not_carried.append(f"{where}: {_described(child)}, {_ONLY_MATRICES}")
+
+    def _add_frame(self, root: Group, where: str, n_obs: int) -> None:
+        frame = open_frame(root, where)
+        if frame.length != n_obs:
+            raise root.child(where).fault(f"has {frame.length:,} rows", f"{n_obs:,}, one per cell")
+        self.frames[where] = frame
+        self.not_carried += frame.not_carried
+
+    def find_elements(self, root: Group, used_labels: set[str]) -> dict[str, int]:
+        """Bytes of each entry of the groups whose entries are copied as they are."""
+        found = {}
+        for kind in set(_ELEMENTS).intersection(root.names()):
+            node = root.child(kind)
+            for name in node.names() if isinstance(node, Group) else ():
+                try:
+                    if kind != "uns" or name not in used_labels:
+                        found[join(kind, name)] = _n_bytes(node.child(name))
+                except SourceFormatError as error:  # such as a broken link
+                    self.not_carried.append(f"{join(kind, name)}: {error}")
+        return dict(sorted(found.items()))
 
     def add_raw(self, root: Group, n_obs: int, frames: dict[str, Frame]) -> None:
         """Add raw, or ``raw.X`` and ``raw.var`` of AnnData before 0.7, and its var table to `frames`."""
@@ -207,7 +275,13 @@ class _Contents:
         ]
 
 
-def _not_kept(root: Group, names: list[str], used_labels: set[str]) -> list[str]:
+def _n_bytes(node: Array | Group) -> int:
+    if isinstance(node, Array):
+        return node.declared_bytes
+    return sum(_n_bytes(node.child(name)) for name in node.names())
+
+
+def _not_kept(root: Group, names: list[str]) -> list[str]:
     """One line for each element that stores do not keep."""
     lines = []
     for name in (*_NOT_KEPT, *sorted(set(names) - {*_NOT_KEPT, *_CARRIED})):
@@ -215,7 +289,7 @@ def _not_kept(root: Group, names: list[str], used_labels: set[str]) -> list[str]
             continue
         node = root.child(name) if name in _NOT_KEPT else None
         if isinstance(node, Group):
-            lines += [_left_out(join(name, child)) for child in node.names() if child not in used_labels]
+            lines += [] if name in _ELEMENTS else [_left_out(join(name, child)) for child in node.names()]
         elif not isinstance(node, Array) or node.shape != (0,):
             lines.append(_left_out(name))
     return lines

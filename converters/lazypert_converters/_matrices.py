@@ -219,12 +219,13 @@ def scratch_bytes(tree: Tree, matrix: Matrix) -> int:
 def _read_tile(array: Array, matrix: Matrix, spec: BlockSpec) -> RowBlock:
     top, left = divmod(spec.start, matrix.n_cols)
     bottom, right = divmod(spec.stop - 1, matrix.n_cols)
-    values = _widened(array.tile(slice(top, bottom + 1), slice(left, right + 1)))
+    values = widened(array.tile(slice(top, bottom + 1), slice(left, right + 1)))
     _check_integers(array, values)
-    return RowBlock(top, _to_csr(values, left, matrix.n_cols))
+    return RowBlock(top, to_csr(values, left, matrix.n_cols))
 
 
-def _to_csr(values: NDArray[Any], first_col: int, n_cols: int) -> CSRBlock:
+def to_csr(values: NDArray[Any], first_col: int, n_cols: int) -> CSRBlock:
+    """Keep the non-zero values of a dense tile whose first column is `first_col`."""
     indptr = row_pointers(np.count_nonzero(values, axis=1))
     indices, data = np.empty(int(indptr[-1]), np.int32), np.empty(int(indptr[-1]), values.dtype)
     step = max(1, _SLAB // values.shape[1])
@@ -241,7 +242,7 @@ def _read_sparse(group: Group, matrix: Matrix, spec: BlockSpec) -> RowBlock:
     data, indices = group.array("data"), group.array("indices")
     indptr = group.array("indptr").read(spec.start, spec.stop + 1).astype(np.int64)
     first, last = int(indptr[0]), int(indptr[-1])
-    columns, values = indices.read(first, last), _widened(data.read(first, last))
+    columns, values = indices.read(first, last), widened(data.read(first, last))
     if not len(columns) == len(values) == last - first:
         raise group.fault(f"ends before element {last:,}", "as many values as indptr says")
     _check_integers(data, values)
@@ -267,7 +268,7 @@ def _columns_to_rows(
     return CSRBlock(rows.indptr.astype(np.int64), columns, rows.data, matrix.n_cols)
 
 
-def _widened(values: NDArray[Any]) -> NDArray[Any]:
+def widened(values: NDArray[Any]) -> NDArray[Any]:
     """Convert float16, which kernels do not support, to float32."""
     return values.astype(np.float32) if values.dtype == np.float16 else values
 

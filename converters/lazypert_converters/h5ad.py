@@ -1,14 +1,15 @@
-"""Converter for AnnData's ``.h5ad`` files, of every version since 0.5."""
+"""Converter for AnnData's ``.h5ad`` files, of every version since 0.5, and for AnnData objects."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import h5py
 
 from lazypert.converter import raise_machine_error
 from lazypert_converters._anndata import open_anndata
 from lazypert_converters._hdf5 import Hdf5Tree, is_hdf5
+from lazypert_converters.anndata_object import is_anndata, open_anndata_object
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +21,7 @@ _OTHER_NAMES = {"mod", "matrix"}  # MuData files have obs and var too; 10x and L
 
 
 class H5adConverter:
-    """Opens ``.h5ad`` files."""
+    """Opens ``.h5ad`` files, and AnnData objects in memory."""
 
     name = "h5ad"
 
@@ -39,3 +40,11 @@ class H5adConverter:
     def open(self, path: Path) -> AnnDataReader:
         """Open a file and check its structure, without reading values."""
         return open_anndata(Hdf5Tree(path, "AnnData file"))
+
+    def recognises_object(self, value: object) -> bool:
+        """Whether an object is an AnnData."""
+        return is_anndata(value)
+
+    def open_object(self, value: Any) -> AnnDataReader:
+        """Open an AnnData object and check its structure, without reading matrices."""
+        return open_anndata_object(value)

@@ -103,6 +103,9 @@ def _add_convert(subparsers: Any) -> None:
     convert.add_argument(
         "--join", choices=("inner", "outer"), default="inner", help="how to combine genes; default: %(default)s"
     )
+    convert.add_argument(
+        "--obs", metavar="FILE", action="append", help="table of obs columns, such as guide calls, joined by barcode"
+    )
     convert.set_defaults(run=commands.convert)
 
 

@@ -54,6 +54,7 @@ def convert(options: argparse.Namespace) -> None:
             memory_limit=options.memory_limit,
             overwrite=options.overwrite,
             join=options.join,
+            obs=options.obs,
         )
     _print_summary(Store(path), time.perf_counter() - start)
 

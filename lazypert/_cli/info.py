@@ -52,7 +52,8 @@ def _print_origin(store: Store) -> None:
     is_fair = attrs["order"] == "grouped" and store.format_version >= 3
     print_field("order", f"{attrs['order']}{', in random order within groups' if is_fair else ''}")
     for source in attrs["sources"]:
-        print_field("source", f"{source['file']} ({source['n_obs']:,} cells, {format_bytes(source['size'])})")
+        size = "in memory" if source["size"] is None else format_bytes(source["size"])
+        print_field("source", f"{source['file']} ({source['n_obs']:,} cells, {size})")
 
 
 def _describe_matrix(store: Store, name: str) -> str:

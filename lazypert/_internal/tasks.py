@@ -75,6 +75,14 @@ def run(
             release_memory()
 
 
+def uses_processes() -> bool:
+    """Whether the caller's scheduler runs tasks in other processes, or may do so."""
+    scheduler = dask.base.get_scheduler()
+    if scheduler is None:
+        return False
+    return hasattr(scheduler, "__self__") or "multiprocessing" in getattr(scheduler, "__module__", "")
+
+
 def _share(value: Any, shared: dict[int, Any]) -> Any:
     """Wrap a large argument so that it is sent to each worker only once, however many tasks share it."""
     if not hasattr(value, "__dict__") and not hasattr(value, "__slots__") and not hasattr(value, "__array__"):

@@ -8,37 +8,48 @@ import logging
 import os
 import shutil
 import warnings
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lazypert._internal.inverse_permutation import inverse
 from lazypert._internal.memory import Budget, release_memory
 from lazypert._internal.paths import local_path
+from lazypert._internal.tasks import uses_processes
 from lazypert._internal.validation import named_options, require_integer
 from lazypert.conversion.cell_stats import CellStatsPlan
+from lazypert.conversion.joined_obs import join_obs
+from lazypert.conversion.kept_elements import write_elements
 from lazypert.conversion.matrices import X_FOLDER, write_matrices
 from lazypert.conversion.plan import DATASET, ConversionOptions, source_stamp
-from lazypert.conversion.planner import NO_CONTROLS, make_plan
+from lazypert.conversion.planner import NO_CONTROLS, dataset_names, make_plan
 from lazypert.conversion.store_writer import StoreWriter
 from lazypert.conversion.table_writer import (
     write_cell_stats,
     write_column_names,
     write_embeddings,
     write_obs,
+    write_obsm_frames,
     write_tables,
     write_var,
 )
-from lazypert.converter import open_source
+from lazypert.converter import is_in_memory, is_object, open_source
 from lazypert.errors import ConfigError, DiskFullError, NotCopiedWarning, SourceFormatError
 from lazypert.progress import Bar
 from lazypert.screen.roles import Roles, control_labels, covariate_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
+    from anndata import AnnData
+
+    from lazypert.conversion.joined_obs import ObsTables
     from lazypert.conversion.plan import ConversionPlan, Join, Order
+    from lazypert.converter import ScreenReader
     from lazypert.progress import Progress, Report
     from lazypert.screen.renames import Renames
+
+Source: TypeAlias = "str | os.PathLike[str] | AnnData"
+"""A file or an object to convert."""
 
 _LOG = logging.getLogger("lazypert")
 _SHOWN_LINES = 5  # of what was not copied, in a warning
@@ -51,7 +62,7 @@ _COPY_STORE = (
 
 @named_options
 def convert(
-    source: str | Path | Sequence[str | Path],
+    source: Source | Sequence[Source],
     store: str | Path,
     *,
     pert_col: str | None = None,
@@ -68,6 +79,7 @@ def convert(
     memory_limit: int | str = "1GiB",
     overwrite: bool = False,
     join: Join = "inner",
+    obs: ObsTables | None = None,
     progress: Callable[[Progress], None] | bool | None = None,
 ) -> Path:
     """Convert one or more source files into a lazypert store.
@@ -82,9 +94,11 @@ def convert(
     Parameters
     ----------
     source
-        A file, or a list of files to put into one store. Genes are aligned, labels are merged, and
+        A file or an AnnData, or a list of them to put into one store. Genes are aligned, labels are merged, and
         the obs column ``dataset`` holds the stem of each cell's file; a column of that name in a
-        file becomes ``dataset_in_file``.
+        file becomes ``dataset_in_file``. An AnnData may be in memory, backed (``backed="r"``) or lazy
+        (``anndata.experimental.read_lazy``), or a view of such; it gives the same store as its ``.h5ad`` file, but
+        an interrupted conversion starts over. It is not sent to other processes.
     store
         Path of the new store, a local folder. Here and in `source`, ``~`` and ``$VARIABLES`` are replaced.
     pert_col, cell_type_col, batch_col
@@ -128,6 +142,12 @@ def convert(
         Which genes of several files to keep, aligned by name: ``"inner"`` keeps genes that every file
         measured; ``"outer"`` keeps all genes, with zeros where a file lacks them (the obs column
         ``dataset`` and the var columns ``measured_in_<dataset>`` distinguish these from measured zeros).
+    obs
+        Tables of further obs columns, which are joined by cell name: the path of a ``.csv``, ``.tsv`` or ``.parquet``
+        file, a DataFrame, or a list of them; for several files also a dict from the stem of each file's name to its
+        tables. Barcodes are in the index of a DataFrame, in a column such as ``cell_barcode``, or in the first column
+        of a file, so that Cell Ranger's ``protospacer_calls_per_cell.csv`` can be passed as it is. `pert_col`
+        and the other options may name these columns. Cells without a row get missing values.
     progress
         Called with every `lazypert.progress.Progress`. None shows a bar if stderr is a terminal;
         False shows nothing.
@@ -139,7 +159,7 @@ def convert(
     Warns
     -----
     NotCopiedWarning
-        If the files hold something that the store will not, such as ``uns``. The store lists it too:
+        If the files hold something that the store will not, such as ``obsp``. The store lists it too:
         ``Store(path).attrs["warnings"]``.
 
     Raises
@@ -164,16 +184,16 @@ def convert(
     >>> lp.convert(path, "screen.zarr", pert_col="perturbation", control_pert="non-targeting",
     ...            cell_type_col="cell_type", batch_col="batch")  # doctest: +SKIP
     """
-    sources = [source] if isinstance(source, str | os.PathLike) else source
-    paths = [local_path("source", path, _COPY_SOURCE).absolute() for path in sources]
+    sources = _listed(source)
+    paths = [path for one in sources if (path := _file_of(one)) is not None]
     store = local_path("store", store, _COPY_STORE)
-    if not paths:
+    if not sources:
         raise ConfigError("source: got an empty list, expected at least one file.")
     roles = Roles(
         pert_col=pert_col,
         cell_type_col=cell_type_col,
         batch_col=batch_col,
-        dataset_col=DATASET if len(paths) > 1 else None,
+        dataset_col=DATASET if len(sources) > 1 else None,
         control_pert=control_labels("control_pert", control_pert),
         separator=separator,
         covariates=covariate_names(covariates),
@@ -189,7 +209,7 @@ def convert(
     budget = Budget.of(memory_limit)
     target = _resolve_target(store, paths)
     StoreWriter.check(target, overwrite=overwrite)
-    plan = make_plan([open_source(path) for path in paths], options, budget)
+    plan = _make_plan(_open(sources), options, budget, obs)
     stamps = [source_stamp(path) for path in paths]
     plan.check_memory()
     _check_disk(plan, target)
@@ -205,6 +225,45 @@ def convert(
         _check_unchanged(paths, stamps)
         writer.finalise(attrs)
     return store
+
+
+def _listed(source: Any) -> list[Any]:
+    """One source, or several, as a list: absolute paths, and objects."""
+    is_one = isinstance(source, str | os.PathLike) or is_object(source)
+    return [
+        one if is_object(one) else local_path("source", one, _COPY_SOURCE).absolute()
+        for one in ([source] if is_one else source)
+    ]
+
+
+def _file_of(source: Any) -> Path | None:
+    """Path of a source file, or of the file of a backed or lazy AnnData; None for an object in memory."""
+    path = source if isinstance(source, os.PathLike) else getattr(source, "filename", None)
+    return None if path is None else Path(path).absolute()
+
+
+def _open(sources: list[Any]) -> list[ScreenReader]:
+    """Open all sources."""
+    readers = [open_source(source) for source in sources]
+    if any(map(is_in_memory, readers)) and uses_processes():
+        raise ConfigError(
+            "source: got an AnnData object with a Dask scheduler that uses other processes, expected files, which they "
+            "can open. Write it to an .h5ad file and convert that, or use threads: "
+            "dask.config.set(scheduler='threads'). Nothing was written."
+        )
+    return readers
+
+
+def _make_plan(
+    readers: list[ScreenReader], options: ConversionOptions, budget: Budget, obs: ObsTables | None
+) -> ConversionPlan:
+    """Join the tables onto the files, and plan the conversion."""
+    joined = join_obs(readers, dataset_names(readers), obs)
+    plan = make_plan(joined.readers, options, budget)
+    plan.not_copied = [*dict.fromkeys(plan.not_copied + joined.not_copied)]
+    plan.notes += joined.notes
+    plan.joined_digest = joined.digest
+    return plan
 
 
 def _not_copied_text(lines: list[str]) -> str:
@@ -270,6 +329,8 @@ def _write(writer: StoreWriter, plan: ConversionPlan, report: Report | None) -> 
     stats_plan = _plan_cell_stats(plan)
     summaries = write_matrices(writer, plan, destination, stats_plan, report)
     write_embeddings(writer, plan, destination)
+    write_obsm_frames(writer, plan, destination)
+    write_elements(writer, plan.elements)
     write_column_names(writer, plan)
     write_tables(writer, plan)
     if stats_plan is not None:
@@ -292,7 +353,7 @@ def _attributes(plan: ConversionPlan, summaries: dict[str, Any]) -> dict[str, An
         "sources": [
             {"name": name, "file": reader.path.name, "n_obs": reader.n_obs, "size": size, "mtime_ns": mtime}
             for name, reader in zip(plan.dataset_names, plan.readers, strict=True)
-            for size, mtime in [source_stamp(reader.path)]
+            for size, mtime in [(None, None) if is_in_memory(reader) else source_stamp(reader.path)]
         ],
         "roles": plan.stored_roles.to_json(),
         "order": "grouped" if plan.is_grouped else "source",

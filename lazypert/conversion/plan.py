@@ -12,6 +12,7 @@ import numpy as np
 
 from lazypert._internal.memory import format_bytes
 from lazypert._internal.validation import require, require_choice
+from lazypert.converter import is_in_memory
 from lazypert.errors import ConfigError, DiskFullError
 from lazypert.screen.roles import ROLE_OF_AXIS
 from lazypert.store.format import COLUMN_SHARD, FORMAT_VERSION, MATRIX_SHARD
@@ -125,6 +126,12 @@ class ConversionPlan:
         What the files hold and the store does not, one line each.
     notes
         What else to know of the store, one line each.
+    elements
+        Values of uns, varm and varp that the store keeps, by path.
+    obsm_frames
+        Columns of each obsm entry that is a table.
+    joined_digest
+        Digest of the tables that were joined onto obs; empty without any.
     """
 
     readers: list[ScreenReader]
@@ -139,6 +146,9 @@ class ConversionPlan:
     source_row: NDArray[np.integer]
     not_copied: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    elements: dict[str, Any] = field(default_factory=dict)
+    obsm_frames: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    joined_digest: str = ""
 
     @property
     def n_obs(self) -> int:
@@ -245,14 +255,20 @@ class ConversionPlan:
                 "Free some space, or choose a target on another disk. Nothing was written."
             )
 
-    def fingerprint(self) -> str:
-        """Return twelve hexadecimal digits that change whenever the sources or the options change."""
+    def fingerprint(self) -> str | None:
+        """Return twelve hexadecimal digits that change whenever the sources or the options change.
+
+        None if a source is an object in memory, of which a later process cannot tell whether it is the same.
+        """
+        if any(map(is_in_memory, self.readers)):
+            return None
         identity = {
             "lazypert": version("lazypert"),
             "format": FORMAT_VERSION,
             "sources": [[str(reader.path.resolve()), *source_stamp(reader.path)] for reader in self.readers],
             "roles": self.options.roles.to_json(),
             "options": [self.options.layer, self.options.order, self.options.join],
+            "obs": self.joined_digest,
             "blocks": [self.map_task_sizes(source_name).block_bytes for source_name in self.matrices.values()],
         }
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from lazypert._internal.unique_names import unique_names
+from lazypert.conversion.kept_elements import choose_elements
 from lazypert.conversion.plan import DATASET, ConversionPlan
 from lazypert.conversion.reordered_values import READ_STEP, obs_column_reader
-from lazypert.converter import column_names
+from lazypert.converter import column_names, frames_in_obsm
 from lazypert.errors import SourceFormatError, near_matches, no_such_column
 from lazypert.screen.cell_order import name_hashes
 from lazypert.screen.cell_table import CellArrays
@@ -60,6 +61,11 @@ def make_plan(readers: list[ScreenReader], options: ConversionOptions, budget: B
     alignment = align_genes(var_tables, names, options.join)
     not_copied += _dropped_genes(var_tables, readers, alignment) + _var_differences(var_tables, readers)
     embeddings, embeddings_not_copied = _choose_embeddings(readers)
+    obsm_frames, frames_not_copied = _choose_obsm_frames(readers)
+    has_same_genes = alignment.is_same and not _is_raw_with_other_genes(readers, matrices)
+    kept, elements_not_copied = choose_elements(
+        readers, x=matrices["X"], has_same_genes=has_same_genes, memory_limit=budget.limit
+    )
     codes, labels = _role_codes(readers, options.roles, names)
     options = _with_marked_controls(readers, options, codes["perturbation"], labels["perturbation"])
     hashes = _read_name_hashes(readers)
@@ -89,8 +95,14 @@ def make_plan(readers: list[ScreenReader], options: ConversionOptions, budget: B
         new_cols=[None if alignment.is_same else new_col for new_col in alignment.new_col],
         groups=groups,
         source_row=source_row,
-        not_copied=[*dict.fromkeys(not_copied + matrices_not_copied + embeddings_not_copied)],
+        not_copied=[
+            *dict.fromkeys(
+                not_copied + matrices_not_copied + embeddings_not_copied + frames_not_copied + elements_not_copied
+            )
+        ],
         notes=notes,
+        elements=kept,
+        obsm_frames=obsm_frames,
     )
 
 
@@ -286,6 +298,11 @@ def _without_other_genes(readers: list[ScreenReader], names: list[str]) -> tuple
     return [name for name in names if name not in over_var], notes
 
 
+def _is_raw_with_other_genes(readers: list[ScreenReader], matrices: dict[str, str]) -> bool:
+    """Whether the store's genes are those of raw and not those of var."""
+    return matrices["X"] == RAW and not all(reader.raw_var().index.equals(reader.var().index) for reader in readers)
+
+
 def _var_table(reader: ScreenReader, matrices: dict[str, str]) -> pd.DataFrame:
     """Return the var table of the store's X; raw keeps columns that only var has, if both have the same genes."""
     if matrices["X"] != RAW:
@@ -312,6 +329,18 @@ def _choose_embeddings(readers: list[ScreenReader]) -> tuple[list[str], list[str
     _check_names(readers, [f"obsm/{name}" for name in common])
     warnings = [
         f"obsm/{name} was not copied: not in every file with the same width" for name in names if name not in common
+    ]
+    return common, warnings
+
+
+def _choose_obsm_frames(readers: list[ScreenReader]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """Return the columns of each table in obsm that every file has, and warnings about the others."""
+    found = [frames_in_obsm(reader) for reader in readers]
+    names = list(dict.fromkeys(name for frames in found for name in frames))
+    common = {name: found[0][name] for name in names if len({frames.get(name) for frames in found}) == 1}
+    _check_names(readers, [f"obsm/{name}" for name in common])
+    warnings = [
+        f"obsm/{name} was not copied: not in every file with the same columns" for name in names if name not in common
     ]
     return common, warnings
 

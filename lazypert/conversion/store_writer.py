@@ -125,6 +125,10 @@ class StoreWriter:
         """Create a group with its attributes."""
         self._zarr.require_group(path).attrs.update(attrs)
 
+    def open_group(self, path: str) -> zarr.Group:
+        """Return a group for another library to write to; the manifest lists what it writes."""
+        return self._zarr.require_group(path)
+
     def template(
         self,
         path: str,

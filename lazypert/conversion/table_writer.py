@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -68,6 +69,36 @@ def write_embeddings(writer: StoreWriter, plan: ConversionPlan, destination: NDA
         for rows in ReorderedValues(embedding_reader(plan.readers, name, dtype), destination, step):
             array[start : start + len(rows)] = rows
             start += len(rows)
+
+
+@dataclass(frozen=True)
+class _ObsmFrame:
+    """A table in the obsm of a file, read like its obs."""
+
+    reader: Any
+    name: str
+    obs_columns: tuple[str, ...]
+
+    @property
+    def n_obs(self) -> int:
+        return int(self.reader.n_obs)
+
+    def obs_names(self, start: int, stop: int) -> Any:
+        return self.reader.obs_names(start, stop)
+
+    def obs_column(self, column: str, start: int, stop: int) -> Any:
+        return self.reader.obsm_column(self.name, column, start, stop)
+
+
+def write_obsm_frames(writer: StoreWriter, plan: ConversionPlan, destination: NDArray[np.integer]) -> None:
+    """Write the obsm entries that are tables."""
+    for name, columns in plan.obsm_frames.items():
+        frames: list[Any] = [_ObsmFrame(reader, name, columns) for reader in plan.readers]
+        index = ReorderedValues(obs_column_reader(plan.readers, None), destination, plan.column_step)
+        write_frame(writer, f"obsm/{name}", index, [*columns])
+        for column in columns:
+            values = ReorderedValues(obs_column_reader(frames, column), destination, plan.column_step)
+            write_column(writer, f"obsm/{name}", column, values)
 
 
 def write_column_names(writer: StoreWriter, plan: ConversionPlan) -> None:

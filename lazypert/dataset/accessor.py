@@ -132,7 +132,8 @@ class PertAccessor:
         -------
         AnnData with the current cells and genes, in their current order, and whatever was assigned to the Dataset:
         (cell, gene) variables are X and layers in CSR form, other (cell, ...) variables are in obsm, and columns along
-        one dimension in obs or var. Codes of categories and totals from conversion are left out.
+        one dimension in obs or var. Codes of categories and totals from conversion are left out. uns is that of the
+        store; varm and varp are those of the current genes, provided that these are found in the store by name.
 
         Raises
         ------

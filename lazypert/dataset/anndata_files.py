@@ -10,6 +10,7 @@ from scipy import sparse
 
 from lazypert._internal.files import sync
 from lazypert._internal.paths import local_path
+from lazypert.dataset.anndata_elements import stored_elements
 from lazypert.dataset.anndata_parts import MatrixPart, matrix_parts, obs_table, raw_table, var_table
 from lazypert.errors import ConfigError, StoreExistsError
 from lazypert.store.format import RAW
@@ -80,10 +81,10 @@ def write_h5ad(
 
 
 def _tables(ds: xr.Dataset, store: Store) -> AnnData:
-    """Make an AnnData that has obs and var only."""
+    """Make an AnnData that has obs, var, uns, varm, varp and the tables in obsm."""
     from anndata import AnnData
 
-    return AnnData(obs=obs_table(ds, store), var=var_table(ds, store))
+    return AnnData(obs=obs_table(ds, store), var=var_table(ds, store), **stored_elements(ds, store))
 
 
 def _write_tables(file: h5py.File, adata: AnnData) -> None:
@@ -93,7 +94,9 @@ def _write_tables(file: h5py.File, adata: AnnData) -> None:
     with anndata.settings.override(allow_write_nullable_strings=True):
         for name, table in (("obs", adata.obs), ("var", adata.var)):
             anndata.io.write_elem(file, name, table)
-        for name in ("layers", "obsm", "obsp", "varm", "varp", "uns"):
+        for name in ("obsm", "varm", "varp", "uns"):
+            anndata.io.write_elem(file, name, dict(getattr(adata, name)))
+        for name in ("layers", "obsp"):
             anndata.io.write_elem(file, name, {})
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 import zarr
 
 import lazypert_zarr  # noqa: F401 - opens counts without zarr's warning even if lazypert is not installed
+from lazypert._internal.files import crc32
 from lazypert._internal.machine import raise_machine_error
 from lazypert._internal.paths import is_url, location
 from lazypert.errors import StoreNotFoundError, no_such_column
@@ -134,6 +135,38 @@ class Store:
         """Return the pandas dtype of a nullable text column, whose missing values are NA or NaN."""
         is_nan = self._root[path].attrs.get("na-value") == "NaN"
         return pd.StringDtype(na_value=float("nan")) if is_nan else pd.StringDtype()
+
+    # What AnnData holds besides cells and genes.
+
+    def read_elements(self, group: str) -> dict[str, Any]:
+        """Entries of AnnData's ``uns``, ``varm`` or ``varp``, as AnnData reads them; their files are checked first.
+
+        Raises
+        ------
+        StoreDamagedError
+            If a file is missing or has changed.
+        """
+        if not any(True for _ in self._root[group].keys()):  # type: ignore[union-attr]  # noqa: SIM118
+            return {}
+        import anndata
+
+        for entry in self.read_manifest():
+            if entry.key.startswith(f"{group}/"):
+                size = self.reader.size(entry.key)
+                if size != entry.size or crc32(self.reader.read(entry.key, 0, entry.size)) != entry.crc32:
+                    raise store_damaged(entry.key, "missing, or its bytes changed since it was written")
+        found: dict[str, Any] = anndata.io.read_elem(self._root[group])
+        return found
+
+    @property
+    def obsm_frames(self) -> dict[str, tuple[str, ...]]:
+        """Columns of each obsm entry that is a table, by name; its columns are read like those of obs."""
+        groups: Any = self._root["obsm"].groups()  # type: ignore[union-attr]
+        return {
+            name: tuple(group.attrs["column-order"])
+            for name, group in groups
+            if group.attrs.get("encoding-type") == "dataframe"
+        }
 
     # Matrices and embeddings.
 

@@ -54,20 +54,20 @@ def test_a_layer_with_a_reserved_name_is_refused(tmp_path):
 
 def test_what_a_store_cannot_hold_is_listed_in_its_warnings(tmp_path):
     adata = screen(lean=True)
-    adata.uns["note"] = "x"
     adata.obsp["near"] = sparse.eye(90, format="csr")
-    with pytest.warns(NotCopiedWarning, match="uns/note was not copied: stores do not keep uns") as caught:
+    adata.obsp["far"] = sparse.eye(90, format="csr")
+    with pytest.warns(NotCopiedWarning, match="obsp/near was not copied: stores do not keep obsp") as caught:
         _, store = converted(tmp_path, adata)
     assert len(caught) == 1
     assert caught[0].filename == converted.__code__.co_filename  # the caller of lp.convert
     notes = Store(store).attrs["warnings"]
-    assert sorted(w.partition(": ")[2].partition(" was not copied: ")[0] for w in notes) == ["obsp/near", "uns/note"]
+    assert sorted(w.partition(": ")[2].partition(" was not copied: ")[0] for w in notes) == ["obsp/far", "obsp/near"]
 
 
 @pytest.mark.filterwarnings("error")
 def test_nothing_is_left_behind_where_warnings_are_errors(tmp_path):
     adata = screen(lean=True)
-    adata.uns = {f"note{i}": "x" for i in range(8)}
+    adata.obsp = {f"graph{i}": sparse.eye(90, format="csr") for i in range(8)}
     with pytest.raises(NotCopiedWarning, match="and 3 more"):
         converted(tmp_path, adata)
     assert leftovers(tmp_path, "screen.h5ad") == []

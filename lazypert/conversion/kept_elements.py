@@ -1,0 +1,129 @@
+"""What a store keeps besides cells and genes: ``uns``, ``varm`` and ``varp``, in AnnData's own encodings."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from lazypert._internal.memory import format_bytes
+from lazypert.converter import elements, read_element
+from lazypert.errors import MachineError
+from lazypert.store.format import RAW
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lazypert.conversion.store_writer import StoreWriter
+    from lazypert.converter import ScreenReader
+
+ALONG_GENES = ("varm", "varp")
+"""Groups of AnnData whose elements have a row per gene."""
+
+_SHARE_OF_LIMIT = 8  # an element may take this part of the memory limit, because it is held and encoded in memory
+
+
+def choose_elements(
+    readers: Sequence[ScreenReader], *, x: str, has_same_genes: bool, memory_limit: int
+) -> tuple[dict[str, Any], list[str]]:
+    """Read the elements that a store keeps.
+
+    Each is encoded and decoded again by AnnData on trial, so that nothing in a store can keep AnnData from reading it.
+
+    Parameters
+    ----------
+    x
+        Name in the files of the matrix that becomes X.
+    has_same_genes
+        Whether the store has the genes of every file, in the same order.
+    memory_limit
+        Bytes; larger elements are left out.
+
+    Returns
+    -------
+    kept
+        Value of each element, by path, such as ``"uns/leiden"``.
+    not_copied
+        One line for each of the others.
+    """
+    kept: dict[str, Any] = {}
+    lines: list[str] = []
+    paths = dict.fromkeys(path for reader in readers for path in elements(reader))
+    for path in paths:
+        owners = [reader for reader in readers if path in elements(reader)]
+        reason = _why_not(path, owners, len(readers), x, has_same_genes, memory_limit)
+        if reason is None:
+            reason = _keep(path, readers, kept)
+        if reason is not None:
+            of = f"{owners[0].path.name}: " if len(readers) == 1 else ""
+            lines.append(f"{of}{path} was not copied: {reason}")
+    return kept, lines
+
+
+def write_elements(writer: StoreWriter, kept: dict[str, Any]) -> None:
+    """Write elements to their usual places."""
+    for path, value in kept.items():
+        group, _, name = path.partition("/")
+        _write(writer.open_group(group), name, value)
+
+
+def _why_not(
+    path: str, owners: list[ScreenReader], n_files: int, x: str, has_same_genes: bool, memory_limit: int
+) -> str | None:
+    """Say why an element cannot be kept, judging by what is known before it is read."""
+    if len(owners) < n_files:
+        return "it is not in every file"
+    if path.partition("/")[0] in ALONG_GENES and not has_same_genes:
+        if x == RAW:
+            return "raw becomes X, and its genes are not those of var"
+        return "the genes of the files differ"
+    size = max(elements(reader)[path] for reader in owners)
+    if size * _SHARE_OF_LIMIT > memory_limit:
+        return (
+            f"it takes {format_bytes(size)}, more than an eighth of memory_limit={format_bytes(memory_limit)} (raise "
+            "it to keep the element)"
+        )
+    return None
+
+
+def _keep(path: str, readers: Sequence[ScreenReader], kept: dict[str, Any]) -> str | None:
+    """Read an element, try to encode it, and add it; or say why it cannot be kept."""
+    encoded: dict[str, bytes] | None = None
+    for reader in readers:
+        try:
+            value = read_element(reader, path)
+            content = _encoded(path.rpartition("/")[2], value)
+        except (MachineError, MemoryError):
+            raise
+        except Exception as error:  # noqa: BLE001 - AnnData raises many types
+            kept.pop(path, None)
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            return f"AnnData cannot write it to Zarr, or read it ({reason})"
+        if encoded is not None and content != encoded:
+            del kept[path]
+            return "it differs between the files"
+        encoded = content
+        kept.setdefault(path, value)
+    return None
+
+
+def _encoded(name: str, value: Any) -> dict[str, bytes]:
+    """Files that AnnData writes for a value, after reading them again."""
+    import anndata
+    import zarr
+    from zarr.storage import MemoryStore
+
+    store: dict[str, Any] = {}
+    group = zarr.open_group(MemoryStore(store), mode="w", zarr_format=3)
+    _write(group, name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        anndata.io.read_elem(group[name])
+    return {key: buffer.to_bytes() for key, buffer in store.items()}
+
+
+def _write(group: Any, name: str, value: Any) -> None:
+    import anndata
+
+    with warnings.catch_warnings(), anndata.settings.override(allow_write_nullable_strings=True):
+        warnings.simplefilter("ignore")  # of record arrays, and of defaults of later versions
+        anndata.io.write_elem(group, name, value)

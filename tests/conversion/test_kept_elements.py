@@ -1,0 +1,212 @@
+"""uns, varm, varp and tables in obsm: what a store keeps, and what it says of the rest."""
+
+import warnings
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from anndata.experimental import read_lazy
+from scipy import sparse
+
+import lazypert as lp
+from lazypert.errors import NotCopiedWarning, StoreDamagedError
+from lazypert.store.store import Store
+from tests.support.stores import ROLES, read_store, screen, source_row
+
+N, M = 40, 9
+RECORDS = np.array([("g1", "g2"), ("g3", "g4")], dtype=[("TP53", "O"), ("KRAS", "O")])
+
+
+def rich(seed=0, genes=None):
+    """AnnData with everything that a store keeps besides cells and genes."""
+    adata = screen(N, M, seed, genes=genes)
+    rng = np.random.default_rng(7)
+    adata.uns = {
+        "title": "a screen",
+        "n": 3,
+        "rate": 0.25,
+        "flag": True,
+        "colors": np.array(["#000000", "#ffffff"]),
+        "nested": {"params": {"k": 5, "values": np.arange(4)}, "empty": {}},
+        "table": pd.DataFrame({"x": [1, 2], "kind": pd.Categorical(["a", "b"])}, index=["r", "s"]),
+        "graph": sparse.random(5, 5, 0.5, format="csr", random_state=0),
+        "ranks": RECORDS,
+    }
+    adata.varm["PCs"] = rng.normal(size=(M, 2))
+    adata.varm["table"] = pd.DataFrame({"score": np.arange(M)}, index=adata.var_names)
+    adata.varp["corr"] = sparse.csr_matrix(rng.random((M, M)))
+    adata.obsm["scores"] = pd.DataFrame(
+        {"x": rng.random(N), "label": pd.Categorical(rng.choice(["p", "q"], N)), "n": np.arange(N)},
+        index=adata.obs_names,
+    )
+    return adata
+
+
+def write(adata, path):
+    with anndata.settings.override(allow_write_nullable_strings=True), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adata.copy().write_h5ad(path)
+    return path
+
+
+def assert_equal(found, expected):
+    """Values as AnnData returns them, compared by content."""
+    if isinstance(expected, dict):
+        assert set(found) == set(expected)
+        for name in expected:
+            assert_equal(found[name], expected[name])
+    elif isinstance(expected, pd.DataFrame):
+        pd.testing.assert_frame_equal(found, expected, check_dtype=False, check_column_type=False)
+    elif sparse.issparse(expected):
+        np.testing.assert_array_equal(found.toarray(), expected.toarray())
+    elif isinstance(expected, np.ndarray) and expected.dtype.names:
+        assert found.tolist() == expected.tolist()
+        assert found.dtype.names == expected.dtype.names
+    else:
+        np.testing.assert_array_equal(found, expected)
+
+
+def assert_kept(path, adata):
+    found, rows = read_store(path), source_row(path)
+    assert_equal(found.uns, adata.uns)
+    assert_equal(dict(found.varm), dict(adata.varm))
+    assert_equal(dict(found.varp), dict(adata.varp))
+    assert_equal(found.obsm["scores"], adata.obsm["scores"].iloc[rows])
+    lp.verify(path)
+
+
+@pytest.mark.parametrize("kind", ["h5ad", "memory", "lazy", "zarr"])
+def test_everything_is_kept(tmp_path, kind):
+    adata = rich()
+    source = adata if kind == "memory" else write(adata, tmp_path / "screen.h5ad")
+    if kind == "lazy":
+        source = read_lazy(source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NotCopiedWarning)
+        lp.convert(source, tmp_path / "s.zarr", **ROLES)
+    if kind == "zarr":
+        lp.convert(tmp_path / "s.zarr", tmp_path / "again.zarr", **ROLES)
+        found = read_store(tmp_path / "again.zarr")
+        assert_equal(found.uns, adata.uns)
+        assert_equal(found.obsm["scores"], adata.obsm["scores"].loc[found.obs_names])
+    assert_kept(tmp_path / "s.zarr", adata)
+
+
+def test_views_keep_what_they_select(tmp_path):
+    adata = rich()
+    view = adata[::2, [4, 1]]
+    lp.convert(view, tmp_path / "s.zarr", **ROLES)
+    assert_kept(tmp_path / "s.zarr", view.copy())
+
+
+def test_verify_covers_them(tmp_path):
+    lp.convert(rich(), tmp_path / "s.zarr", **ROLES)
+    victim = next(path for path in (tmp_path / "s.zarr" / "uns" / "colors").rglob("c/*") if path.is_file())
+    victim.write_bytes(victim.read_bytes()[:-1] + b"x")
+    with pytest.raises(StoreDamagedError, match="uns/colors"):
+        lp.verify(tmp_path / "s.zarr")
+
+
+def test_several_files_keep_what_is_the_same_in_all(tmp_path):
+    one, two = rich(1), rich(2)
+    two.uns["n"] = 4
+    del two.uns["title"]
+    two.varm["PCs"] = two.varm["PCs"] + 1
+    files = [write(one, tmp_path / "one.h5ad"), write(two, tmp_path / "two.h5ad")]
+    with pytest.warns(NotCopiedWarning) as caught:
+        lp.convert(files, tmp_path / "s.zarr", **ROLES)
+    text = str(caught[0].message)
+    assert "uns/title was not copied: it is not in every file" in text
+    assert "uns/n was not copied: it differs between the files" in text
+    assert "varm/PCs was not copied: it differs between the files" in text
+    found = read_store(tmp_path / "s.zarr")
+    assert set(found.uns) == set(one.uns) - {"title", "n"}
+    assert set(found.varm) == {"table"}
+    both = pd.concat([one.obsm["scores"], two.obsm["scores"]])
+    assert_equal(found.obsm["scores"], both.loc[found.obs_names])
+
+
+def test_other_genes(tmp_path):
+    one, two = rich(1), rich(2, genes=[f"gene{j}" for j in range(1, M + 1)])
+    files = [write(one, tmp_path / "one.h5ad"), write(two, tmp_path / "two.h5ad")]
+    with pytest.warns(NotCopiedWarning):
+        lp.convert(files, tmp_path / "s.zarr", **ROLES)
+    assert any(
+        line == "varp/corr was not copied: the genes of the files differ"
+        for line in Store(tmp_path / "s.zarr").attrs["warnings"]
+    )
+    one.raw = screen(N, M + 2)
+    with pytest.warns(NotCopiedWarning):
+        lp.convert(one, tmp_path / "raw.zarr", layer="raw", **ROLES)
+    found = read_store(tmp_path / "raw.zarr")
+    assert not found.varm
+    assert set(found.uns) == set(one.uns)
+    assert any(
+        "varm/PCs was not copied: raw becomes X" in line for line in Store(tmp_path / "raw.zarr").attrs["warnings"]
+    )
+
+
+def test_what_anndata_cannot_write_is_told(tmp_path):
+    adata = screen(N, M, lean=True)
+    adata.uns = {"fine": 1, "bad": {"deep": object()}, "a/b": 2}
+    adata.obsp["graph"] = sparse.eye(N, format="csr")
+    with pytest.warns(NotCopiedWarning) as caught:
+        lp.convert(adata, tmp_path / "s.zarr", **ROLES)
+    text = str(caught[0].message)
+    assert "uns/bad was not copied: AnnData cannot write it to Zarr" in text
+    assert "uns/a/b was not copied" in text
+    assert "obsp/graph was not copied" in text
+    assert set(read_store(tmp_path / "s.zarr").uns) == {"fine"}
+
+
+def test_an_unknown_encoding_in_a_file_is_left_out(tmp_path):
+    import h5py
+
+    path = write(rich(), tmp_path / "screen.h5ad")
+    with h5py.File(path, "a") as file:
+        file["uns/n"].attrs["encoding-type"] = "from-the-future"
+        file["uns/link"] = h5py.SoftLink("/nowhere")
+    with pytest.warns(NotCopiedWarning, match=r"uns/link was not copied.*uns/n was not copied"):
+        lp.convert(path, tmp_path / "s.zarr", **ROLES)
+    assert "title" in read_store(tmp_path / "s.zarr").uns
+
+
+def test_large_elements_are_left_out(tmp_path):
+    adata = screen(N, M, lean=True)
+    adata.uns["large"] = np.zeros(9 * 1024**2, "u1")
+    for source in (adata, write(adata, tmp_path / "screen.h5ad")):
+        with pytest.warns(NotCopiedWarning, match=r"uns/large was not copied: it takes 9\.0 MiB, more than an eighth"):
+            lp.convert(source, tmp_path / "s.zarr", memory_limit="64MiB", overwrite=True, **ROLES)
+
+
+@pytest.mark.filterwarnings("ignore:Observation names are not unique")
+def test_names_of_guides_survive_a_second_conversion(tmp_path):
+    adata = screen(N, M)
+    adata.uns["obsm_columns"] = {"guides": np.array([f"guide{j}" for j in range(5)])}
+    lp.convert(write(adata, tmp_path / "screen.h5ad"), tmp_path / "one.zarr", **ROLES)
+    lp.convert(tmp_path / "one.zarr", tmp_path / "two.zarr", **ROLES)
+    lp.convert([tmp_path / "one.zarr", tmp_path / "two.zarr"], tmp_path / "both.zarr", **ROLES)
+    for name in ("one", "two", "both"):
+        found = anndata.read_zarr(tmp_path / f"{name}.zarr").uns["obsm_columns"]
+        assert list(found["guides"]) == [f"guide{j}" for j in range(5)]
+
+
+def test_exports_have_them_for_the_selected_genes(tmp_path):
+    adata = rich()
+    ds = lp.open(lp.convert(adata, tmp_path / "s.zarr", **ROLES))
+    part = ds.isel(cell=[7, 3, 30], gene=[5, 2])
+    part.pert.write_h5ad(tmp_path / "part.h5ad")
+    for found in (part.pert.to_anndata(), anndata.read_h5ad(tmp_path / "part.h5ad")):
+        expected = adata[found.obs_names, found.var_names].copy()
+        assert_equal(found.uns, adata.uns)
+        assert_equal(dict(found.varm), {name: expected.varm[name] for name in ("PCs", "table")})
+        assert_equal(found.varp["corr"], expected.varp["corr"])
+        assert_equal(found.obsm["scores"], expected.obsm["scores"])
+        assert {"guides", "X_pca"} < set(found.obsm)
+    renamed = part.assign_coords(gene=["other", "names"]).pert.to_anndata()
+    assert not renamed.varm
+    victim = next(path for path in (tmp_path / "s.zarr" / "uns" / "colors").rglob("c/*") if path.is_file())
+    victim.unlink()
+    with pytest.raises(StoreDamagedError, match="uns/colors"):
+        part.pert.to_anndata()

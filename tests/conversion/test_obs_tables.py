@@ -1,0 +1,124 @@
+"""Tables of obs columns: what is read, stacked and refused."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lazypert.conversion.obs_tables import nullable, read_obs_tables, rows_of_cells, take_rows
+from lazypert.errors import ConfigError, LazypertError, SourceFormatError, SourceMissingError
+
+CALLS = "cell_barcode,num_features,feature_call,num_umis\nA-1,1,g1,12\nB-1,2,g1|g2,3|40\nC-1,1,g1,7\nD-1,1,None,9\n"
+
+
+def read(value):
+    (table,) = read_obs_tables("obs", value)
+    return table
+
+
+@pytest.fixture
+def calls(tmp_path):
+    path = tmp_path / "protospacer_calls_per_cell.csv"
+    path.write_text(CALLS)
+    return path
+
+
+def test_guide_calls_of_cell_ranger(calls):
+    frame = read(calls).frame
+    assert list(frame.index) == ["A-1", "B-1", "C-1", "D-1"]
+    assert list(frame) == ["num_features", "feature_call", "num_umis"]
+    assert frame["num_features"].dtype == np.int64
+    assert list(frame["feature_call"]) == ["g1", "g1|g2", "g1", "None"]
+    assert list(frame["num_umis"]) == ["12", "3|40", "7", "9"]
+
+
+def test_numbers_of_umis_are_text_even_if_no_cell_has_two_guides(calls):
+    calls.write_text("cell_barcode,num_features,feature_call,num_umis\nA-1,1,g1,12\nB-1,1,g2,3\n")
+    assert list(read(calls).frame["num_umis"]) == ["12", "3"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".parquet"])
+def test_every_kind_of_file(tmp_path, suffix):
+    frame = pd.DataFrame(
+        {"guide": ["x", "y", "x"], "umis": [3, 4, 5], "ok": [True, False, True]}, index=["1", "2", "3"]
+    )
+    path = tmp_path / f"table{suffix}"
+    if suffix == ".parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, sep="," if "csv" in suffix else "\t")
+    found = read(str(path)).frame
+    assert list(found.index) == ["1", "2", "3"]
+    assert [list(found[name]) for name in frame] == [list(frame[name]) for name in frame]
+    assert found["guide"].dtype == "category"
+
+
+def test_barcodes_are_found_in_a_column_or_the_index():
+    frame = pd.DataFrame({"x": [1, 2], "cell_barcode": ["A", "B"]})
+    assert list(read(frame).frame.index) == ["A", "B"]
+    assert list(read(frame.set_index("cell_barcode")).frame.index) == ["A", "B"]
+    assert list(read(frame.drop(columns="cell_barcode").set_axis(["A", "B"])).frame.index) == ["A", "B"]
+
+
+def test_tables_with_the_same_columns_are_stacked():
+    one = pd.DataFrame({"guide": ["x", "x"], "n": [1, 2]}, index=["A", "B"])
+    two = pd.DataFrame({"n": [3], "guide": ["y"]}, index=["C"])
+    other = pd.DataFrame({"score": [0.5]}, index=["A"])
+    stacked, alone = read_obs_tables("obs", [one, other, two])
+    assert list(stacked.frame.index) == ["A", "B", "C"]
+    assert list(stacked.frame["guide"]) == ["x", "x", "y"]
+    assert list(stacked.frame["n"]) == [1, 2, 3]
+    assert list(alone.frame) == ["score"]
+
+
+@pytest.mark.parametrize("dtype", ["i8", "u2", "f4", "bool", "Int16", "boolean", "text", "category"])
+def test_cells_without_a_row_get_missing_values(dtype):
+    values = {"text": ["a", "b"], "category": pd.Categorical(["a", "b"])}.get(dtype)
+    values = np.array([1, 0]).astype(dtype) if values is None and dtype[0].islower() and dtype != "boolean" else values
+    values = pd.array([True, False] if dtype == "boolean" else [1, 0], dtype=dtype) if values is None else values
+    table = read(pd.DataFrame({"x": values}, index=["A", "B"]))
+    rows = rows_of_cells(table, np.array(["B", "no", "A", "B"], dtype=object))
+    assert rows.tolist() == [1, -1, 0, 1]
+    found = pd.Series(take_rows(nullable(table.frame)["x"], rows))
+    assert found.isna().tolist() == [False, True, False, False]
+    assert [found[2], found[0]] == list(values)
+    assert list(take_rows(table.frame["x"], rows[[0, 2]])) == [values[1], values[0]]
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "message"),
+    [
+        (3, ConfigError, "got int, expected a table"),
+        ([], ConfigError, "empty list"),
+        ("missing.csv", SourceMissingError, "does not exist"),
+        ("table.xlsx", ConfigError, "ends with"),
+        (pd.DataFrame({"x": [1, 2]}), SourceFormatError, "no column of barcodes"),
+        (pd.DataFrame({"x": [1, 2]}, index=["A", "A"]), SourceFormatError, "'A' more than once"),
+        (pd.DataFrame({"x": [1, 2]}, index=["A", None]), SourceFormatError, "no barcode in row 1"),
+        (pd.DataFrame(index=["A"]), SourceFormatError, "no column apart from"),
+        (pd.DataFrame([[1, 2]], columns=["x", "x"], index=["A"]), SourceFormatError, "'x' more than once"),
+        (pd.DataFrame({"x": [1, "b"]}, index=["A", "B"]), SourceFormatError, "mixed-integer values"),
+        (pd.DataFrame({"x": [1j, 2j]}, index=["A", "B"]), SourceFormatError, "complex values"),
+    ],
+)
+def test_refused(tmp_path, monkeypatch, value, kind, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "table.xlsx").write_bytes(b"PK")
+    with pytest.raises(kind, match=message) as error:
+        read_obs_tables("obs", value)
+    assert isinstance(error.value, LazypertError)
+
+
+def test_tables_that_share_some_columns_are_refused():
+    one, two = pd.DataFrame({"x": [1], "y": [2]}, index=["A"]), pd.DataFrame({"x": [1], "z": [2]}, index=["B"])
+    with pytest.raises(ConfigError, match="'x' in both"):
+        read_obs_tables("obs", [one, two])
+    with pytest.raises(SourceFormatError, match="'A' more than once"):
+        read_obs_tables("obs", [one, one])
+
+
+def test_a_file_that_is_no_table(tmp_path):
+    (tmp_path / "calls.csv").write_bytes(b"")
+    (tmp_path / "calls.parquet").write_bytes(b"PAR1")
+    for name in ("calls.csv", "calls.parquet"):
+        with pytest.raises(SourceFormatError, match="cannot be read as a"):
+            read_obs_tables("obs", tmp_path / name)
