@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ import pandas as pd
 from lazypert.errors import ConfigError
 from lazypert.screen.cell_table import code_dtype
 from lazypert.screen.groups import ALL
+from lazypert.screen.labels import label_text
 from lazypert.screen.roles import AXES, ROLE_OF_AXIS, RUN_AXES
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def _read_part(
     """Codes, labels, and whether the codes are those of runs."""
     groups = source.groups
     axis = axis_of(groups, column)
+    codes: NDArray[np.integer]
     if axis is None and column in groups.roles.covariates:
         codes = groups.conditions.codes_of(column)[groups.condition[runs]]
         return codes, groups.conditions.levels[column], True
@@ -120,7 +122,9 @@ def _read_part(
     return codes, labels, False
 
 
-def read_column(source: CellSource, column: str, rows: Rows) -> tuple[NDArray[np.integer], NDArray[np.str_]]:
+def read_column(
+    source: CellSource, column: str, rows: Rows | NDArray[np.integer]
+) -> tuple[NDArray[np.integer], NDArray[np.str_]]:
     """Read an obs column as codes, -1 for missing values, and sorted labels.
 
     Numbers become text, whole ones without a decimal point, so that labels are the same whether a file stores
@@ -139,12 +143,6 @@ def read_column(source: CellSource, column: str, rows: Rows) -> tuple[NDArray[np
     labels, rank = np.unique(names, return_inverse=True)
     dtype = code_dtype(len(labels))
     return np.append(rank, -1).astype(dtype)[codes], labels
-
-
-def label_text(value: Any) -> str:
-    """Text of a label: whole numbers without a decimal point."""
-    is_whole = isinstance(value, float | np.floating) and float(value).is_integer()
-    return str(int(value)) if is_whole else str(value)
 
 
 def _drop_unused(labels: list[tuple[str, ...]], codes: NDArray[np.integer], *, of_runs: bool) -> CellLabels:

@@ -10,7 +10,7 @@ import numpy as np
 from lazypert._internal.config import Config
 from lazypert._internal.validation import require, require_choice, require_flag, require_integer, require_number
 from lazypert.errors import ConfigError
-from lazypert.splits.cell_labels import label_text
+from lazypert.screen.labels import label_text
 from lazypert.splits.fractions import exact
 
 if TYPE_CHECKING:
