@@ -117,7 +117,9 @@ def _read_part(
     return codes, labels, False
 
 
-def read_column(source: CellSource, column: str, rows: Rows) -> tuple[NDArray[np.integer], NDArray[np.str_]]:
+def read_column(
+    source: CellSource, column: str, rows: Rows | NDArray[np.integer]
+) -> tuple[NDArray[np.integer], NDArray[np.str_]]:
     """Read an obs column as codes, -1 for missing values, and sorted labels.
 
     Numbers become text, whole ones without a decimal point, so that labels are the same whether a file stores
