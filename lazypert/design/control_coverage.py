@@ -84,7 +84,7 @@ def control_coverage(
     if splits is not None:
         table["split"] = np.array([NO_SPLIT if name is None else name for name, _ in parts], object)[table["split"]]
     for axis in by[-len(by) + (splits is not None) :]:
-        table[axis] = np.array([*groups.labels[axis], None], dtype=object)[table[axis]]  # code -1 selects the last
+        table[axis] = np.array([*groups.labels[axis].tolist(), None], object)[table[axis]]  # code -1 selects the last
     return table
 
 

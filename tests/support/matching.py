@@ -25,15 +25,16 @@ def matched_pool(frame, row, keys, allowed=None):
 
     Compares texts and numbers one by one: no codes, no sorting.
     """
-    is_allowed = np.ones(len(frame), bool) if allowed is None else np.isin(np.arange(len(frame)), allowed)
-    pool = set(np.flatnonzero(is_allowed & (frame["perturbation"] == CONTROL)))
+    columns = {name: frame[name].tolist() for name in ("perturbation", "cell_type", "dataset", *keys)}
+    pool = set(range(len(frame)) if allowed is None else np.asarray(allowed).tolist())
+    pool = {i for i in pool if columns["perturbation"][i] == CONTROL}
     for axis in ("cell_type", "dataset"):
-        pool = {i for i in pool if frame[axis][i] == frame[axis][row]}
+        pool = {i for i in pool if columns[axis][i] == columns[axis][row]}
     for n in range(len(keys), 0, -1):
-        own = [frame[key][row] for key in keys[:n]]
-        alike = {
-            i for i in pool if all(pd.notna(a) and frame[key][i] == a for key, a in zip(keys[:n], own, strict=True))
-        }
+        own = [columns[key][row] for key in keys[:n]]
+        if any(map(pd.isna, own)):
+            continue
+        alike = {i for i in pool if [columns[key][i] for key in keys[:n]] == own}
         if alike:
             return n, alike
     return 0, pool
