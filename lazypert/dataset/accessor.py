@@ -404,10 +404,8 @@ class PertAccessor:
 
 def _require_agreement(groups: Groups, perturbation: str | Sequence[str] | None, controls: bool) -> None:
     """Refuse `controls` that exclude every perturbation that is named, which would select nothing."""
-    if perturbation is None:
-        return
-    is_control = groups.is_control_code[_codes_of(groups, "perturbation", perturbation)]
-    if (is_control == controls).any():
+    codes = [] if perturbation is None else _codes_of(groups, "perturbation", perturbation)
+    if not codes or (groups.is_control_code[codes] == controls).any():
         return
     labels = [str(label) for label in groups.labels["perturbation"][groups.is_control_code]]
     if controls:
