@@ -93,7 +93,8 @@ def case(request):
 def screen(case, tmp_path):
     labels = list(case.labels)
     column = np.repeat(np.array(labels, dtype=object), N)
-    genes = [str(label) for label in case.groups]
+    parts = [part for label in case.groups if case.separator for part in str(label).split(case.separator)]
+    genes = list(dict.fromkeys([*map(str, case.groups), *parts]))
     counts = np.random.default_rng(0).poisson(5.0, (len(column), len(genes)))
     adata = make_screen({"perturbation": column.tolist(), "cell_type": ["T"] * len(column)}, counts, genes=genes)
     if all(isinstance(label, bool) for label in labels):

@@ -322,7 +322,7 @@ class TestErrors:
             ({"split_mode": "few-shot"}, "split_mode: got 'few-shot'"),
             ({"split_mode": "fewshot"}, "held_out_perturbations: got"),
             ({"split_mode": "zeroshot"}, "held_out_cell_types: got"),
-            ({"split_mode": "zeroshot", "held_out_cell_types": "Neuron"}, "held_out_cell_types: got 'Neuron'"),
+            ({"split_mode": "zeroshot", "held_out_cell_types": {"Neuron"}}, "held_out_cell_types: got {'Neuron'}"),
             ({"held_out_perturbations": ("A",)}, "held_out_perturbations: got \\('A',\\) with mode 'random'"),
             (
                 {"split_mode": "fewshot", "held_out_perturbations": ("A",), "held_out_cell_types": ("T",)},

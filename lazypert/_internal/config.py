@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from lazypert._internal.validation import require_known
 
 if TYPE_CHECKING:
-    from dataclasses import Field
     from typing import Self
 
 
@@ -19,7 +19,7 @@ class Config:
     values differ from their defaults.
     """
 
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     def __new__(cls, *_args: Any, **options: Any) -> Self:
         """Refuse unknown options with near matches; the generated ``__init__`` does the rest."""

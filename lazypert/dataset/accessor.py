@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from lazypert.store.store import Store
 
 
+_N_SHOWN = 6
+"""Labels listed in a message."""
+
+
 @xr.register_dataset_accessor("pert")  # type: ignore[no-untyped-call]  # xarray leaves it untyped
 class PertAccessor:
     """Groups, splits, controls and quality control of a screen.
@@ -442,15 +446,17 @@ def _require_agreement(groups: Groups, perturbation: str | Sequence[str] | None,
     """Refuse `controls` that exclude every perturbation that is named, which would select nothing."""
     if perturbation is None:
         return
-    is_control = groups.is_control_code[_codes_of(groups, "perturbation", perturbation)]
-    if (is_control == controls).any():
+    codes = _codes_of(groups, "perturbation", perturbation)
+    if not codes or (groups.is_control_code[codes] == controls).any():
         return
     labels = [str(label) for label in groups.labels["perturbation"][groups.is_control_code]]
     if controls:
-        names = [perturbation] if isinstance(perturbation, str) else list(perturbation)
+        names = [*([perturbation] if isinstance(perturbation, str) else perturbation), *labels]
+        more = ", ..." if len(names) > _N_SHOWN else ""
         raise ConfigError(
             f"controls: got True with perturbation={perturbation!r}, which has no controls, so that nothing would be "
-            f"selected. Name the controls as well: perturbation={[*names, *labels]!r}; or leave out one of the options."
+            f"selected. Name the controls as well: perturbation=[{', '.join(map(repr, names[:_N_SHOWN]))}{more}]; or "
+            "leave out one of the options."
         )
     raise ConfigError(
         f"controls: got False with perturbation={perturbation!r}, which are controls, so that nothing would be "

@@ -93,7 +93,7 @@ WITH_ANNDATA = {
         lambda ds: ds.lognorm.sum("gene").values,
         lambda a: np.asarray(a.layers["lognorm"].sum(axis=1)).ravel(),
     ),
-    "a gene as a vector": (lambda ds: ds.X.sel(gene="gene4").values, lambda a: a.obs_vector("gene4")),
+    "a gene as a vector": (lambda ds: ds.X.sel(gene="gene4").values, lambda a: a[:, "gene4"].X.toarray().ravel()),
     "an embedding of some cells": (
         lambda ds: ds.isel(cell=ds.batch == "b2").X_pca.values,
         lambda a: a[a.obs["batch"] == "b2"].obsm["X_pca"],

@@ -39,7 +39,7 @@ def test_quoted_text_is_read_back(text):
         (lambda: ZeroshotEntry(dataset="a", cell_type="", split="val"), r"\[zeroshot\] cell_type: got ''"),
         (lambda: ZeroshotEntry(dataset="a", cell_type="b", split="valid"), r"'a\.b': got 'valid'.*Did you mean 'val'"),
         (lambda: FewshotEntry(dataset=None, cell_type="b"), r"\[fewshot\] dataset: got None"),
-        (lambda: FewshotEntry(dataset="a", cell_type="b", val_perturbations="P"), r'"a\.b"\] val: got \'P\''),
+        (lambda: FewshotEntry(dataset="a", cell_type="b", val_perturbations=3), r'"a\.b"\] val: got 3'),
     ],
     ids=["no name", "path", "no cell type", "split", "no dataset", "list"],
 )

@@ -120,7 +120,7 @@ def test_saving_into_another_folder_keeps_the_files(tmp_path):
         ('[datasets]\na = "x"\n[zeroshot]\n"a." = "val"\n', 'expected "dataset.cell_type"'),
         ('[datasets]\na = "x"\n[zeroshot]\n"b.c" = "val"\n', r"'b' is used in \[zeroshot\]"),
         ('[datasets]\na = "x"\n[fewshot.a.c]\nval = ["P"]\n', r'Write "a\.c"'),
-        ('[datasets]\na = "x"\n[fewshot."a.c"]\nval = "P"\n', r"val: got 'P', expected a list"),
+        ('[datasets]\na = "x"\n[fewshot."a.c"]\nval = 3\n', r"val: got 3, expected a list"),
         ('[datasets]\na = "x"\n[fewshot."a.c"]\ntest = ["P", 3]\n', r"test: got \['P', 3\]"),
         ('[datasets]\na = "x"\n[fewshot."a.c"]\ntests = ["P"]\n', "Did you mean 'test'"),
         ('[datasets]\na = "x"\n[fewshot]\n"a.c" = "test"\n', "whole cell type, use"),
@@ -133,6 +133,11 @@ def test_mistakes_raise_an_error_that_names_the_file(tmp_path, toml, message):
     with pytest.raises(ConfigError, match=rf"(?s)experiment\.toml.*{message}") as caught:
         load_experiment(tmp_path, toml)
     assert isinstance(caught.value, ValueError)
+
+
+def test_a_single_name_is_a_list_of_one(tmp_path):
+    experiment = load_experiment(tmp_path, '[datasets]\na = "x"\n[fewshot."a.c"]\nval = "P"\n')
+    assert experiment.fewshot[0].val_perturbations == ("P",)
 
 
 def test_a_file_that_is_not_utf8_raises_an_error_that_names_the_line(tmp_path):

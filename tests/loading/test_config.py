@@ -29,9 +29,9 @@ BAD_OPTIONS = {
     "downsampling": (0.5,),
     "sharding": ("gpu",),
     "fixed_pairs": ("no",),
-    "genes": ("ENSG00000000000", {"ENSG00000000000"}, ["ENSG00000000000", 3]),
-    "extras": (("colour",), "barcode"),
-    "obs": ("cell_type",),
+    "genes": ({"ENSG00000000000"}, ["ENSG00000000000", 3]),
+    "extras": (("colour",), "colour"),
+    "obs": ({"cell_type"},),
     "text_width": (0,),
     "memory_limit": ("much", -5),
 }
@@ -90,6 +90,7 @@ def test_the_config_is_frozen_keyword_only_and_hashable():
 def test_typed_options_equal_the_fields_of_the_config():
     names = {"jax": jax, "Sharding": jax.sharding.Sharding, "Sequence": Sequence}
     fields, options = (typing.get_type_hints(cls, localns=names) for cls in (LoaderConfig, LoaderOptions))
+    fields = {field.name: fields[field.name] for field in dataclasses.fields(LoaderConfig)}
     assert options == fields
     assert list(options) == [field.name for field in dataclasses.fields(LoaderConfig)]
 

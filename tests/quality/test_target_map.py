@@ -162,16 +162,17 @@ class TestSeveralGenes:
 ENSEMBL = {"G1": "ENSG00000000001", "G2": "ENSG00000000002", "G3": "ENSG00000000003"}
 
 
+@pytest.fixture(scope="module", params=["", ".7"], ids=["ids", "ids with versions"])
+def by_ensembl(request, counts, tmp_path_factory):
+    obs = {"perturbation": np.repeat(list(LABELS), N).tolist()}
+    obs |= {name: ["x"] * len(counts) for name in ("cell_type", "batch")}
+    ids = [f"{gene}{request.param}" for gene in ENSEMBL.values()]
+    adata = make_screen(obs, counts, genes=ids, var={"feature_name": GENES})
+    return source_of(adata, tmp_path_factory.mktemp("ensembl"))
+
+
 class TestNamesOfGenes:
     """Genes that are given for labels are found as Ensembl ids or as symbols, in a var column or in the var index."""
-
-    @pytest.fixture(scope="class", params=["", ".7"], ids=["ids", "ids with versions"])
-    def by_ensembl(self, request, counts, tmp_path_factory):
-        obs = {"perturbation": np.repeat(list(LABELS), N).tolist()}
-        obs |= {name: ["x"] * len(counts) for name in ("cell_type", "batch")}
-        ids = [f"{gene}{request.param}" for gene in ENSEMBL.values()]
-        adata = make_screen(obs, counts, genes=ids, var={"feature_name": GENES})
-        return source_of(adata, tmp_path_factory.mktemp("ensembl"))
 
     @pytest.mark.parametrize("var_gene_col", [None, "feature_name"])
     def test_ensembl_ids(self, by_ensembl, source, var_gene_col):

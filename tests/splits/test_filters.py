@@ -87,11 +87,11 @@ def test_controls_of_small_groups_are_kept():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"exclude_perturbations": "A"}, "exclude_perturbations: got 'A'"),
+        ({"exclude_perturbations": {"A"}}, "exclude_perturbations: got {'A'}"),
         ({"exclude_cell_types": (1,)}, r"exclude_cell_types: got \(1,\)"),
         ({"min_cells_per_group": -1}, "min_cells_per_group: got -1"),
         ({"missing": "skip"}, "missing: got 'skip'"),
-        ({"stratify_by": "batch"}, "stratify_by: got 'batch'"),
+        ({"stratify_by": {"batch"}}, "stratify_by: got {'batch'}"),
     ],
     ids=str,
 )

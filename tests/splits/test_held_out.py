@@ -198,7 +198,7 @@ class TestErrors:
             ({"by": (), "test": 0.1}, "by: got"),
             ({"by": None, "test": 0.1}, "by: got None"),
             ({"by": ("a", "a"), "test": 0.1}, "each column once"),
-            ({"by": "donor", "test": "x"}, "test: got 'x', expected labels, such as"),
+            ({"by": "donor", "test": {"x"}}, "test: got {'x'}, expected labels, such as"),
             ({"by": "donor", "test": ()}, r"test: got \(\)"),
             ({"by": "donor", "test": 0}, "test: got 0"),
             ({"by": ("a", "b"), "test": ("x", "y")}, r"expected labels, such as \(\('T cell', 'A'\),\)"),
