@@ -104,7 +104,8 @@ def _odd_labels(column: str, codes: NDArray[np.int32] | None, labels: NDArray[np
     """Notes about labels that look like mistakes."""
     if codes is None:
         return []
-    return suspicious_labels(column, labels.tolist(), np.bincount(codes[codes >= 0], minlength=len(labels)).tolist())
+    n_cells = np.bincount(codes[codes >= 0], minlength=len(labels)).tolist()
+    return [*suspicious_labels(column, labels.tolist(), n_cells)]
 
 
 def _too_many_conditions(groups: Groups) -> list[str]:

@@ -218,4 +218,4 @@ class RolesKwargs(TypedDict, total=False):
     dataset_col: str | None
     control_pert: ControlLabels | None
     separator: str | None
-    covariates: str | Sequence[str]
+    covariates: tuple[str, ...]

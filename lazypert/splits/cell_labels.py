@@ -104,8 +104,8 @@ def _read_part(
     groups = source.groups
     axis = axis_of(groups, column)
     if axis is None and column in groups.roles.covariates:
-        codes = groups.conditions.codes_of(column)[groups.condition[runs]]
-        return codes, groups.conditions.levels[column], True
+        conditions = groups.conditions
+        return conditions.codes_of(column)[groups.condition[runs]], conditions.levels[column], True
     if axis is None:
         return (*read_column(source, column, groups.rows(runs)), False)
     labels = groups.labels[axis]
