@@ -54,6 +54,9 @@ _REDUCE_TASK_BYTES = MATRIX_SHARD * 20
 # Per cell, while cells are grouped and sorted: codes, keys, name hashes, and two permutations.
 BYTES_PER_CELL = 80
 
+# Per cell and covariate, and for the condition.
+_BYTES_PER_CODE = 4
+
 # The least that a value takes on disk, in a spill and in the store.
 _MIN_SPILL_BYTES, _MIN_STORE_BYTES = 2, 0.5
 
@@ -223,7 +226,9 @@ class ConversionPlan:
             If it does not.
         """
         peaks = [self.map_task_sizes(source_name).peak_bytes for source_name in self.matrices.values()]
-        needed = BYTES_PER_CELL * self.n_obs + max(peaks, default=0)
+        n_covariates = len(self.options.roles.covariates)
+        per_cell = BYTES_PER_CELL + _BYTES_PER_CODE * (n_covariates + (n_covariates > 0))
+        needed = per_cell * self.n_obs + max(peaks, default=0)
         if needed > self.budget.limit + MEMORY_SLACK:
             least = format_bytes(needed - MEMORY_SLACK)
             raise ConfigError(

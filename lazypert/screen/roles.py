@@ -28,7 +28,8 @@ ROLE_OF_AXIS = {
 AXES = tuple(ROLE_OF_AXIS)
 
 RUN_AXES = ("cell_type", "perturbation", "dataset")
-"""Axes that cells are sorted by. The batch is not one of them: neighbours would all be of one batch."""
+"""Axes that cells are sorted by; their condition counts before the dataset. The batch is not one of them: neighbours
+would all be of one batch."""
 
 OPTIONAL_ROLES = ("cell_type_col", "batch_col")
 """Roles that may be None if a screen has no such column."""
@@ -225,5 +226,5 @@ class RolesKwargs(TypedDict, total=False):
     dataset_col: str | None
     control_pert: ControlLabels | None
     separator: str | None
-    covariates: str | Sequence[str]
+    covariates: tuple[str, ...]
     rename_perturbations: Renames | None

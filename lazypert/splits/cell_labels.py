@@ -106,8 +106,8 @@ def _read_part(
     axis = axis_of(groups, column)
     codes: NDArray[np.integer]
     if axis is None and column in groups.roles.covariates:
-        codes = groups.conditions.codes_of(column)[groups.condition[runs]]
-        return codes, groups.conditions.levels[column], True
+        conditions = groups.conditions
+        return conditions.codes_of(column)[groups.condition[runs]], conditions.levels[column], True
     if axis is None:
         return (*read_column(source, column, groups.rows(runs)), False)
     labels = groups.labels[axis]
