@@ -178,7 +178,9 @@ class ArrayWriter:
         )
 
     def entry(self, key: str) -> Entry:
-        """Return the size and checksum of a file of the store."""
+        """Return the size and checksum of a file of the store, which is read unless a task has reported them."""
+        if key in self._entries:
+            return self._entries[key]
         size_and_crc = crc32_of(self.root / key)
         assert size_and_crc is not None, key
         return Entry(key, *size_and_crc)

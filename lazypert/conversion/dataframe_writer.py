@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from lazypert.conversion.array_writer import ArrayWriter
 
-_RESERVED = {"", ".", "..", "_index", "zarr.json", TABLES.rpartition("/")[2]}
+RESERVED_NAMES = {"", ".", "..", "_index", "zarr.json", TABLES.rpartition("/")[2]}
+"""Names that a column cannot have."""
+
 _ARRAY = {"encoding-type": "array", "encoding-version": "0.2.0"}
 
 
@@ -64,7 +66,7 @@ def write_column(writer: ArrayWriter, frame: str, name: str, values: ColumnValue
     SourceFormatError
         If the column's name cannot be the name of a Zarr array.
     """
-    if name in _RESERVED or "/" in name:
+    if name in RESERVED_NAMES or "/" in name:
         raise SourceFormatError(
             f"A column of {frame} is named {name!r}, which cannot be the name of a Zarr array. "
             "Rename the column in the source. No store was made."

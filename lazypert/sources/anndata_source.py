@@ -101,6 +101,11 @@ class PerturbationAnnDataSource(PerturbationSource):
         return (self.store,)
 
     @property
+    def content_digests(self) -> tuple[str, ...]:
+        """Digest of the store's content, including what was added to it and is used here."""
+        return (self.store.digest_with(self.config.elements),)
+
+    @property
     def matrices(self) -> tuple[Matrix, ...]:
         """The store's matrix."""
         return (self.matrix,)

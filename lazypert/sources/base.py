@@ -66,6 +66,11 @@ class PerturbationSource(ABC):
 
     @property
     @abstractmethod
+    def content_digests(self) -> tuple[str, ...]:
+        """Digest of each store's content, including what was added to it and is used here."""
+
+    @property
+    @abstractmethod
     def matrices(self) -> tuple[Matrix, ...]:
         """The matrix of each store."""
 

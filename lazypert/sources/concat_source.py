@@ -103,6 +103,11 @@ class PerturbationConcatSource(PerturbationSource):
         return tuple(source.store for source in self.sources)
 
     @property
+    def content_digests(self) -> tuple[str, ...]:
+        """Digest of each store's content, including what was added to it and is used here."""
+        return tuple(digest for source in self.sources for digest in source.content_digests)
+
+    @property
     def matrices(self) -> tuple[Matrix, ...]:
         """The matrix of each store."""
         return tuple(source.matrix for source in self.sources)
