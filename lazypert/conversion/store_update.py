@@ -20,6 +20,8 @@ import os
 import re
 import shutil
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import Timeout
@@ -37,7 +39,6 @@ from lazypert.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
 
 _LOG = logging.getLogger("lazypert")
 _OLDEST = 3
@@ -48,6 +49,7 @@ _NO_LINKS = (
     errno.EPERM, errno.EACCES, errno.EMLINK, errno.EXDEV, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL,
 )  # fmt: skip
 _FULL, _READ_ONLY = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM, errno.EROFS)
+_SYNC_THREADS = 16
 _COPY = "Only local stores can be changed: add to the local copy, then upload it again. Nothing was changed."
 
 
@@ -219,12 +221,11 @@ class StoreUpdate:
 
     def _sync(self, new: Iterable[str]) -> None:
         """Flush new files and all folders to disk, because the swap implies that they are there."""
-        for key in new:
-            sync(self._root / key)
-        for path in self._copied:
-            sync(path)
-        for folder, _, _ in os.walk(self._root):
-            sync(self._root / folder)
+        files = [self._root / key for key in new] + self._copied
+        folders = [Path(folder) for folder, _, _ in os.walk(self._root)]
+        with ThreadPoolExecutor(_SYNC_THREADS) as pool:  # disks combine what is flushed at the same time
+            for paths in (files, folders):
+                list(pool.map(sync, paths))
 
     def _swap(self) -> None:
         old = self.target.with_name(f"{self._prefix}-old-{uuid.uuid4().hex[:12]}")
