@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     SliceWriter = Callable[[int, Any], None]
 
+DENSE_CHUNK_BYTES = 4_194_304
+"""Bytes of a chunk of an embedding, at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class Template:
@@ -145,7 +148,7 @@ class ArrayWriter:
         -------
         The Zarr array. Assign a multiple of ``array.chunks[0]`` rows at a time.
         """
-        rows = max(1, min(shape[0], 4_194_304 // max(1, shape[1] * np.dtype(dtype).itemsize)))
+        rows = max(1, min(shape[0], DENSE_CHUNK_BYTES // max(1, shape[1] * np.dtype(dtype).itemsize)))
         attrs = {"encoding-type": "array", "encoding-version": "0.2.0"}
         return self._create(path, np.dtype(dtype), (shape, (rows, max(1, shape[1])), None), attrs)
 

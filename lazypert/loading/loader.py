@@ -317,7 +317,7 @@ class Loader:
         reach, features, plan = self._block_reader.reach, self._features, self.plan
         return plan_fingerprint(
             plan,
-            stores=digest(*self.source.content_digests),
+            stores=digest(*self.source.content_digests(self.config.obs)),
             cells=digest(self.rows.starts, self.rows.stops, plan.first, plan.size),
             controls=digest(self.pools.controls.starts, self.pools.controls.stops, self.pools.by_batch),
             features=digest(*features.fingerprint(self.source), *self._features_from_file),

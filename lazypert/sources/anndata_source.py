@@ -19,6 +19,8 @@ from lazypert.store.columns import open_column
 from lazypert.store.group_by_columns import group_cells
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from numpy.typing import NDArray
 
@@ -100,10 +102,9 @@ class PerturbationAnnDataSource(PerturbationSource):
         """The store."""
         return (self.store,)
 
-    @property
-    def content_digests(self) -> tuple[str, ...]:
-        """Digest of the store's content, including what was added to it and is used here."""
-        return (self.store.digest_with(self.config.elements),)
+    def content_digests(self, obs: Sequence[str] = ()) -> tuple[str, ...]:
+        """Digest of the store's content, including what was added to it and is used: by the config, or in `obs`."""
+        return (self.store.digest_with([*self.config.elements, *(f"obs/{name}" for name in obs)]),)
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:

@@ -64,10 +64,15 @@ class PerturbationSource(ABC):
     def stores(self) -> tuple[Store, ...]:
         """The stores, in the order of their rows."""
 
-    @property
     @abstractmethod
-    def content_digests(self) -> tuple[str, ...]:
-        """Digest of each store's content, including what was added to it and is used here."""
+    def content_digests(self, obs: Sequence[str] = ()) -> tuple[str, ...]:
+        """Digest of each store's content, including what was added to it and is used here.
+
+        Parameters
+        ----------
+        obs
+            obs columns that are used beside those of the config.
+        """
 
     @property
     @abstractmethod

@@ -102,10 +102,9 @@ class PerturbationConcatSource(PerturbationSource):
         """The stores, in the order of their rows."""
         return tuple(source.store for source in self.sources)
 
-    @property
-    def content_digests(self) -> tuple[str, ...]:
-        """Digest of each store's content, including what was added to it and is used here."""
-        return tuple(digest for source in self.sources for digest in source.content_digests)
+    def content_digests(self, obs: Sequence[str] = ()) -> tuple[str, ...]:
+        """Digest of each store's content, including what was added to it and is used: by the config, or in `obs`."""
+        return tuple(digest for source in self.sources for digest in source.content_digests(obs))
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:
