@@ -89,12 +89,13 @@ def _read_file(path: Path, columns: Sequence[str] | None) -> pd.DataFrame:
 def _read_text(path: Path, separator: str, columns: Sequence[str] | None) -> pd.DataFrame:
     names = [str(name) for name in pd.read_csv(path, sep=separator, nrows=0).columns]
     of_cells = _name_column(path, names)
-    wanted = None if columns is None else [name for name in names if name == of_cells or name in columns]
+    others = [name for name in names if name != of_cells and (columns is None or name in columns)]
     # Cell names are text even if they look like numbers or, such as "NA", like missing values.
-    frame = pd.read_csv(
-        path, sep=separator, usecols=wanted, converters={of_cells: str}, index_col=False, low_memory=False
-    )
-    return frame.set_index(of_cells)
+    text = pd.read_csv(path, sep=separator, usecols=[of_cells], index_col=False, dtype=str, na_filter=False)
+    if not others:
+        return pd.DataFrame(index=text[of_cells])
+    frame = pd.read_csv(path, sep=separator, usecols=others, index_col=False, low_memory=False)
+    return frame.set_axis(text[of_cells], axis=0)
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
