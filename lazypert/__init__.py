@@ -5,6 +5,8 @@ Importing lazypert loads neither JAX, matplotlib, anndata nor h5py.
 """
 
 from lazypert import errors as errors
+from lazypert.conversion.add import add_obs, add_obsm
+from lazypert.conversion.add_layer import add_layer
 from lazypert.conversion.convert import convert
 from lazypert.dataset import accessor as _accessor  # noqa: F401 - registers ds.pert
 from lazypert.dataset.open import open as open  # noqa: A004 - named like xr.open_dataset and zarr.open
@@ -60,6 +62,9 @@ _SUBMODULES = ("errors", "plots", "simulate")
 __all__ = [
     # stores; `open` is left out, so that a star import does not replace the built-in function
     "convert",
+    "add_layer",
+    "add_obs",
+    "add_obsm",
     "Progress",
     "verify",
     # screens

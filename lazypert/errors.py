@@ -13,6 +13,7 @@ Each is a `LazypertError` and also the built-in exception that fits, so both
     ├── StoreNotFoundError (FileNotFoundError)           no finished store at this path
     ├── StoreExistsError (FileExistsError)               the output of a conversion already exists
     ├── StoreDamagedError (OSError)                      the bytes of a store have changed
+    ├── StoreChangedError (OSError)                      a column was replaced after the store was opened
     ├── DiskFullError (OSError)                          not enough space on the disk
     ├── MachineError (OSError)                           open files, locks, permissions, or a failing disk
     ├── RunChangedError (ValueError)                     something that a run manifest describes has changed
@@ -75,6 +76,10 @@ class MachineError(LazypertError, OSError):
 
 class StoreDamagedError(LazypertError, OSError):
     """The bytes of a store are not those that were written."""
+
+
+class StoreChangedError(LazypertError, OSError):
+    """An obs column was replaced after the store was opened; open the store again."""
 
 
 class RunChangedError(LazypertError, ValueError):

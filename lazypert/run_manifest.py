@@ -243,7 +243,7 @@ def _sources(result: PerturbationPipelineResult) -> list[dict[str, Any]]:
                 "path": _without_credentials(location("file_path", source.config.file_path)),
                 "dataset": dataset,
                 "roles": _jsonable({name: getattr(source.config, name) for name in DATASET_ROLES}),
-                "digest": source.store.content_digest,
+                "digest": source.content_digests()[0],
                 "n_cells": source.store.n_obs,
                 "n_genes": source.store.n_vars,
             }

@@ -19,6 +19,7 @@ KINDS = {
     errors.DiskFullError: OSError,
     errors.MachineError: OSError,
     errors.StoreDamagedError: OSError,
+    errors.StoreChangedError: OSError,
     errors.RunChangedError: ValueError,
     errors.EmptyPoolError: ValueError,
     errors.NotCountsError: ValueError,

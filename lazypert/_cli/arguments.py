@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(subparsers)
     _add_convert(subparsers)
+    _add_add_obs(subparsers)
     info = subparsers.add_parser("info", help="describe a store")
     info.add_argument("store", metavar="STORE", help="a directory or a URL")
     info.set_defaults(run=print_info)
@@ -107,6 +108,20 @@ def _add_convert(subparsers: Any) -> None:
         "--obs", metavar="FILE", action="append", help="table of obs columns, such as guide calls, joined by barcode"
     )
     convert.set_defaults(run=commands.convert)
+
+
+def _add_add_obs(subparsers: Any) -> None:
+    add_obs = subparsers.add_parser(
+        "add-obs",
+        help="add obs columns to a store",
+        description="Add the columns of a CSV, TSV or Parquet file to a store; rows are matched by cell name.",
+    )
+    add_obs.add_argument("store", metavar="STORE", help="a local directory")
+    add_obs.add_argument("table", metavar="TABLE", help="a file whose first column holds cell names")
+    add_obs.add_argument("--column", metavar="COL", action="append", help="add only this column; may be repeated")
+    add_obs.add_argument("--overwrite", action="store_true", help="replace columns of the same name")
+    add_obs.add_argument("--ignore-unknown", action="store_true", help="leave out rows of cells that the store lacks")
+    add_obs.set_defaults(run=commands.add_obs)
 
 
 def _natural_number(text: str) -> int:

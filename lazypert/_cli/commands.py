@@ -1,4 +1,4 @@
-"""The commands demo, convert and verify."""
+"""The commands demo, convert, add-obs and verify."""
 
 from __future__ import annotations
 
@@ -73,6 +73,27 @@ def _print_summary(store: Store, seconds: float) -> None:
     print_field("time", f"{seconds:.1f} s")
     print_field("peak memory", format_bytes(peak_memory()))
     print_warnings(store)
+
+
+def add_obs(options: argparse.Namespace) -> None:
+    """Add obs columns to a store and name the columns that it has then."""
+    from lazypert.conversion.add import add_obs
+    from lazypert.store.store import Store
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        add_obs(
+            options.store,
+            options.table,
+            columns=options.column,
+            overwrite=options.overwrite,
+            on_unknown="ignore" if options.ignore_unknown else "error",
+        )
+    store = Store(options.store)
+    print_field("store", store.path)
+    print_field("obs", ", ".join(store.obs_columns))
+    for warning in caught:
+        print_field("warning", warning.message)
 
 
 def verify(options: argparse.Namespace) -> None:

@@ -14,9 +14,11 @@ from lazypert.store.format import TABLES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from lazypert.conversion.store_writer import StoreWriter
+    from lazypert.conversion.array_writer import ArrayWriter
 
-_RESERVED = {"", ".", "..", "_index", "zarr.json", TABLES.rpartition("/")[2]}
+RESERVED_NAMES = {"", ".", "..", "_index", "zarr.json", TABLES.rpartition("/")[2]}
+"""Names that a column cannot have."""
+
 _ARRAY = {"encoding-type": "array", "encoding-version": "0.2.0"}
 
 
@@ -49,14 +51,14 @@ class InMemoryColumn:
         return bool(np.any(pd.isna(self.values)))
 
 
-def write_frame(writer: StoreWriter, path: str, index: ColumnValues, columns: list[str]) -> None:
+def write_frame(writer: ArrayWriter, path: str, index: ColumnValues, columns: list[str]) -> None:
     """Create an AnnData dataframe group and its index; the columns follow with `write_column`."""
     attrs: dict[str, Any] = {"encoding-type": "dataframe", "encoding-version": "0.2.0", "_index": "_index"}
     writer.group(path, {**attrs, "column-order": list(columns)})
     _write_arrays(writer, f"{path}/_index", index, [_ColumnArray("", "string", None, lambda values: values)])
 
 
-def write_column(writer: StoreWriter, frame: str, name: str, values: ColumnValues) -> None:
+def write_column(writer: ArrayWriter, frame: str, name: str, values: ColumnValues) -> None:
     """Write one column of a dataframe, in AnnData's encoding for its type.
 
     Raises
@@ -64,7 +66,7 @@ def write_column(writer: StoreWriter, frame: str, name: str, values: ColumnValue
     SourceFormatError
         If the column's name cannot be the name of a Zarr array.
     """
-    if name in _RESERVED or "/" in name:
+    if name in RESERVED_NAMES or "/" in name:
         raise SourceFormatError(
             f"A column of {frame} is named {name!r}, which cannot be the name of a Zarr array. "
             "Rename the column in the source. No store was made."
@@ -91,7 +93,7 @@ class _ColumnArray:
     encode: Callable[[Any], Any]
 
 
-def _write_arrays(writer: StoreWriter, path: str, values: ColumnValues, arrays: list[_ColumnArray]) -> None:
+def _write_arrays(writer: ArrayWriter, path: str, values: ColumnValues, arrays: list[_ColumnArray]) -> None:
     writes = [writer.column(path + array.suffix, array.dtype, len(values), array.attrs) for array in arrays]
     start = 0
     for slice_ in values:
@@ -110,7 +112,7 @@ def _unwrap(values: Any) -> Any:
     return values
 
 
-def _create_column(writer: StoreWriter, path: str, values: ColumnValues) -> list[_ColumnArray]:
+def _create_column(writer: ArrayWriter, path: str, values: ColumnValues) -> list[_ColumnArray]:
     """Choose the arrays of a column from its first slice; write the group and categories, if it has any."""
     first = _unwrap(next(iter(values)))
     if isinstance(first, pd.Categorical):
@@ -131,7 +133,7 @@ def _is_missing(values: Any) -> Any:
     return np.asarray(pd.isna(values))
 
 
-def _create_text(writer: StoreWriter, path: str, values: ColumnValues, dtype: Any) -> list[_ColumnArray]:
+def _create_text(writer: ArrayWriter, path: str, values: ColumnValues, dtype: Any) -> list[_ColumnArray]:
     is_nullable = isinstance(dtype, pd.StringDtype)
     if not is_nullable and not values.has_missing():
         return [_ColumnArray("", "string", None, lambda values: values)]
@@ -143,7 +145,7 @@ def _create_text(writer: StoreWriter, path: str, values: ColumnValues, dtype: An
     return [filled, _ColumnArray("/mask", "bool", _ARRAY, _is_missing)]
 
 
-def _create_categorical(writer: StoreWriter, path: str, first: pd.Categorical) -> list[_ColumnArray]:
+def _create_categorical(writer: ArrayWriter, path: str, first: pd.Categorical) -> list[_ColumnArray]:
     attrs = {"encoding-type": "categorical", "encoding-version": "0.2.0", "ordered": bool(first.ordered)}
     writer.group(path, attrs)
     categories = np.asarray(first.categories)

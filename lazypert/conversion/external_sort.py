@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lazypert.conversion.store_writer import Template
+    from lazypert.conversion.array_writer import Template
     from lazypert.converter import BlockSpec, ScreenReader
 
 _INDPTR, _SPILL_LIST = "indptr.npy", "spills.json"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from lazypert.conversion.array_writer import ArrayWriter, Template
     from lazypert.conversion.cell_stats import CellStatsPlan
     from lazypert.conversion.external_sort import ReducedShard
     from lazypert.conversion.plan import ConversionPlan
@@ -118,7 +119,7 @@ def write_matrix(writer: StoreWriter, plan: ConversionPlan, job: MatrixJob, repo
         report=report,
     )
     writer.add(entry for reduced in shards for entry in reduced.entries)
-    summary = _summary(job.n_cols, nnz, value_stats, math.fsum(spill.total for spill in spills))
+    summary = matrix_summary(job.n_cols, nnz, value_stats, math.fsum(spill.total for spill in spills))
     _save_finished(writer, plan.n_obs, job, shards, summary)
     for spill in spills:
         spill.remove()
@@ -149,7 +150,7 @@ def _write_indptr(writer: StoreWriter, n_rows: int, job: MatrixJob, spills: Sequ
     indptr = _row_offsets(spills, n_rows)
     save_reduce_inputs(job.work, spills, indptr)
     nnz = int(indptr[-1])
-    writer.array(f"{job.name}/indptr", indptr.astype(_index_dtype(nnz)))
+    writer.array(f"{job.name}/indptr", indptr.astype(index_dtype(nnz)))
     return nnz
 
 
@@ -162,19 +163,16 @@ def _row_offsets(spills: Sequence[Spill], n_rows: int) -> NDArray[np.int64]:
     return np.cumsum(indptr, out=indptr)
 
 
-def _index_dtype(nnz: int) -> np.dtype[Any]:
+def index_dtype(nnz: int) -> np.dtype[Any]:
+    """Return the dtype of the row bounds of a matrix, which other readers also get its column numbers in."""
     return np.dtype("i4" if nnz < 2**31 else "i8")
 
 
 def _shard_writer(writer: StoreWriter, job: MatrixJob, nnz: int, value_stats: ValueStats) -> ShardWriter:
-    grid, dtype = Grid.matrix(nnz), value_stats.dtype()
-    declared = declared_dtype(dtype, value_stats.maximum, value_stats.minimum)
-    index = stored_index_dtype(job.n_cols, _index_dtype(nnz))
+    data, indices = matrix_templates(writer, job.name, (job.n_cols, nnz), value_stats)
     return ShardWriter(
-        data=writer.template(f"{job.name}/data", dtype, grid, codec=values_codec(dtype), declared=declared, keep=True),
-        indices=writer.template(
-            f"{job.name}/indices", index, grid, codec=index_codec(index), declared=_index_dtype(nnz), keep=True
-        ),
+        data=data,
+        indices=indices,
         n_cols=job.n_cols,
         work=job.work,
         cell_stats_plan=job.cell_stats_plan,
@@ -182,7 +180,22 @@ def _shard_writer(writer: StoreWriter, job: MatrixJob, nnz: int, value_stats: Va
     )
 
 
-def _summary(n_cols: int, nnz: int, value_stats: ValueStats, total: float) -> dict[str, Any]:
+def matrix_templates(
+    writer: ArrayWriter, name: str, n_cols_and_nnz: tuple[int, int], value_stats: ValueStats
+) -> tuple[Template, Template]:
+    """Create the arrays of values and column numbers of a matrix, in the dtypes that its values need."""
+    n_cols, nnz = n_cols_and_nnz
+    grid, dtype = Grid.matrix(nnz), value_stats.dtype()
+    declared = declared_dtype(dtype, value_stats.maximum, value_stats.minimum)
+    index = stored_index_dtype(n_cols, index_dtype(nnz))
+    return (
+        writer.template(f"{name}/data", dtype, grid, codec=values_codec(dtype), declared=declared, keep=True),
+        writer.template(f"{name}/indices", index, grid, codec=index_codec(index), declared=index_dtype(nnz), keep=True),
+    )
+
+
+def matrix_summary(n_cols: int, nnz: int, value_stats: ValueStats, total: float) -> dict[str, Any]:
+    """Return the summary of a matrix for the root metadata."""
     return {
         "n_cols": n_cols,
         "nnz": nnz,

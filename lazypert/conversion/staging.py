@@ -5,6 +5,7 @@
     store/                     renamed to <store> when it is complete
     work/                      spills, and a checkpoint of every completed task
 <store>.partial-old-<id>       a replaced store that is being deleted
+<store>.partial-add-<id>       an unfinished update of a store (see `store_update`)
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class StagingDirectory:
 
         Both the name and the content must match, because a user's own backup may have a similar name.
         """
-        pattern = re.compile(re.escape(self._prefix) + r"-([0-9a-f]{12}|old-[0-9a-f]{12})")
+        pattern = re.compile(re.escape(self._prefix) + r"-((old-|add-)?[0-9a-f]{12})")
         folders = [p for p in self.target.parent.iterdir() if pattern.fullmatch(p.name) and p.is_dir()]
         return [p for p in folders if (p / "zarr.json").exists() or {c.name for c in p.iterdir()} <= {"store", "work"}]
 

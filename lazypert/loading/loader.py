@@ -325,7 +325,7 @@ class Loader:
         match = self.pools.match
         return plan_fingerprint(
             plan,
-            stores=digest(*(store.content_digest for store in self.source.stores)),
+            stores=digest(*self.source.content_digests(self.config.obs)),
             cells=digest(self.rows.starts, self.rows.stops, plan.first, plan.size),
             controls=digest(self.pools.controls.starts, self.pools.controls.stops, self.pools.by_batch),
             features=digest(*features.fingerprint(self.source), *self._features_from_file),

@@ -20,6 +20,8 @@ from lazypert.store.columns import open_column
 from lazypert.store.group_by_columns import group_cells
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from numpy.typing import NDArray
 
@@ -100,6 +102,10 @@ class PerturbationAnnDataSource(PerturbationSource):
     def stores(self) -> tuple[Store, ...]:
         """The store."""
         return (self.store,)
+
+    def content_digests(self, obs: Sequence[str] = ()) -> tuple[str, ...]:
+        """Digest of the store's content, including what was added to it and is used: by the config, or in `obs`."""
+        return (self.store.digest_with([*self.config.elements, *(f"obs/{name}" for name in obs)]),)
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:

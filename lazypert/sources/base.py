@@ -64,6 +64,16 @@ class PerturbationSource(ABC):
     def stores(self) -> tuple[Store, ...]:
         """The stores, in the order of their rows."""
 
+    @abstractmethod
+    def content_digests(self, obs: Sequence[str] = ()) -> tuple[str, ...]:
+        """Digest of each store's content, including what was added to it and is used here.
+
+        Parameters
+        ----------
+        obs
+            obs columns that are used beside those of the config.
+        """
+
     @property
     @abstractmethod
     def matrices(self) -> tuple[Matrix, ...]:

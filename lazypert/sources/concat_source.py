@@ -104,6 +104,10 @@ class PerturbationConcatSource(PerturbationSource):
         """The stores, in the order of their rows."""
         return tuple(source.store for source in self.sources)
 
+    def content_digests(self, obs: Sequence[str] = ()) -> tuple[str, ...]:
+        """Digest of each store's content, including what was added to it and is used: by the config, or in `obs`."""
+        return tuple(digest for source in self.sources for digest in source.content_digests(obs))
+
     @property
     def matrices(self) -> tuple[Matrix, ...]:
         """The matrix of each store."""

@@ -134,6 +134,14 @@ class PerturbationSourceConfig(ScreenOptions):
             rename_perturbations=self.rename_perturbations,
         )
 
+    @property
+    def elements(self) -> tuple[str, ...]:
+        """Paths of the store's elements that the options name, such as ``"obs/batch"``."""
+        columns = (self.pert_col, self.cell_type_col, self.batch_col, self.control_col, *self.additional_obs)
+        named = [f"obs/{name}" for name in columns if name is not None]
+        named += [f"obsm/{self.embedding_key}"] * (self.embedding_key is not None)
+        return (*named, f"layers/{self.layer}") if self.layer is not None else tuple(named)
+
 
 def roles_of_store(roles: Roles, options: ScreenOptions) -> dict[str, Any]:
     """Roles of a store in place of those that the options leave at their defaults."""

@@ -16,18 +16,22 @@ import lazypert_zarr  # noqa: F401 - opens counts without zarr's warning even if
 from lazypert._internal.files import crc32
 from lazypert._internal.machine import raise_machine_error
 from lazypert._internal.paths import is_url, location
-from lazypert.errors import StoreNotFoundError, no_such_column
+from lazypert.errors import StoreDamagedError, StoreNotFoundError, no_such_column
 from lazypert.screen.roles import OPTIONAL_ROLES, Roles
+from lazypert.store.added import ADDED, combined_digest, is_within
 from lazypert.store.arrays import DenseArray, StringArray
 from lazypert.store.byte_reader import ByteReader, LocalReader, RemoteReader
 from lazypert.store.damage import store_damaged
 from lazypert.store.format import FORMAT_VERSION, MARKER, RAW, TABLES, Grid, matrix_name, stored_dtype
 from lazypert.store.manifest import MANIFEST, Entry, manifest_digest
 from lazypert.store.matrix import Matrix
+from lazypert.store.replaced import ColumnReader, root_identity
 from lazypert.store.sharded_array import ShardedArray
 from lazypert.store.stored_groups import read_groups
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -60,6 +64,7 @@ class Store:
 
     def __init__(self, path: str | Path, storage_options: dict[str, Any] | None = None) -> None:
         self.path, self.storage_options = location("store", path), storage_options
+        self._root_identity = None if is_url(self.path) else root_identity(Path(self.path).absolute())
         self.reader, self._root = _open(self.path, storage_options)
         self.attrs: dict[str, Any] = dict(self._root.attrs[MARKER])  # type: ignore[arg-type]
         version = self.attrs.get("format_version")
@@ -224,11 +229,18 @@ class Store:
             dtype = stored_dtype(array.dtype, sharding["configuration"]["codecs"])
         except (ValueError, TypeError, KeyError, IndexError) as error:
             raise store_damaged(f"{path}/zarr.json", str(error)) from error
-        return ShardedArray(self.reader, path, dtype, grid)
+        return ShardedArray(self._reader_of(path), path, dtype, grid)
 
     def open_strings(self, path: str) -> StringArray:
         """Open an array of strings, such as ``"obs/_index"``."""
-        return StringArray(self.reader, self._root[path], path)
+        return StringArray(self._reader_of(path), self._root[path], path)
+
+    def _reader_of(self, path: str) -> ByteReader:
+        """Return the reader of an array's files; those of obs columns may be replaced while the store is open."""
+        if not isinstance(self.reader, LocalReader) or not path.startswith("obs/") or path.startswith(f"{TABLES}/"):
+            return self.reader
+        column = "/".join(path.split("/")[:2])
+        return ColumnReader(self.reader, column, self.added.get(column), self._root_identity)
 
     def read_array(self, path: str) -> NDArray[Any]:
         """Read all of a numeric array."""
@@ -243,12 +255,37 @@ class Store:
 
     @cached_property
     def content_digest(self) -> str:
-        """SHA-256 of the sizes and checksums of all files of values.
+        """SHA-256 of the sizes and checksums of all files of values that were converted.
 
         Two conversions of one file have the same digest, with whatever version of Zarr they were made: metadata, whose
-        text differs between versions, do not count.
+        text differs between versions, do not count, nor does what was added to the store later.
         """
-        return manifest_digest(entry for entry in self.read_manifest() if not entry.key.endswith("zarr.json"))
+        try:
+            entries, added = self.read_manifest(), self.added
+            is_current = manifest_digest(entries) == self.attrs["manifest_digest"]
+        except (StoreDamagedError, ValueError):
+            is_current = False
+        if not is_current:  # the manifest is rewritten when something is added to the store, which may be now
+            current = Store(self.path, self.storage_options)
+            entries, added = current.read_manifest(), current.added
+        return manifest_digest(
+            entry for entry in entries if not entry.key.endswith("zarr.json") and not is_within(entry.key, added)
+        )
+
+    @property
+    def added(self) -> dict[str, str]:
+        """Digest of every element that was added after the conversion, by its path, such as ``"obs/guide"``."""
+        return dict(self.attrs.get(ADDED, {}))
+
+    def digest_with(self, elements: Collection[str]) -> str:
+        """Return the `content_digest`, combined with the digests of those elements that were added.
+
+        Parameters
+        ----------
+        elements
+            Paths of what is used, such as ``"obs/guide"`` and ``"obsm/X_scvi"``.
+        """
+        return combined_digest(self.content_digest, self.added, elements)
 
     def read_strings(self, path: str) -> NDArray[Any]:
         """Read all of an array of strings, as an object array."""

@@ -27,6 +27,8 @@ _MAX_LISTED = 10
 def verify(store: str | Path, *, storage_options: dict[str, Any] | None = None) -> int:
     """Read every file of a store and compare it with the manifest.
 
+    If something is added to the store meanwhile, the new version is checked.
+
     Parameters
     ----------
     store
@@ -45,7 +47,16 @@ def verify(store: str | Path, *, storage_options: dict[str, Any] | None = None) 
     StoreDamagedError
         If a file is missing, cut short, swapped or changed; the message lists them.
     """
-    opened = Store(store, storage_options)
+    while True:
+        opened = Store(store, storage_options)
+        try:
+            return _verify(opened)
+        except StoreDamagedError:
+            if Store(store, storage_options).attrs == opened.attrs:
+                raise
+
+
+def _verify(opened: Store) -> int:
     try:
         metadata = json.loads(opened.reader.read("zarr.json", 0, opened.reader.size("zarr.json") or 0))
         manifest_entries = [Entry(*fields) for fields in opened.attrs[MANIFEST_FILES]]

@@ -3,6 +3,7 @@ import sys
 
 import pytest
 
+import lazypert as lp
 from lazypert._cli import main
 from lazypert.simulate import reference_screen
 from tests.support.cli import ALL_ROLES, ROLES, fields
@@ -136,3 +137,23 @@ def test_verify_counts_files_or_lists_damaged_ones(screen, tmp_path, capsys):
 def test_a_missing_store_is_an_error(command, tmp_path, capsys):
     assert main([command, str(tmp_path / "none.zarr")]) == 1
     assert capsys.readouterr().err.startswith("lazypert: error: There is no store at ")
+
+
+def test_add_obs_adds_columns_of_a_file(screen, tmp_path, capsys):
+    store, table = tmp_path / "s.zarr", tmp_path / "calls.csv"
+    assert main(["convert", str(screen), str(store), *ALL_ROLES]) == 0
+    names = lp.open(store).cell_name.values
+    lines = [f"{name},g{number % 3},{number}" for number, name in enumerate(names)]
+    table.write_text("\n".join(["cell_barcode,guide,n", *lines[:-1], "stranger,g0,0"]))
+    capsys.readouterr()
+    assert main(["add-obs", str(store), str(table), "--column", "guide"]) == 1
+    assert "'stranger'" in capsys.readouterr().err
+    assert main(["add-obs", str(store), str(table), "--column", "guide", "--ignore-unknown"]) == 0
+    printed = fields(capsys.readouterr().out)
+    assert printed["obs"].split(", ")[-1] == "guide"
+    assert "1 of the store's 900 cells" in printed["warning"]
+    assert main(["add-obs", str(store), str(table), "--ignore-unknown"]) == 1
+    assert "overwrite=True" in capsys.readouterr().err
+    assert main(["add-obs", str(store), str(table), "--ignore-unknown", "--overwrite"]) == 0
+    assert list(lp.open(store).n.values[:-1]) == list(range(899))
+    assert main(["verify", str(store)]) == 0

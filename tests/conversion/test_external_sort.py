@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from lazypert.conversion.array_writer import Template
 from lazypert.conversion.external_sort import BlockSorter, ShardWriter, save_reduce_inputs
-from lazypert.conversion.store_writer import Template
 from lazypert.converter import BlockSpec, RowBlock
 from lazypert.sparse.csr import CSRBlock
 from lazypert.store.byte_reader import LocalReader

@@ -1,0 +1,151 @@
+"""Added layers equal the given matrix at every door, are stored like converted ones, and are read block by block."""
+
+import shutil
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pytest
+from scipy import sparse
+
+import lazypert as lp
+from lazypert.errors import ConfigError
+from lazypert.store.store import Store
+from tests.support.killer import files
+from tests.support.stores import ROLES, read_store, screen, write
+from tests.support.stores import no_sync as no_sync
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
+    write(screen(), folder / "s.h5ad")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lazypert.conversion.store_writer.sync", lambda _: None)
+        return lp.convert(folder / "s.h5ad", folder / "s.zarr", progress=False, **ROLES)
+
+
+@pytest.fixture
+def store(made, tmp_path):
+    return Path(shutil.copytree(made, tmp_path / "s.zarr"))
+
+
+def values(dtype="f4"):
+    return (sparse.random(90, 17, density=0.3, format="csr", random_state=0) * 100).astype(dtype)
+
+
+def in_blocks(matrix, *bounds):
+    return (matrix[start:stop] for start, stop in zip((0, *bounds), (*bounds, 90), strict=True))
+
+
+KINDS = {
+    "csr": lambda m: m,
+    "csc": lambda m: m.tocsc(),
+    "dense": lambda m: m.toarray(),
+    "blocks": lambda m: in_blocks(m, 1, 40, 40, 77),
+    "dense_blocks": lambda m: in_blocks(m.toarray(), 33),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [*((kind, "f4") for kind in KINDS), ("csr", "f8"), ("csr", "u1"), ("blocks", "i8"), ("dense", "?"), ("csr", "?")],
+)
+def test_a_layer_reads_back(store, kind, dtype):
+    matrix = values(dtype)
+    lp.add_layer(store, "new", KINDS[kind](matrix))
+    lp.verify(store)
+    layer = read_store(store).layers["new"]
+    np.testing.assert_array_equal(layer.toarray(), matrix.toarray())
+    assert layer.has_canonical_format
+    np.testing.assert_array_equal(lp.open(store)["new"].values, matrix.toarray())
+
+
+@pytest.mark.parametrize("dtype", [">f4", "f2"])
+def test_dtypes_that_scipy_lacks(store, dtype):
+    matrix = values().toarray().astype(dtype)
+    lp.add_layer(store, "new", matrix)
+    np.testing.assert_array_equal(read_store(store).layers["new"].toarray(), matrix)
+
+
+def test_a_layer_is_stored_as_conversion_would_store_it(store, tmp_path):
+    adata = screen()
+    adata.layers["new"] = adata.X * 3
+    write(adata, tmp_path / "s.h5ad")
+    converted = lp.convert(tmp_path / "s.h5ad", tmp_path / "converted.zarr", progress=False, **ROLES)
+    lp.add_layer(store, "new", read_store(store).X * 3)
+    ours, theirs = files(store), files(converted)
+    assert set(ours) == set(theirs)
+    assert {key for key in ours if ours[key] != theirs[key]} == {"zarr.json"}
+    assert Store(store).attrs["matrices"] == Store(converted).attrs["matrices"]
+
+
+def test_the_x_of_an_anndata_object_and_of_a_file(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("lazypert.conversion.add_layer._BLOCK_ROWS", 7)
+    adata = read_store(store)
+    adata.X = values()
+    lp.add_layer(store, "memory", adata)
+    write(adata, tmp_path / "t.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "t.h5ad", backed="r")
+    lp.add_layer(store, "file", backed)
+    backed.file.close()
+    for name in ("memory", "file"):
+        np.testing.assert_array_equal(read_store(store).layers[name].toarray(), values().toarray())
+
+
+def test_repeats_are_summed_and_the_matrix_is_not_changed(store):
+    matrix = sparse.csr_matrix((np.array([1.0, 2.0, 4.0]), np.array([5, 2, 5]), np.array([0, 3, *[3] * 89])), (90, 17))
+    lp.add_layer(store, "new", matrix)
+    assert matrix.indices.tolist() == [5, 2, 5]
+    np.testing.assert_array_equal(read_store(store).layers["new"].toarray()[0, [2, 5]], [2, 5])
+
+
+def test_a_source_reads_an_added_layer_and_its_digest_counts(store):
+    matrix = values()
+    digest = Store(store).content_digest
+    lp.add_layer(store, "new", matrix)
+    config = lp.PerturbationSourceConfig(file_path=store, layer="new")
+    source = lp.PerturbationAnnDataSource(config)
+    np.testing.assert_array_equal(source[5]["counts"], matrix[5].toarray().ravel())
+    assert Store(store).content_digest == digest
+    assert source.content_digests() != (digest,)
+
+
+def test_empty_and_non_finite_layers(store):
+    lp.add_layer(store, "empty", sparse.csr_matrix((90, 17)))
+    infinite = np.zeros((90, 17))
+    infinite[0, :3] = np.inf, -np.inf, np.nan
+    lp.add_layer(store, "infinite", infinite)
+    lp.verify(store)
+    found = read_store(store)
+    assert found.layers["empty"].nnz == 0
+    np.testing.assert_array_equal(found.layers["infinite"].toarray(), infinite)
+
+
+def shifted(store):
+    adata = read_store(store)
+    return adata[np.roll(np.arange(90), 1)]
+
+
+BAD_LAYERS = {
+    "exists": ("lognorm", lambda _: values(), "'lognorm', which is a matrix of the store already"),
+    "raw": ("raw", lambda _: values(), "'raw', which is a matrix of the store already"),
+    "shape": ("new", lambda _: values()[:89], r"got shape \(89, 17\), expected \(90, 17\)"),
+    "too_few_rows": ("new", lambda _: iter([values()[:89]]), "got 89 rows, expected 90"),
+    "too_many_rows": ("new", lambda _: iter([values(), values()]), "got 180 rows, expected 90"),
+    "columns_of_a_block": ("new", lambda _: [values()[:, :3]], r"got \(90, 3\) as block 1"),
+    "dtypes": ("new", lambda _: [values()[:9], values("f8")[9:]], "got float64 in block 2 after blocks of float32"),
+    "complex": ("new", lambda _: np.ones((90, 17), complex), "got complex128 in block 1"),
+    "order": ("new", shifted, "other cells or genes than the store, or in another order"),
+    "number": ("new", lambda _: 3, "got int, expected a SciPy matrix"),
+    "slash": ("a/b", lambda _: values(), "got the name 'a/b'"),
+}
+
+
+@pytest.mark.parametrize(("name", "make", "message"), BAD_LAYERS.values(), ids=BAD_LAYERS)
+def test_wrong_layers_are_clear_errors(store, name, make, message):
+    before = files(store)
+    with pytest.raises(ConfigError, match=message):
+        lp.add_layer(store, name, make(store))
+    assert files(store) == before
+    assert [path.name for path in store.parent.iterdir()] == [store.name]
