@@ -95,7 +95,7 @@ def _keep(path: str, readers: Sequence[ScreenReader], kept: dict[str, Any]) -> s
     for reader in readers:
         try:
             value = read_element(reader, path)
-            content = _encoded(path.partition("/")[2], value)
+            content = _encoded(path, value)
         except (MachineError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001 - AnnData raises many types
@@ -110,14 +110,15 @@ def _keep(path: str, readers: Sequence[ScreenReader], kept: dict[str, Any]) -> s
     return None
 
 
-def _encoded(name: str, value: Any) -> dict[str, bytes]:
+def _encoded(path: str, value: Any) -> dict[str, bytes]:
     """Files that AnnData writes for a value, after reading them again."""
     import anndata
     import zarr
     from zarr.storage import MemoryStore
 
     store: dict[str, Any] = {}
-    group = zarr.open_group(MemoryStore(store), mode="w", zarr_format=3)
+    parent, _, name = path.partition("/")
+    group = zarr.open_group(MemoryStore(store), mode="w", zarr_format=3).require_group(parent)
     _write(group, name, value)
     for part in {part for key in store for part in key.split("/")[:-1]}:
         if part in _RESERVED or "\0" in part or len(part.encode()) > _LONGEST_NAME:
