@@ -243,7 +243,9 @@ class _Contents:
         found = {}
         for kind in set(_ELEMENTS).intersection(root.names()):
             node = root.child(kind)
-            for name in node.names() if isinstance(node, Group) else ():
+            if not isinstance(node, Group):
+                continue
+            for name in node.names():
                 try:
                     if kind != "uns" or name not in used_labels:
                         found[join(kind, name)] = _n_bytes(node.child(name))

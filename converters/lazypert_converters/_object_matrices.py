@@ -184,13 +184,14 @@ class DaskMatrix:
 
     def _computed(self, i: int, j: int) -> Any:
         """Compute a chunk and check it: AnnData's reader checks neither column numbers nor integers."""
-        chunk = self.array.blocks[i, j].compute(scheduler="synchronous")
+        chunk: Any = self.array.blocks[i, j].compute(scheduler="synchronous")
         shape = (self.array.chunks[0][i], self.array.chunks[1][j])
-        is_known = isinstance(chunk, np.ndarray) or (sparse.issparse(chunk) and chunk.format in ("csr", "csc"))
+        is_sparse = bool(sparse.issparse(chunk))
+        is_known = chunk.format in ("csr", "csc") if is_sparse else isinstance(chunk, np.ndarray)
         if not is_known or chunk.shape != shape:
             got = f"has a chunk of type {type(chunk).__name__} and shape {getattr(chunk, 'shape', None)}"
             raise self.tree.fault(self.where, got, f"a NumPy array, or a CSR or CSC matrix, of shape {shape}")
-        if sparse.issparse(chunk):
+        if is_sparse:
             n_minor = shape[1] if chunk.format == "csr" else shape[0]
             if (bad := first_bad_index(chunk.indices, n_minor)) >= 0:
                 got = f"has a chunk with the index {int(chunk.indices[bad])}"

@@ -72,7 +72,7 @@ class ObjectGroup(Group):
 
     def child(self, name: str) -> Array | Group:
         """The array or group at a path relative to this group."""
-        first, _, rest = name.strip("/").partition("/")
+        first, _, rest = (name, "", "") if name in self._children else name.strip("/").partition("/")
         node = self._children.get(first)
         if node is None:
             raise self.tree.fault(join(self.where, first), "is missing", "an array or a group")

@@ -271,10 +271,11 @@ def _is_dask(value: Any) -> bool:
 def _layout(values: Any) -> str | None:
     if _is_dask(values):
         meta = values._meta
-        return meta.format if sparse.issparse(meta) else "dense"
+        return str(getattr(meta, "format", "dense"))
     if isinstance(values, np.ndarray):
         return "dense"
-    return values.format if sparse.issparse(values) and values.format in ("csr", "csc") else None
+    layout = getattr(values, "format", None) if sparse.issparse(values) else None
+    return layout if layout in ("csr", "csc") else None
 
 
 def _stand_in(layout: str, shape: tuple[int, int], dtype: Any) -> ObjectGroup:
@@ -300,7 +301,7 @@ def _n_bytes(value: Any) -> int:
     if isinstance(value, Mapping) and not hasattr(value, "ds"):
         return sum(map(_n_bytes, value.values()))
     if sparse.issparse(value):
-        return int(value.data.nbytes + value.indices.nbytes + value.indptr.nbytes)
+        return sum(int(getattr(value, name).nbytes) for name in ("data", "indices", "indptr") if hasattr(value, name))
     if isinstance(value, pd.DataFrame | pd.Series):
         return int(np.sum(value.memory_usage(deep=False)))
     return int(getattr(value, "nbytes", 0))

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -97,8 +98,8 @@ def convert(
         A file or an AnnData, or a list of them to put into one store. Genes are aligned, labels are merged, and
         the obs column ``dataset`` holds the stem of each cell's file; a column of that name in a
         file becomes ``dataset_in_file``. An AnnData may be in memory, backed (``backed="r"``) or lazy
-        (``anndata.experimental.read_lazy``), or a view of such; it gives the same store as its ``.h5ad`` file, but
-        an interrupted conversion starts over. It is not sent to other processes.
+        (``anndata.experimental.read_lazy``), or a view of such. It gives the same store as its ``.h5ad`` file, but
+        an interrupted conversion starts over, and it is not sent to other processes. In memory it is called ``adata``.
     store
         Path of the new store, a local folder. Here and in `source`, ``~`` and ``$VARIABLES`` are replaced.
     pert_col, cell_type_col, batch_col
@@ -230,6 +231,11 @@ def convert(
 def _listed(source: Any) -> list[Any]:
     """One source, or several, as a list: absolute paths, and objects."""
     is_one = isinstance(source, str | os.PathLike) or is_object(source)
+    if not is_one and not isinstance(source, Iterable):
+        raise ConfigError(
+            f"source: got {type(source).__name__}, expected a path or an AnnData, or a list of them. Nothing was "
+            "written."
+        )
     return [
         one if is_object(one) else local_path("source", one, _COPY_SOURCE).absolute()
         for one in ([source] if is_one else source)

@@ -105,15 +105,15 @@ def join_obs(readers: Sequence[ScreenReader], names: Sequence[str], obs: Any) ->
     found = JoinedObs(list(readers))
     if obs is None:
         return found
-    given = {None: obs}
+    given: list[tuple[str | None, Any]] = [(None, obs)]
     if isinstance(obs, Mapping):
-        given = {str(name): tables for name, tables in obs.items()}
-        if unknown := [name for name in given if name not in names]:
+        given = [(str(name), tables) for name, tables in obs.items()]
+        if unknown := [str(name) for name in obs if str(name) not in names]:
             raise ConfigError(
                 f"obs: got tables for {unknown[0]!r}, expected the name of a source. {near_matches(unknown[0], names)}"
             )
     digest = hashlib.sha256()
-    for name, tables in given.items():
+    for name, tables in given:
         numbers = [k for k, one in enumerate(names) if name in (None, one)]
         for table in read_obs_tables("obs" if name is None else f"obs[{name!r}]", tables):
             digest.update(pd.util.hash_pandas_object(table.frame.astype(object)).to_numpy().tobytes())
@@ -131,7 +131,7 @@ def _join(found: JoinedObs, numbers: list[int], table: ObsTable) -> None:
                 "of that name. Rename or drop one of them; columns are never replaced. Nothing was written."
             )
     rows = [_rows(found.readers[k], table) for k in numbers]
-    n_cells = sum(np.bincount(part[part >= 0], minlength=len(table.frame)) for part in rows)
+    n_cells = np.sum([np.bincount(part[part >= 0], minlength=len(table.frame)) for part in rows], axis=0)
     where = ", ".join(found.readers[k].path.name for k in numbers)
     if not np.any(n_cells):
         heads = [name for k in numbers for name in found.readers[k].obs_names(0, _SHOWN_NAMES)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ ALONG_GENES = ("varm", "varp")
 """Groups of AnnData whose elements have a row per gene."""
 
 _SHARE_OF_LIMIT = 8  # an element may take this part of the memory limit, because it is held and encoded in memory
+_RESERVED = (".", "..", "zarr.json")
+_LONGEST_NAME = 255  # bytes, in common file systems
 
 
 def choose_elements(
@@ -62,6 +65,7 @@ def choose_elements(
 def write_elements(writer: StoreWriter, kept: dict[str, Any]) -> None:
     """Write elements to their usual places."""
     for path, value in kept.items():
+        shutil.rmtree(writer.root / path, ignore_errors=True)  # parts of it that an interrupted conversion left
         group, _, name = path.partition("/")
         _write(writer.open_group(group), name, value)
 
@@ -91,7 +95,7 @@ def _keep(path: str, readers: Sequence[ScreenReader], kept: dict[str, Any]) -> s
     for reader in readers:
         try:
             value = read_element(reader, path)
-            content = _encoded(path.rpartition("/")[2], value)
+            content = _encoded(path, value)
         except (MachineError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001 - AnnData raises many types
@@ -106,15 +110,19 @@ def _keep(path: str, readers: Sequence[ScreenReader], kept: dict[str, Any]) -> s
     return None
 
 
-def _encoded(name: str, value: Any) -> dict[str, bytes]:
+def _encoded(path: str, value: Any) -> dict[str, bytes]:
     """Files that AnnData writes for a value, after reading them again."""
     import anndata
     import zarr
     from zarr.storage import MemoryStore
 
     store: dict[str, Any] = {}
-    group = zarr.open_group(MemoryStore(store), mode="w", zarr_format=3)
+    parent, _, name = path.partition("/")
+    group = zarr.open_group(MemoryStore(store), mode="w", zarr_format=3).require_group(parent)
     _write(group, name, value)
+    for part in {part for key in store for part in key.split("/")[:-1]}:
+        if part in _RESERVED or "\0" in part or len(part.encode()) > _LONGEST_NAME:
+            raise ValueError(f"{part[:40]!r} cannot be the name of a folder of a store")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         anndata.io.read_elem(group[name])

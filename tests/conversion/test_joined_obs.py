@@ -1,14 +1,18 @@
 """Columns of other tables join obs by cell name, whatever the format of the source."""
 
+import pickle
 import warnings
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
 
 import lazypert as lp
+from lazypert.conversion.joined_obs import join_obs
+from lazypert.converter import open_source
 from lazypert.errors import ConfigError, NotCopiedWarning, SourceFormatError
 from lazypert.store.store import Store
 from tests.support.mtx import folder
@@ -38,13 +42,24 @@ def write(path, kind):
     X = counts(N, 5, dtype="i4")
     if kind == "mtx":
         return folder(path / "mtx", X)
+    if kind == "10x_h5":
+        with h5py.File(path / "counts.h5", "w") as file:
+            group = file.create_group("matrix")
+            group["barcodes"] = np.array(NAMES, dtype="S")
+            group["data"], group["indices"], group["indptr"] = X.data, X.indices, X.indptr
+            group["shape"] = np.array([5, N])
+            for name, values in (("id", "E"), ("name", "gene")):
+                group[f"features/{name}"] = np.array([f"{values}{j}" for j in range(5)], dtype="S")
+            group["features/feature_type"] = np.array(["Gene Expression"] * 5, dtype="S")
+            group["features/genome"] = np.array(["GRCh38"] * 5, dtype="S")
+        return path / "counts.h5"
     adata = anndata.AnnData(X, pd.DataFrame({"lane": ["a", "b"] * (N // 2)}, index=NAMES))
     adata.var_names = [f"gene{j}" for j in range(5)]
     adata.write_h5ad(path / "screen.h5ad")
     return path / "screen.h5ad"
 
 
-@pytest.mark.parametrize("kind", ["h5ad", "mtx"])
+@pytest.mark.parametrize("kind", ["h5ad", "mtx", "10x_h5"])
 def test_columns_join_by_name_and_can_be_roles(tmp_path, kind, calls):
     source = write(tmp_path, kind)
     path = calls.rename_axis("cell_barcode").to_csv(tmp_path / "calls.csv") or tmp_path / "calls.csv"
@@ -148,10 +163,17 @@ def test_a_column_of_the_file_is_never_replaced(tmp_path):
         lp.convert(source, tmp_path / "s.zarr", obs=table)
 
 
-def test_another_table_starts_the_conversion_over(tmp_path):
-    from lazypert.conversion.joined_obs import join_obs
-    from lazypert.converter import open_source
+def test_readers_with_joined_columns_can_be_pickled(tmp_path):
+    readers = [open_source(write(tmp_path, "h5ad"))]
+    table = pd.DataFrame({"guide": ["x", "y"]}, index=NAMES[:2])
+    (reader,) = join_obs(readers, ["screen"], table).readers
+    copied = pickle.loads(pickle.dumps(reader))
+    assert copied.obs_columns == ("lane", "guide")
+    assert list(copied.obs_column("guide", 0, 2)) == ["x", "y"]
+    assert copied.n_obs == N
 
+
+def test_another_table_starts_the_conversion_over(tmp_path):
     readers = [open_source(write(tmp_path, "h5ad"))]
     table = pd.DataFrame({"guide": ["x", "y"]}, index=NAMES[:2])
     digests = {

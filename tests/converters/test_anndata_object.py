@@ -129,6 +129,20 @@ def test_backed(tmp_path, layout, rows):
     backed.file.close()
 
 
+def test_views_are_never_copied_as_a_whole(tmp_path, monkeypatch):
+    adata = full_screen()
+    view, parent_x = adata[SELECTIONS["mask"]], adata.X
+
+    def x_of(self):
+        assert not self.is_view
+        return parent_x
+
+    with monkeypatch.context() as context:
+        context.setattr(anndata.AnnData, "X", property(x_of))
+        lp.convert(view, tmp_path / "s.zarr", **ROLES)
+    assert anndata.read_zarr(tmp_path / "s.zarr").n_obs == view.n_obs
+
+
 def test_open_for_writing_is_refused(tmp_path):
     path = write_h5ad(full_screen(), tmp_path / "screen.h5ad")
     backed = anndata.read_h5ad(path, backed="r+")

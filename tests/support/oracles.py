@@ -47,7 +47,9 @@ def assert_equal(path, source, *, rows=None):
     for name in layers_of(source):
         same_values(found.layers[name], source.layers[name], rows)
     for name in source.obsm:
-        if name in found.obsm:
+        if name in found.obsm and isinstance(source.obsm[name], pd.DataFrame):
+            same_frame(found.obsm[name], source.obsm[name].iloc[rows])
+        elif name in found.obsm:
             same_values(found.obsm[name], source.obsm[name], rows)
         else:
             assert any(f" obsm/{name} was not copied: " in line for line in warned), (name, warned)
