@@ -192,6 +192,7 @@ def _column_names(frame: pd.DataFrame) -> list[str]:
 
 def _check_replaced(store: Store, replaced: Sequence[str], *, overwrite: bool) -> None:
     grouped_by = {getattr(store.roles, role): role for role in _ROLES}
+    grouped_by |= dict.fromkeys(store.roles.covariates, "covariate")
     for name in replaced:
         if name in grouped_by:
             raise ConfigError(

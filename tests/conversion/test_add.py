@@ -263,6 +263,16 @@ def test_columns_of_the_groups_are_never_replaced(store, role):
         lp.add_obs(store, frame, overwrite=True)
 
 
+def test_covariates_are_never_replaced(tmp_path):
+    adata = screen(6, lean=True)
+    adata.obs["dose"] = [1, 1, 2, 2, 3, 3]
+    write(adata, tmp_path / "s.h5ad")
+    roles = {"pert_col": "perturbation", "covariates": "dose"}
+    path = lp.convert(tmp_path / "s.h5ad", tmp_path / "s.zarr", progress=False, **roles)
+    with pytest.raises(ConfigError, match="'dose', which is the covariate that the store's cells are grouped by"):
+        lp.add_obs(path, pd.DataFrame({"dose": np.ones(6)}, index=adata.obs_names), overwrite=True)
+
+
 def test_names_of_the_store_must_be_unique(tmp_path):
     adata = screen(6, lean=True)
     with warnings.catch_warnings():
