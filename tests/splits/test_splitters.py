@@ -255,7 +255,7 @@ class TestErrors:
             (lambda: random(train_frac=0.8, valid_frac=0.3), r"got 0\.8 \+ 0\.3"),
             (lambda: random(seed=-1), "seed: got -1"),
             (lambda: zeroshot(), "held_out_cell_types: got"),
-            (lambda: ZeroShotSplitterConfig(held_out_cell_types="Neuron"), "held_out_cell_types: got 'Neuron'"),
+            (lambda: ZeroShotSplitterConfig(held_out_cell_types={"Neuron"}), "held_out_cell_types: got {'Neuron'}"),
             (lambda: fewshot(), "held_out_perturbations: got"),
             (lambda: fewshot(1), "held_out_perturbations: got"),
             (
