@@ -143,7 +143,7 @@ def add_obsm(
     if isinstance(values, pd.DataFrame):
         if obs_names is not None:
             raise ConfigError("obs_names: got names beside a DataFrame, whose index holds them. Leave obs_names out.")
-        obs_names, values = values.index, _numbers_of(values)  # type: ignore[assignment]
+        obs_names, values = values.index, _numbers_of(values)
     shape, dtype = _shape_and_dtype(values)
     with StoreUpdate(store) as update:
         opened = update.store

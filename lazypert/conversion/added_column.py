@@ -78,7 +78,7 @@ def _known_dtype(name: str, column: pd.Series[Any]) -> Any:
         if kind == "empty":  # no value at all
             return np.full(len(column), np.nan)
         if kind in _OBJECTS:
-            column = column.astype(_OBJECTS[kind])  # type: ignore[call-overload]
+            column = column.astype(_OBJECTS[kind])
             return column.to_numpy() if _OBJECTS[kind] == "float64" else column.array
         raise _unsupported(name, kind)
     values = column.array
@@ -92,8 +92,9 @@ def _known_dtype(name: str, column: pd.Series[Any]) -> Any:
 
 
 def _as_text(column: pd.Series[Any]) -> NDArray[Any]:
-    text = column.to_numpy(dtype=object, na_value=None)
-    return np.where(pd.isna(text), None, text)
+    text: NDArray[Any] = column.to_numpy(dtype=object, na_value=None, copy=True)  # the caller keeps theirs
+    text[np.asarray(pd.isna(text))] = None
+    return text
 
 
 def _text_values(values: NDArray[Any], row: NDArray[np.int64]) -> Any:

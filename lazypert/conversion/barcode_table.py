@@ -181,7 +181,8 @@ def match_names(store: Store, names: pd.Index[Any], *, ignore_unknown: bool = Fa
         If the store's names are not unique, no name matches, or some are unknown.
     """
     text, row = store.open_strings("obs/_index"), np.empty(store.n_obs, dtype=np.int64)
-    hashes, examples = np.empty(store.n_obs, dtype=np.uint64), []
+    hashes = np.empty(store.n_obs, dtype=np.uint64)
+    examples: list[str] = []
     for start in range(0, store.n_obs, COLUMN_SHARD):
         block = text.read(start, min(store.n_obs, start + COLUMN_SHARD))
         rows = names.get_indexer(pd.Index(block, dtype=object))

@@ -30,7 +30,7 @@ from lazypert._internal.files import swap, sync, write_atomic
 from lazypert._internal.paths import local_path
 from lazypert.conversion.array_writer import ArrayWriter, read_nodes
 from lazypert.conversion.target_lock import TargetLock
-from lazypert.errors import ConfigError, DiskFullError, MachineError, StoreDamagedError
+from lazypert.errors import ConfigError, DiskFullError, LazypertError, MachineError, StoreDamagedError
 from lazypert.store.added import ADDED, element_digest, is_within
 from lazypert.store.damage import store_damaged
 from lazypert.store.format import MARKER
@@ -114,13 +114,14 @@ class StoreUpdate:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._lock.release()
-        number = error.errno if isinstance(error, OSError) else None
-        if number in _FULL:
+        if not isinstance(error, OSError) or isinstance(error, LazypertError):
+            return
+        if error.errno in _FULL:
             raise DiskFullError(
                 f"The disk of {str(self.target)!r} is full ({error}). The store is as it was. Free some space, then "
                 "add again."
             ) from error
-        if number in _READ_ONLY and not isinstance(error, MachineError):
+        if error.errno in _READ_ONLY:
             raise self._not_writable(error) from error
 
     def start(self, replaced: Iterable[str] = ()) -> ArrayWriter:

@@ -59,6 +59,7 @@ def test_every_kind_of_column_reads_back(store):
     found = read_store(store)
     assert list(found.obs) == [*before.obs, *added]
     pd.testing.assert_frame_equal(found.obs[list(before.obs)], before.obs)
+    pd.testing.assert_frame_equal(added, all_kinds(store))  # the table itself is not changed
     expected = added.loc[found.obs_names]
     for name in ("new_text", "new_maybe_text"):  # AnnData writes text with repeated labels as categories
         assert isinstance(found.obs[name].dtype, pd.CategoricalDtype)
