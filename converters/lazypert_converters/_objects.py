@@ -233,11 +233,9 @@ def _column_node(head: Any, fetch: Callable[[int, int], Any] | None, length: int
         dtype = head.dtype.numpy_dtype
         return part(lambda values: values.to_numpy(dtype=dtype, na_value=np.nan), _ARRAY)
     if isinstance(head.dtype, pd.StringDtype) or _is_text_with_gaps(head):
-        has_gaps = fetch is not None or bool(_is_missing(head).any())
         text = part(lambda values: np.where(_is_missing(values), "", np.asarray(values, object)), _STRINGS)
-        na = "NaN" if isinstance(head.dtype, pd.StringDtype) and head.dtype.na_value is not pd.NA else "NA"
-        is_plain = not has_gaps and na == "NaN"
-        return text if is_plain else _masked("nullable-string-array", text, part(_is_missing, _ARRAY), na)
+        na_value = "NaN" if isinstance(head.dtype, pd.StringDtype) and head.dtype.na_value is not pd.NA else "NA"
+        return _masked("nullable-string-array", text, part(_is_missing, _ARRAY), na_value)
     is_text = np.asarray(head[:0]).dtype.kind in "OU"
     return part(np.asarray, _STRINGS if is_text else _ARRAY)
 

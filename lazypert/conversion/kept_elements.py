@@ -131,7 +131,9 @@ def _encoded(path: str, value: Any) -> dict[str, bytes]:
 
 def _write(group: Any, name: str, value: Any) -> None:
     import anndata
+    import zarr
 
-    with warnings.catch_warnings(), anndata.settings.override(allow_write_nullable_strings=True):
+    every_chunk = zarr.config.set({"array.write_empty_chunks": True})  # a missing one is then a lost one
+    with warnings.catch_warnings(), every_chunk, anndata.settings.override(allow_write_nullable_strings=True):
         warnings.simplefilter("ignore")  # of record arrays, and of defaults of later versions
         anndata.io.write_elem(group, name, value)

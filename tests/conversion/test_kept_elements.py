@@ -27,6 +27,7 @@ def rich(seed=0, genes=None):
         "n": 3,
         "rate": 0.25,
         "flag": True,
+        "zeros": {"array": np.zeros(3), "number": 0, "flag": False, "text": "", "texts": np.array(["", ""])},
         "colors": np.array(["#000000", "#ffffff"]),
         "nested": {"params": {"k": 5, "values": np.arange(4)}, "empty": {}},
         "table": pd.DataFrame({"x": [1, 2], "kind": pd.Categorical(["a", "b"])}, index=["r", "s"]),
