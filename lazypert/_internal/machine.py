@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import re
 
-from lazypert.errors import MachineError
+from lazypert.errors import LazypertError, MachineError
 
 _ADVICE = {
     "Close other files, or raise the limit of open files (ulimit -n).": (errno.EMFILE, errno.ENFILE),
@@ -30,8 +30,13 @@ _ADVICE_ON = {code: advice for advice, codes in _ADVICE.items() for code in code
 _ERRNO_IN_TEXT = re.compile(r"\berrno = (\d+)")
 
 
-def machine_error(name: object, error: OSError) -> MachineError:
-    """Return the error for a file that exists and could not be read, whatever the reason."""
+def machine_error(name: object, error: OSError) -> LazypertError:
+    """Return the error for a file that exists and could not be read, whatever the reason.
+
+    An error of lazypert's own is returned as it is: it says what happened.
+    """
+    if isinstance(error, LazypertError):
+        return error
     advice = _ADVICE_ON.get(_errno(error), "Try again, and check the disk or the network if it fails again.")
     return MachineError(f"{str(name)!r} cannot be read now ({error}). This does not mean that it is damaged. {advice}")
 

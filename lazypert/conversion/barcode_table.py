@@ -1,4 +1,4 @@
-"""Tables by cell name: reading them from files, and matching their rows with the cells of a store."""
+"""Tables by cell name: matching their rows with the cells of a store."""
 
 from __future__ import annotations
 
@@ -8,26 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lazypert._internal.machine import raise_machine_error
-from lazypert._internal.paths import local_path
-from lazypert.errors import ConfigError, SourceFormatError, SourceMissingError, no_such_column
+from lazypert.conversion.obs_tables import by_barcode
+from lazypert.errors import ConfigError, no_such_column
 from lazypert.screen.cell_order import name_hashes
 from lazypert.store.format import COLUMN_SHARD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from lazypert.store.store import Store
 
-NAME_COLUMNS = ("cell_barcode", "cell_name", "cell_id", "barcode", "barcodes", "cell", "obs_names")
-"""Columns of a file that hold cell names, wherever they are; otherwise the first column does."""
-
-_SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
-_COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
-_PARQUET = (".parquet", ".pq")
 _SHOWN = 3
 
 
@@ -37,9 +29,7 @@ def read_barcode_table(table: Any, columns: Sequence[str] | None = None) -> pd.D
     Parameters
     ----------
     table
-        A DataFrame indexed by cell name, or the path of a ``.csv``, ``.tsv``, ``.txt`` (tabs) or ``.parquet`` file.
-        Its cell names are the pandas index of a Parquet file, otherwise the first of `NAME_COLUMNS`, otherwise the
-        first column.
+        A DataFrame or the path of a file; `lazypert.conversion.obs_tables` says where its cell names are.
     columns
         Columns to keep, in this order. None keeps all.
 
@@ -52,7 +42,7 @@ def read_barcode_table(table: Any, columns: Sequence[str] | None = None) -> pd.D
     ColumnNotFoundError
         If one of `columns` does not exist.
     """
-    frame = table if isinstance(table, pd.DataFrame) else _read_file(local_path("table", table, "Copy it."), columns)
+    _, frame = by_barcode("table", table)
     if columns is not None:
         for name in columns:
             if name not in frame.columns:
@@ -63,56 +53,6 @@ def read_barcode_table(table: Any, columns: Sequence[str] | None = None) -> pd.D
         raise ConfigError(f"table: got two columns named {repeated[0]!r}, expected different names. Rename one.")
     check_names("table", frame.index)
     return frame
-
-
-def _read_file(path: Path, columns: Sequence[str] | None) -> pd.DataFrame:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    kind = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] in _COMPRESSIONS else "".join(suffixes[-1:])
-    if kind not in (*_SEPARATORS, *_PARQUET):
-        known = ", ".join([*_SEPARATORS, ".parquet"])
-        raise ConfigError(f"table: got {str(path)!r}, expected a DataFrame or the path of a file ({known}).")
-    if not path.is_file():
-        raise SourceMissingError(f"table: there is no file {str(path)!r}. Check the path.")
-    try:
-        return _read_parquet(path) if kind in _PARQUET else _read_text(path, _SEPARATORS[kind], columns)
-    except ImportError as error:
-        raise ConfigError(
-            f"table: got {str(path)!r}, but Parquet files need pyarrow. Install it: pip install 'lazypert[parquet]'"
-        ) from error
-    except (ValueError, OSError, EOFError) as error:  # those of pandas and pyarrow are ValueErrors
-        if isinstance(error, ConfigError):
-            raise
-        raise_machine_error(path, error)
-        raise SourceFormatError(f"table: {str(path)!r} cannot be read ({error}). Check the file.") from error
-
-
-def _read_text(path: Path, separator: str, columns: Sequence[str] | None) -> pd.DataFrame:
-    names = [str(name) for name in pd.read_csv(path, sep=separator, nrows=0).columns]
-    of_cells = _name_column(path, names)
-    others = [name for name in names if name != of_cells and (columns is None or name in columns)]
-    # Cell names are text even if they look like numbers or, such as "NA", like missing values.
-    text = pd.read_csv(path, sep=separator, usecols=[of_cells], index_col=False, dtype=str, na_filter=False)
-    if not others:
-        return pd.DataFrame(index=text[of_cells])
-    frame = pd.read_csv(path, sep=separator, usecols=others, index_col=False, low_memory=False)
-    return frame.set_axis(text[of_cells], axis=0)
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    frame = pd.read_parquet(path)
-    if not isinstance(frame.index, pd.RangeIndex):
-        return frame
-    return frame.set_index(_name_column(path, [str(name) for name in frame.columns]))
-
-
-def _name_column(path: Path, names: list[str]) -> str:
-    if not names:
-        raise ConfigError(f"table: {str(path)!r} is empty, expected a column of cell names and further columns.")
-    first = names[0]
-    if first.startswith("Unnamed:") or first.lower() in NAME_COLUMNS:
-        return first
-    lowered = {name.lower(): name for name in reversed(names)}
-    return next((lowered[known] for known in NAME_COLUMNS if known in lowered), first)
 
 
 def check_names(name: str, names: pd.Index[Any]) -> None:

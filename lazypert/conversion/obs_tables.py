@@ -25,14 +25,25 @@ if TYPE_CHECKING:
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".parquet")
 """Endings of the files that can be read."""
 
-BARCODE_COLUMNS = ("cell_barcode", "barcode", "barcodes", "cell_name", "cell_id", "cell", "CellID", "index")
-"""Names by which the column of barcodes is recognised; ``cell_barcode`` is Cell Ranger's."""
+BARCODE_COLUMNS = (
+    "cell_barcode",
+    "barcode",
+    "barcodes",
+    "cell_name",
+    "cell_id",
+    "cell",
+    "cellid",
+    "obs_names",
+    "index",
+)
+"""Names, in lower case, by which the column of barcodes is recognised; ``cell_barcode`` is Cell Ranger's."""
 
 _CALLS = {"cell_barcode", "num_features", "feature_call", "num_umis"}  # columns of Cell Ranger's guide calls
 _ALWAYS_TEXT = "num_umis"  # of calls: "12|30" for two guides, so that "12" must be text as well
 _NOT_A_VALUE = ["", "NA", "NaN", "nan"]  # "None" and "null" may be labels
 _WELL = re.compile(r"-\d+$")  # the number that Cell Ranger appends to a barcode: its GEM well
-_EXPECTED = "a table: the path of a .csv, .tsv or .parquet file, or a DataFrame; or a list of them"
+_TABLE = "the path of a .csv, .tsv or .parquet file, or a DataFrame"
+_EXPECTED = f"a table: {_TABLE}; or a list of them"
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,29 +176,46 @@ def no_match(table: ObsTable, names: Iterable[str], where: str) -> SourceFormatE
     )
 
 
-def _read_table(option: str, value: Any) -> ObsTable:
+def by_barcode(option: str, value: Any) -> tuple[str, pd.DataFrame]:
+    """Return what messages call a table, and the table as it is, indexed by barcode.
+
+    Raises
+    ------
+    ConfigError
+        If it is not a table.
+    SourceMissingError, SourceFormatError
+        If the file does not exist or cannot be read, or a DataFrame has no barcodes.
+    """
     if isinstance(value, pd.DataFrame):
-        return _checked("the DataFrame", value)
+        return "the DataFrame", _indexed("the DataFrame", value)
     if not isinstance(value, str | os.PathLike):
         hint = " Pass a dict only for several sources, with a table for each." if isinstance(value, Mapping) else ""
-        raise ConfigError(f"{option}: got {type(value).__name__}, expected {_EXPECTED}.{hint}")
+        raise ConfigError(f"{option}: got {type(value).__name__}, expected {_TABLE}.{hint}")
     path = local_path(option, value, "Copy the table to this machine first. Nothing was written.")
-    if not path.is_file():
-        raise SourceMissingError(f"{option}: {str(path)!r} does not exist or is no file. Check the path.")
     suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
     if suffix is None:
         raise ConfigError(f"{option}: got {str(path)!r}, expected a file that ends with {', '.join(SUFFIXES)}.")
-    return _checked(path.name, _read_parquet(path) if suffix == ".parquet" else _read_text(path, suffix))
+    if not path.is_file():
+        raise SourceMissingError(f"{option}: there is no file {str(path)!r}. Check the path.")
+    return path.name, _indexed(path.name, _read_parquet(path)) if suffix == ".parquet" else _read_text(path, suffix)
+
+
+def _read_table(option: str, value: Any) -> ObsTable:
+    return _checked(*by_barcode(option, value))
 
 
 def _read_text(path: Path, suffix: str) -> pd.DataFrame:
     separator = "," if suffix.startswith(".csv") else "\t"
-    options: dict[str, Any] = {"sep": separator, "keep_default_na": False, "na_values": _NOT_A_VALUE}
     try:
         header = [str(name) for name in pd.read_csv(path, sep=separator, nrows=0).columns]
-        key = _barcode_column(header) or (header[0] if header else "")
+        first = header[0] if header else ""
+        is_index = first.startswith("Unnamed:")  # as pandas writes an index
+        key = first if is_index else _barcode_column(header) or first
         texts = [key, _ALWAYS_TEXT] if set(header) >= _CALLS else [key]
-        return pd.read_csv(path, **options, dtype=dict.fromkeys(texts, str), low_memory=False).set_index(key)
+        # Barcodes are text, even if they look like numbers or, such as "NA", like missing values.
+        missing = {name: _NOT_A_VALUE for name in header if name != key}
+        dtypes, options = dict.fromkeys(texts, str), {"keep_default_na": False, "low_memory": False}
+        return pd.read_csv(path, sep=separator, na_values=missing, dtype=dtypes, **options).set_index(key)
     except (OSError, EOFError, ValueError, KeyError) as error:  # pandas' parser errors are ValueErrors
         raise_machine_error(path, error)
         kind = "comma" if separator == "," else "tab"
@@ -210,20 +238,27 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 
 def _barcode_column(columns: Iterable[Any]) -> str | None:
-    names = set(columns)
-    return next((name for name in BARCODE_COLUMNS if name in names), None)
+    names = {str(name).lower(): name for name in reversed([*columns])}
+    return next((names[known] for known in BARCODE_COLUMNS if known in names), None)
 
 
-def _checked(name: str, frame: pd.DataFrame) -> ObsTable:
-    """Put the barcodes into the index, and check them and the columns."""
+def _indexed(name: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """Put the barcodes into the index."""
     key = _barcode_column(frame.columns)
-    if key is not None and (isinstance(frame.index, pd.RangeIndex) or frame.index.name not in BARCODE_COLUMNS):
-        frame = frame.set_index(key)
-    elif isinstance(frame.index, pd.RangeIndex) and len(frame):
+    if key is not None and (
+        isinstance(frame.index, pd.RangeIndex) or str(frame.index.name).lower() not in BARCODE_COLUMNS
+    ):
+        return frame.set_index(key)
+    if isinstance(frame.index, pd.RangeIndex) and len(frame):
         raise SourceFormatError(
             f"{name} numbers its rows, and has no column of barcodes: got columns {[*map(str, frame.columns)]}. Put "
             f"the barcodes into the index, or into a column named {BARCODE_COLUMNS[0]!r}."
         )
+    return frame
+
+
+def _checked(name: str, frame: pd.DataFrame) -> ObsTable:
+    """Check the barcodes and the columns."""
     if frame.index.hasnans:
         row = int(np.argmax(np.asarray(frame.index.isna())))
         raise SourceFormatError(f"{name} has no barcode in row {row:,}. Every row needs one.")

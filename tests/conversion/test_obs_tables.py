@@ -87,9 +87,9 @@ def test_cells_without_a_row_get_missing_values(dtype):
 @pytest.mark.parametrize(
     ("value", "kind", "message"),
     [
-        (3, ConfigError, "got int, expected a table"),
+        (3, ConfigError, "got int, expected the path"),
         ([], ConfigError, "empty list"),
-        ("missing.csv", SourceMissingError, "does not exist"),
+        ("missing.csv", SourceMissingError, "there is no file"),
         ("table.xlsx", ConfigError, "ends with"),
         (pd.DataFrame({"x": [1, 2]}), SourceFormatError, "no column of barcodes"),
         (pd.DataFrame({"x": [1, 2]}, index=["A", "A"]), SourceFormatError, "'A' more than once"),
