@@ -5,8 +5,6 @@ Importing lazypert loads neither JAX, matplotlib, anndata nor h5py.
 """
 
 from lazypert import errors as errors
-from lazypert.conversion.add import add_obs, add_obsm
-from lazypert.conversion.add_layer import add_layer
 from lazypert.conversion.convert import convert
 from lazypert.dataset import accessor as _accessor  # noqa: F401 - registers ds.pert
 from lazypert.dataset.open import open as open  # noqa: A004 - named like xr.open_dataset and zarr.open
@@ -35,6 +33,8 @@ from lazypert.splits.held_out import HeldOutSplitter
 from lazypert.splits.split_result import SplitResult
 from lazypert.splits.splitters import FewShotSplitter, RandomSplitter, ZeroShotSplitter
 from lazypert.store.verify import verify
+from lazypert.updates.add import add_obs, add_obsm
+from lazypert.updates.add_layer import add_layer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

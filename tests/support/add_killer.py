@@ -19,9 +19,9 @@ import pandas as pd
 import zarr
 
 import lazypert as lp
-from lazypert.conversion import store_update
 from lazypert.errors import LazypertError
 from lazypert.screen.cell_order import name_hashes
+from lazypert.updates import store_update
 from tests.support.killer import files, in_child, wait
 from tests.support.stores import read_store
 

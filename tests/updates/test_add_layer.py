@@ -81,7 +81,7 @@ def test_a_layer_is_stored_as_conversion_would_store_it(store, tmp_path):
 
 
 def test_the_x_of_an_anndata_object_and_of_a_file(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("lazypert.conversion.add_layer._BLOCK_ROWS", 7)
+    monkeypatch.setattr("lazypert.updates.add_layer._BLOCK_ROWS", 7)
     adata = read_store(store)
     adata.X = values()
     lp.add_layer(store, "memory", adata)

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from lazypert._internal.validation import require_choice, require_flag, require_names
-from lazypert.conversion.added_column import column_values
-from lazypert.conversion.barcode_table import check_names, match_names, read_barcode_table
 from lazypert.conversion.dataframe_writer import RESERVED_NAMES, InMemoryColumn, write_column
-from lazypert.conversion.store_update import StoreUpdate
 from lazypert.errors import ConfigError
+from lazypert.updates.added_column import column_values
+from lazypert.updates.barcode_table import check_names, match_names, read_barcode_table
+from lazypert.updates.store_update import StoreUpdate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lazypert.conversion.barcode_table import NameMatch
     from lazypert.store.store import Store
+    from lazypert.updates.barcode_table import NameMatch
 
 OnUnknown = Literal["error", "ignore"]
 

@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 
 import lazypert as lp
-from lazypert.conversion import store_update
-from lazypert.conversion.store_update import StoreUpdate
 from lazypert.conversion.target_lock import TargetLock
 from lazypert.errors import ConfigError, MachineError, StoreDamagedError, StoreNotFoundError
 from lazypert.store.store import Store
+from lazypert.updates import store_update
+from lazypert.updates.store_update import StoreUpdate
 from tests.support.killer import files
 from tests.support.stores import ROLES, read_store, screen, write
 from tests.support.stores import no_sync as no_sync

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lazypert.conversion.add import check_element_name
 from lazypert.conversion.matrices import index_dtype, matrix_summary, matrix_templates
-from lazypert.conversion.store_update import StoreUpdate
 from lazypert.errors import ConfigError
 from lazypert.sparse.value_stats import ValueStats, value_stats
 from lazypert.store.format import COLUMN_SHARD, matrix_name
+from lazypert.updates.add import check_element_name
+from lazypert.updates.store_update import StoreUpdate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -390,7 +390,7 @@ def test_an_embedding_by_name(store, kind):
 
 
 def test_an_embedding_is_read_in_blocks(store, monkeypatch):
-    monkeypatch.setattr("lazypert.conversion.add._BLOCK_BYTES", 1)
+    monkeypatch.setattr("lazypert.updates.add._BLOCK_BYTES", 1)
     monkeypatch.setattr("lazypert.conversion.array_writer.DENSE_CHUNK_BYTES", 7 * 3 * 8)
 
     class Sliced:

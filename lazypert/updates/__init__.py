@@ -1,0 +1,1 @@
+"""Add columns, embeddings and layers to a finished store."""
