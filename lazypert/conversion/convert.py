@@ -21,8 +21,9 @@ from lazypert.conversion.cell_stats import CellStatsPlan
 from lazypert.conversion.joined_obs import join_obs
 from lazypert.conversion.kept_elements import write_elements
 from lazypert.conversion.matrices import X_FOLDER, write_matrices
+from lazypert.conversion.notes import NO_CONTROLS
 from lazypert.conversion.plan import DATASET, ConversionOptions, source_stamp
-from lazypert.conversion.planner import NO_CONTROLS, dataset_names, make_plan
+from lazypert.conversion.planner import dataset_names, make_plan
 from lazypert.conversion.store_writer import StoreWriter
 from lazypert.conversion.table_writer import (
     write_cell_stats,

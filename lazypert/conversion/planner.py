@@ -10,7 +10,17 @@ import pandas as pd
 
 from lazypert._internal.unique_names import unique_names
 from lazypert.conversion.kept_elements import choose_elements
-from lazypert.conversion.plan import DATASET, ConversionPlan
+from lazypert.conversion.notes import (
+    NO_CONTROLS,
+    describe_not_copied,
+    dropped_genes,
+    features_beside_genes,
+    odd_labels,
+    repeated_names,
+    too_many_conditions,
+    var_differences,
+)
+from lazypert.conversion.plan import ConversionPlan
 from lazypert.conversion.reordered_values import READ_STEP, obs_column_reader
 from lazypert.converter import column_names, frames_in_obsm
 from lazypert.errors import SourceFormatError, near_matches, no_such_column
@@ -18,9 +28,8 @@ from lazypert.screen.cell_order import name_hashes
 from lazypert.screen.cell_table import CellArrays
 from lazypert.screen.conditions import Conditions
 from lazypert.screen.control_column import marked_labels, marks_of
-from lazypert.screen.gene_alignment import GeneAlignment, align_genes
+from lazypert.screen.gene_alignment import align_genes
 from lazypert.screen.groups import Groups
-from lazypert.screen.label_checks import suspicious_labels
 from lazypert.screen.labels import factorise, unite
 from lazypert.screen.renames import rename_labels
 from lazypert.screen.roles import ROLE_OF_AXIS, missing_controls, no_such_control
@@ -33,12 +42,6 @@ if TYPE_CHECKING:
     from lazypert.conversion.plan import ConversionOptions
     from lazypert.converter import ScreenReader
     from lazypert.screen.roles import Roles
-
-NO_CONTROLS = (
-    "no controls were named (control_pert or control_col): control matching and knockdown QC need them, and have to be "
-    "given their labels"
-)
-"""Note about a store that has perturbations, and whose controls are not known."""
 
 # Where the files' X goes when a layer becomes X.
 _X_AS_LAYER = "layers/X"
@@ -55,11 +58,11 @@ def make_plan(readers: list[ScreenReader], options: ConversionOptions, budget: B
         If a file cannot be converted.
     """
     names = dataset_names(readers)
-    not_copied = [_not_copied(reader, line) for reader in readers for line in reader.not_carried]
+    not_copied = [describe_not_copied(reader, line) for reader in readers for line in reader.not_carried]
     matrices, matrices_not_copied = _choose_matrices(readers, options.layer)
     var_tables = [_var_table(reader, matrices) for reader in readers]
     alignment = align_genes(var_tables, names, options.join)
-    not_copied += _dropped_genes(var_tables, readers, alignment) + _var_differences(var_tables, readers)
+    not_copied += dropped_genes(var_tables, readers, alignment) + var_differences(var_tables, readers)
     embeddings, embeddings_not_copied = _choose_embeddings(readers)
     obsm_frames, frames_not_copied = _choose_obsm_frames(readers)
     has_same_genes = alignment.is_same and not _is_raw_with_other_genes(readers, matrices)
@@ -69,18 +72,18 @@ def make_plan(readers: list[ScreenReader], options: ConversionOptions, budget: B
     codes, labels = _role_codes(readers, options.roles, names)
     options = _with_marked_controls(readers, options, codes["perturbation"], labels["perturbation"])
     hashes = _read_name_hashes(readers)
-    notes = _features_beside_genes(readers, matrices) + repeated_names(hashes, readers)
+    notes = features_beside_genes(readers, matrices) + repeated_names(hashes, readers)
     covariates = {name: _read_role_column(readers, name, "covariates") for name in options.roles.covariates}
     for axis in ("perturbation", "cell_type"):
-        notes += _odd_labels(options.roles.columns()[axis] or axis, codes[axis], labels[axis])
+        notes += odd_labels(options.roles.columns()[axis] or axis, codes[axis], labels[axis])
     for name, (code, texts) in covariates.items():
-        notes += _odd_labels(name, code, texts)
+        notes += odd_labels(name, code, texts)
     if options.roles.pert_col is not None and options.roles.control_pert is None:
         notes.append(NO_CONTROLS)
     conditions = Conditions.encode(covariates) if covariates else None
     groups = Groups.from_codes(codes, labels, options.roles, hashes, conditions=conditions)
     _require_controls(options.roles, labels["perturbation"].tolist())
-    notes += _too_many_conditions(groups)
+    notes += too_many_conditions(groups)
     groups, source_row = _order_rows(groups, options)
     if groups.n_unlabelled:
         notes.append(f"{groups.n_unlabelled} cells have no cell type or no perturbation: they are in no group")
@@ -106,40 +109,6 @@ def make_plan(readers: list[ScreenReader], options: ConversionOptions, budget: B
     )
 
 
-def _not_copied(reader: ScreenReader, line: str) -> str:
-    """Turn ``"<path inside the file>: <reason>"`` into a sentence."""
-    where, _, reason = line.partition(": ")
-    return f"{reader.path.name}: {where} was not copied: {reason}"
-
-
-def _features_beside_genes(readers: list[ScreenReader], matrices: dict[str, str]) -> list[str]:
-    """Notes about features that are not genes, such as guides: they are counted in the same cells as the genes."""
-    return [
-        f"{len(names):,} features are not genes: they are in {name}, and their names in uns/obsm_columns"
-        for name in matrices
-        if (names := column_names(readers[0], name)) is not None
-    ]
-
-
-def _odd_labels(column: str, codes: NDArray[np.int32] | None, labels: NDArray[np.str_]) -> list[str]:
-    """Notes about labels that look like mistakes."""
-    if codes is None:
-        return []
-    n_cells = np.bincount(codes[codes >= 0], minlength=len(labels)).tolist()
-    return list(suspicious_labels(column, labels.tolist(), n_cells))
-
-
-def _too_many_conditions(groups: Groups) -> list[str]:
-    """Note covariates that leave most cells without another cell of their group."""
-    names, n_cells = groups.roles.covariates, groups.n_obs - groups.n_unlabelled
-    if not names or 2 * len(groups) <= n_cells:
-        return []
-    return [
-        f"covariates: {', '.join(names)} divide {n_cells:,} cells into {len(groups):,} groups: a measured value is no "
-        "condition"
-    ]
-
-
 def dataset_names(readers: list[ScreenReader]) -> list[str]:
     """One name per file, from its stem; repeated names are numbered."""
     return list(unique_names(reader.path.name.split(".")[0] for reader in readers))
@@ -163,34 +132,6 @@ def _read_name_hashes(readers: list[ScreenReader]) -> NDArray[np.uint64]:
     n_obs = sum(reader.n_obs for reader in readers)
     parts = [name_hashes(read(start, min(n_obs, start + READ_STEP))) for start in range(0, n_obs, READ_STEP)]
     return np.concatenate([*parts, np.empty(0, np.uint64)])
-
-
-def repeated_names(hashes: NDArray[np.uint64], readers: list[ScreenReader]) -> list[str]:
-    """Return notes about cell names that occur more than once, in a file or in several.
-
-    Parameters
-    ----------
-    hashes
-        (n_obs,) name hashes of the cells of all files.
-    """
-    notes, distinct, first = [], [], 0
-    for reader in readers:
-        names = np.unique(hashes[first : first + reader.n_obs])
-        first += reader.n_obs
-        distinct.append(names)
-        if n_repeats := reader.n_obs - len(names):
-            notes.append(
-                f"{reader.path.name}: {n_repeats:,} cells have the name of an earlier cell of the file: "
-                "a name does not tell which cell it is"
-            )
-    if len(readers) > 1:
-        names, n_files = np.unique(np.concatenate(distinct), return_counts=True)
-        if n_shared := int((n_files > 1).sum()):
-            notes.append(
-                f"{n_shared:,} cell names occur in more than one file: only {DATASET} and name together tell which "
-                "cell it is"
-            )
-    return notes
 
 
 def _role_codes(
@@ -354,32 +295,6 @@ def _check_names(readers: list[ScreenReader], names: list[str]) -> None:
                 f"{str(readers[0].path)!r} has {name!r}, and {rest!r} cannot be the name of a Zarr array. "
                 f"Rename it in {kind}. No store was made."
             )
-
-
-def _dropped_genes(var_tables: list[pd.DataFrame], readers: list[ScreenReader], alignment: GeneAlignment) -> list[str]:
-    """Warnings about genes that the store does not keep."""
-    return [
-        f"{reader.path.name}: {n_dropped} of {len(var)} genes are not in every file and were not copied"
-        for reader, var, new_col in zip(readers, var_tables, alignment.new_col, strict=True)
-        if (n_dropped := int((new_col < 0).sum()))
-    ]
-
-
-def _var_differences(var_tables: list[pd.DataFrame], readers: list[ScreenReader]) -> list[str]:
-    """Warnings about var columns of later files that the store does not keep."""
-    first, warnings = var_tables[0], []
-    for var, reader in zip(var_tables[1:], readers[1:], strict=True):
-        for column in var.columns:
-            if column not in first.columns:
-                warnings.append(
-                    f"{reader.path.name}: var column {column!r} is not in the first file and was not copied"
-                )
-            elif var.index.equals(first.index) and not var[column].equals(first[column]):
-                warnings.append(
-                    f"{reader.path.name}: var column {column!r} was not copied: it differs from the first file's, "
-                    "which is kept"
-                )
-    return warnings
 
 
 def _no_matrix(reader: ScreenReader, layer: str | None) -> Exception:
