@@ -7,9 +7,8 @@ import functools
 import inspect
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args
-
-import numpy as np
 
 from lazypert.errors import ConfigError, near_matches
 
@@ -31,7 +30,7 @@ def require(holds: bool, name: str, got: object, expected: str) -> None:
 
 def require_integer(name: str, value: Any, least: int = 0) -> int:
     """Return an integer that is at least `least` as an int; NumPy integers are accepted."""
-    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    is_integer = isinstance(value, Integral) and not isinstance(value, bool)
     require(is_integer and value >= least, name, value, f"an integer, {least} or more")
     return int(value)
 
@@ -46,7 +45,7 @@ def require_number(
         if bound is not None
     ]
     holds = (
-        isinstance(value, int | float | np.integer | np.floating)
+        isinstance(value, Real)
         and not isinstance(value, bool)
         and math.isfinite(value)
         and (above is None or value > above)
@@ -59,7 +58,8 @@ def require_number(
 
 def require_flag(name: str, value: Any) -> bool:
     """Return True or False as a bool; NumPy booleans are accepted."""
-    require(isinstance(value, bool | np.bool_), name, value, "True or False")
+    is_numpy = getattr(value, "shape", None) == () and getattr(value, "dtype", None) == "bool"
+    require(isinstance(value, bool) or is_numpy, name, value, "True or False")
     return bool(value)
 
 
@@ -101,7 +101,7 @@ def require_names(name: str, values: Any) -> list[str]:
     if isinstance(values, str):
         return [values]
     is_ordered = isinstance(values, Sequence) and not isinstance(values, bytes)
-    is_ordered |= np.ndim(getattr(values, "values", values)) == 1  # arrays, Series and Index
+    is_ordered |= getattr(values, "ndim", 0) == 1  # arrays, Series and Index
     require(is_ordered, name, values, "a list of names, such as ['A', 'B']")
     for item in values:
         require(isinstance(item, str), name, item, "names only")

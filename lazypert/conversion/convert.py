@@ -217,8 +217,6 @@ def convert(
     _check_disk(plan, target)
     if plan.not_copied:  # before anything is written, so that nothing is left behind if warnings are errors
         warnings.warn(_not_copied_text(plan.not_copied), NotCopiedWarning, stacklevel=3)
-    if NO_CONTROLS in plan.notes:
-        _LOG.warning("%s: %s", target, NO_CONTROLS)
     with contextlib.ExitStack() as stack:
         report = stack.enter_context(Bar()) if progress is None or progress is True else progress or None
         writer = stack.enter_context(_stage(plan, target, overwrite=overwrite))
@@ -226,6 +224,8 @@ def convert(
         attrs = _write(writer, plan, report)
         _check_unchanged(paths, stamps)
         writer.finalise(attrs)
+    if NO_CONTROLS in plan.notes:
+        _LOG.warning("%s: %s", target, NO_CONTROLS)
     return store
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from lazypert._internal.validation import require
 from lazypert.errors import LabelNotFoundError, near_matches
-from lazypert.screen.labels import rename
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,6 +60,8 @@ def rename_labels(
     LabelNotFoundError
         If a label to rename occurs neither as a label nor as a part of one.
     """
+    from lazypert.screen.labels import rename  # needs pandas, which reading an experiment file does not load
+
     renames = roles.rename_perturbations
     if renames is None:
         return codes, labels

@@ -274,14 +274,13 @@ class TestFallbackError:
 
 
 class TestOptions:
-    @pytest.mark.parametrize("given", [("cell_type", "donor"), ["donor"], ("donor",), pd.Index(["donor"])])
+    @pytest.mark.parametrize("given", ["donor", ("cell_type", "donor"), ["donor"], ("donor",), pd.Index(["donor"])])
     def test_the_cell_type_is_implied(self, given):
         assert ControlMappingConfig(match=given).match == ("cell_type", "donor")
 
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"match": "donor"}, r"match: got 'donor', expected a list of names, such as \['donor'\]"),
             ({"match": {"donor", "plate"}}, "match: got .*, expected a list of names"),
             ({"match": ("donor", 3)}, "match: got 3, expected names only"),
             ({"match": ("donor", "donor")}, r"match: got \('donor', 'donor'\), expected each key once"),

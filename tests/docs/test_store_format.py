@@ -279,7 +279,7 @@ def test_root_attributes_are_specified(stored):
     assert set(first_cells(7)) == set(stored.ours)
     for key in ("roles", "summary"):
         (values,) = re.findall(rf"^\| `{key}` \| ([^|]+) \|", section, re.MULTILINE)
-        optional = {"covariates", "n_conditions"}
+        optional = {"covariates", "n_conditions", "rename_perturbations"}
         assert [name for name in re.findall(r"`(\w+)`", values) if name not in optional] == list(stored.ours[key])
     assert set(re.findall(r"`(\w+)`", section)) >= set(stored.ours["matrices"]["X"]) | set(stored.ours["sources"][0])
 

@@ -36,8 +36,8 @@ ATTRS = {
 @pytest.fixture(autouse=True)
 def no_sync(monkeypatch):
     """Skip fsync, a quarter of the time of a small conversion. Import it into a module to use it there."""
-    for module in ("store_writer", "store_update"):
-        monkeypatch.setattr(f"lazypert.conversion.{module}.sync", lambda _: None)
+    for module in ("conversion.store_writer", "updates.store_update"):
+        monkeypatch.setattr(f"lazypert.{module}.sync", lambda _: None)
 
 
 def counts(n_obs, n_vars, seed=0, dtype="f4", density=0.3):
