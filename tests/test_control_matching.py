@@ -221,8 +221,8 @@ class TestErrors:
             lp.open(store).pert.match_controls(match=("batch",))
 
     def test_are_raised_when_the_pipeline_is_configured(self):
-        with pytest.raises(ConfigError, match="match: got 'donor', expected a list"):
-            PerturbationPipelineConfig(match="donor")
+        with pytest.raises(ConfigError, match="match: got 3, expected names only"):
+            PerturbationPipelineConfig(match=("donor", 3))
         with pytest.raises(ConfigError, match="expected 'batch' among the keys"):
             PerturbationPipelineConfig(match=KEYS, mapping_strategy="batch")
 
