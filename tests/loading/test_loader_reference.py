@@ -20,7 +20,10 @@ CONTROL = "non-targeting"
 GENES = 23
 
 
-@pytest.fixture(scope="module", params=["one file", "two files", "inner join", "outer join"])
+JOINS = [pytest.param(join, marks=pytest.mark.slow, id=join) for join in ("inner join", "outer join")]
+
+
+@pytest.fixture(scope="module", params=["one file", "two files", *JOINS])
 def screen(request, tmp_path_factory):
     """Groups of one to hundreds of cells, in random order, and a few cells without labels."""
     rng = np.random.default_rng(1)
