@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lazypert._internal.memory import format_bytes
@@ -95,6 +96,9 @@ def _keep(path: str, readers: Sequence[ScreenReader], kept: dict[str, Any]) -> s
     for reader in readers:
         try:
             value = read_element(reader, path)
+            if path.startswith("uns/") and (per_cell := _value_per_cell(value, reader.n_obs, path)) is not None:
+                kept.pop(path, None)
+                return f"{per_cell} has a value for each cell, in the order of the file, which the store does not have"
             content = _encoded(path, value)
         except (MachineError, MemoryError):
             raise
@@ -108,6 +112,20 @@ def _keep(path: str, readers: Sequence[ScreenReader], kept: dict[str, Any]) -> s
         encoded = content
         kept.setdefault(path, value)
     return None
+
+
+def _value_per_cell(value: Any, n_obs: int, path: str) -> str | None:
+    """Path of an array in uns that has a row per cell, or of one number per cell; None if there is none.
+
+    Such are the graphs of neighbours in old files, which AnnData moves to obsp when it reads them.
+    """
+    if isinstance(value, Mapping):
+        found = (_value_per_cell(item, n_obs, f"{path}/{name}") for name, item in value.items())
+        return next((inner for inner in found if inner is not None), None)
+    shape = getattr(value, "shape", ())
+    is_matrix = len(shape) > 1
+    is_numeric = len(shape) == 1 and getattr(getattr(value, "dtype", None), "kind", "") in "biufc"
+    return path if (is_matrix or is_numeric) and shape[0] == n_obs else None
 
 
 def _encoded(path: str, value: Any) -> dict[str, bytes]:

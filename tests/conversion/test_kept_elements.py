@@ -162,6 +162,25 @@ def test_what_anndata_cannot_write_is_told(tmp_path):
     assert set(read_store(tmp_path / "s.zarr").uns) == {"fine"}
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"params": {"k": 5}, "distances": sparse.eye(N, format="csr")},
+        {"inner": {"pairs": np.zeros((N, 2))}},
+        np.arange(N),
+        np.arange(N) > 3,
+        pd.DataFrame({"x": range(N)}),
+    ],
+    ids=["graph", "nested", "numbers", "flags", "table"],
+)
+def test_values_per_cell_are_left_out_because_cells_are_sorted(tmp_path, value):
+    adata = screen(N, M)
+    adata.uns = {"own": value, "texts": np.array([f"#{i:06d}" for i in range(N)]), "other": np.arange(N + 1)}
+    with pytest.warns(NotCopiedWarning, match="uns/own.* was not copied: .*has a value for each cell"):
+        store = lp.convert(write(adata, tmp_path / "a.h5ad"), tmp_path / "s.zarr", **ROLES)
+    assert set(read_store(store).uns) == {"texts", "other"}
+
+
 def test_an_unknown_encoding_in_a_file_is_left_out(tmp_path):
     import h5py
 
