@@ -44,9 +44,9 @@ def require_number(
         for word, bound in (("above", above), ("at least", least), ("at most", most))
         if bound is not None
     ]
+    is_number = isinstance(value, Real) and type(value) is not bool
     holds = (
-        isinstance(value, Real)
-        and not isinstance(value, bool)
+        is_number
         and math.isfinite(value)
         and (above is None or value > above)
         and (least is None or value >= least)

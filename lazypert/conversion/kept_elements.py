@@ -122,7 +122,7 @@ def _value_per_cell(value: Any, n_obs: int, path: str) -> str | None:
     if isinstance(value, Mapping):
         found = (_value_per_cell(item, n_obs, f"{path}/{name}") for name, item in value.items())
         return next((inner for inner in found if inner is not None), None)
-    shape = getattr(value, "shape", ())
+    shape: Any = getattr(value, "shape", ())
     is_matrix = len(shape) > 1
     is_numeric = len(shape) == 1 and getattr(getattr(value, "dtype", None), "kind", "") in "biufc"
     return path if (is_matrix or is_numeric) and shape[0] == n_obs else None
