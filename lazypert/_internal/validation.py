@@ -44,7 +44,7 @@ def require_number(
         for word, bound in (("above", above), ("at least", least), ("at most", most))
         if bound is not None
     ]
-    is_number = isinstance(value, Real) and type(value) is not bool
+    is_number = type(value) is not bool and isinstance(value, Real)
     holds = (
         is_number
         and math.isfinite(value)
