@@ -225,7 +225,7 @@ def read_nodes(root: Path, keys: Iterable[str]) -> dict[str, Any]:
     Parameters
     ----------
     keys
-        Files of the store; those that are no metadata are left out.
+        Files of the store; only metadata files are read.
     """
     found: dict[str, Any] = {}
     for key in keys:
