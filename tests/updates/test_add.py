@@ -1,9 +1,7 @@
 """Added columns and embeddings equal the table's values at every door, and wrong tables are clear errors."""
 
 import json
-import shutil
 import warnings
-from pathlib import Path
 
 import anndata
 import numpy as np
@@ -18,21 +16,6 @@ from lazypert.store.store import Store
 from lazypert.store.verify import verify
 from tests.support.killer import files
 from tests.support.stores import ROLES, every_column, read_store, screen, write
-from tests.support.stores import no_sync as no_sync
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("made")
-    write(screen(), folder / "s.h5ad")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lazypert.conversion.store_writer.sync", lambda _: None)
-        return lp.convert(folder / "s.h5ad", folder / "s.zarr", progress=False, **ROLES)
-
-
-@pytest.fixture
-def store(made, tmp_path):
-    return Path(shutil.copytree(made, tmp_path / "s.zarr"))
 
 
 def names_of(store):

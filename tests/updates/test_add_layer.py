@@ -1,8 +1,5 @@
 """Added layers equal the given matrix at every door, are stored like converted ones, and are read block by block."""
 
-import shutil
-from pathlib import Path
-
 import anndata
 import numpy as np
 import pytest
@@ -13,21 +10,6 @@ from lazypert.errors import ConfigError
 from lazypert.store.store import Store
 from tests.support.killer import files
 from tests.support.stores import ROLES, read_store, screen, write
-from tests.support.stores import no_sync as no_sync
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("made")
-    write(screen(), folder / "s.h5ad")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lazypert.conversion.store_writer.sync", lambda _: None)
-        return lp.convert(folder / "s.h5ad", folder / "s.zarr", progress=False, **ROLES)
-
-
-@pytest.fixture
-def store(made, tmp_path):
-    return Path(shutil.copytree(made, tmp_path / "s.zarr"))
 
 
 def values(dtype="f4"):

@@ -19,22 +19,7 @@ from lazypert.store.store import Store
 from lazypert.updates import store_update
 from lazypert.updates.store_update import StoreUpdate
 from tests.support.killer import files
-from tests.support.stores import ROLES, read_store, screen, write
-from tests.support.stores import no_sync as no_sync
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("made")
-    write(screen(), folder / "s.h5ad")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lazypert.conversion.store_writer.sync", lambda _: None)
-        return lp.convert(folder / "s.h5ad", folder / "s.zarr", progress=False, **ROLES)
-
-
-@pytest.fixture
-def store(made, tmp_path):
-    return Path(shutil.copytree(made, tmp_path / "s.zarr"))
+from tests.support.stores import ROLES, read_store
 
 
 def names(folder):
