@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import threading
+import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _READ_BYTES = 1 << 20  # per read when a checksum is computed
+_LATE_WRITES = (0.02, 0.08, 0.3)  # seconds between looks for files that were written late
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # constants of renameat2(2)
 
 
@@ -55,6 +58,22 @@ def write_atomic(path: Path, buffers: Iterable[Any], *, sync: bool = False) -> t
         raise
     temporary.replace(path)
     return size, crc
+
+
+def remove_folder(path: Path, *, after_error: bool = False) -> None:
+    """Delete a folder with all that is in it, as far as possible.
+
+    Parameters
+    ----------
+    after_error
+        Whether writing to the folder failed. Zarr writes several files of a node at the same time: after the first
+        error its threads still finish the others, and may do so while the folder is being deleted.
+    """
+    shutil.rmtree(path, ignore_errors=True)
+    for pause in _LATE_WRITES if after_error else ():
+        time.sleep(pause)
+        if path.exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 _SEEK = threading.Lock()

@@ -11,12 +11,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 import uuid
 from typing import TYPE_CHECKING
 
 from filelock import Timeout
 
+from lazypert._internal.files import remove_folder
 from lazypert.conversion.target_lock import TargetLock
 from lazypert.errors import ConfigError, StoreExistsError
 
@@ -67,7 +67,7 @@ class StagingDirectory:
         outdated = [path for path in self._leftovers() if path != self.folder]
         self.is_restarted = fingerprint is not None and bool(outdated)
         for path in outdated:
-            shutil.rmtree(path, ignore_errors=True)
+            remove_folder(path)
         self.is_resumed = self.folder.exists()
         self.store.mkdir(parents=True, exist_ok=True)
         self.work.mkdir(exist_ok=True)
@@ -113,8 +113,8 @@ class StagingDirectory:
                 "Choose another path. Nothing was written."
             ) from error
 
-    def release(self, *, keep: bool) -> None:
+    def release(self, *, keep: bool, after_error: bool = False) -> None:
         """Unlock the target, and delete the staging directory unless `keep` is True."""
         if not keep:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_folder(self.folder, after_error=after_error)
         self._lock.release()

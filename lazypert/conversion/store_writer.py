@@ -6,11 +6,10 @@ import contextlib
 import errno
 import logging
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
-from lazypert._internal.files import swap, sync
+from lazypert._internal.files import remove_folder, swap, sync
 from lazypert.conversion.array_writer import ArrayWriter, read_nodes
 from lazypert.conversion.staging import StagingDirectory
 from lazypert.errors import DiskFullError, LazypertError, MachineError, StoreExistsError
@@ -66,7 +65,7 @@ class StoreWriter(ArrayWriter):
         keep = self._can_resume and _is_interruption(error)
         if keep:
             _LOG.info("interrupted: the same conversion will resume from %s", self.staging.folder)
-        self.staging.release(keep=keep)
+        self.staging.release(keep=keep, after_error=error is not None)
 
     @staticmethod
     def check(target: Path, *, overwrite: bool) -> None:
@@ -117,7 +116,7 @@ class StoreWriter(ArrayWriter):
             self.root.rename(old)
             swap(old, self.target)
             sync(self.target.parent)
-            shutil.rmtree(old, ignore_errors=True)
+            remove_folder(old)
             if old.exists():
                 _LOG.warning("the replaced store could not be deleted: %s", old)
             return

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import Timeout
 
-from lazypert._internal.files import swap, sync, write_atomic
+from lazypert._internal.files import remove_folder, swap, sync, write_atomic
 from lazypert._internal.paths import local_path
 from lazypert.conversion.array_writer import ArrayWriter, read_nodes
 from lazypert.conversion.target_lock import TargetLock
@@ -112,7 +112,7 @@ class StoreUpdate:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        remove_folder(self._folder, after_error=error is not None)
         self._lock.release()
         if not isinstance(error, OSError) or isinstance(error, LazypertError):
             return
@@ -234,7 +234,7 @@ class StoreUpdate:
         swap(old, self.target)
         with contextlib.suppress(OSError):  # the update is complete
             sync(self.target.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        remove_folder(old)
 
     # The lock, and what killed processes left.
 
@@ -269,7 +269,7 @@ class StoreUpdate:
             path.rename(self.target)
             _LOG.warning("%s: put back after an interrupted update", self.target)
         for path in self._leftovers(r"-(add|old)-[0-9a-f]{12}(\.swap)?"):
-            shutil.rmtree(path, ignore_errors=True)
+            remove_folder(path)
 
     def _leftovers(self, suffix: str) -> list[Path]:
         pattern = re.compile(re.escape(self._prefix) + suffix)

@@ -1,12 +1,14 @@
+import contextlib
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
 
 import lazypert as lp
-from lazypert._internal.files import crc32, crc32_of, directory_size, read_exact, swap, write_atomic
+from lazypert._internal.files import crc32, crc32_of, directory_size, read_exact, remove_folder, swap, write_atomic
 from lazypert.store.store import Store
 from tests.support.stores import ROLES, screen, write
 
@@ -110,3 +112,23 @@ def test_systems_without_reads_at_an_offset_read_the_same(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == Store(store).content_digest
+
+
+def test_a_folder_is_removed_although_files_are_written_late(tmp_path):
+    folder = tmp_path / "store"
+    (folder / "obs").mkdir(parents=True)
+    (folder / "obs" / "zarr.json").write_text("{}")
+
+    def write_late():
+        for i in range(5):  # as the threads of Zarr, each file with its folder
+            with contextlib.suppress(FileNotFoundError):  # deleted between the two
+                (folder / "var").mkdir(parents=True, exist_ok=True)
+                (folder / "var" / f"{i}").write_text("late")
+            time.sleep(0.005)
+
+    writer = threading.Thread(target=write_late)
+    writer.start()
+    remove_folder(folder, after_error=True)
+    writer.join()
+    assert list(tmp_path.iterdir()) == []
+    remove_folder(folder)  # there is none
