@@ -1,21 +1,38 @@
-"""Batches: JAX pytrees of static shape."""
+"""Batches of static shape. They are JAX pytrees, but need JAX only where it is used."""
 
 from __future__ import annotations
 
+import sys
 import textwrap
-from dataclasses import dataclass, fields
-from functools import partial
+import threading
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 if TYPE_CHECKING:
+    import jax
     from scipy.sparse import csr_matrix
 
+_STATIC = {"static": True}
+"""Metadata of fields that JAX treats as constants."""
 
-@partial(jax.tree_util.register_dataclass, data_fields=["indptr", "indices", "data"], meta_fields=["n_columns"])
+_pytrees: set[type] = set()
+_REGISTRATION = threading.Lock()
+
+
+def _register(cls: type) -> None:
+    """Make a class a JAX pytree, once JAX is imported: NumPy batches should not have to wait for its import."""
+    if "jax" not in sys.modules or cls in _pytrees:
+        return
+    from jax import tree_util
+
+    with _REGISTRATION:
+        if cls not in _pytrees:
+            tree_util.register_dataclass(cls)
+            _pytrees.add(cls)
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class SparseRows:
     """Compressed sparse rows, padded to a static shape: a JAX pytree.
@@ -40,7 +57,10 @@ class SparseRows:
     indptr: jax.Array
     indices: jax.Array
     data: jax.Array
-    n_columns: int
+    n_columns: int = field(metadata=_STATIC)
+
+    def __post_init__(self) -> None:
+        _register(type(self))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -50,7 +70,9 @@ class SparseRows:
 
     def to_dense(self) -> jax.Array:
         """(B, n_columns) float32. Intended for the device: call it inside `jax.jit`."""
-        return _scatter_slices(self.indptr, self.indices, self.data, self.n_columns).reshape(self.shape)
+        from lazypert.loading.scatter import scatter_slices
+
+        return scatter_slices(self.indptr, self.indices, self.data, self.n_columns).reshape(self.shape)
 
     def to_scipy(self) -> csr_matrix:
         """Copy of the rows as a SciPy matrix in host memory, float32, or float64 for stored 32-bit integers.
@@ -82,41 +104,6 @@ def _describe(value: Any) -> str:
     return f"{value.dtype}[{','.join(map(str, value.shape))}]"
 
 
-@partial(jax.jit, static_argnames="n_columns")
-def _scatter_slices(indptr: jax.Array, indices: jax.Array, data: jax.Array, n_columns: int) -> jax.Array:
-    return jax.vmap(partial(_scatter, n_columns=n_columns))(indptr, indices, data)
-
-
-def _scatter(indptr: jax.Array, indices: jax.Array, data: jax.Array, n_columns: int) -> jax.Array:
-    n_rows = indptr.shape[0] - 1
-    # Padding is scattered to a row that does not exist, and dropped.
-    row = jnp.searchsorted(indptr, jnp.arange(data.shape[0], dtype=indptr.dtype), side="right") - 1
-    dense = jnp.zeros((n_rows, n_columns), jnp.float32)
-    return dense.at[row, indices.astype(jnp.int32)].add(data.astype(jnp.float32), mode="drop")
-
-
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "counts",
-        "controls",
-        "pert_code",
-        "cell_type_code",
-        "batch_code",
-        "dataset_code",
-        "condition_code",
-        "is_control",
-        "is_padding",
-        "row",
-        "control_row",
-        "pert_emb",
-        "cell_type_onehot",
-        "batch_onehot",
-        "barcode",
-        "obs",
-    ],
-    meta_fields=["sentence_size"],
-)
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class PerturbationBatch:
     """Sentences of cells and their controls: a JAX pytree of `jax.Array`, or of NumPy arrays on request.
@@ -142,7 +129,7 @@ class PerturbationBatch:
         (B,) bool: the cell was resampled to fill a short sentence or batch. Leave it out of averages that
         must count each cell once.
     row
-        (B,) int32 (int64 in JAX's 64-bit mode) store row of each cell.
+        (B,) int32 store row of each cell; int64 as `jax.Array` in JAX's 64-bit mode.
     control_row
         (B, K) store row of each control, or None without controls.
     pert_emb
@@ -175,7 +162,10 @@ class PerturbationBatch:
     batch_onehot: jax.Array | None = None
     barcode: jax.Array | None = None
     obs: dict[str, Any]
-    sentence_size: int
+    sentence_size: int = field(metadata=_STATIC)
+
+    def __post_init__(self) -> None:
+        _register(type(self))
 
     def barcodes(self) -> list[str]:
         """Cell names as strings; empty unless ``extras`` had ``"barcode"``."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from lazypert.errors import ConfigError
@@ -13,6 +12,7 @@ from lazypert.loading.batch import PerturbationBatch, SparseRows
 from lazypert.loading.row_pointers import RowPointers, RowTransform
 
 if TYPE_CHECKING:
+    import jax
     from numpy.typing import NDArray
 
     from lazypert.loading.block_reader import Block
@@ -71,7 +71,13 @@ class Collator:
         self, config: CollateConfig, transform: RowTransform, metadata: CellMetadata, buffers: BufferPool
     ) -> None:
         self._config, self._transform, self._metadata, self._buffers = config, transform, metadata, buffers
-        self._n_slices = _count_slices(config.sharding, config.batch_size)
+        self._n_slices = 1
+        if config.to == "jax":
+            from lazypert.loading import jax_arrays
+
+            self._jax = jax_arrays
+            if config.sharding is not None:
+                self._n_slices = jax_arrays.count_slices(config.sharding, config.batch_size)
         self._rows_per_slice = config.batch_size // self._n_slices
         if config.layout == "csr" and config.sharding is not None and not config.sharding.is_fully_addressable:
             # Each process would choose the capacity of its rows independently.
@@ -95,7 +101,10 @@ class Collator:
         small["obs"] = metadata
         if self._metadata.axis_vectors:
             small |= self._metadata.label_vectors(small)
-        fields = self._put_on_device(large, small) if self._config.to == "jax" else large | small
+        if self._config.to == "jax":
+            fields = self._jax.put_on_device(large, small, self._config.sharding)
+        else:
+            fields = large | small
         return PerturbationBatch(**fields, sentence_size=self._config.sentence_size)
 
     def _features(self, rows: Any, keys: NDArray[np.uint64], selection: slice, *, may_share: bool = False) -> Any:
@@ -163,37 +172,6 @@ class Collator:
         while capacity < n_values:
             capacity *= _CAPACITY_GROWTH
         return -(-int(capacity + 1) // _CAPACITY_UNIT) * _CAPACITY_UNIT
-
-    def _put_on_device(self, large: dict[str, Any], small: dict[str, Any]) -> dict[str, Any]:
-        """Arrays on the device; memory that the device can share with the host is not copied."""
-        sharding = self._config.sharding
-        if sharding is None:
-            # Small arrays are transferred five times as fast by a compiled function as by device_put.
-            return jax.device_put(large) | _to_default_device(small)
-        if sharding.is_fully_addressable:
-            return jax.device_put(large | small, sharding)
-        from_local: Any = jax.make_array_from_process_local_data
-        return jax.tree.map(lambda array: from_local(sharding, array), large | small)
-
-
-@jax.jit
-def _to_default_device(tree: Any) -> Any:
-    return tree
-
-
-def _count_slices(sharding: jax.sharding.Sharding | None, n_rows: int) -> int:
-    """Number of devices that this process's rows of a batch are spread over."""
-    if sharding is None:
-        return 1
-    n_processes = 1 if sharding.is_fully_addressable else jax.process_count()
-    try:
-        (rows_per_device,) = sharding.shard_shape((n_rows * n_processes,))
-    except ValueError as error:
-        raise ConfigError(
-            f"sharding: got {sharding!r}, which cannot divide a batch of {n_rows * n_processes} cells: {error}, "
-            "expected one whose first axis divides sentence_size * sentences_per_batch."
-        ) from error
-    return max(1, n_rows // rows_per_device)
 
 
 def _sparse_rows(indptr: Any, indices: Any, data: Any, n_columns: int) -> SparseRows:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from lazypert._internal.memory import parse_bytes
@@ -100,8 +100,9 @@ class Loader:
         require(is_config, "config", config, "a LoaderConfig or None")
         config = LoaderConfig() if config is None else config
         self.source, self.rows, self.plan, self.pools, self.config = source, rows, plan, pools, config
-        self.host = jax.process_index() if config.host is None else config.host
-        self.n_hosts = jax.process_count() if config.n_hosts is None else config.n_hosts
+        host, n_hosts = _this_process(config)
+        self.host = host if config.host is None else config.host
+        self.n_hosts = n_hosts if config.n_hosts is None else config.n_hosts
         require(self.host < self.n_hosts, "host", self.host, f"0 to {self.n_hosts - 1}, as n_hosts is {self.n_hosts}")
         self.arguments: dict[str, Any] = {}
         self.epoch = 0
@@ -191,7 +192,7 @@ class Loader:
             control_bytes=self._memory.control_bytes,
             n_cells=int(self.plan.n_visited.sum()),
             visits_all_controls=not self.plan.shuffle,
-            row_dtype=np.int64 if jax.config.jax_enable_x64 else np.int32,  # type: ignore[attr-defined]
+            row_dtype=self._row_dtype,
         )
         return BlockReader(
             self.source,
@@ -202,6 +203,14 @@ class Loader:
             layout=self._collator.padded_layout if self._is_zero_copy else contiguous_layout,
             allocate=buffers.take,
         )
+
+    @property
+    def _row_dtype(self) -> type[np.signedinteger[Any]]:
+        if self.config.to == "numpy":
+            return np.int32
+        from lazypert.loading.jax_arrays import row_dtype
+
+        return row_dtype()
 
     @property
     def batch_size(self) -> int:
@@ -340,6 +349,18 @@ class Loader:
             if reach is None or self.config.fixed_pairs
             else reach.n_controls,  # follows from memory_limit
         )
+
+
+def _this_process(config: LoaderConfig) -> tuple[int, int]:
+    """Number of this process in `jax.distributed`, and number of processes.
+
+    Where JAX is not imported there is none to ask, and NumPy batches do not need its import, which takes long.
+    """
+    if config.to == "numpy" and "jax" not in sys.modules:
+        return 0, 1
+    import jax
+
+    return jax.process_index(), jax.process_count()
 
 
 class LoaderIterator:

@@ -1,5 +1,8 @@
 """Sparse rows equal the matrix they were made from, on the device and on the host; reprs are short."""
 
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -114,3 +117,16 @@ def test_repr_of_batches_of_other_leaves(source):
     texts = []
     jax.jit(lambda traced: texts.append(repr(traced)))(batch)
     assert "counts float32[28,200]" in texts[0]
+
+
+def test_numpy_batches_do_not_import_jax_and_are_pytrees_once_it_is(reference):
+    code = (
+        "import sys, lazypert as lp; from lazypert.pipeline import *\n"
+        f"result = PerturbationPipeline(PerturbationPipelineConfig()).setup([{str(reference.store)!r}])\n"
+        "loader = result.loader('train', to='numpy', layout='csr', sentences_per_batch=2, sentence_size=4)\n"
+        "batch = next(iter(loader)); print('jax' in sys.modules, loader.host, loader.n_hosts)\n"
+        "import jax; new = loader.batch(0, 0); print(len(jax.tree.leaves(new)), batch.counts.to_dense().shape)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[0] == "False 0 1"
+    assert done.stdout.split("\n")[1] == "14 (8, 200)"

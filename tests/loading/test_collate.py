@@ -170,4 +170,4 @@ def test_a_sharding_must_divide_the_batch(buffers):
             raise ValueError("not divisible")
 
     with pytest.raises(ConfigError, match=r"sharding: got .*, which cannot divide a batch of 6 cells: not divisible"):
-        make_collator(buffers, sharding=Indivisible())
+        make_collator(buffers, sharding=Indivisible(), to="jax")
