@@ -211,8 +211,8 @@ def convert(
     budget = Budget.of(memory_limit)
     target = _resolve_target(store, paths)
     StoreWriter.check(target, overwrite=overwrite)
+    stamps = [source_stamp(path) for path in paths]  # before the first byte is read
     plan = _make_plan(_open(sources), options, budget, obs)
-    stamps = [source_stamp(path) for path in paths]
     plan.check_memory()
     _check_disk(plan, target)
     if plan.not_copied:  # before anything is written, so that nothing is left behind if warnings are errors
@@ -337,7 +337,7 @@ def _write(writer: StoreWriter, plan: ConversionPlan, report: Report | None) -> 
     summaries = write_matrices(writer, plan, destination, stats_plan, report)
     write_embeddings(writer, plan, destination)
     write_obsm_frames(writer, plan, destination)
-    write_elements(writer, plan.elements)
+    write_elements(writer, plan.readers[0], plan.elements)
     write_column_names(writer, plan)
     write_tables(writer, plan)
     if stats_plan is not None:
