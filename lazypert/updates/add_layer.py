@@ -199,7 +199,7 @@ def _check_indices(option: str, matrix: Any) -> None:
         matrix.check_format(full_check=True)
     except ValueError as error:
         raise ConfigError(
-            f"{option}: got a malformed {matrix.format.upper()} matrix ({error}). Make it anew."
+            f"{option}: got a malformed {matrix.format.upper()} matrix ({error}). Build it again."
         ) from error
 
 

@@ -45,8 +45,8 @@ def add_obs(
         A local store.
     table
         A DataFrame indexed by cell name, or a ``.csv``, ``.tsv``, ``.txt`` (tabs) or ``.parquet`` file. The cell names
-        of a file are in the column ``cell_barcode``, ``cell_name``, ``cell_id``, ``barcode``, ``barcodes``, ``cell`` or
-        ``obs_names``, or else in the first column.
+        of a file are in a column such as ``cell_barcode``, ``barcode``, ``cell_name`` or ``cell``, or else in the first
+        column.
     columns
         Columns of the table to add; None adds all.
     overwrite
@@ -62,8 +62,11 @@ def add_obs(
     Raises
     ------
     ConfigError
-        If names are unknown, repeated or not text, a column exists or has an unsupported dtype or name, or the store
-        is remote or of an old format version.
+        If names are unknown, repeated or not text, a column exists or has a name that the store cannot have, or the
+        store is remote or of an old format version.
+    SourceMissingError, SourceFormatError
+        If the file does not exist or cannot be read, or a column holds anything but text, categories, numbers and
+        booleans.
     ColumnNotFoundError
         If one of `columns` does not exist.
     StoreNotFoundError, StoreDamagedError
