@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lazypert._internal.validation import require_flag
+from lazypert._internal.validation import require, require_flag
 from lazypert.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -78,8 +79,9 @@ def _require_agreement(groups: Groups, perturbation: Labels | None, controls: bo
 
 
 def _codes_of(groups: Groups, axis: str, labels: Labels) -> list[int]:
+    require(isinstance(labels, Iterable), axis, labels, "a label, or a list of labels")
     return [groups.code_of(axis, label) for label in _listed(labels)]
 
 
-def _listed(labels: Labels) -> Sequence[str]:
+def _listed(labels: Labels) -> Iterable[str]:
     return [labels] if isinstance(labels, str) else labels

@@ -54,7 +54,8 @@ def _no_store(folder: Path, path: str) -> StoreNotFoundError:
     if swapped is not None:
         return StoreNotFoundError(
             f"There is no store at {path!r}: an addition to it was interrupted while it was put in place, and "
-            f"{swapped!r} is the store as it was. Add again, which puts it back first, or rename that folder."
+            f"{swapped!r} is the store as it was. Run the addition again, which puts the store back first, or rename "
+            "that folder."
         )
     staging = next((name for name in left if not name.startswith((f"{prefix}old-", f"{prefix}add-"))), None)
     if staging is not None:
