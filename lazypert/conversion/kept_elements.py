@@ -144,6 +144,8 @@ def _encoded(path: str, value: Any) -> dict[str, bytes]:
             raise ValueError(f"{part[:40]!r} cannot be the name of a folder of a store")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        for kind in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):  # about code, not about the element
+            warnings.simplefilter("ignore", kind)
         anndata.io.read_elem(group[name])
     return {key: buffer.to_bytes() for key, buffer in store.items()}
 

@@ -86,7 +86,7 @@ def _as_text(column: pd.Series[Any]) -> NDArray[Any]:
 
 
 def _check_categories(table: str, name: str, categories: pd.Index[Any]) -> None:
-    is_numeric = categories.dtype.kind in "fiub" if isinstance(categories.dtype, np.dtype) else False
+    is_numeric = np.asarray(categories).dtype.kind in "fiub"
     if len(categories) and not is_numeric and pd.api.types.infer_dtype(categories) != "string":
         raise _unsupported(table, name, f"categories of {pd.api.types.infer_dtype(categories)}")
 

@@ -204,6 +204,20 @@ def test_an_element_that_cannot_be_read_now_is_not_left_out(tmp_path, monkeypatc
         lp.convert(path, tmp_path / "s.zarr", **ROLES)
 
 
+def test_warnings_about_code_leave_nothing_out(tmp_path, monkeypatch):
+    read = anndata.io.read_elem
+
+    def read_with_warning(*args):
+        warnings.warn("a later version will differ", FutureWarning, stacklevel=1)
+        return read(*args)
+
+    monkeypatch.setattr("anndata.io.read_elem", read_with_warning)
+    adata = rich()
+    lp.convert(adata, tmp_path / "s.zarr", **ROLES)
+    monkeypatch.undo()
+    assert_kept(tmp_path / "s.zarr", adata)
+
+
 def test_large_elements_are_left_out(tmp_path):
     adata = screen(N, M, lean=True)
     adata.uns["large"] = np.zeros(9 * 1024**2, "u1")

@@ -143,6 +143,13 @@ def test_python_objects_and_half_floats(values, dtype):
     assert found.dropna().tolist() == [value for value in values if value is not None]
 
 
+@pytest.mark.parametrize("dtype", ["int64", "Int64", "boolean", "str"])
+def test_categories_of_text_and_numbers_stay(dtype):
+    values = pd.Categorical(pd.array([1, 0, 1]).astype(dtype))
+    found = read(pd.DataFrame({"x": values}, index=["A", "B", "C"])).frame["x"]
+    assert found.tolist() == list(values)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
