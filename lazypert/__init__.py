@@ -33,8 +33,9 @@ from lazypert.splits.held_out import HeldOutSplitter
 from lazypert.splits.split_result import SplitResult
 from lazypert.splits.splitters import FewShotSplitter, RandomSplitter, ZeroShotSplitter
 from lazypert.store.verify import verify
-from lazypert.updates.add import add_obs, add_obsm
 from lazypert.updates.add_layer import add_layer
+from lazypert.updates.add_obs import add_obs
+from lazypert.updates.add_obsm import add_obsm
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

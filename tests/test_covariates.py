@@ -218,7 +218,7 @@ class TestStore:
         other.obs["measured"] = np.random.default_rng(0).random(len(screen))
         notes = Store(convert(other, tmp_path / "s.zarr", ("dose", "measured"))).attrs["warnings"]
         assert any(note.startswith("obs/dose: ") and "'nan', which is a label like any other" in note for note in notes)
-        assert any(note.startswith("covariates: ") and "a measured value is no condition" in note for note in notes)
+        assert any(note.startswith("covariates: ") and "a measured value is not a condition" in note for note in notes)
 
 
 class TestSources:

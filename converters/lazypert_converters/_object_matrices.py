@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from lazypert_converters._tree import Tree
 
-_GAP = 4  # rows that are read although they are not selected, rather than starting a read of its own
+_GAP = 4  # unselected rows between two selected ones, at most, that are read too instead of starting another read
 _VALUE_BYTES = 12  # of a value of at most 8 bytes and its column
 _MAX_INTEGER = 2**63 - 1
 
@@ -96,7 +96,7 @@ class SelectedMatrix:
         return scratch_bytes(self.tree, self.matrix)
 
     def blocks(self, name: str, max_bytes: int) -> list[BlockSpec]:
-        """Cut the selected rows into ranges; those that are read along make them several times as large."""
+        """Cut the selected rows into ranges; reading the gaps between them makes reads several times as large."""
         if self.matrix.layout == "csc":
             return blocks(self.tree, name, self.matrix, max_bytes)
         limit = max(1, max_bytes // _VALUE_BYTES // _GAP)

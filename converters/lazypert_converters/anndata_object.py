@@ -255,9 +255,11 @@ class _Contents:
             parent_tree, matrix = Hdf5Tree(Path(node.file.filename), "AnnData file"), stored
         elif rows is not None:
             content = ObjectArray(values) if isinstance(values, np.ndarray) else matrix_children(values)
-            parent_tree = ObjectTree(self.path, _FORMAT, ObjectGroup({"matrix": content}))
+            kind, _, last = name.rpartition("/")
+            parent = ObjectGroup({last: content})
+            parent_tree = ObjectTree(self.path, _FORMAT, ObjectGroup({kind: parent}) if kind else parent)
             with parent_tree.root() as root:
-                matrix = open_matrix(root.child("matrix"), values.shape)
+                matrix = open_matrix(root.child(name), values.shape)
         if rows is None:
             self.sources[name] = WholeMatrix(parent_tree, matrix)
         else:

@@ -117,7 +117,7 @@ def _add_add_obs(subparsers: Any) -> None:
         description="Add the columns of a CSV, TSV or Parquet file to a store; rows are matched by cell name.",
     )
     add_obs.add_argument("store", metavar="STORE", help="a local directory")
-    add_obs.add_argument("table", metavar="TABLE", help="a file whose first column holds cell names")
+    add_obs.add_argument("table", metavar="TABLE", help="a .csv, .tsv or .parquet file with a row per cell")
     add_obs.add_argument("--column", metavar="COL", action="append", help="add only this column; may be repeated")
     add_obs.add_argument("--overwrite", action="store_true", help="replace columns of the same name")
     add_obs.add_argument("--ignore-unknown", action="store_true", help="leave out rows of cells that the store lacks")

@@ -78,7 +78,7 @@ def _print_summary(store: Store, seconds: float) -> None:
 def add_obs(options: argparse.Namespace) -> None:
     """Add obs columns to a store and name the columns that it has then."""
     from lazypert.store.store import Store
-    from lazypert.updates.add import add_obs
+    from lazypert.updates.add_obs import add_obs
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -30,12 +30,12 @@ _ADVICE_ON = {code: advice for advice, codes in _ADVICE.items() for code in code
 _ERRNO_IN_TEXT = re.compile(r"\berrno = (\d+)")
 
 
-def machine_error(name: object, error: OSError) -> LazypertError:
+def machine_error(name: object, error: Exception) -> Exception:
     """Return the error for a file that exists and could not be read, whatever the reason.
 
-    An error of lazypert's own is returned as it is: it says what happened.
+    An error of lazypert's own, or of too little memory, is returned as it is: it says what happened.
     """
-    if isinstance(error, LazypertError):
+    if isinstance(error, LazypertError | MemoryError):
         return error
     advice = _ADVICE_ON.get(_errno(error), "Try again, and check the disk or the network if it fails again.")
     return MachineError(f"{str(name)!r} cannot be read now ({error}). This does not mean that it is damaged. {advice}")

@@ -5,19 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
 import shutil
 import warnings
-from collections.abc import Iterable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from lazypert._internal.inverse_permutation import inverse
 from lazypert._internal.memory import Budget, release_memory
 from lazypert._internal.paths import local_path
-from lazypert._internal.tasks import uses_processes
 from lazypert._internal.validation import named_options, require_integer
 from lazypert.conversion.cell_stats import CellStatsPlan
+from lazypert.conversion.given_sources import GivenSources
 from lazypert.conversion.joined_obs import join_obs
 from lazypert.conversion.kept_elements import write_elements
 from lazypert.conversion.matrices import X_FOLDER, write_matrices
@@ -34,29 +31,25 @@ from lazypert.conversion.table_writer import (
     write_tables,
     write_var,
 )
-from lazypert.converter import is_in_memory, is_object, open_source
-from lazypert.errors import ConfigError, DiskFullError, NotCopiedWarning, SourceFormatError
+from lazypert.converter import is_in_memory
+from lazypert.errors import ConfigError, DiskFullError, NotCopiedWarning
 from lazypert.progress import Bar
 from lazypert.screen.roles import Roles, control_labels, covariate_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
-    from anndata import AnnData
-
+    from lazypert.conversion.given_sources import Source
     from lazypert.conversion.joined_obs import ObsTables
     from lazypert.conversion.plan import ConversionPlan, Join, Order
     from lazypert.converter import ScreenReader
     from lazypert.progress import Progress, Report
     from lazypert.screen.renames import Renames
 
-Source: TypeAlias = "str | os.PathLike[str] | AnnData"
-"""A file or an object to convert."""
-
 _LOG = logging.getLogger("lazypert")
 _SHOWN_LINES = 5  # of what was not copied, in a warning
 
-_COPY_SOURCE = "Conversion reads local files: copy it to this machine first. Nothing was written."
 _COPY_STORE = (
     "Conversion writes to a local folder: convert there, then copy the finished store to the URL. Nothing was written."
 )
@@ -186,16 +179,13 @@ def convert(
     >>> lp.convert(path, "screen.zarr", pert_col="perturbation", control_pert="non-targeting",
     ...            cell_type_col="cell_type", batch_col="batch")  # doctest: +SKIP
     """
-    sources = _listed(source)
-    paths = [path for one in sources if (path := _file_of(one)) is not None]
+    sources = GivenSources.of(source)
     store = local_path("store", store, _COPY_STORE)
-    if not sources:
-        raise ConfigError("source: got an empty list, expected at least one file.")
     roles = Roles(
         pert_col=pert_col,
         cell_type_col=cell_type_col,
         batch_col=batch_col,
-        dataset_col=DATASET if len(sources) > 1 else None,
+        dataset_col=DATASET if len(sources.given) > 1 else None,
         control_pert=control_labels("control_pert", control_pert),
         separator=separator,
         covariates=covariate_names(covariates),
@@ -209,10 +199,9 @@ def convert(
         )
     options = ConversionOptions(roles=roles, layer=layer, order=order, join=join, control_col=control_col)
     budget = Budget.of(memory_limit)
-    target = _resolve_target(store, paths)
+    target = _resolve_target(store, sources.files)
     StoreWriter.check(target, overwrite=overwrite)
-    plan = _make_plan(_open(sources), options, budget, obs)
-    stamps = [source_stamp(path) for path in paths]
+    plan = _make_plan(sources.open(), options, budget, obs)
     plan.check_memory()
     _check_disk(plan, target)
     if plan.not_copied:  # before anything is written, so that nothing is left behind if warnings are errors
@@ -222,43 +211,11 @@ def convert(
         writer = stack.enter_context(_stage(plan, target, overwrite=overwrite))
         stack.enter_context(_explain_full_disk(writer))
         attrs = _write(writer, plan, report)
-        _check_unchanged(paths, stamps)
+        sources.check_unchanged()
         writer.finalise(attrs)
     if NO_CONTROLS in plan.notes:
         _LOG.warning("%s: %s", target, NO_CONTROLS)
     return store
-
-
-def _listed(source: Any) -> list[Any]:
-    """One source, or several, as a list: absolute paths, and objects."""
-    is_one = isinstance(source, str | os.PathLike) or is_object(source)
-    if not is_one and not isinstance(source, Iterable):
-        raise ConfigError(
-            f"source: got {type(source).__name__}, expected a path or an AnnData, or a list of them. Nothing was "
-            "written."
-        )
-    return [
-        one if is_object(one) else local_path("source", one, _COPY_SOURCE).absolute()
-        for one in ([source] if is_one else source)
-    ]
-
-
-def _file_of(source: Any) -> Path | None:
-    """Path of a source file, or of the file of a backed or lazy AnnData; None for an object in memory."""
-    path = source if isinstance(source, os.PathLike) else getattr(source, "filename", None)
-    return None if path is None else Path(path).absolute()
-
-
-def _open(sources: list[Any]) -> list[ScreenReader]:
-    """Open all sources."""
-    readers = [open_source(source) for source in sources]
-    if any(map(is_in_memory, readers)) and uses_processes():
-        raise ConfigError(
-            "source: got an AnnData object with a Dask scheduler that uses other processes, expected files, which they "
-            "can open. Write it to an .h5ad file and convert that, or use threads: "
-            "dask.config.set(scheduler='threads'). Nothing was written."
-        )
-    return readers
 
 
 def _make_plan(
@@ -337,7 +294,7 @@ def _write(writer: StoreWriter, plan: ConversionPlan, report: Report | None) -> 
     summaries = write_matrices(writer, plan, destination, stats_plan, report)
     write_embeddings(writer, plan, destination)
     write_obsm_frames(writer, plan, destination)
-    write_elements(writer, plan.elements)
+    write_elements(writer, plan.readers[0], plan.elements)
     write_column_names(writer, plan)
     write_tables(writer, plan)
     if stats_plan is not None:
@@ -379,12 +336,3 @@ def _attributes(plan: ConversionPlan, summaries: dict[str, Any]) -> dict[str, An
         },
         "warnings": plan.not_copied + plan.notes,
     }
-
-
-def _check_unchanged(paths: list[Path], stamps: list[tuple[int, int]]) -> None:
-    for path, stamp in zip(paths, stamps, strict=True):
-        if source_stamp(path) != stamp:
-            raise SourceFormatError(
-                f"{str(path)!r} changed while it was being converted, and the store would mix its old and new content. "
-                "Convert it again when nothing is writing to it. No store was made."
-            )

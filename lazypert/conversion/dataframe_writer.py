@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 
 from lazypert.errors import SourceFormatError
-from lazypert.store.format import TABLES
+from lazypert.store.format import TABLES, is_node_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from lazypert.conversion.array_writer import ArrayWriter
 
-RESERVED_NAMES = {"", ".", "..", "_index", "zarr.json", TABLES.rpartition("/")[2]}
-"""Names that a column cannot have."""
+RESERVED_NAMES = ("_index", TABLES.rpartition("/")[2])
+"""Names inside obs that columns cannot have."""
 
 _ARRAY = {"encoding-type": "array", "encoding-version": "0.2.0"}
 
@@ -66,7 +66,7 @@ def write_column(writer: ArrayWriter, frame: str, name: str, values: ColumnValue
     SourceFormatError
         If the column's name cannot be the name of a Zarr array.
     """
-    if name in RESERVED_NAMES or "/" in name:
+    if name in RESERVED_NAMES or not is_node_name(name):
         raise SourceFormatError(
             f"A column of {frame} is named {name!r}, which cannot be the name of a Zarr array. "
             "Rename the column in the source. No store was made."

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 import pandas as pd
 
-from lazypert.conversion.obs_tables import ObsTable, no_match, nullable, read_obs_tables, rows_of_cells, take_rows
+from lazypert.conversion.obs_tables import ObsTable, no_match, read_obs_tables, rows_of_cells
 from lazypert.conversion.reordered_values import READ_STEP
+from lazypert.conversion.table_columns import nullable, take_rows
 from lazypert.errors import ConfigError, SourceFormatError, near_matches
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from lazypert._internal.machine import raise_machine_error
 from lazypert._internal.memory import format_bytes
 from lazypert.converter import elements, read_element
-from lazypert.errors import MachineError
-from lazypert.store.format import RAW
+from lazypert.store.format import RAW, is_node_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,16 +22,15 @@ ALONG_GENES = ("varm", "varp")
 """Groups of AnnData whose elements have a row per gene."""
 
 _SHARE_OF_LIMIT = 8  # an element may take this part of the memory limit, because it is held and encoded in memory
-_RESERVED = (".", "..", "zarr.json")
-_LONGEST_NAME = 255  # bytes, in common file systems
 
 
 def choose_elements(
     readers: Sequence[ScreenReader], *, x: str, has_same_genes: bool, memory_limit: int
-) -> tuple[dict[str, Any], list[str]]:
-    """Read the elements that a store keeps.
+) -> tuple[list[str], list[str]]:
+    """Choose the elements that a store keeps.
 
-    Each is encoded and decoded again by AnnData on trial, so that nothing in a store can keep AnnData from reading it.
+    Each is read, and encoded and decoded again by AnnData, on trial, so that nothing in a store can keep AnnData from
+    reading it. One element at a time is in memory.
 
     Parameters
     ----------
@@ -45,30 +44,37 @@ def choose_elements(
     Returns
     -------
     kept
-        Value of each element, by path, such as ``"uns/leiden"``.
+        Their paths, such as ``"uns/leiden"``.
     not_copied
         One line for each of the others.
+
+    Raises
+    ------
+    MachineError, MemoryError
+        If an element cannot be read now.
     """
-    kept: dict[str, Any] = {}
+    kept: list[str] = []
     lines: list[str] = []
     paths = dict.fromkeys(path for reader in readers for path in elements(reader))
     for path in paths:
         owners = [reader for reader in readers if path in elements(reader)]
         reason = _why_not(path, owners, len(readers), x, has_same_genes, memory_limit)
         if reason is None:
-            reason = _keep(path, readers, kept)
-        if reason is not None:
+            reason = _why_not_storable(path, readers)
+        if reason is None:
+            kept.append(path)
+        else:
             of = f"{owners[0].path.name}: " if len(readers) == 1 else ""
             lines.append(f"{of}{path} was not copied: {reason}")
     return kept, lines
 
 
-def write_elements(writer: StoreWriter, kept: dict[str, Any]) -> None:
-    """Write elements to their usual places."""
-    for path, value in kept.items():
+def write_elements(writer: StoreWriter, reader: ScreenReader, paths: Sequence[str]) -> None:
+    """Write elements of a file to their usual places, one at a time."""
+    for path in paths:
         shutil.rmtree(writer.root / path, ignore_errors=True)  # parts of it that an interrupted conversion left
         group, _, name = path.partition("/")
-        _write(writer.open_group(group), name, value)
+        _write(writer.open_group(group), name, read_element(reader, path))
 
 
 def _why_not(
@@ -90,27 +96,22 @@ def _why_not(
     return None
 
 
-def _keep(path: str, readers: Sequence[ScreenReader], kept: dict[str, Any]) -> str | None:
-    """Read an element, try to encode it, and add it; or say why it cannot be kept."""
-    encoded: dict[str, bytes] | None = None
+def _why_not_storable(path: str, readers: Sequence[ScreenReader]) -> str | None:
+    """Read an element of every file and encode it on trial; say why it cannot be kept."""
+    first: dict[str, bytes] | None = None
     for reader in readers:
         try:
             value = read_element(reader, path)
             if path.startswith("uns/") and (per_cell := _value_per_cell(value, reader.n_obs, path)) is not None:
-                kept.pop(path, None)
-                return f"{per_cell} has a value for each cell, in the order of the file, which the store does not have"
-            content = _encoded(path, value)
-        except (MachineError, MemoryError):
-            raise
-        except Exception as error:  # noqa: BLE001 - AnnData raises many types
-            kept.pop(path, None)
+                return f"{per_cell} has a value for each cell, which stores keep in obs and obsm only"
+            encoded = _encoded(path, value)
+        except Exception as error:  # noqa: BLE001 - AnnData and its encoders raise many types; see `Node.reading`
+            raise_machine_error(reader.path, error)
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             return f"AnnData cannot write it to Zarr, or read it ({reason})"
-        if encoded is not None and content != encoded:
-            del kept[path]
+        if first is not None and encoded != first:
             return "it differs between the files"
-        encoded = content
-        kept.setdefault(path, value)
+        first = encoded
     return None
 
 
@@ -139,10 +140,12 @@ def _encoded(path: str, value: Any) -> dict[str, bytes]:
     group = zarr.open_group(MemoryStore(store), mode="w", zarr_format=3).require_group(parent)
     _write(group, name, value)
     for part in {part for key in store for part in key.split("/")[:-1]}:
-        if part in _RESERVED or "\0" in part or len(part.encode()) > _LONGEST_NAME:
+        if not is_node_name(part):
             raise ValueError(f"{part[:40]!r} cannot be the name of a folder of a store")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        for kind in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):  # about code, not about the element
+            warnings.simplefilter("ignore", kind)
         anndata.io.read_elem(group[name])
     return {key: buffer.to_bytes() for key, buffer in store.items()}
 

@@ -54,8 +54,8 @@ def too_many_conditions(groups: Groups) -> list[str]:
     if not names or 2 * len(groups) <= n_cells:
         return []
     return [
-        f"covariates: {', '.join(names)} divide {n_cells:,} cells into {len(groups):,} groups: a measured value is no "
-        "condition"
+        f"covariates: {', '.join(names)} divide {n_cells:,} cells into {len(groups):,} groups: a measured value is "
+        "not a condition"
     ]
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from lazypert._internal.machine import raise_machine_error
 from lazypert._internal.paths import local_path
+from lazypert.conversion.table_columns import storable
 from lazypert.errors import ConfigError, SourceFormatError, SourceMissingError
 from lazypert.screen.labels import join_columns
 
@@ -76,8 +77,8 @@ def read_obs_tables(option: str, tables: Any) -> list[ObsTable]:
     option
         Name of the option that holds the tables, for error messages.
     tables
-        Paths and DataFrames, one or a list. The barcodes are in the column named as in `BARCODE_COLUMNS`; otherwise
-        in the index of a DataFrame, and in the first column of a file.
+        Paths and DataFrames, one or a list. The barcodes are in the index of a DataFrame if that is text; otherwise in
+        the column named as in `BARCODE_COLUMNS`, or else in the first column of a file.
 
     Raises
     ------
@@ -119,30 +120,6 @@ def rows_of_cells(table: ObsTable, names: NDArray[Any]) -> NDArray[np.int32]:
     """
     found: NDArray[np.int32] = table.frame.index.get_indexer(pd.Index(names, dtype=object)).astype(np.int32)
     return found
-
-
-def take_rows(values: pd.Series[Any], rows: NDArray[np.integer]) -> Any:
-    """(n_cells,) values of a column for each cell, missing where its row is -1.
-
-    `nullable` says which dtype a column needs for that.
-    """
-    if not len(values):
-        return pd.Series([None] * len(rows), dtype=values.dtype).array
-    taken = pd.Series(values.array).array.take(rows, allow_fill=bool((rows < 0).any()))
-    is_plain = isinstance(taken, pd.arrays.NumpyExtensionArray) and not isinstance(taken.dtype, pd.StringDtype)
-    return taken.to_numpy() if is_plain else taken
-
-
-def nullable(frame: pd.DataFrame) -> pd.DataFrame:
-    """Convert integer and boolean columns to pandas' nullable dtypes, so that cells may lack a value."""
-    dtypes = {"b": "boolean", "i": "Int64", "u": "UInt64"}
-    return frame.astype(
-        {
-            name: dtypes[dtype.kind]
-            for name, dtype in frame.dtypes.items()
-            if isinstance(dtype, np.dtype) and dtype.kind in dtypes
-        }
-    )
 
 
 def no_match(table: ObsTable, names: Iterable[str], where: str) -> SourceFormatError:
@@ -207,6 +184,7 @@ def _read_table(option: str, value: Any) -> ObsTable:
 def _read_text(path: Path, suffix: str) -> pd.DataFrame:
     separator = "," if suffix.startswith(".csv") else "\t"
     try:
+        first_line = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False)
         header = [str(name) for name in pd.read_csv(path, sep=separator, nrows=0).columns]
         first = header[0] if header else ""
         is_index = first.startswith("Unnamed:")  # as pandas writes an index
@@ -215,14 +193,21 @@ def _read_text(path: Path, suffix: str) -> pd.DataFrame:
         # Barcodes are text, even if they look like numbers or, such as "NA", like missing values.
         missing = {name: _NOT_A_VALUE for name in header if name != key}
         dtypes, options = dict.fromkeys(texts, str), {"keep_default_na": False, "low_memory": False}
-        return pd.read_csv(path, sep=separator, na_values=missing, dtype=dtypes, **options).set_index(key)
-    except (OSError, EOFError, ValueError, KeyError) as error:  # pandas' parser errors are ValueErrors
+        frame = pd.read_csv(path, sep=separator, na_values=missing, dtype=dtypes, **options)
+    except (OSError, EOFError, ValueError) as error:  # pandas' parser errors are ValueErrors
         raise_machine_error(path, error)
         kind = "comma" if separator == "," else "tab"
         raise SourceFormatError(
             f"{str(path)!r} cannot be read as a table: {error}. Expected {kind}-separated text with a header line, and "
             "one line per cell."
         ) from error
+    _require_distinct(path.name, [name for name in first_line.iloc[0] if name])  # pandas numbers repeated ones
+    if not isinstance(frame.index, pd.RangeIndex):  # as pandas calls what is left of the first column
+        raise SourceFormatError(
+            f"{path.name} has lines with more fields than its header, such as R writes with row names. Name every "
+            "column, such as with write.table(..., col.names = NA)."
+        )
+    return frame.set_index(key)
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
@@ -243,11 +228,11 @@ def _barcode_column(columns: Iterable[Any]) -> str | None:
 
 
 def _indexed(name: str, frame: pd.DataFrame) -> pd.DataFrame:
-    """Put the barcodes into the index."""
+    """Put the barcodes into the index, unless they are there: the obs of 10x has bare barcodes in a column too."""
+    if frame.index.inferred_type in ("string", "categorical"):
+        return frame
     key = _barcode_column(frame.columns)
-    if key is not None and (
-        isinstance(frame.index, pd.RangeIndex) or str(frame.index.name).lower() not in BARCODE_COLUMNS
-    ):
+    if key is not None:
         return frame.set_index(key)
     if isinstance(frame.index, pd.RangeIndex) and len(frame):
         raise SourceFormatError(
@@ -259,18 +244,28 @@ def _indexed(name: str, frame: pd.DataFrame) -> pd.DataFrame:
 
 def _checked(name: str, frame: pd.DataFrame) -> ObsTable:
     """Check the barcodes and the columns."""
+    if isinstance(frame.index, pd.MultiIndex):
+        raise SourceFormatError(
+            f"{name} has an index of several levels, expected barcodes. Use frame.set_index(<column of barcodes>)."
+        )
     if frame.index.hasnans:
         row = int(np.argmax(np.asarray(frame.index.isna())))
         raise SourceFormatError(f"{name} has no barcode in row {row:,}. Every row needs one.")
     columns = [str(column) for column in frame.columns]
-    repeated = [column for column in columns if columns.count(column) > 1]
-    if repeated or not columns:
-        got = f"the column {repeated[0]!r} more than once" if repeated else "no column apart from the barcodes"
-        raise SourceFormatError(f"{name} has {got}. Expected at least one column, each with a name of its own.")
+    _require_distinct(name, columns)
+    if not columns:
+        raise SourceFormatError(f"{name} has no column apart from the barcodes, expected at least one.")
     index = pd.Index(frame.index.astype(str).to_numpy(dtype=object), dtype=object)
     values = [_storable(name, column, frame.iloc[:, k]) for k, column in enumerate(columns)]
     table = pd.DataFrame(dict(zip(columns, values, strict=True)), index=index)
     return _without_repeats(ObsTable(name, table))
+
+
+def _require_distinct(name: str, columns: list[str]) -> None:
+    if repeated := [column for column in columns if columns.count(column) > 1]:
+        raise SourceFormatError(
+            f"{name} has the column {repeated[0]!r} more than once, expected each with a name of its own. Rename one."
+        )
 
 
 def _storable(name: str, column: str, values: pd.Series[Any]) -> Any:
@@ -278,23 +273,12 @@ def _storable(name: str, column: str, values: pd.Series[Any]) -> Any:
 
     Text whose values repeat becomes categorical, as when AnnData writes a table.
     """
-    dtype = values.dtype
-    if isinstance(dtype, pd.CategoricalDtype) or (isinstance(dtype, np.dtype) and dtype.kind in "fiub"):
-        return values.array
-    if isinstance(values.array, pd.arrays.IntegerArray | pd.arrays.BooleanArray | pd.arrays.FloatingArray):
-        return values.array
-    kind = pd.api.types.infer_dtype(values)
-    if kind == "empty":
-        return np.full(len(values), np.nan)
-    if kind != "string":
-        raise SourceFormatError(
-            f"{name} has the column {column!r} of {kind} values ({dtype}), expected numbers, text or categories. "
-            "Convert or drop it."
-        )
-    text = values.astype(object).where(values.notna(), None).to_numpy(dtype=object)
-    labels = pd.Categorical(text)
+    found = storable(name, column, values)
+    if not isinstance(found, np.ndarray) or found.dtype.kind != "O":
+        return found
+    labels = pd.Categorical(found)
     is_repeated = len(labels.categories) < len(labels)
-    return labels if is_repeated else pd.array(text, dtype=pd.StringDtype("python"))
+    return labels if is_repeated else pd.array(found, dtype=pd.StringDtype("python"))
 
 
 def _without_repeats(table: ObsTable) -> ObsTable:

@@ -130,7 +130,7 @@ class ConversionPlan:
     notes
         What else to know of the store, one line each.
     elements
-        Values of uns, varm and varp that the store keeps, by path.
+        Paths of the entries of uns, varm and varp that the store keeps.
     obsm_frames
         Columns of each obsm entry that is a table.
     joined_digest
@@ -149,7 +149,7 @@ class ConversionPlan:
     source_row: NDArray[np.integer]
     not_copied: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    elements: dict[str, Any] = field(default_factory=dict)
+    elements: list[str] = field(default_factory=list)
     obsm_frames: dict[str, tuple[str, ...]] = field(default_factory=dict)
     joined_digest: str = ""
 

@@ -33,7 +33,7 @@ from lazypert.screen.groups import Groups
 from lazypert.screen.labels import factorise, unite
 from lazypert.screen.renames import rename_labels
 from lazypert.screen.roles import ROLE_OF_AXIS, missing_controls, no_such_control
-from lazypert.store.format import RAW, matrix_name
+from lazypert.store.format import RAW, is_node_name, matrix_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -290,7 +290,7 @@ def _choose_obsm_frames(readers: list[ScreenReader]) -> tuple[dict[str, tuple[st
 def _check_names(readers: list[ScreenReader], names: list[str]) -> None:
     for name in names:
         kind, _, rest = name.partition("/")
-        if rest in ("", ".", "..", "zarr.json") or "/" in rest:
+        if not is_node_name(rest):
             raise SourceFormatError(
                 f"{str(readers[0].path)!r} has {name!r}, and {rest!r} cannot be the name of a Zarr array. "
                 f"Rename it in {kind}. No store was made."

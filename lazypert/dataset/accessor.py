@@ -9,18 +9,18 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from lazypert._internal.config import derive
-from lazypert._internal.validation import make_config, named_options, require_choice, require_flag
+from lazypert._internal.validation import make_config, named_options, require_choice, require_names
 from lazypert.dataset.anndata_files import to_anndata, write_h5ad
+from lazypert.dataset.dataset_source import selection_config, store_config, unique_rows
+from lazypert.dataset.selection import rows_with_labels
 from lazypert.dataset.store_access import reopen_store
-from lazypert.dataset.variables import CELL, GENE, STORE, STORE_ROW
+from lazypert.dataset.variables import CELL, STORE, STORE_ROW
 from lazypert.design.control_coverage import control_coverage
 from lazypert.design.controls import ControlMappingConfig, control_mapping
 from lazypert.errors import ConfigError
 from lazypert.quality import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter
 from lazypert.screen.roles import Roles
 from lazypert.sources.anndata_source import PerturbationAnnDataSource
-from lazypert.sources.config import PerturbationSourceConfig, ScreenOptions, roles_of_store
 from lazypert.splits.options import SPLIT_MODES, SplitKwargs, SplitMode, SplitOptions
 from lazypert.splits.splitters import SPLITTERS, make_splitter, wrong_mode
 from lazypert.store.columns import open_column, take_column
@@ -37,13 +37,9 @@ if TYPE_CHECKING:
     from lazypert.quality import KnockdownFilterKwargs
     from lazypert.screen.groups import Groups
     from lazypert.screen.roles import RolesKwargs
-    from lazypert.sources.config import PerturbationSourceKwargs
+    from lazypert.sources.config import PerturbationSourceKwargs, ScreenOptions
     from lazypert.splits.split_result import SplitResult
     from lazypert.store.store import Store
-
-
-_N_SHOWN = 6
-"""Labels listed in a message."""
 
 
 @xr.register_dataset_accessor("pert")  # type: ignore[no-untyped-call]  # xarray leaves it untyped
@@ -116,8 +112,10 @@ class PertAccessor:
         ------
         ColumnNotFoundError
             When a column does not exist.
+        ConfigError
+            When `columns` are not a list of names.
         """
-        wanted = self.store.obs_columns if columns is None else [columns] if isinstance(columns, str) else columns
+        wanted = self.store.obs_columns if columns is None else require_names("columns", columns)
         rows = np.atleast_1d(self._ds[STORE_ROW].to_numpy())
         values = {name: take_column(self.store, f"obs/{self.store.require_obs(name)}", rows) for name in wanted}
         return pd.DataFrame(values, index=pd.Index(take_column(self.store, "obs/_index", rows)))
@@ -246,20 +244,14 @@ class PertAccessor:
             When the store was not converted with such a covariate, or `controls` excludes every perturbation that is
             named.
         """
-        groups = self.groups
-        if controls is not None:
-            _require_agreement(groups, perturbation, require_flag("controls", controls))
-        chosen = np.ones(len(groups.start), dtype=bool)
-        for axis, wanted in (("perturbation", perturbation), ("cell_type", cell_type)):
-            if wanted is not None:
-                chosen &= np.isin(groups.codes[axis], _codes_of(groups, axis, wanted))
-        if covariates is not None:
-            chosen &= groups.conditions.where(covariates)[groups.condition]
-        if controls is not None:
-            chosen &= groups.is_control == controls
-        rows = np.sort(groups.rows(chosen)[:])
-        if batch is not None:
-            rows = rows[np.isin(groups.batch_of(rows), _codes_of(groups, "batch", batch))]
+        rows = rows_with_labels(
+            self.groups,
+            perturbation=perturbation,
+            cell_type=cell_type,
+            batch=batch,
+            covariates=covariates,
+            controls=controls,
+        )
         if self._is_complete:
             is_range = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows)
             return self._ds.isel(cell=slice(int(rows[0]), int(rows[-1]) + 1) if is_range else rows)
@@ -307,8 +299,8 @@ class PertAccessor:
             When an option is unknown or invalid, or a cell occurs more than once in the selection.
         """
         config = make_config(KnockdownFilterConfig, options)
-        self._unique_rows("a mean over cells")
-        source = PerturbationAnnDataSource(self._source_config({}), store=self.store, groups=self.groups)
+        unique_rows(self._ds, "a mean over cells")
+        source = PerturbationAnnDataSource(store_config(self.store, {}), store=self.store, groups=self.groups)
         return OnTargetKnockdownFilter(config).run(source)
 
     def match_controls(
@@ -376,7 +368,7 @@ class PertAccessor:
         ConfigError
             When an option is unknown or invalid, or the store has no perturbation column or control label.
         """
-        return PerturbationAnnDataSource(self._source_config(options), store=self.store)
+        return PerturbationAnnDataSource(store_config(self.store, options), store=self.store)
 
     def selected_source(self, options: ScreenOptions) -> PerturbationAnnDataSource:
         """Return a source of this Dataset's cells only, as ``PerturbationPipeline.setup(ds)`` uses it.
@@ -392,77 +384,8 @@ class PertAccessor:
         ConfigError
             When a cell occurs more than once, or genes were selected or reordered.
         """
-        store, rows = self.store, self._unique_rows("a split")
-        genes = self._ds.indexes.get(GENE)
-        if genes is None or not genes.astype(str).equals(store.var.index.astype(str)):
-            raise ConfigError(
-                f"ds: got {self._ds.sizes.get(GENE, 0):,} genes, expected all {store.n_vars:,} genes of the store in "
-                "their order. Select cells only, and pass genes=... to the loader."
-            )
-        of_store = {
-            "file_path": store.path,
-            "storage_options": store.storage_options,
-            **roles_of_store(store.roles, options),
-        }
-        config = derive(PerturbationSourceConfig, options, **of_store)
+        store, rows = self.store, unique_rows(self._ds, "a split")
+        config = selection_config(self._ds, store, options)
         groups = group_cells(store, config.roles)
-        return PerturbationAnnDataSource(
-            config, store=store, groups=groups if self._is_complete else groups.select(rows)
-        )
-
-    def _unique_rows(self, purpose: str) -> NDArray[np.int64]:
-        rows: NDArray[np.int64] = self._ds[STORE_ROW].to_numpy()
-        if len(np.unique(rows)) != len(rows):
-            raise ConfigError(
-                f"Some cells occur more than once in this selection, but {purpose} counts each cell once. "
-                "Select cells without repeats, and repeat them afterwards."
-            )
-        return rows
-
-    def _source_config(self, options: PerturbationSourceKwargs) -> PerturbationSourceConfig:
-        roles = self.store.roles
-        if roles.pert_col is None or roles.control_pert is None:
-            raise ConfigError(
-                f"{self.store.path!r} was converted without pert_col or control_pert. Convert it again with both, "
-                "or use PerturbationAnnDataSource with a config that names them."
-            )
-        if "file_path" in options:
-            raise ConfigError("file_path: unknown option. ds.pert.source reads the store behind the Dataset.")
-        defaults = {
-            "file_path": self.store.path,
-            "pert_col": roles.pert_col,
-            "cell_type_col": roles.cell_type_col,
-            "batch_col": roles.batch_col,
-            "control_pert": roles.control_pert,
-            "separator": roles.separator,
-            "covariates": roles.covariates,
-            "rename_perturbations": roles.rename_perturbations,
-            "storage_options": self.store.storage_options,
-        }
-        return make_config(PerturbationSourceConfig, defaults | options)
-
-
-def _require_agreement(groups: Groups, perturbation: str | Sequence[str] | None, controls: bool) -> None:
-    """Refuse `controls` that exclude every perturbation that is named, which would select nothing."""
-    if perturbation is None:
-        return
-    codes = _codes_of(groups, "perturbation", perturbation)
-    if not codes or (groups.is_control_code[codes] == controls).any():
-        return
-    labels = [str(label) for label in groups.labels["perturbation"][groups.is_control_code]]
-    if controls:
-        names = [*([perturbation] if isinstance(perturbation, str) else perturbation), *labels]
-        more = ", ..." if len(names) > _N_SHOWN else ""
-        raise ConfigError(
-            f"controls: got True with perturbation={perturbation!r}, which has no controls, so that nothing would be "
-            f"selected. Name the controls as well: perturbation=[{', '.join(map(repr, names[:_N_SHOWN]))}{more}]; or "
-            "leave out one of the options."
-        )
-    raise ConfigError(
-        f"controls: got False with perturbation={perturbation!r}, which are controls, so that nothing would be "
-        "selected. Leave out one of the options."
-    )
-
-
-def _codes_of(groups: Groups, axis: str, labels: str | Sequence[str]) -> list[int]:
-    return [groups.code_of(axis, label) for label in ([labels] if isinstance(labels, str) else labels)]
+        groups = groups if self._is_complete else groups.select(rows)
+        return PerturbationAnnDataSource(config, store=store, groups=groups)

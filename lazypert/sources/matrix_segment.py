@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from lazypert.screen.groups import Groups
     from lazypert.store.matrix import Matrix
-    from lazypert.store.store import Store, StoredCellStats
+    from lazypert.store.store import Store
+    from lazypert.store.stored_cell_stats import StoredCellStats
 
 
 @dataclass(frozen=True, slots=True, eq=False)

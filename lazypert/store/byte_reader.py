@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from lazypert.errors import LazypertError
-
 ByteRange = tuple[str, int, int]
 """Key of a file or object, offset and length."""
 
@@ -122,7 +120,7 @@ class LocalReader:
         return counts
 
 
-def _failed(key: str, error: OSError) -> LazypertError:
+def _failed(key: str, error: OSError) -> Exception:
     """Return the error for a file that cannot be read: folders in place of files are damage, all else is not."""
     if isinstance(error, IsADirectoryError | NotADirectoryError):
         return store_damaged(key, f"expected a file ({error.strerror})")
@@ -155,7 +153,7 @@ class RemoteReader:
             return int(sync(self.store.getsize(key)))
         except FileNotFoundError:
             return None
-        except OSError as error:
+        except Exception as error:  # each backend of fsspec raises types of its own
             raise machine_error(key, error) from error
 
     def read(self, key: str, offset: int, length: int) -> bytes:
@@ -188,7 +186,7 @@ class RemoteReader:
         at = 0
         try:
             responses = sync(fetch())
-        except OSError as error:
+        except Exception as error:  # each backend of fsspec raises types of its own
             raise machine_error(ranges[0][0], error) from error
         for (_, _, length), response in zip(ranges, responses, strict=True):
             body = b"" if response is None else response.to_bytes()[:length]

@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
-import glob
-import json
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import zarr
 
 import lazypert_zarr  # noqa: F401 - opens counts without zarr's warning even if lazypert is not installed
 from lazypert._internal.files import crc32
-from lazypert._internal.machine import raise_machine_error
 from lazypert._internal.paths import is_url, location
 from lazypert.errors import StoreDamagedError, StoreNotFoundError, no_such_column
 from lazypert.screen.roles import OPTIONAL_ROLES, Roles
 from lazypert.store.added import ADDED, combined_digest, is_within
 from lazypert.store.arrays import DenseArray, StringArray
-from lazypert.store.byte_reader import ByteReader, LocalReader, RemoteReader
+from lazypert.store.byte_reader import LocalReader
 from lazypert.store.damage import store_damaged
 from lazypert.store.format import FORMAT_VERSION, MARKER, RAW, TABLES, Grid, matrix_name, stored_dtype
 from lazypert.store.manifest import MANIFEST, Entry, manifest_digest
 from lazypert.store.matrix import Matrix
+from lazypert.store.opening import open_root
 from lazypert.store.replaced import ColumnReader, root_identity
 from lazypert.store.sharded_array import ShardedArray
+from lazypert.store.stored_cell_stats import StoredCellStats
 from lazypert.store.stored_groups import read_groups
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from lazypert.screen.groups import Groups
+    from lazypert.store.byte_reader import ByteReader
 
 _CELL_STATS = f"{TABLES}/facts"
 
@@ -65,8 +62,9 @@ class Store:
     def __init__(self, path: str | Path, storage_options: dict[str, Any] | None = None) -> None:
         self.path, self.storage_options = location("store", path), storage_options
         self._root_identity = None if is_url(self.path) else root_identity(Path(self.path).absolute())
-        self.reader, self._root = _open(self.path, storage_options)
-        self.attrs: dict[str, Any] = dict(self._root.attrs[MARKER])  # type: ignore[arg-type]
+        self._root: Any  # a Zarr group, whose type does not say what a path holds
+        self.reader, self._root = open_root(self.path, storage_options)
+        self.attrs: dict[str, Any] = dict(self._root.attrs[MARKER])
         version = self.attrs.get("format_version")
         if not isinstance(version, int):
             raise store_damaged(f"{self.path}/zarr.json", f"format_version: got {version!r}, expected an integer")
@@ -113,7 +111,7 @@ class Store:
     @property
     def obs_columns(self) -> tuple[str, ...]:
         """Names of the obs columns."""
-        return tuple(self._root["obs"].attrs["column-order"])  # type: ignore[arg-type]
+        return tuple(self._root["obs"].attrs["column-order"])
 
     def require_obs(self, column: str, role: str = "obs") -> str:
         """Return the name of an obs column after checking that it exists.
@@ -151,7 +149,8 @@ class Store:
         StoreDamagedError
             If a file is missing or has changed.
         """
-        if not any(True for _ in self._root[group].keys()):  # type: ignore[union-attr]  # noqa: SIM118
+        stored = self._root[group]
+        if not any(True for _ in stored.members()):
             return {}
         import anndata
 
@@ -160,16 +159,15 @@ class Store:
                 size = self.reader.size(entry.key)
                 if size != entry.size or crc32(self.reader.read(entry.key, 0, entry.size)) != entry.crc32:
                     raise store_damaged(entry.key, "missing, or its bytes changed since it was written")
-        found: dict[str, Any] = anndata.io.read_elem(self._root[group])
+        found: dict[str, Any] = anndata.io.read_elem(stored)
         return found
 
     @property
     def obsm_frames(self) -> dict[str, tuple[str, ...]]:
         """Columns of each obsm entry that is a table, by name; its columns are read like those of obs."""
-        groups: Any = self._root["obsm"].groups()  # type: ignore[union-attr]
         return {
             name: tuple(group.attrs["column-order"])
-            for name, group in groups
+            for name, group in self._root["obsm"].groups()
             if group.attrs.get("encoding-type") == "dataframe"
         }
 
@@ -212,7 +210,7 @@ class Store:
     @property
     def obsm(self) -> dict[str, DenseArray]:
         """Embeddings by name; sparse obsm entries are among `matrices`."""
-        arrays: Any = self._root["obsm"].arrays()  # type: ignore[union-attr]
+        arrays = self._root["obsm"].arrays()
         return {name: DenseArray(self.reader, array, f"obsm/{name}") for name, array in arrays}
 
     # One-dimensional arrays, either opened for reading by ranges or read completely.
@@ -222,7 +220,7 @@ class Store:
 
         Its dtype is the stored one, which differs from the one that other readers see in the values of a matrix.
         """
-        array: Any = self._root[path]
+        array = self._root[path]
         grid = Grid(array.shape[0], array.chunks[0], array.shards[0])
         (sharding,) = array.metadata.to_dict()["codecs"]
         try:
@@ -333,9 +331,8 @@ class Store:
         return self._read_var("raw/var")
 
     def _read_var(self, path: str) -> pd.DataFrame:
-        columns: list[str] = list(self._root[path].attrs["column-order"])  # type: ignore[arg-type]
         return pd.DataFrame(
-            {name: self.read_column(f"{path}/{name}") for name in columns},
+            {name: self.read_column(f"{path}/{name}") for name in self._root[path].attrs["column-order"]},
             index=pd.Index(self.read_strings(f"{path}/_index")),
         )
 
@@ -354,11 +351,10 @@ class Store:
         """Cell statistics that quality control can use, or None in a store without them."""
         if not self.has_cell_stats or self.format_version < 3:  # version 2 knows the controls by other runs
             return None
-        group: Any = self._root[_CELL_STATS]
         control_row = self.read_array(f"{_CELL_STATS}/control_row")
         control_sum = self.read_array(f"{_CELL_STATS}/control_sum")
         return StoredCellStats(
-            gene_col=group.attrs["gene_col"],
+            gene_col=self._root[_CELL_STATS].attrs["gene_col"],
             total=self.open_array(f"{_CELL_STATS}/total"),
             n_genes=self.open_array(f"{_CELL_STATS}/n_genes"),
             own_target=self.open_array(f"{_CELL_STATS}/own_target"),
@@ -366,82 +362,3 @@ class Store:
             control_sum=control_sum.reshape(len(control_row), len(self.groups.labels["perturbation"])),
             control_row=control_row,
         )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StoredCellStats:
-    """Cell statistics of X, read from a store (see `lazypert.conversion.cell_stats`).
-
-    Attributes
-    ----------
-    gene_col
-        var column in which the perturbations were looked up as genes; None is the var index.
-    total, n_genes
-        (n_obs,) sum of each cell's values, and number of its genes with a non-zero value.
-    own_target
-        (n_obs,) value of each cell's own target; NaN for controls and for cells without a target.
-    target
-        (n_perturbations,) column of each perturbation's target, -1 for none.
-    control_sum
-        (n_control_subgroups, n_perturbations) sum of every target over the cells of each (run, batch) of controls.
-    control_row
-        (n_control_subgroups,) first row of each of these subgroups.
-    """
-
-    gene_col: str | None
-    total: ShardedArray
-    n_genes: ShardedArray
-    own_target: ShardedArray
-    target: NDArray[np.int32]
-    control_sum: NDArray[np.float64]
-    control_row: NDArray[np.int64]
-
-    def __repr__(self) -> str:
-        return f"StoredCellStats({len(self.total):,} cells, {len(self.target):,} perturbations)"
-
-
-def _open(path: str, storage_options: dict[str, Any] | None) -> tuple[ByteReader, zarr.Group]:
-    if is_url(path):
-        from zarr.storage import FsspecStore
-
-        remote = FsspecStore.from_url(path, storage_options=storage_options, read_only=True)
-        return RemoteReader(remote), _open_group(remote, path)
-    folder = Path(path).absolute()
-    if not folder.exists():
-        staging = next(folder.parent.glob(f"{glob.escape(folder.name)}.partial-*"), None)
-        if staging is not None:
-            raise StoreNotFoundError(
-                f"There is no store at {path!r} yet: its conversion was interrupted, and {staging.name!r} holds the "
-                "work done so far. Run the same conversion again to resume it."
-            )
-        raise StoreNotFoundError(
-            f"There is no store at {path!r}. Check the path, or create a store with lazypert.convert(...)."
-        )
-    if not folder.is_dir():
-        raise StoreNotFoundError(
-            f"store: got the file {path!r}, expected the folder of a lazypert store. Convert the file first: "
-            f"lazypert.convert({path!r}, 'screen.zarr', pert_col=..., control_pert=...)."
-        )
-    return LocalReader(folder), _open_group(folder, path)
-
-
-def _open_group(where: Any, path: str) -> zarr.Group:
-    try:
-        group = zarr.open_group(where, mode="r", zarr_format=3)
-    except FileNotFoundError as error:
-        raise StoreNotFoundError(
-            f"store: got {path!r}, which has no zarr.json; expected a lazypert store. "
-            "Check the path, or create a store with lazypert.convert(...)."
-        ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise_machine_error(path, error)
-        raise store_damaged(f"{path}/zarr.json", str(error)) from error
-    except OSError as error:
-        raise_machine_error(path, error)
-        raise
-    if MARKER not in group.attrs:
-        raise StoreNotFoundError(
-            f"store: got {path!r}, a Zarr store without {MARKER!r} in its root attributes; expected a lazypert store. "
-            "Convert the original file with lazypert.convert(...)."
-        )
-    return group

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lazypert._internal.validation import named_options
 from lazypert.conversion.matrices import index_dtype, matrix_summary, matrix_templates
 from lazypert.errors import ConfigError
+from lazypert.sparse.csr import CSRBlock, canonical
 from lazypert.sparse.value_stats import ValueStats, value_stats
 from lazypert.store.format import COLUMN_SHARD, matrix_name
-from lazypert.updates.add import check_element_name
+from lazypert.updates.checks import as_dense, numeric_dtype, require_element_name
 from lazypert.updates.store_update import StoreUpdate
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ _BLOCK_ROWS = 4096
 _ORDER = "A layer needs the store's cells and genes in their order, which anndata.read_zarr(store) shows."
 
 
+@named_options
 def add_layer(store: str | Path, name: str, matrix: Any) -> None:
     """Add a layer to a store, in one step as `add_obs` does.
 
@@ -41,22 +44,22 @@ def add_layer(store: str | Path, name: str, matrix: Any) -> None:
     name
         Name of the new layer.
     matrix
-        (n_obs, n_vars) SciPy sparse matrix or array, with cells and genes in the order of the store. Or an AnnData
-        object with the same cells and genes in the same order, of which X is taken, also if it is backed by a file. Or
-        an iterable of such matrices with some rows each, which follow one another.
+        (n_obs, n_vars) SciPy sparse matrix, or array of NumPy or Dask, with cells and genes in the order of the store.
+        Or an AnnData object with the same cells and genes in the same order, of which X is taken, also if it is backed
+        by a file or lazy. Or an iterable of such matrices with some rows each, which follow one another.
 
     Raises
     ------
     ConfigError
-        If the layer exists, or the matrix has another shape or order, or holds anything but numbers; otherwise as in
-        `add_obs`.
+        If the layer exists, or the matrix has another shape or order, is masked or malformed, or holds anything but
+        numbers; otherwise as in `add_obs`.
 
     Examples
     --------
     >>> import lazypert as lp
     >>> lp.add_layer("screen.zarr", "lognorm", (normalise(block) for block in blocks))  # doctest: +SKIP
     """
-    check_element_name("name", name)
+    require_element_name("name", name)
     with StoreUpdate(store) as update:
         opened, path = update.store, f"layers/{name}"
         if path in opened.matrices or matrix_name(name, ()) != path:
@@ -66,7 +69,9 @@ def add_layer(store: str | Path, name: str, matrix: Any) -> None:
         spool = _Spool(update.work, opened.n_vars)
         for block in blocks:
             spool.add(block)
-        if spool.n_rows != opened.n_obs:
+            if spool.n_rows > opened.n_obs:
+                raise ConfigError(f"matrix: got more than the store's {opened.n_obs:,} rows. {_ORDER}")
+        if spool.n_rows < opened.n_obs:
             raise ConfigError(f"matrix: got {spool.n_rows:,} rows, expected {opened.n_obs:,}. {_ORDER}")
         summary = _write(writer, path, spool)
         update.publish([path], matrices={path: summary})
@@ -77,6 +82,8 @@ def _blocks(store: Store, matrix: Any) -> Iterator[Any]:
     if hasattr(matrix, "obs_names") and hasattr(matrix, "var_names"):
         _check_same_names(store, matrix)
         x = matrix.X
+        if x is None:
+            raise ConfigError("matrix: got AnnData without X. Pass the matrix itself, such as adata.layers[name].")
         return (x[start : start + _BLOCK_ROWS] for start in range(0, store.n_obs, _BLOCK_ROWS))
     shape = getattr(matrix, "shape", None)
     if shape is None:
@@ -90,6 +97,9 @@ def _blocks(store: Store, matrix: Any) -> Iterator[Any]:
     if tuple(shape) != (store.n_obs, store.n_vars):
         raise ConfigError(f"matrix: got shape {tuple(shape)}, expected {(store.n_obs, store.n_vars)}. {_ORDER}")
     if hasattr(matrix, "tocsr"):
+        _check_indices("matrix", matrix)
+        if getattr(matrix, "format", "") == "coo":  # which sums its repeats as soon as it is converted
+            matrix = matrix.astype(_wide_dtype("matrix", matrix))
         matrix = matrix.tocsr()
         row_bytes = 12 * matrix.nnz // max(1, store.n_obs)
     else:
@@ -133,40 +143,64 @@ class _Spool:
 
     def add(self, block: Any) -> None:
         """Append rows."""
-        from scipy import sparse
-
         number = len(self.ends) + 1
-        if getattr(block, "ndim", 0) != 2 or block.shape[1] != self.n_cols:
-            found = getattr(block, "shape", type(block).__name__)
-            raise ConfigError(f"matrix: got {found} as block {number}, expected (rows, {self.n_cols:,}). {_ORDER}")
-        if np.dtype(block.dtype).kind not in "fiub" or block.dtype.itemsize > 8:
-            raise ConfigError(f"matrix: got {block.dtype} in block {number}, expected integers or floats.")
-        if not sparse.issparse(block):
-            block = np.asarray(block)
-            is_half = block.dtype.kind == "f" and block.dtype.itemsize == 2
-            block = block.astype(np.float32 if is_half else block.dtype.newbyteorder("="))  # what SciPy supports
-        rows = sparse.csr_matrix(block, copy=True)
-        rows.sum_duplicates()
-        dtype = np.dtype("u1") if rows.dtype.kind == "b" else rows.dtype.newbyteorder("=")
+        rows = _csr_rows(block, self.n_cols, number)
+        dtype = rows.data.dtype
         self.dtype = self.dtype or dtype
         if dtype != self.dtype:
             raise ConfigError(
                 f"matrix: got {dtype} in block {number} after blocks of {self.dtype}, expected one dtype. Convert them."
             )
-        data = rows.data.astype(dtype, copy=False)
-        for path, values in zip(self.paths, (data, rows.indices.astype(np.int32)), strict=True):
+        for path, values in zip(self.paths, (rows.data, rows.indices), strict=True):
             with path.open("ab") as file:
                 values.tofile(file)
-        self.ends.append(self.nnz + rows.indptr[1:].astype(np.int64))
-        self.stats = self.stats.merge(value_stats(data))
+        self.ends.append(self.nnz + rows.indptr[1:])
+        self.stats = self.stats.merge(value_stats(rows.data))
         with np.errstate(invalid="ignore", over="ignore"):  # infinities
-            self.totals.append(float(data.sum(dtype=np.float64)))
+            self.totals.append(float(rows.data.sum(dtype=np.float64)))
         self.nnz, self.n_rows = self.nnz + rows.nnz, self.n_rows + rows.shape[0]
 
     def read(self, number: int, start: int, stop: int) -> Any:
         """Read values (0) or column numbers (1) `start` to `stop`."""
         dtype = np.dtype(self.dtype or "u2") if number == 0 else np.dtype(np.int32)
         return np.fromfile(self.paths[number], dtype, stop - start, offset=start * dtype.itemsize)
+
+
+def _csr_rows(block: Any, n_cols: int, number: int) -> CSRBlock:
+    """Return a block in CSR form with sorted columns and without repeats; narrow integers become int64."""
+    from scipy import sparse
+
+    if hasattr(block, "dask"):
+        block = block.compute()
+    option, shape = f"matrix, block {number}", tuple(getattr(block, "shape", ()))
+    if len(shape) != 2 or shape[1] != n_cols or not hasattr(block, "dtype"):
+        found = f"{type(block).__name__}{f' of shape {shape}' if shape else ''}"
+        raise ConfigError(f"{option}: got {found}, expected a SciPy matrix or an array of (rows, {n_cols:,}). {_ORDER}")
+    dtype = _wide_dtype(option, block)
+    if sparse.issparse(block):
+        _check_indices(option, block)
+    else:
+        block = as_dense(option, block)
+    rows = sparse.csr_matrix(block.astype(dtype, copy=False))
+    return canonical(CSRBlock(rows.indptr.astype(np.int64), rows.indices.astype(np.int32), rows.data, n_cols))
+
+
+def _wide_dtype(option: str, values: Any) -> np.dtype[Any]:
+    """Return a dtype for sums of repeats: they may exceed what narrow integers hold."""
+    dtype = numeric_dtype(option, values)
+    return np.dtype(np.int64) if dtype.kind in "bui" and dtype.itemsize < 8 else dtype
+
+
+def _check_indices(option: str, matrix: Any) -> None:
+    """Raise `ConfigError` if a SciPy matrix points outside of itself, which SciPy does not check by itself."""
+    if not hasattr(matrix, "check_format"):
+        return
+    try:
+        matrix.check_format(full_check=True)
+    except ValueError as error:
+        raise ConfigError(
+            f"{option}: got a malformed {matrix.format.upper()} matrix ({error}). Build it again."
+        ) from error
 
 
 def _write(writer: ArrayWriter, path: str, spool: _Spool) -> dict[str, Any]:

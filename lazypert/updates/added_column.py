@@ -7,13 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lazypert.errors import ConfigError
+from lazypert.conversion.table_columns import storable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-_OBJECTS = {"boolean": "boolean", "integer": "Int64", "floating": "float64", "mixed-integer-float": "float64"}
-"""Dtype for columns of Python objects, by what pandas infers that they hold."""
 
 
 def column_values(name: str, column: pd.Series[Any], row: NDArray[np.int64]) -> Any:
@@ -35,14 +32,10 @@ def column_values(name: str, column: pd.Series[Any], row: NDArray[np.int64]) -> 
 
     Raises
     ------
-    ConfigError
+    SourceFormatError
         If the column holds anything but text, numbers and booleans.
     """
-    values = _known_dtype(name, column)
-    if isinstance(values, pd.Categorical):
-        _check_categories(name, values.categories)
-        codes = _take(np.asarray(values.codes), row, -1)
-        return pd.Categorical.from_codes(codes, dtype=values.dtype)
+    values = storable("the table", name, column)
     if isinstance(values, np.ndarray) and values.dtype.kind == "O":
         return _text_values(values, row)
     is_missing = row < 0
@@ -56,45 +49,10 @@ def column_values(name: str, column: pd.Series[Any], row: NDArray[np.int64]) -> 
 
 def _take(values: NDArray[Any], row: NDArray[np.int64], fill: Any) -> NDArray[Any]:
     is_missing = row < 0
-    if not len(values):
-        return np.full(len(row), fill, dtype=values.dtype)
     taken = values[row]  # row -1 takes the last value, which is then replaced
     if is_missing.any():
         taken[is_missing] = fill
     return taken
-
-
-def _known_dtype(name: str, column: pd.Series[Any]) -> Any:
-    """Return a column as a Categorical, a nullable array, an array of numbers, or an object array of text and None."""
-    if isinstance(column.dtype, pd.ArrowDtype):
-        column = column.convert_dtypes(dtype_backend="numpy_nullable")
-    dtype = column.dtype
-    if isinstance(dtype, pd.StringDtype):
-        return _as_text(column)
-    if pd.api.types.is_object_dtype(dtype):
-        kind = pd.api.types.infer_dtype(column, skipna=True)
-        if kind == "string":
-            return _as_text(column)
-        if kind == "empty":  # no value at all
-            return np.full(len(column), np.nan)
-        if kind in _OBJECTS:
-            column = column.astype(_OBJECTS[kind])
-            return column.to_numpy() if _OBJECTS[kind] == "float64" else column.array
-        raise _unsupported(name, kind)
-    values = column.array
-    known = (pd.Categorical, pd.arrays.IntegerArray, pd.arrays.BooleanArray, pd.arrays.FloatingArray)
-    if isinstance(values, known):
-        return values
-    numbers = column.to_numpy()
-    if numbers.dtype.kind not in "fiub" or numbers.dtype.itemsize > 8:
-        raise _unsupported(name, str(dtype))
-    return numbers.astype(np.float32) if numbers.dtype == np.float16 else numbers
-
-
-def _as_text(column: pd.Series[Any]) -> NDArray[Any]:
-    text: NDArray[Any] = column.to_numpy(dtype=object, na_value=None, copy=True)  # the caller keeps theirs
-    text[np.asarray(pd.isna(text))] = None
-    return text
 
 
 def _text_values(values: NDArray[Any], row: NDArray[np.int64]) -> Any:
@@ -106,16 +64,3 @@ def _text_values(values: NDArray[Any], row: NDArray[np.int64]) -> Any:
         renumbered[used] = np.arange(len(used))
         return pd.Categorical.from_codes(renumbered[codes], np.asarray(labels, dtype=object)[used])
     return _take(values, row, None)
-
-
-def _check_categories(name: str, categories: pd.Index[Any]) -> None:
-    is_numeric = categories.dtype.kind in "fiub" if isinstance(categories.dtype, np.dtype) else False
-    if len(categories) and not is_numeric and pd.api.types.infer_dtype(categories) != "string":
-        raise _unsupported(name, f"categories of {pd.api.types.infer_dtype(categories)}")
-
-
-def _unsupported(name: str, kind: str) -> ConfigError:
-    return ConfigError(
-        f"table: got the column {name!r} of {kind} values, expected text, categories, numbers or booleans. Convert it, "
-        f"such as with table[{name!r}].astype(str), or choose others with columns=[...]. Nothing was changed."
-    )

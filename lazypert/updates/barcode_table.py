@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lazypert.store.store import Store
+
+OnUnknown = Literal["error", "ignore"]
 
 _SHOWN = 3
 
@@ -98,10 +101,17 @@ class NameMatch:
         """Number of cells without a row."""
         return int((self.row < 0).sum())
 
-    def describe_missing(self) -> str:
-        """Say how many cells have no row, and name some."""
+    def warn_of_missing(self, consequence: str) -> None:
+        """Warn the caller of the caller if cells have no row; `consequence` continues a sentence about these cells."""
+        if not self.n_missing:
+            return
         names = ", ".join(map(repr, self.examples)) + (", ..." if self.n_missing > len(self.examples) else "")
-        return f"{self.n_missing:,} of the store's {len(self.row):,} cells are not in the table ({names})"
+        warnings.warn(
+            f"table: {self.n_missing:,} of the store's {len(self.row):,} cells are not in the table ({names}) and "
+            f"{consequence}.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def match_names(store: Store, names: pd.Index[Any], *, ignore_unknown: bool = False) -> NameMatch:
@@ -131,6 +141,8 @@ def match_names(store: Store, names: pd.Index[Any], *, ignore_unknown: bool = Fa
     _check_unique(store, hashes)
     is_known = np.zeros(len(names), dtype=bool)
     is_known[row[row >= 0]] = True
+    if not len(names):
+        raise ConfigError("table: got no rows, expected a row for each cell.")
     if store.n_obs and not is_known.any():
         raise ConfigError(
             f"table: none of its {len(names):,} cell names is in the store. Its names are such as "

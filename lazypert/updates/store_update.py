@@ -130,7 +130,7 @@ class StoreUpdate:
         Parameters
         ----------
         replaced
-            Elements to leave out, such as ``"obs/guide"``, which are then written anew.
+            Elements to leave out, such as ``"obs/guide"``, which are then written again.
         """
         self._dropped = tuple(replaced)
         self.work.mkdir(parents=True)

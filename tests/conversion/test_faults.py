@@ -20,6 +20,7 @@ import pytest
 import lazypert as lp
 import tests.support
 from lazypert.conversion import matrices
+from lazypert.conversion.planner import make_plan
 from lazypert.conversion.store_writer import StoreWriter
 from lazypert.conversion.table_writer import write_tables
 from lazypert.errors import DiskFullError, SourceFormatError, StoreDamagedError, StoreExistsError
@@ -304,6 +305,20 @@ def test_a_source_that_changes_during_the_conversion_is_an_error(tmp_path, monke
         write_tables(*args)
 
     monkeypatch.setattr("lazypert.conversion.convert.write_tables", touch_source_and_write)
+    with pytest.raises(SourceFormatError, match="changed while it was being converted"):
+        lp.convert(path, tmp_path / "s.zarr", **ROLES)
+    assert leftovers(tmp_path, "a.h5ad") == []
+
+
+def test_a_source_that_changes_while_the_conversion_is_planned_is_an_error(tmp_path, monkeypatch):
+    path = write(screen(), tmp_path / "a.h5ad")
+
+    def plan_and_touch_source(*args):
+        plan = make_plan(*args)
+        os.utime(path, ns=(1, 1))
+        return plan
+
+    monkeypatch.setattr("lazypert.conversion.convert.make_plan", plan_and_touch_source)
     with pytest.raises(SourceFormatError, match="changed while it was being converted"):
         lp.convert(path, tmp_path / "s.zarr", **ROLES)
     assert leftovers(tmp_path, "a.h5ad") == []

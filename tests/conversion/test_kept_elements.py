@@ -1,5 +1,6 @@
 """uns, varm, varp and tables in obsm: what a store keeps, and what it says of the rest."""
 
+import errno
 import warnings
 
 import anndata
@@ -10,7 +11,7 @@ from anndata.experimental import read_lazy
 from scipy import sparse
 
 import lazypert as lp
-from lazypert.errors import NotCopiedWarning, StoreDamagedError
+from lazypert.errors import MachineError, NotCopiedWarning, StoreDamagedError
 from lazypert.store.store import Store
 from tests.support.stores import ROLES, read_store, screen, source_row
 
@@ -191,6 +192,30 @@ def test_an_unknown_encoding_in_a_file_is_left_out(tmp_path):
     with pytest.warns(NotCopiedWarning, match=r"uns/link was not copied.*uns/n was not copied"):
         lp.convert(path, tmp_path / "s.zarr", **ROLES)
     assert "title" in read_store(tmp_path / "s.zarr").uns
+
+
+def test_an_element_that_cannot_be_read_now_is_not_left_out(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    path = write(rich(), tmp_path / "screen.h5ad")
+    monkeypatch.setattr("lazypert_converters._anndata.AnnDataReader.read_element", fail)
+    with pytest.raises(MachineError, match=r"screen\.h5ad' cannot be read now"):
+        lp.convert(path, tmp_path / "s.zarr", **ROLES)
+
+
+def test_warnings_about_code_leave_nothing_out(tmp_path, monkeypatch):
+    read = anndata.io.read_elem
+
+    def read_with_warning(*args):
+        warnings.warn("a later version will differ", FutureWarning, stacklevel=1)
+        return read(*args)
+
+    monkeypatch.setattr("anndata.io.read_elem", read_with_warning)
+    adata = rich()
+    lp.convert(adata, tmp_path / "s.zarr", **ROLES)
+    monkeypatch.undo()
+    assert_kept(tmp_path / "s.zarr", adata)
 
 
 def test_large_elements_are_left_out(tmp_path):

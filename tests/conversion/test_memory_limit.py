@@ -115,6 +115,17 @@ def many_cells(file):
     group["indptr"] = np.arange(n_cells + 1) * each
 
 
+def many_elements(file):
+    """Sixty entries of uns, each a little less than an eighth of the limit: 420 MiB."""
+    frame(file, "obs", 1)
+    frame(file, "var", 1)
+    encode(file.create_dataset("X", data=np.ones((1, 1), "f4")), "array", "0.2.0")
+    uns = encode(file.create_group("uns"), "dict")
+    for number in range(60):
+        values = np.random.default_rng(number).random(7 * MIB // 8)
+        encode(uns.create_dataset(f"values{number}", data=values), "array", "0.2.0")
+
+
 def convert(path, store, limit, options):
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(path), str(store), limit, json.dumps(options)],
@@ -134,6 +145,7 @@ def convert(path, store, limit, options):
         (one_chunk, 192, {}),
         (skewed, 64, {}),
         (many_cells, 256, {"pert_col": "guide"}),
+        (many_elements, 64, {}),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

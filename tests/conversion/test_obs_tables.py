@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lazypert.conversion.obs_tables import nullable, read_obs_tables, rows_of_cells, take_rows
+from lazypert.conversion.obs_tables import read_obs_tables, rows_of_cells
+from lazypert.conversion.table_columns import nullable, take_rows
 from lazypert.errors import ConfigError, LazypertError, SourceFormatError, SourceMissingError
 
 CALLS = "cell_barcode,num_features,feature_call,num_umis\nA-1,1,g1,12\nB-1,2,g1|g2,3|40\nC-1,1,g1,7\nD-1,1,None,9\n"
@@ -57,6 +58,14 @@ def test_barcodes_are_found_in_a_column_or_the_index():
     assert list(read(frame).frame.index) == ["A", "B"]
     assert list(read(frame.set_index("cell_barcode")).frame.index) == ["A", "B"]
     assert list(read(frame.drop(columns="cell_barcode").set_axis(["A", "B"])).frame.index) == ["A", "B"]
+    assert list(read(frame.set_axis([3, 7])).frame.index) == ["A", "B"]  # as of selected rows
+
+
+def test_an_index_of_text_is_the_barcodes_whatever_the_columns():
+    frame = pd.DataFrame({"barcode": ["A", "A"], "cell": [1, 2]}, index=["A-1", "A-2"])
+    found = read(frame).frame
+    assert list(found.index) == ["A-1", "A-2"]
+    assert list(found) == ["barcode", "cell"]
 
 
 def test_tables_with_the_same_columns_are_stacked():
@@ -97,6 +106,8 @@ def test_cells_without_a_row_get_missing_values(dtype):
         (pd.DataFrame(index=["A"]), SourceFormatError, "no column apart from"),
         (pd.DataFrame([[1, 2]], columns=["x", "x"], index=["A"]), SourceFormatError, "'x' more than once"),
         (pd.DataFrame({"x": [1, "b"]}, index=["A", "B"]), SourceFormatError, "mixed-integer values"),
+        (pd.DataFrame({"x": [1]}, index=pd.MultiIndex.from_tuples([("A", "B")])), SourceFormatError, "several levels"),
+        (pd.DataFrame({"x": pd.Categorical([pd.Timestamp(0)])}, index=["A"]), SourceFormatError, "categories of date"),
         (pd.DataFrame({"x": [1j, 2j]}, index=["A", "B"]), SourceFormatError, "complex values"),
     ],
 )
@@ -114,6 +125,43 @@ def test_tables_that_share_some_columns_are_refused():
         read_obs_tables("obs", [one, two])
     with pytest.raises(SourceFormatError, match="'A' more than once"):
         read_obs_tables("obs", [one, one])
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        (pd.array([True, None, True], dtype=object), "boolean"),
+        (pd.array([1, None, 3], dtype=object), "Int64"),
+        (pd.array([1, 2.5, None], dtype=object), "float64"),
+        (np.array([1, 2, 3], "f2"), "float32"),
+    ],
+    ids=["booleans", "integers", "floats", "half"],
+)
+def test_python_objects_and_half_floats(values, dtype):
+    found = read(pd.DataFrame({"x": values}, index=["A", "B", "C"])).frame["x"]
+    assert found.dtype == dtype
+    assert found.dropna().tolist() == [value for value in values if value is not None]
+
+
+@pytest.mark.parametrize("dtype", ["int64", "Int64", "boolean", "str"])
+def test_categories_of_text_and_numbers_stay(dtype):
+    values = pd.Categorical(pd.array([1, 0, 1]).astype(dtype))
+    found = read(pd.DataFrame({"x": values}, index=["A", "B", "C"])).frame["x"]
+    assert found.tolist() == list(values)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cell,x,x\nA,1,2\n", "t.csv has the column 'x' more than once"),
+        ("x,y\nA,1,2\nB,3,4\n", "lines with more fields than its header, such as R writes"),
+    ],
+    ids=["repeated", "row_names"],
+)
+def test_headers_that_do_not_name_every_column(tmp_path, text, message):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(SourceFormatError, match=message):
+        read_obs_tables("obs", tmp_path / "t.csv")
 
 
 def test_a_file_that_is_no_table(tmp_path):

@@ -234,6 +234,14 @@ def set_index(adata):
     adata.X.indices[3] = 99
 
 
+def set_indptr(name):
+    def change(adata):
+        adata.layers["lognorm"] = adata.X.copy()
+        (adata.X if name == "X" else adata.layers["lognorm"]).indptr[3] = 10**6
+
+    return change
+
+
 def set_mask(adata):
     adata.layers["m"] = np.ma.masked_array(np.ones((N, M)), np.eye(N, M) > 0)
 
@@ -242,6 +250,9 @@ def test_refused(tmp_path):
     target = tmp_path / "s.zarr"
     with pytest.raises(SourceFormatError, match=r"'adata' is not a valid AnnData object at 'X/indices': it holds 99"):
         lp.convert(bad(set_index), target, **ROLES)
+    for name in ("X", "layers/lognorm"):
+        with pytest.raises(SourceFormatError, match=f"not a valid AnnData object at '{name}/indptr': it decreases"):
+            lp.convert(bad(set_indptr(name))[1:], target, **ROLES)
     with pytest.raises(LabelNotFoundError):
         lp.convert(screen(N, M, lean=True), target, **ROLES | {"control_pert": "none"})
     with pytest.raises(SourceFormatError, match="no X"):

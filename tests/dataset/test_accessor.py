@@ -89,6 +89,14 @@ def test_an_unknown_label_raises_with_near_matches(made, axis):
     known = {"perturbation": "TP53", "cell_type": "Neuron", "batch": "b1"}[axis]
     with pytest.raises(LabelNotFoundError, match=f"Did you mean '{known}'"):
         made[0].pert.select(**{axis: known.swapcase() + "x"})
+    with pytest.raises(ConfigError, match=f"{axis}: got 3, expected a label"):
+        made[0].pert.select(**{axis: 3})
+
+
+def test_obs_takes_names_in_their_order(made):
+    assert list(made[0].pert.obs(["batch", "perturbation"])) == ["batch", "perturbation"]
+    with pytest.raises(ConfigError, match="expected a list of names"):
+        made[0].pert.obs({"batch"})
 
 
 def test_a_selection_uses_rows_of_the_store(made):

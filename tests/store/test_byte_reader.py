@@ -1,5 +1,6 @@
 """Files and objects return the same bytes, and report missing ones in the same way."""
 
+import asyncio
 import errno
 import pickle
 from pathlib import Path
@@ -77,6 +78,12 @@ def test_objects_that_cannot_be_read_are_the_machine():
         async def getsize(self, key):
             raise ConnectionResetError(errno.ECONNRESET, "reset by peer")
 
+    class Disconnected(MemoryStore):
+        async def get(self, *_args, **_options):
+            raise asyncio.IncompleteReadError(b"", 8)  # no OSError
+
+    with pytest.raises(MachineError, match=r"'a' cannot be read now .*0 bytes read"):
+        RemoteReader(Disconnected()).read("a", 0, 8)
     reader = RemoteReader(Failing())
     with pytest.raises(MachineError, match=r"'a' cannot be read now .*Forbidden.*Check its permissions"):
         reader.read("a", 0, 8)

@@ -1,6 +1,7 @@
 """Added columns and embeddings equal the table's values at every door, and wrong tables are clear errors."""
 
 import json
+import types
 import warnings
 
 import anndata
@@ -203,7 +204,9 @@ BAD_TABLES = {
     "no_match": (lambda t: t.add_suffix("-1", axis=0), "none of its 90 cell names is in the store.*-1.*'cell0_"),
     "no_columns": (lambda t: t[[]], "got no columns"),
     "two_columns": (lambda t: pd.concat([t, t], axis=1), "two columns named 'x'"),
+    "no_rows": (lambda t: t[:0], "got no rows"),
     "slash": (lambda t: t.rename(columns={"x": "a/b"}), "got the name 'a/b'"),
+    "long_name": (lambda t: t.rename(columns={"x": "x" * 256}), "expected text of at most 255 bytes"),
     "our_tables": (lambda t: t.rename(columns={"x": "__lazypert__"}), "got the name '__lazypert__'"),
     "number_as_name": (lambda t: t.rename(columns={"x": 1}), "got the name 1"),
     "exists": (lambda t: t.rename(columns={"x": "flag"}), "'flag', which the store has already.*overwrite=True"),
@@ -238,6 +241,22 @@ def test_other_errors(store, tmp_path):
     (tmp_path / "t.csv").write_bytes(b'\xff\xfe\x00"')
     with pytest.raises(SourceFormatError, match="cannot be read"):
         lp.add_obs(store, tmp_path / "t.csv")
+
+
+def test_a_table_in_obsm_is_never_replaced_by_an_embedding(tmp_path):
+    adata = screen(lean=True)
+    adata.obsm["table"] = pd.DataFrame({"x": range(adata.n_obs)}, index=adata.obs_names)
+    path = lp.convert(adata, tmp_path / "s.zarr", progress=False, **ROLES)
+    with pytest.raises(ConfigError, match="'table', which the store's obsm has already"):
+        lp.add_obsm(path, "table", np.ones((adata.n_obs, 2)))
+    verify(path)
+    assert list(read_store(path).obsm["table"]) == ["x"]
+
+
+def test_unknown_options_name_the_near_ones(store):
+    for add in (lp.add_obs, lp.add_obsm, lp.add_layer):
+        with pytest.raises(ConfigError, match=r"(nam|column): unknown option"):
+            add(store, **{"column" if add is lp.add_obs else "nam": "x"})
 
 
 @pytest.mark.parametrize("role", ["perturbation", "cell_type", "batch"])
@@ -373,7 +392,7 @@ def test_an_embedding_by_name(store, kind):
 
 
 def test_an_embedding_is_read_in_blocks(store, monkeypatch):
-    monkeypatch.setattr("lazypert.updates.add._BLOCK_BYTES", 1)
+    monkeypatch.setattr("lazypert.updates.add_obsm._BLOCK_BYTES", 1)
     monkeypatch.setattr("lazypert.conversion.array_writer.DENSE_CHUNK_BYTES", 7 * 3 * 8)
 
     class Sliced:
@@ -395,6 +414,9 @@ def test_an_embedding_is_read_in_blocks(store, monkeypatch):
 BAD_EMBEDDINGS = {
     "exists": ("X_pca", np.ones((90, 2)), None, "'X_pca', which the store's obsm has already"),
     "sparse_exists": ("guides", np.ones((90, 2)), None, "'guides', which the store's obsm has already"),
+    "masked": ("new", np.ma.masked_less(np.ones((90, 2)), 0), None, "got a masked array"),
+    "no_numpy_dtype": ("new", types.SimpleNamespace(shape=(90, 2), dtype="float8"), None, "got values of float8"),
+    "long_name": ("x" * 256, np.ones((90, 2)), None, "expected text of at most 255 bytes"),
     "rows": ("new", np.ones((89, 2)), None, "got 89 rows, expected 90, in the store's order"),
     "names": ("new", np.ones((90, 2)), ["a"], "got 90 rows, expected 1, as names"),
     "one_dimension": ("new", np.ones(90), None, r"of shape \(90,\), expected a dense"),

@@ -1,7 +1,11 @@
 """Added layers equal the given matrix at every door, are stored like converted ones, and are read block by block."""
 
+import itertools
+
 import anndata
+import dask.array
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import sparse
 
@@ -75,11 +79,36 @@ def test_the_x_of_an_anndata_object_and_of_a_file(store, tmp_path, monkeypatch):
         np.testing.assert_array_equal(read_store(store).layers[name].toarray(), values().toarray())
 
 
+@pytest.mark.parametrize("kind", ["dense", "sparse", "lazy"])
+def test_arrays_of_dask(store, tmp_path, kind):
+    array = dask.array.from_array(values().toarray(), chunks=(40, 17))
+    if kind == "lazy":
+        adata = read_store(store)
+        adata.X = values()
+        given = anndata.experimental.read_lazy(write(adata, tmp_path / "t.h5ad"))
+    else:
+        given = array if kind == "dense" else array.map_blocks(sparse.csr_matrix)
+    lp.add_layer(store, "new", given)
+    np.testing.assert_array_equal(read_store(store).layers["new"].toarray(), values().toarray())
+
+
 def test_repeats_are_summed_and_the_matrix_is_not_changed(store):
     matrix = sparse.csr_matrix((np.array([1.0, 2.0, 4.0]), np.array([5, 2, 5]), np.array([0, 3, *[3] * 89])), (90, 17))
     lp.add_layer(store, "new", matrix)
     assert matrix.indices.tolist() == [5, 2, 5]
     np.testing.assert_array_equal(read_store(store).layers["new"].toarray()[0, [2, 5]], [2, 5])
+
+
+@pytest.mark.parametrize("make", [sparse.csr_matrix, sparse.coo_matrix, sparse.csc_matrix])
+def test_sums_of_repeats_do_not_wrap(store, make):
+    narrow = (np.array([200, 100], "u1"), (np.array([0, 0]), np.array([5, 5])))
+    matrix = sparse.coo_matrix(narrow, shape=(90, 17))
+    if make is not sparse.coo_matrix:
+        n, minor, major = (90, 5, 0) if make is sparse.csr_matrix else (17, 0, 5)
+        indptr = np.where(np.arange(n + 1) > major, 2, 0)
+        matrix = make((narrow[0], np.array([minor, minor]), indptr), shape=(90, 17))
+    lp.add_layer(store, "new", matrix)
+    assert read_store(store).layers["new"][0, 5] == 300
 
 
 def test_a_source_reads_an_added_layer_and_its_digest_counts(store):
@@ -104,6 +133,17 @@ def test_empty_and_non_finite_layers(store):
     np.testing.assert_array_equal(found.layers["infinite"].toarray(), infinite)
 
 
+def with_column(matrix, number):
+    matrix.indices[0] = number
+    return matrix
+
+
+def without_x(store):
+    adata = read_store(store)
+    del adata.X
+    return adata
+
+
 def shifted(store):
     adata = read_store(store)
     return adata[np.roll(np.arange(90), 1)]
@@ -114,10 +154,16 @@ BAD_LAYERS = {
     "raw": ("raw", lambda _: values(), "'raw', which is a matrix of the store already"),
     "shape": ("new", lambda _: values()[:89], r"got shape \(89, 17\), expected \(90, 17\)"),
     "too_few_rows": ("new", lambda _: iter([values()[:89]]), "got 89 rows, expected 90"),
-    "too_many_rows": ("new", lambda _: iter([values(), values()]), "got 180 rows, expected 90"),
-    "columns_of_a_block": ("new", lambda _: [values()[:, :3]], r"got \(90, 3\) as block 1"),
+    "too_many_rows": ("new", lambda _: iter([values(), values()]), "got more than the store's 90 rows"),
+    "endless": ("new", lambda _: itertools.repeat(values()), "got more than the store's 90 rows"),
+    "columns_of_a_block": ("new", lambda _: [values()[:, :3]], r"block 1: got csr_matrix of shape \(90, 3\)"),
+    "masked": ("new", lambda _: np.ma.masked_less(np.ones((90, 17)), 0), "got a masked array"),
+    "frame": ("new", lambda _: pd.DataFrame(np.ones((90, 17))), "got DataFrame of shape"),
+    "column_beyond": ("new", lambda _: with_column(values(), 17), "got a malformed CSR matrix"),
+    "column_before": ("new", lambda _: iter([with_column(values(), -1)]), "block 1: got a malformed CSR matrix"),
+    "no_x": ("new", without_x, "got AnnData without X"),
     "dtypes": ("new", lambda _: [values()[:9], values("f8")[9:]], "got float64 in block 2 after blocks of float32"),
-    "complex": ("new", lambda _: np.ones((90, 17), complex), "got complex128 in block 1"),
+    "complex": ("new", lambda _: np.ones((90, 17), complex), "block 1: got values of complex128"),
     "order": ("new", shifted, "other cells or genes than the store, or in another order"),
     "number": ("new", lambda _: 3, "got int, expected a SciPy matrix"),
     "slash": ("a/b", lambda _: values(), "got the name 'a/b'"),

@@ -212,6 +212,9 @@ def test_without_an_exchange_of_folders_the_next_update_puts_a_store_back(store,
     with monkeypatch.context() as patch, pytest.raises(SystemExit):  # noqa: PT012
         patch.setattr(Path, "rename", stop)
         lp.add_obs(store, rows)
+    if not store.exists():
+        with pytest.raises(StoreNotFoundError, match=r"interrupted.*\.swap' is the store as it was"):
+            Store(store)
     lp.add_obs(store, rows.rename(columns={"new": "other"}))
     lp.verify(store)
     assert "other" in Store(store).obs_columns

@@ -1,0 +1,83 @@
+"""Sources of the store behind a Dataset: of all of its cells, or of those that the Dataset selects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lazypert._internal.config import derive
+from lazypert._internal.validation import make_config
+from lazypert.dataset.variables import GENE, STORE_ROW
+from lazypert.errors import ConfigError
+from lazypert.sources.config import PerturbationSourceConfig, roles_of_store
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from numpy.typing import NDArray
+
+    from lazypert.sources.config import PerturbationSourceKwargs, ScreenOptions
+    from lazypert.store.store import Store
+
+
+def store_config(store: Store, options: PerturbationSourceKwargs) -> PerturbationSourceConfig:
+    """Return the config of a source of a store, with the store's own roles unless others are given.
+
+    Raises
+    ------
+    ConfigError
+        If an option is unknown or invalid, or the store has no perturbation column or control label.
+    """
+    roles = store.roles
+    if roles.pert_col is None or roles.control_pert is None:
+        raise ConfigError(
+            f"{store.path!r} was converted without pert_col or control_pert. Convert it again with both, "
+            "or use PerturbationAnnDataSource with a config that names them."
+        )
+    if "file_path" in options:
+        raise ConfigError("file_path: unknown option. ds.pert.source reads the store behind the Dataset.")
+    defaults = {
+        "file_path": store.path,
+        "pert_col": roles.pert_col,
+        "cell_type_col": roles.cell_type_col,
+        "batch_col": roles.batch_col,
+        "control_pert": roles.control_pert,
+        "separator": roles.separator,
+        "covariates": roles.covariates,
+        "rename_perturbations": roles.rename_perturbations,
+        "storage_options": store.storage_options,
+    }
+    return make_config(PerturbationSourceConfig, defaults | options)
+
+
+def selection_config(ds: xr.Dataset, store: Store, options: ScreenOptions) -> PerturbationSourceConfig:
+    """Return the config of a source of the cells of a Dataset, which must have all genes of the store.
+
+    Raises
+    ------
+    ConfigError
+        If genes were selected or reordered.
+    """
+    genes = ds.indexes.get(GENE)
+    if genes is None or not genes.astype(str).equals(store.var.index.astype(str)):
+        raise ConfigError(
+            f"ds: got {ds.sizes.get(GENE, 0):,} genes, expected all {store.n_vars:,} genes of the store in "
+            "their order. Select cells only, and pass genes=... to the loader."
+        )
+    of_store = {
+        "file_path": store.path,
+        "storage_options": store.storage_options,
+        **roles_of_store(store.roles, options),
+    }
+    return derive(PerturbationSourceConfig, options, **of_store)
+
+
+def unique_rows(ds: xr.Dataset, purpose: str) -> NDArray[np.int64]:
+    """(n_cells,) store rows of a Dataset; raise `ConfigError` if a cell occurs more than once."""
+    rows: NDArray[np.int64] = ds[STORE_ROW].to_numpy()
+    if len(np.unique(rows)) != len(rows):
+        raise ConfigError(
+            f"Some cells occur more than once in this selection, but {purpose} counts each cell once. "
+            "Select cells without repeats, and repeat them afterwards."
+        )
+    return rows

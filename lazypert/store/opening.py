@@ -1,0 +1,90 @@
+"""Opening the root of a store, in a local folder or at a URL."""
+
+from __future__ import annotations
+
+import glob
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import zarr
+
+from lazypert._internal.machine import raise_machine_error
+from lazypert._internal.paths import is_url
+from lazypert.errors import StoreNotFoundError
+from lazypert.store.byte_reader import LocalReader, RemoteReader
+from lazypert.store.damage import store_damaged
+from lazypert.store.format import MARKER
+
+if TYPE_CHECKING:
+    from lazypert.store.byte_reader import ByteReader
+
+
+def open_root(path: str, storage_options: dict[str, Any] | None) -> tuple[ByteReader, zarr.Group]:
+    """Return a reader of a store's files, and its root group.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If there is no lazypert store.
+    StoreDamagedError
+        If its root metadata cannot be read.
+    """
+    if is_url(path):
+        from zarr.storage import FsspecStore
+
+        remote = FsspecStore.from_url(path, storage_options=storage_options, read_only=True)
+        return RemoteReader(remote), _open_group(remote, path)
+    folder = Path(path).absolute()
+    if not folder.exists():
+        raise _no_store(folder, path)
+    if not folder.is_dir():
+        raise StoreNotFoundError(
+            f"store: got the file {path!r}, expected the folder of a lazypert store. Convert the file first: "
+            f"lazypert.convert({path!r}, 'screen.zarr', pert_col=..., control_pert=...)."
+        )
+    return LocalReader(folder), _open_group(folder, path)
+
+
+def _no_store(folder: Path, path: str) -> StoreNotFoundError:
+    """Make the error for a path where nothing is, which says what interrupted work has left beside it."""
+    prefix = f"{folder.name}.partial-"
+    left = [found.name for found in folder.parent.glob(f"{glob.escape(prefix)}*")]
+    swapped = next((name for name in left if name.startswith(f"{prefix}old-") and name.endswith(".swap")), None)
+    if swapped is not None:
+        return StoreNotFoundError(
+            f"There is no store at {path!r}: an addition to it was interrupted while it was put in place, and "
+            f"{swapped!r} is the store as it was. Run the addition again, which puts the store back first, or rename "
+            "that folder."
+        )
+    staging = next((name for name in left if not name.startswith((f"{prefix}old-", f"{prefix}add-"))), None)
+    if staging is not None:
+        return StoreNotFoundError(
+            f"There is no store at {path!r} yet: its conversion was interrupted, and {staging!r} holds the "
+            "work done so far. Run the same conversion again to resume it."
+        )
+    return StoreNotFoundError(
+        f"There is no store at {path!r}. Check the path, or create a store with lazypert.convert(...)."
+    )
+
+
+def _open_group(where: Any, path: str) -> zarr.Group:
+    try:
+        group = zarr.open_group(where, mode="r", zarr_format=3)
+    except FileNotFoundError as error:
+        raise StoreNotFoundError(
+            f"store: got {path!r}, which has no zarr.json; expected a lazypert store. "
+            "Check the path, or create a store with lazypert.convert(...)."
+        ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise_machine_error(path, error)
+        raise store_damaged(f"{path}/zarr.json", str(error)) from error
+    except OSError as error:
+        raise_machine_error(path, error)
+        raise
+    if MARKER not in group.attrs:
+        raise StoreNotFoundError(
+            f"store: got {path!r}, a Zarr store without {MARKER!r} in its root attributes; expected a lazypert store. "
+            "Convert the original file with lazypert.convert(...)."
+        )
+    return group
