@@ -271,6 +271,8 @@ class PerturbationPipelineResult:
     original_splits, is_split_given
         The split as it was made, before controls were moved or cells removed; and whether it was made by something
         else than the config's own rule.
+    match_keys
+        Keys that controls share with cells; None without the option `match`.
     train_sampler
         Batches of sentences, as split indices: positions in `train_indices`.
     """
@@ -288,7 +290,7 @@ class PerturbationPipelineResult:
             splits = filter_splits(splits, knockdown)
         self.splits = splits
         self.is_split_given = False
-        self._match_keys = match_keys(source, config.mapping_config())
+        self.match_keys = match_keys(source, config.mapping_config())
         plan = SentencePlan.from_rows(
             config.sampler_config(), source.groups, splits.train_indices, by_batch=self._by_batch
         )
@@ -411,7 +413,7 @@ class PerturbationPipelineResult:
             shuffle=name == "train" if shuffle is None else require_flag("shuffle", shuffle),
             weights=None if weights is None else self._weights(weights),
         )
-        pools = ControlPools(groups, controls.pool, controls.cells, by_batch=self._by_batch, match=self._match_keys)
+        pools = ControlPools(groups, controls.pool, controls.cells, by_batch=self._by_batch, match=self.match_keys)
         if loader_config.n_basal_samples:
             pools.check(groups.run_of(rows.starts))
             pools.check_matches(rows)

@@ -324,7 +324,7 @@ def test_keys_are_read_when_the_first_batch_is(stores, monkeypatch):
     for loader in loaders:
         next(iter(loader))
     assert sorted(read) == sorted(KEYS)  # once for all loaders
-    assert [result._match_keys._column(key)[0].dtype for key in KEYS] == [np.int8, np.int8]
+    assert [result.match_keys._column(key)[0].dtype for key in KEYS] == [np.int8, np.int8]
 
 
 @pytest.fixture(scope="module")

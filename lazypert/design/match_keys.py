@@ -111,6 +111,11 @@ class MatchKeys:
         """All keys, the cell type first."""
         return (CELL_TYPE, *self.names)
 
+    @property
+    def obs_columns(self) -> tuple[str, ...]:
+        """The obs columns that are read for keys other than the batch."""
+        return tuple(name for name in self.names if not self._is_batch(name))
+
     def _clear(self) -> None:
         self._columns: dict[str, tuple[NDArray[np.integer], int]] = {}
         self._lock = threading.Lock()
