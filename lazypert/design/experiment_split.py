@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,12 +10,14 @@ import numpy as np
 from lazypert.design.experiment import ExperimentConfig, assign_split
 from lazypert.design.experiment_entries import FewshotEntry, ZeroshotEntry
 from lazypert.errors import LabelNotFoundError, near_matches
+from lazypert.screen.combinations import combined_label
 from lazypert.splits.split_result import SplitResult, split_by_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lazypert.screen.groups import Groups
+    from lazypert.screen.roles import Roles
     from lazypert.splits.names import Split
 
 
@@ -24,7 +27,7 @@ def split_experiment(experiment: ExperimentConfig, groups: Groups, owners: Mappi
     Parameters
     ----------
     experiment
-        What to train on and what to hold out.
+        What to train on and what to hold out; with a separator, the parts of its perturbations are in any order.
     groups
         The cells of all files of the experiment's datasets. A dataset label is a name in `owners`, or
         ``<name>/<file>`` for a file inside a store of several files. A single file may have any dataset labels.
@@ -36,6 +39,7 @@ def split_experiment(experiment: ExperimentConfig, groups: Groups, owners: Mappi
     LabelNotFoundError
         If a held-out cell type does not occur in its dataset, or a held-out perturbation in its cell type.
     """
+    experiment = _with_labels_of(groups.roles, experiment)
     check_held_out(experiment, groups, owners)
     names: list[Split | None] = []
     for run in range(len(groups.start)):
@@ -49,6 +53,19 @@ def split_experiment(experiment: ExperimentConfig, groups: Groups, owners: Mappi
             assign_split(experiment, dataset, label["cell_type"], label["perturbation"], is_control=is_control)
         )
     return split_by_run(groups, names)
+
+
+def _with_labels_of(roles: Roles, experiment: ExperimentConfig) -> ExperimentConfig:
+    """Give combinations that are held out the labels that groups have for them."""
+    entries = tuple(
+        replace(
+            entry,
+            val_perturbations=tuple(combined_label(label, roles) for label in entry.val_perturbations),
+            test_perturbations=tuple(combined_label(label, roles) for label in entry.test_perturbations),
+        )
+        for entry in experiment.fewshot
+    )
+    return replace(experiment, fewshot=entries)
 
 
 def check_held_out(experiment: ExperimentConfig, groups: Groups, owners: Mapping[str, str]) -> None:

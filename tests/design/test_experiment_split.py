@@ -6,6 +6,7 @@ import pytest
 from lazypert.design.experiment import FewshotEntry, ZeroshotEntry, assign_split
 from lazypert.design.experiment_split import split_experiment
 from lazypert.errors import LabelNotFoundError
+from lazypert.screen.roles import Roles
 from lazypert.splits.names import SPLITS
 from tests.support.experiments import config_of
 from tests.support.screens import CONTROL, make_cells, random_cells
@@ -51,6 +52,17 @@ def test_a_single_file_may_have_any_dataset_labels():
     experiment = config_of("one", "two", fewshot=EXPERIMENT.fewshot[:0], training_datasets=("d1",))
     splits = split_experiment(experiment, cells.groups, {"d1": "d1"})
     assert np.asarray(splits.train_indices).tolist() == [1, 0]
+
+
+def test_combinations_are_held_out_in_any_order_of_their_parts():
+    roles = Roles(pert_col="perturbation", cell_type_col="cell_type", control_pert=CONTROL, separator="+")
+    labels = ["B+A", "A+B", "A", "C", f"{CONTROL}+C", CONTROL]
+    cells = make_cells(roles=roles, perturbation=labels, cell_type=["T0"] * 6, dataset=["d0"] * 6)
+    entry = FewshotEntry(
+        dataset="d0", cell_type="T0", val_perturbations=("B+A",), test_perturbations=(f"C+{CONTROL}", CONTROL)
+    )
+    splits = split_experiment(config_of("one", fewshot=(entry,)), cells.groups, {"d0": "d0"})
+    assert {name: sorted(splits[name]) for name in SPLITS} == {"train": [2, 5], "valid": [0, 1], "test": [3, 4]}
 
 
 @pytest.mark.parametrize("entry", ["zeroshot", "fewshot cell type", "val", "test"])
