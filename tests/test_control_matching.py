@@ -242,6 +242,45 @@ def test_an_experiment_matches_by_keys(stores, tmp_path):
             assert set(drawn) <= matched_pool(frame, row, KEYS, controls)[1]
 
 
+class TestExperimentFiles:
+    @pytest.fixture
+    def toml(self, stores, tmp_path):
+        file = tmp_path / "experiment.toml"
+        file.write_text(
+            f'[datasets]\none = "{stores[0]}"\n[training]\none = "train"\n[zeroshot]\n"one.T" = "test"\n'
+            '[controls]\nmatch = ["donor", "plate"]\n'
+        )
+        return file
+
+    def test_name_the_keys(self, toml):
+        result = PerturbationPipeline(PerturbationPipelineConfig()).setup_experiment(toml)
+        assert result.config == PerturbationPipelineConfig(match=KEYS)
+        expected = PerturbationPipeline(result.config).setup_experiment(toml)  # the same keys in both places
+        assert pairs_of(result.loader("test", **BATCHES)) == pairs_of(expected.loader("test", **BATCHES))
+        pd.testing.assert_frame_equal(result.control_coverage(), expected.control_coverage())
+
+    def test_name_the_fallback(self, toml):
+        toml.write_text(toml.read_text() + 'fallback = "error"\n')
+        result = PerturbationPipeline(PerturbationPipelineConfig()).setup_experiment(toml)
+        with pytest.raises(EmptyPoolError, match=r"^match: .*no control with the same cell_type, donor, plate"):
+            result.loader("train", **BATCHES)
+
+    @pytest.mark.parametrize("options", [{"match": ("donor",)}, {"match": KEYS, "fallback": "error"}], ids=str)
+    def test_must_not_contradict_the_config(self, toml, options):
+        with pytest.raises(ConfigError, match=r"^match, fallback: got .* in the config, but .* in \[controls\]"):
+            PerturbationPipeline(PerturbationPipelineConfig(**options)).setup_experiment(toml)
+        with pytest.raises(ConfigError, match=r"^match: got .* with the strategy 'batch'"):
+            PerturbationPipeline(PerturbationPipelineConfig(mapping_strategy="batch")).setup_experiment(toml)
+
+    def test_are_reproduced_from_a_manifest(self, toml, tmp_path):
+        result = PerturbationPipeline(PerturbationPipelineConfig()).setup_experiment(toml)
+        loader = result.loader("test", **BATCHES)
+        lp.save_run(tmp_path / "run.json", result, loader)
+        run = lp.load_run(tmp_path / "run.json")
+        assert run.result.config.match == ("cell_type", *KEYS)
+        assert pairs_of(run.loaders[0]) == pairs_of(loader)
+
+
 class TestSavedRuns:
     def test_manifests_record_the_keys(self, stores, tmp_path):
         result = set_up(stores, fallback="drop_last")

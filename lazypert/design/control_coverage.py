@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lazypert.design.controls import mapped_cells, pools_of_splits, split_numbers, splits_to_match
-from lazypert.design.match_keys import CELL_TYPE
+from lazypert.design.match_options import CELL_TYPE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lazypert._internal.validation import require, require_names
+from lazypert._internal.validation import require
+from lazypert.design.match_options import CELL_TYPE, UNUSABLE
 from lazypert.errors import ColumnNotFoundError, ConfigError
 from lazypert.screen.groups import ALL
 from lazypert.screen.roles import ROLE_OF_AXIS
@@ -17,38 +18,9 @@ from lazypert.splits.cell_labels import axis_of, read_column
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from lazypert.design.match_options import Fallback
     from lazypert.screen.groups import Groups
     from lazypert.splits.cell_source import CellSource
-
-Fallback = Literal["drop_last", "error"]
-
-CELL_TYPE = "cell_type"
-"""The first key, which is never dropped."""
-
-_UNUSABLE = {
-    "perturbation": "anything but the perturbation, which controls never share with other cells",
-    "dataset": "anything but the dataset, which is always matched. Leave it out",
-    CELL_TYPE: f"{CELL_TYPE!r}, which is always matched, only once and first. Leave it out",
-}
-
-
-def match_names(value: Any) -> tuple[str, ...] | None:
-    """Return the option `match` with ``"cell_type"`` as its first key.
-
-    Raises
-    ------
-    ConfigError
-        If it is not a list of names, one is given twice, or ``"cell_type"`` is not the first.
-    """
-    if value is None:
-        return None
-    names = require_names("match", value)
-    names = names if names[:1] == [CELL_TYPE] else [CELL_TYPE, *names]
-    for name in ("perturbation", "dataset"):
-        require(name not in names, "match", value, _UNUSABLE[name])
-    require(CELL_TYPE not in names[1:], "match", value, _UNUSABLE[CELL_TYPE])
-    require(all(names) and len(set(names)) == len(names), "match", value, "each key once, and no empty name")
-    return tuple(names)
 
 
 class MatchKeys:
@@ -124,8 +96,8 @@ class MatchKeys:
         groups, seen = source.groups, set()
         for name in self.names:
             axis = axis_of(groups, name)
-            if axis in _UNUSABLE:
-                raise ConfigError(f"match: got {name!r}, the {axis} column, expected {_UNUSABLE[axis]}.")
+            if axis in UNUSABLE:
+                raise ConfigError(f"match: got {name!r}, the {axis} column, expected {UNUSABLE[axis]}.")
             require(
                 (axis or name) not in seen, "match", self.names, f"each key once, and {name!r} is one of the others"
             )
