@@ -220,6 +220,18 @@ class TestErrors:
         with pytest.raises(ConfigError, match="match: got 'batch', but this screen has no batch labels"):
             lp.open(store).pert.match_controls(match=("batch",))
 
+    def test_are_raised_for_a_dataset_without_batches_beside_others(self, stores):
+        sources = [
+            lp.PerturbationAnnDataSource(
+                lp.PerturbationSourceConfig(file_path=stores[0], **ROLES | {"batch_col": name})
+            )
+            for name in ("batch", None)
+        ]
+        with pytest.raises(
+            ConfigError, match=r"match: got 'batch', but PerturbationAnnDataSource\(.* has no batch lab"
+        ):
+            set_up(sources, match=("batch",))
+
     def test_are_raised_when_the_pipeline_is_configured(self):
         with pytest.raises(ConfigError, match="match: got 3, expected names only"):
             PerturbationPipelineConfig(match=("donor", 3))

@@ -11,7 +11,6 @@ from lazypert._internal.validation import require
 from lazypert.design.match_options import CELL_TYPE, UNUSABLE
 from lazypert.errors import ColumnNotFoundError, ConfigError
 from lazypert.screen.groups import ALL
-from lazypert.screen.roles import ROLE_OF_AXIS
 from lazypert.screen.rows import Rows
 from lazypert.splits.cell_labels import axis_of, read_column
 
@@ -104,11 +103,8 @@ class MatchKeys:
             seen.add(axis or name)
             if axis is None:
                 _require_column(source, name)
-            elif groups.roles.columns()[axis] is None and groups.labels[axis].tolist() == [ALL]:
-                raise ConfigError(
-                    f"match: got {name!r}, but this screen has no {axis} labels. Name its column as "
-                    f"{ROLE_OF_AXIS[axis]}."
-                )
+            else:
+                _require_batches(source)
 
     def codes(self, name: str, positions: NDArray[np.int64]) -> NDArray[np.integer]:
         """(n,) codes of a key by position, -1 where the label is missing."""
@@ -142,6 +138,15 @@ class MatchKeys:
         codes = np.empty_like(sorted_codes)
         codes[by_row] = sorted_codes
         return codes, len(labels)
+
+
+def _require_batches(source: CellSource) -> None:
+    """Check that each dataset has batch labels: otherwise its cells would seem to share a batch with all controls."""
+    screens = getattr(source, "sources", (source,))
+    for screen in screens:
+        if screen.groups.roles.batch_col is None and screen.groups.labels["batch"].tolist() == [ALL]:
+            name = "this screen" if len(screens) == 1 else repr(screen)
+            raise ConfigError(f"match: got 'batch', but {name} has no batch labels. Name its column as batch_col.")
 
 
 def _require_column(source: CellSource, name: str) -> None:

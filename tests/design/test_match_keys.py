@@ -15,6 +15,7 @@ from lazypert.design.control_pools import DrawnCells, Reach, control_pools
 from lazypert.design.controls import control_mapping
 from lazypert.design.match_keys import MatchKeys
 from lazypert.errors import ConfigError, EmptyPoolError
+from lazypert.screen.roles import Roles
 from lazypert.splits.names import SPLITS
 from tests.support.matching import KEYS, matched_pool, random_keyed_cells
 from tests.support.screens import CONTROL, make_cells
@@ -247,6 +248,14 @@ class TestFallbackError:
         assert "match: 3 cells have no control with the same cell_type, donor, in 3 groups" in message
         assert "(T, A), (T, B), (U, A)" in message
         assert "pass fallback='drop_last'" in message
+
+    def test_names_conditions(self):
+        labels = {"perturbation": ["A", "A", CONTROL], "cell_type": ["T"] * 3}
+        roles = Roles(pert_col="perturbation", cell_type_col="cell_type", control_pert=CONTROL, covariates=("dose",))
+        cells = make_cells(roles=roles, obs={"dose": [10.0, None, 1.0], "donor": ["x", "y", "z"]}, **labels)
+        config = ControlMappingConfig(match=("donor",), fallback="error")
+        with pytest.raises(EmptyPoolError, match=r"in 2 groups: \(T, A, dose 10\), \(T, A, no dose\)\."):
+            control_mapping(config).build_mapping(cells)
 
     def test_masks_cells_on_request(self):
         config = ControlMappingConfig(match=("donor",), fallback="error", on_empty="mask")
