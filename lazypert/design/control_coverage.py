@@ -120,8 +120,8 @@ class _PoolCounts:
         key, size = np.divmod(self._keys, len(self._pools.controls) + 1)
         run, level = np.divmod(key, self._n_levels)
         axes = {axis: codes[run] for axis, codes in self._groups.codes.items()}
-        axes[CONDITION] = self._groups.conditions.rank()[self._groups.condition[run]]
-        return pd.DataFrame({**axes, "level": level, "size": size, "n": self._n_cells})
+        rank = self._groups.conditions.rank()[self._groups.condition[run]]
+        return pd.DataFrame({**axes, CONDITION: rank, "level": level, "size": size, "n": self._n_cells})
 
 
 def _by_group(counts: pd.DataFrame, by: list[str], names: tuple[str, ...]) -> pd.DataFrame:

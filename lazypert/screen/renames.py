@@ -33,9 +33,11 @@ def check_renames(value: Any) -> tuple[tuple[str, str], ...] | Literal["strip"] 
         If it is neither a mapping of text to text that is not empty, nor pairs of them, nor ``"strip"``; or a label
         has two names.
     """
-    if value is None or isinstance(value, str):
-        require(value in (None, STRIP), "rename_perturbations", value, _EXPECTED)
-        return value
+    if value is None:
+        return None
+    if isinstance(value, str):
+        require(value == "strip", "rename_perturbations", value, _EXPECTED)
+        return "strip"
     pairs = list(value.items()) if isinstance(value, Mapping) else value
     is_list = isinstance(pairs, tuple | list) and all(
         isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs

@@ -6,7 +6,8 @@ from scipy import stats
 
 from lazypert import PerturbationSamplerConfig, RandomSplitter
 from lazypert._internal.inverse_permutation import inverse
-from lazypert.design.control_pools import DrawnCells, Reach, control_pools
+from lazypert.design.control_draws import DrawnCells, Reach
+from lazypert.design.control_pools import control_pools
 from lazypert.design.sentence_plan import SentencePlan
 from tests.support.screens import CONTROL, control_pool, design_cells, make_cells, random_cells
 

@@ -10,8 +10,9 @@ from scipy import stats
 
 from lazypert import ControlMappingConfig, FewShotSplitter, FewShotSplitterConfig, RandomSplitter, RandomSplitterConfig
 from lazypert._internal.inverse_permutation import inverse
+from lazypert.design.control_draws import DrawnCells, Reach
 from lazypert.design.control_policy import with_own_controls
-from lazypert.design.control_pools import DrawnCells, Reach, control_pools
+from lazypert.design.control_pools import control_pools
 from lazypert.design.controls import control_mapping
 from lazypert.design.match_keys import MatchKeys
 from lazypert.errors import ConfigError, EmptyPoolError
