@@ -5,8 +5,9 @@ controls that a cell gets are a pure function of (seed, epoch, draw, position), 
 occurrences in the epoch: no table of pairs is needed, and neither the order of the cells nor the number of workers
 matters.
 
-A pool that does not fit into memory is drawn from a part at a time: its *reach*. The controls of a pool are in
-random order, so any interval of them is a random sample, and it moves through the pool as the epoch goes on.
+A pool that does not fit into memory is drawn from a part at a time: its *reach*. The controls of a run are in random
+order, and those of the runs of a pool are evenly mixed. So any interval of a pool is a random sample of each run, and
+it moves through the pool as the epoch goes on.
 """
 
 from __future__ import annotations
@@ -95,7 +96,24 @@ class ControlPools:
     @cached_property
     def _by_key(self) -> KeyPools | None:
         match = MatchKeys.of_batch(self.groups) if self.match is None and self.by_batch else self.match
-        return None if match is None else KeyPools.of(match, self.groups, self.controls)
+        return None if match is None else KeyPools.of(match, self.groups, self.controls, self._order)
+
+    @cached_property
+    def _order(self) -> NDArray[np.integer] | None:
+        """(n_controls,) order of the controls of each pool in which those of its runs are evenly mixed.
+
+        Runs are of one label and condition, so only then is an interval of a pool a fair sample of it. None if every
+        pool is one run.
+        """
+        run, sizes = self.groups.run_of(self.controls.starts), self.controls.stops - self.controls.starts
+        pool = self.groups.matching_ids[run]
+        if len(np.unique(run)) == len(np.unique(pool)):
+            return None
+        run, pool = np.repeat(run, sizes), np.repeat(pool, sizes)
+        first = np.flatnonzero(np.diff(run, prepend=-1) != 0)
+        n = np.diff(np.append(first, len(run)))
+        place = (np.arange(len(run)) - np.repeat(first, n) + 0.5) / np.repeat(n, n)
+        return np.lexsort((place, pool)).astype(np.int32 if len(pool) < 2**31 else np.int64, copy=False)
 
     def matched(
         self, positions: NDArray[np.int64], run: NDArray[np.int64] | None = None, *, strict: bool = True
@@ -123,6 +141,9 @@ class ControlPools:
     def _to_controls(self, pools: MatchedPools, drawn: NDArray[np.int64]) -> NDArray[np.int64]:
         """(m, n) control index of elements of the pools; 0 where a pool is empty."""
         drawn = np.where(pools.size[:, None] > 0, drawn, 0)
+        if self._order is not None:
+            cells = np.flatnonzero((pools.level == 0) & (pools.size > 0))
+            drawn[cells] = self._order[drawn[cells]]
         return drawn if self._by_key is None else self._by_key.to_controls(pools.level, drawn)
 
     def check(self, runs: NDArray[np.integer]) -> None:
