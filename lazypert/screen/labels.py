@@ -13,19 +13,32 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_DOUBLE_DIGITS = 15  # of a decimal number in double precision; more of them are an artefact of single precision
+
 _MAX_PADDED_CHARACTERS = 1 << 22  # 16 MiB: NumPy pads every label to the length of the longest
 
 
 def label_text(value: Any) -> str:
-    """Text of a label. Whole numbers are written as integers, so that 1 and 1.0 are one label.
+    """Text of a label, which is the same for a number in any precision.
+
+    Whole numbers are written as integers, so that 1 and 1.0 are one label, and so are 0.1 in single and in double
+    precision.
 
     Examples
     --------
     >>> label_text(1.0), label_text(0.5), label_text(True), label_text("1.0")
     ('1', '0.5', 'True', '1.0')
+    >>> label_text(np.float32(0.1)), float(np.float32(0.1))
+    ('0.1', 0.10000000149011612)
     """
-    is_whole_float = isinstance(value, float | np.floating) and float(value).is_integer()
-    return str(int(value) if is_whole_float else value)
+    if not isinstance(value, float | np.floating):
+        return str(value)
+    number = float(value)
+    if number.is_integer():
+        return str(int(number))
+    text, single = str(number), np.float32(number)
+    n_digits = len(text.partition("e")[0].replace(".", "").lstrip("-0"))
+    return str(single) if n_digits > _DOUBLE_DIGITS and float(single) == number else text
 
 
 def label_array(labels: Sequence[str]) -> NDArray[np.str_]:
