@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 class MatchKeys:
     """Codes of the keys beyond cell type and dataset, read when they are first needed. Thread-safe.
 
+    The labels of covariates are those of the conditions, so that nothing is read for them.
+
     Parameters
     ----------
     source
@@ -84,7 +86,7 @@ class MatchKeys:
 
     @property
     def obs_columns(self) -> tuple[str, ...]:
-        """The obs columns that are read for keys other than the batch."""
+        """Names of the keys that are obs columns other than the batch."""
         return tuple(name for name in self.names if not self._is_batch(name))
 
     def _clear(self) -> None:
@@ -101,24 +103,32 @@ class MatchKeys:
                 (axis or name) not in seen, "match", self.names, f"each key once, and {name!r} is one of the others"
             )
             seen.add(axis or name)
-            if axis is None:
-                _require_column(source, name)
-            else:
+            if axis == "batch":
                 _require_batches(source)
+            elif not self._is_covariate(name):
+                _require_column(source, name)
 
     def codes(self, name: str, positions: NDArray[np.int64]) -> NDArray[np.integer]:
         """(n,) codes of a key by position, -1 where the label is missing."""
         if self._is_batch(name):
             order = self._groups.row_order
             return self._groups.batch_of(positions if order is None else order[positions])
+        if self._is_covariate(name):
+            of_condition = self._groups.conditions.codes_of(name)
+            return of_condition[self._groups.condition[self._groups.run_of(positions)]]
         return self._column(name)[0][positions]
 
     def n_labels(self, name: str) -> int:
         """Return the number of labels of a key."""
-        return len(self._groups.labels["batch"]) if self._is_batch(name) else self._column(name)[1]
+        if self._is_batch(name):
+            return len(self._groups.labels["batch"])
+        return len(self._groups.conditions.levels[name]) if self._is_covariate(name) else self._column(name)[1]
 
     def _is_batch(self, name: str) -> bool:
         return axis_of(self._groups, name) == "batch"
+
+    def _is_covariate(self, name: str) -> bool:
+        return name in self._groups.roles.covariates
 
     def _column(self, name: str) -> tuple[NDArray[np.integer], int]:
         """Codes by position, of one or two bytes as a rule, and the number of labels."""

@@ -26,7 +26,7 @@ def no_controls(groups: Groups, runs: NDArray[np.integer]) -> EmptyPoolError:
         f"{len(names)} {'groups have' if len(names) > 1 else 'group has'} no controls: {_listed(names)}. "
         f"Expected cells labelled {controls} "
         f"of the cell type{'s' if len(cell_types) > 1 else ''} {', '.join(cell_types)}. "
-        "Check control_pert, leave out these cell types, or pass on_empty='mask'."
+        "Check control_pert, or leave out these cell types; match_controls(on_empty='mask') masks their cells."
     )
 
 

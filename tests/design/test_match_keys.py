@@ -16,7 +16,7 @@ from lazypert.design.control_pools import control_pools
 from lazypert.design.controls import control_mapping
 from lazypert.design.match_keys import MatchKeys
 from lazypert.errors import ConfigError, EmptyPoolError
-from lazypert.screen.roles import Roles
+from lazypert.screen.roles import AXES, Roles
 from lazypert.splits.names import SPLITS
 from tests.support.matching import KEYS, matched_pool, random_keyed_cells
 from tests.support.screens import CONTROL, make_cells
@@ -141,6 +141,25 @@ def test_a_missing_label_matches_nothing_not_even_another():
     mapped = control_mapping(ControlMappingConfig(match=("donor", "plate"), n_basal_samples=3)).build_mapping(cells)
     assert set(mapped[0].tolist()) == {2, 3, 4}
     assert set(mapped[1].tolist()) == {3, 4}
+
+
+def test_covariates_are_matched_by_their_labels_and_not_read():
+    """An empty label of a covariate is a missing one: it matches nothing."""
+    roles = Roles(pert_col="perturbation", cell_type_col="cell_type", control_pert=CONTROL, covariates=("time",))
+    frame = random_keyed_cells(300, 4).frame
+    time = np.random.default_rng(0).choice(["6", "24", ""], 300).astype(object)
+    labels = {axis: frame[axis].tolist() for axis in AXES}
+    cells = make_cells(roles=roles, obs={"time": time, "donor": frame["donor"]}, **labels)
+    cells.frame["time"] = np.where(time == "", None, time)
+    pools = keyed_pools(cells, ("time", "donor"))
+    rows = np.flatnonzero(cells.groups.expand(cells.groups.ids) >= 0)
+    drawn = draw(pools, cells, rows, 3, (1, 2))
+    levels = pools.matched(drawn_cells(cells, rows).position).level
+    for row, level, controls in zip(rows.tolist(), levels.tolist(), drawn.tolist(), strict=True):
+        n_shared, pool = matched_pool(cells.frame, row, ("time", "donor"))
+        assert level == n_shared
+        assert set(controls) <= pool
+    assert list(pools.match._columns) == ["donor"]
 
 
 def test_numbers_are_compared_as_numbers():
