@@ -120,7 +120,7 @@ def join_columns(values: Sequence[Any], lengths: Sequence[int]) -> Any:
     Returns
     -------
     (sum of lengths,) values; cells of a file without the column get missing values, not zeros.
-    Categoricals stay categorical, numbers stay numbers, and other mixtures become text.
+    Categoricals stay categorical, numbers stay numbers, and other mixtures become text, which is that of labels.
     """
     columns = [None if column is None else pd.Series(column) for column in values]
     given = [column for column in columns if column is not None]
@@ -142,7 +142,7 @@ def join_columns(values: Sequence[Any], lengths: Sequence[int]) -> Any:
         np.full(n, None, dtype=object) if c is None else c.astype(object).where(c.notna(), None).to_numpy()
         for c, n in zip(columns, lengths, strict=True)
     ]
-    return np.array([None if value is None else str(value) for value in np.concatenate(text)], dtype=object)
+    return np.array([None if value is None else label_text(value) for value in np.concatenate(text)], dtype=object)
 
 
 def _kind(dtype: Any) -> str:
@@ -184,6 +184,7 @@ def _join_categoricals(columns: Sequence[Any], lengths: Sequence[int]) -> pd.Cat
 
 
 def _with_text_labels(column: Any) -> Any:
-    labels, new_code = np.unique(np.asarray(column.cat.categories.astype(str), dtype=np.str_), return_inverse=True)
+    texts = np.asarray(list(map(label_text, column.cat.categories)), dtype=np.str_)
+    labels, new_code = np.unique(texts, return_inverse=True)
     codes = np.append(new_code, -1)[column.cat.codes.to_numpy()]  # code -1 indexes the appended -1
     return pd.Series(pd.Categorical.from_codes(codes, pd.Index(labels.astype(object), dtype=object)))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazypert.screen.labels import factorise, label_text, rename, renumber, unite
+from lazypert.screen.labels import factorise, join_columns, label_text, rename, renumber, unite
 
 # NumPy's fixed-width text drops trailing NULs, so no label has one.
 text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=4)
@@ -95,6 +95,15 @@ def test_a_label_of_a_number_is_that_number(number):
     assert float(label_text(number)) == pytest.approx(number, rel=6e-8, abs=1e-44)
     decimal = float(f"{number:.12g}")
     assert float(label_text(decimal)) == decimal
+
+
+@pytest.mark.parametrize("kind", [np.asarray, pd.Categorical, pd.array])
+def test_joined_columns_have_the_labels_of_each_file(kind):
+    numbers, texts = np.array([0.1, 1.0, np.nan], "f4"), np.array(["0.1", "1", None, "b"], dtype=object)
+    for other in (pd.Categorical(texts), texts):
+        joined = join_columns([kind(numbers), other], [3, 4])
+        expected = unite([factorise(kind(numbers)), factorise(other)])
+        assert decoded(*factorise(joined)) == decoded(*expected) == ["0.1", "1", None, "0.1", "1", None, "b"]
 
 
 def test_renumbering_keeps_labels_and_missing_values():
