@@ -33,7 +33,7 @@ from lazypert.design.controls import (
 )
 from lazypert.design.experiment import ExperimentConfig, load_experiment_config
 from lazypert.design.experiment_split import split_experiment
-from lazypert.design.match_keys import match_names
+from lazypert.design.match_options import match_names
 from lazypert.design.sampler_config import PerturbationSamplerConfig, SamplerOptions, SentenceOptions
 from lazypert.design.sentence_plan import SentencePlan
 from lazypert.errors import ConfigError
@@ -110,7 +110,7 @@ class PerturbationPipelineConfig(KnockdownOptions, SentenceOptions, ControlOptio
                 "Name one, or use mapping_strategy='random'."
             )
         require_choice("join", self.join, JOINS)
-        object.__setattr__(self, "match", match_names(self.match))
+        object.__setattr__(self, "match", match_names(self.match, self.fallback))
         # Components check their own options: trigger that now, not after the conversion.
         _ = self.source_config("unknown"), self.filter_config(), self.mapping_config(), self.sampler_config()
         _ = self.splitter()
@@ -206,9 +206,16 @@ class PerturbationPipeline:
 
     @named_options
     def setup_experiment(self, experiment: ExperimentConfig | str | Path) -> PerturbationPipelineResult:
-        """Set up the datasets and splits of a cell-load TOML file; ignores the config's own split."""
+        """Set up the datasets and splits of a cell-load TOML file; ignores the config's own split.
+
+        Raises
+        ------
+        ConfigError
+            If the experiment matches controls by other keys than the config, or with another fallback.
+        """
         if not isinstance(experiment, ExperimentConfig):
             experiment = load_experiment_config(experiment)
+        config = _with_match_of(experiment, self.config)
         files = [
             (name, file) for name in sorted(experiment.get_all_datasets()) for file in experiment.dataset_files(name)
         ]
@@ -217,7 +224,8 @@ class PerturbationPipeline:
         source = self._source([path for _, path in files], datasets, roles)
         # A dataset may have several files, which then get numbered names.
         owners = dict(zip(unique_names(datasets), datasets, strict=True))
-        return self._finish(source, split_experiment(experiment, source.groups, owners), is_split_given=True)
+        splits = split_experiment(experiment, source.groups, owners)
+        return PerturbationPipeline(config)._finish(source, splits, is_split_given=True)
 
     def _source(
         self, paths: Sequence[Screen], names: list[str] | None, roles: Sequence[Mapping[str, Any]] | None = None
@@ -255,6 +263,19 @@ class PerturbationPipeline:
         return result
 
 
+def _with_match_of(experiment: ExperimentConfig, config: PerturbationPipelineConfig) -> PerturbationPipelineConfig:
+    """The config with the keys of an experiment, if it has some."""
+    if experiment.match is None:
+        return config
+    own, given = (config.match, config.fallback), (experiment.match, experiment.fallback)
+    if config.match is not None and own != given:
+        raise ConfigError(
+            f"match, fallback: got {own[0]!r} and {own[1]!r} in the config, but {given[0]!r} and {given[1]!r} in "
+            "[controls] of the experiment, expected them in one place. Leave them out of one."
+        )
+    return replace(config, match=experiment.match, fallback=experiment.fallback)
+
+
 class PerturbationPipelineResult:
     """What `PerturbationPipeline.setup` returns. Row numbers are rows of the store.
 
@@ -271,6 +292,10 @@ class PerturbationPipelineResult:
     original_splits, is_split_given
         The split as it was made, before controls were moved or cells removed; and whether it was made by something
         else than the config's own rule.
+    config
+        Options of the pipeline, with the `match` and `fallback` of the experiment if it has some.
+    match_keys
+        Keys that controls share with cells; None without the option `match`.
     train_sampler
         Batches of sentences, as split indices: positions in `train_indices`.
     """
@@ -288,7 +313,7 @@ class PerturbationPipelineResult:
             splits = filter_splits(splits, knockdown)
         self.splits = splits
         self.is_split_given = False
-        self._match_keys = match_keys(source, config.mapping_config())
+        self.match_keys = match_keys(source, config.mapping_config())
         plan = SentencePlan.from_rows(
             config.sampler_config(), source.groups, splits.train_indices, by_batch=self._by_batch
         )
@@ -411,7 +436,7 @@ class PerturbationPipelineResult:
             shuffle=name == "train" if shuffle is None else require_flag("shuffle", shuffle),
             weights=None if weights is None else self._weights(weights),
         )
-        pools = ControlPools(groups, controls.pool, controls.cells, by_batch=self._by_batch, match=self._match_keys)
+        pools = ControlPools(groups, controls.pool, controls.cells, by_batch=self._by_batch, match=self.match_keys)
         if loader_config.n_basal_samples:
             pools.check(groups.run_of(rows.starts))
             pools.check_matches(rows)

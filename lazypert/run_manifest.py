@@ -231,6 +231,7 @@ def _compare(name: str, saved: object, found: object) -> None:
 def _sources(result: PerturbationPipelineResult) -> list[dict[str, Any]]:
     found = []
     datasets = getattr(result.source, "names", (None,))
+    used = () if result.match_keys is None else result.match_keys.obs_columns
     for source, dataset in zip(_single_sources(result.source), datasets, strict=True):
         if source.groups.n_obs != source.n_rows:
             raise ConfigError(
@@ -243,7 +244,7 @@ def _sources(result: PerturbationPipelineResult) -> list[dict[str, Any]]:
                 "path": _without_credentials(location("file_path", source.config.file_path)),
                 "dataset": dataset,
                 "roles": _jsonable({name: getattr(source.config, name) for name in DATASET_ROLES}),
-                "digest": source.content_digests()[0],
+                "digest": source.content_digests(used)[0],
                 "n_cells": source.store.n_obs,
                 "n_genes": source.store.n_vars,
             }

@@ -220,6 +220,18 @@ class TestErrors:
         with pytest.raises(ConfigError, match="match: got 'batch', but this screen has no batch labels"):
             lp.open(store).pert.match_controls(match=("batch",))
 
+    def test_are_raised_for_a_dataset_without_batches_beside_others(self, stores):
+        sources = [
+            lp.PerturbationAnnDataSource(
+                lp.PerturbationSourceConfig(file_path=stores[0], **ROLES | {"batch_col": name})
+            )
+            for name in ("batch", None)
+        ]
+        with pytest.raises(
+            ConfigError, match=r"match: got 'batch', but PerturbationAnnDataSource\(.* has no batch lab"
+        ):
+            set_up(sources, match=("batch",))
+
     def test_are_raised_when_the_pipeline_is_configured(self):
         with pytest.raises(ConfigError, match="match: got 3, expected names only"):
             PerturbationPipelineConfig(match=("donor", 3))
@@ -240,6 +252,45 @@ def test_an_experiment_matches_by_keys(stores, tmp_path):
         controls = np.asarray(loader.pools.controls)
         for row, drawn in pairs_of(loader):
             assert set(drawn) <= matched_pool(frame, row, KEYS, controls)[1]
+
+
+class TestExperimentFiles:
+    @pytest.fixture
+    def toml(self, stores, tmp_path):
+        file = tmp_path / "experiment.toml"
+        file.write_text(
+            f'[datasets]\none = "{stores[0]}"\n[training]\none = "train"\n[zeroshot]\n"one.T" = "test"\n'
+            '[controls]\nmatch = ["donor", "plate"]\n'
+        )
+        return file
+
+    def test_name_the_keys(self, toml):
+        result = PerturbationPipeline(PerturbationPipelineConfig()).setup_experiment(toml)
+        assert result.config == PerturbationPipelineConfig(match=KEYS)
+        expected = PerturbationPipeline(result.config).setup_experiment(toml)  # the same keys in both places
+        assert pairs_of(result.loader("test", **BATCHES)) == pairs_of(expected.loader("test", **BATCHES))
+        pd.testing.assert_frame_equal(result.control_coverage(), expected.control_coverage())
+
+    def test_name_the_fallback(self, toml):
+        toml.write_text(toml.read_text() + 'fallback = "error"\n')
+        result = PerturbationPipeline(PerturbationPipelineConfig()).setup_experiment(toml)
+        with pytest.raises(EmptyPoolError, match=r"^match: .*no control with the same cell_type, donor, plate"):
+            result.loader("train", **BATCHES)
+
+    @pytest.mark.parametrize("options", [{"match": ("donor",)}, {"match": KEYS, "fallback": "error"}], ids=str)
+    def test_must_not_contradict_the_config(self, toml, options):
+        with pytest.raises(ConfigError, match=r"^match, fallback: got .* in the config, but .* in \[controls\]"):
+            PerturbationPipeline(PerturbationPipelineConfig(**options)).setup_experiment(toml)
+        with pytest.raises(ConfigError, match=r"^match: got .* with the strategy 'batch'"):
+            PerturbationPipeline(PerturbationPipelineConfig(mapping_strategy="batch")).setup_experiment(toml)
+
+    def test_are_reproduced_from_a_manifest(self, toml, tmp_path):
+        result = PerturbationPipeline(PerturbationPipelineConfig()).setup_experiment(toml)
+        loader = result.loader("test", **BATCHES)
+        lp.save_run(tmp_path / "run.json", result, loader)
+        run = lp.load_run(tmp_path / "run.json")
+        assert run.result.config.match == ("cell_type", *KEYS)
+        assert pairs_of(run.loaders[0]) == pairs_of(loader)
 
 
 class TestSavedRuns:
@@ -324,7 +375,7 @@ def test_keys_are_read_when_the_first_batch_is(stores, monkeypatch):
     for loader in loaders:
         next(iter(loader))
     assert sorted(read) == sorted(KEYS)  # once for all loaders
-    assert [result._match_keys._column(key)[0].dtype for key in KEYS] == [np.int8, np.int8]
+    assert [result.match_keys._column(key)[0].dtype for key in KEYS] == [np.int8, np.int8]
 
 
 @pytest.fixture(scope="module")

@@ -473,6 +473,23 @@ class TestSentences:
             pd.testing.assert_frame_equal(found.table, expected.table)
 
 
+def test_a_dose_is_held_out_whatever_its_precision(screen, tmp_path):
+    sources = []
+    for dtype in ("f4", "f8"):
+        other = screen.copy()
+        other.obs["dose"] = other.obs["dose"].replace(1.0, 0.1).astype(dtype)
+        other.obs_names = [f"{dtype}-{name}" for name in other.obs_names]
+        sources.append(lp.open(convert(other, tmp_path / f"{dtype}.zarr")).pert.source())
+    both = PerturbationConcatSource(sources)
+    assert both.groups.conditions.levels["dose"].tolist() == ["0.1", "0.5", "10"]
+    splits = PerturbationPipeline(PerturbationPipelineConfig(split_mode="heldout", by="dose", test=(0.1,)))
+    splits = splits.setup(sources).splits
+    rows = splits.test_indices[:]
+    assert np.unique(both.read_obs("dose", rows).astype("f4")).tolist() == [np.float32(0.1)]
+    known = screen.obs["cell_type"].notna() & screen.obs["drug"].notna()
+    assert len(rows) == 2 * (known & (screen.obs["dose"] == 1.0)).sum()
+
+
 class TestCommandLine:
     def test_convert_and_info(self, screen, store, tmp_path):
         screen.write_h5ad(tmp_path / "s.h5ad")

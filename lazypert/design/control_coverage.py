@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 
 from lazypert.design.controls import mapped_cells, pools_of_splits, split_numbers, splits_to_match
-from lazypert.design.match_keys import CELL_TYPE
+from lazypert.design.match_options import CELL_TYPE
+from lazypert.screen.group_table import CONDITION, replace_ranks
+from lazypert.screen.roles import RUN_AXES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,8 +54,8 @@ def control_coverage(
 
     Returns
     -------
-    One row per group: `split` if there are splits, `cell_type`, `perturbation`, and `dataset` if the screen has
-    several; and of its cells
+    One row per group: `split` if there are splits, `cell_type`, `perturbation`, the covariates, and `dataset` if the
+    screen has several; and of its cells
 
     - ``n_cells``: how many there are.
     - ``matched_<key>``, for each key of `match` from the last to the first: how many have controls that share this key
@@ -78,13 +80,14 @@ def control_coverage(
         for i, ((name, _), of_split) in enumerate(zip(parts, counts, strict=True))
         if name is not None or not only_splits
     ]
-    by = [*(["split"] if splits is not None else []), CELL_TYPE, "perturbation"]
+    by = [*(["split"] if splits is not None else []), CELL_TYPE, "perturbation", CONDITION]
     by += ["dataset"] if len(groups.labels["dataset"]) > 1 else []
     table = _by_group(pd.concat(frames, ignore_index=True), by, names)
-    if splits is not None:
-        table["split"] = np.array([NO_SPLIT if name is None else name for name, _ in parts], object)[table["split"]]
-    for axis in by[-len(by) + (splits is not None) :]:
-        table[axis] = np.array([*groups.labels[axis].tolist(), None], object)[table[axis]]  # code -1 selects the last
+    labels = {axis: [*groups.labels[axis].tolist(), None] for axis in RUN_AXES}  # code -1 selects the last
+    labels["split"] = [NO_SPLIT if name is None else name for name, _ in parts]
+    for axis in set(by).intersection(labels):
+        table[axis] = np.array(labels[axis], object)[table[axis]]
+    replace_ranks(table, groups.conditions)
     return table
 
 
@@ -113,11 +116,12 @@ class _PoolCounts:
         self._n_cells = np.bincount(number, np.concatenate([self._n_cells, n_cells])).astype(np.int64)
 
     def frame(self) -> pd.DataFrame:
-        """One row per run, level and pool size, with the codes of the run's labels."""
+        """One row per run, level and pool size, with the codes of the run's labels and the rank of its condition."""
         key, size = np.divmod(self._keys, len(self._pools.controls) + 1)
         run, level = np.divmod(key, self._n_levels)
         axes = {axis: codes[run] for axis, codes in self._groups.codes.items()}
-        return pd.DataFrame({**axes, "level": level, "size": size, "n": self._n_cells})
+        rank = self._groups.conditions.rank()[self._groups.condition[run]]
+        return pd.DataFrame({**axes, CONDITION: rank, "level": level, "size": size, "n": self._n_cells})
 
 
 def _by_group(counts: pd.DataFrame, by: list[str], names: tuple[str, ...]) -> pd.DataFrame:

@@ -1,23 +1,24 @@
-"""Pools of control cells, and draws from them.
+"""Pools of control cells, and which of them a cell draws from.
 
 A pool is the controls of one (cell type, dataset), or those of them that share further keys, such as the batch. The
 controls that a cell gets are a pure function of (seed, epoch, draw, position), where `draw` counts the cell's
 occurrences in the epoch: no table of pairs is needed, and neither the order of the cells nor the number of workers
 matters.
 
-A pool that does not fit into memory is drawn from a part at a time: its *reach*. The controls of a pool are in
-random order, so any interval of them is a random sample, and it moves through the pool as the epoch goes on.
+A pool that does not fit into memory is drawn from a part at a time: its *reach*. The controls of a run are in random
+order, and those of the runs of a pool are evenly mixed. So any interval of a pool is a random sample of each run, and
+it moves through the pool as the epoch goes on.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lazypert._internal.randomness import counter_hash, counter_uniform, draw_distinct, permute_index
+from lazypert._internal.randomness import counter_uniform, permute_index
+from lazypert.design.control_draws import Reach, draw_numbers
 from lazypert.design.control_policy import SplitControls
 from lazypert.design.key_pools import KeyPools, MatchedPools
 from lazypert.design.match_keys import MatchKeys
@@ -29,62 +30,19 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from lazypert.design.control_draws import DrawnCells
     from lazypert.design.control_policy import ControlPolicy
     from lazypert.screen.groups import Groups
     from lazypert.splits.split_result import SplitResult
 
-# Streams of random numbers.
-_SLOT, _REACH, _FIXED, _DRAW = 101, 102, 103, 104
+# Streams of random numbers; 101 and 104 are used in `lazypert.design.control_draws`.
+_REACH, _FIXED = 102, 103
 
 _ODD = 0x9E3779B97F4A7  # spreads the numbers of pools over 64 bits
 
 _LEVEL = 0x6A09E667F3BCD  # spreads the levels of keys
 
-_DRAW_BITS = 28  # of a counter; the others are the position
-
 _CELLS_AT_ONCE = 1_048_576
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class DrawnCells:
-    """The cells that controls are drawn for.
-
-    Attributes
-    ----------
-    position, row, run
-        (m,) position in the run table, store row, and run of each.
-    draw
-        (m,) number of the occurrence of the cell in the epoch, from 0: each gets other controls.
-    phase
-        (m,) how far through the epoch the cell comes, from 0 to below 1; used with a reach only.
-    """
-
-    position: NDArray[np.int64]
-    row: NDArray[np.int64]
-    run: NDArray[np.int64]
-    draw: NDArray[np.int64] | int = 0
-    phase: NDArray[np.float64] | float = 0.0
-
-    @property
-    def counter(self) -> NDArray[np.int64]:
-        """(m,) a different number for each cell and draw, whatever the order of the rows in the store."""
-        return (self.position.astype(np.int64) << _DRAW_BITS) + self.draw
-
-
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """The part of each pool that may be drawn from at a time.
-
-    Attributes
-    ----------
-    n_controls
-        Controls of one pool within reach; pools that are not larger are always within reach.
-    turns
-        How many times the reach passes through a pool in one epoch.
-    """
-
-    n_controls: int
-    turns: float
 
 
 class ControlPools:
@@ -138,7 +96,24 @@ class ControlPools:
     @cached_property
     def _by_key(self) -> KeyPools | None:
         match = MatchKeys.of_batch(self.groups) if self.match is None and self.by_batch else self.match
-        return None if match is None else KeyPools.of(match, self.groups, self.controls)
+        return None if match is None else KeyPools.of(match, self.groups, self.controls, self._order)
+
+    @cached_property
+    def _order(self) -> NDArray[np.integer] | None:
+        """(n_controls,) order of the controls of each pool in which those of its runs are evenly mixed.
+
+        Runs are of one label and condition, so only then is an interval of a pool a fair sample of it. None if every
+        pool is one run.
+        """
+        run, sizes = self.groups.run_of(self.controls.starts), self.controls.stops - self.controls.starts
+        pool = self.groups.matching_ids[run]
+        if len(np.unique(run)) == len(np.unique(pool)):
+            return None
+        run, pool = np.repeat(run, sizes), np.repeat(pool, sizes)
+        first = np.flatnonzero(np.diff(run, prepend=-1) != 0)
+        n = np.diff(np.append(first, len(run)))
+        place = (np.arange(len(run)) - np.repeat(first, n) + 0.5) / np.repeat(n, n)
+        return np.lexsort((place, pool)).astype(np.int32 if len(pool) < 2**31 else np.int64, copy=False)
 
     def matched(
         self, positions: NDArray[np.int64], run: NDArray[np.int64] | None = None, *, strict: bool = True
@@ -166,6 +141,9 @@ class ControlPools:
     def _to_controls(self, pools: MatchedPools, drawn: NDArray[np.int64]) -> NDArray[np.int64]:
         """(m, n) control index of elements of the pools; 0 where a pool is empty."""
         drawn = np.where(pools.size[:, None] > 0, drawn, 0)
+        if self._order is not None:
+            cells = np.flatnonzero((pools.level == 0) & (pools.size > 0))
+            drawn[cells] = self._order[drawn[cells]]
         return drawn if self._by_key is None else self._by_key.to_controls(pools.level, drawn)
 
     def check(self, runs: NDArray[np.integer]) -> None:
@@ -275,10 +253,8 @@ class ControlPools:
         # Those of a batch are spread evenly over the pool, so those within reach are about the same ones.
         length = np.where(part < 1, np.minimum(size, np.maximum(n, np.ceil(size * part))), size).astype(np.int64)
         start = np.where(length < size, (turn * size).astype(np.int64), 0)
-        drawn = (
-            first[:, None] + (start[:, None] + _draw(words, cells.counter, length, n)) % np.maximum(size, 1)[:, None]
-        )
-        return self._to_controls(pools, drawn)
+        number = start[:, None] + draw_numbers(words, cells.counter, length, n)
+        return self._to_controls(pools, first[:, None] + number % np.maximum(size, 1)[:, None])
 
     def fixed_control_index(self, positions: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
         """Pair cells with controls without replacement, in turns through the pool.
@@ -326,17 +302,6 @@ class ControlPools:
         """How far around its pool the reach of each cell begins: anywhere at first, then moving on."""
         begin = counter_uniform((*words, _REACH), self._first[cells.run])
         return (begin + np.asarray(cells.phase) * reach.turns) % 1.0
-
-
-def _draw(words: tuple[int, ...], counter: NDArray[np.int64], sizes: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    """(m, n) numbers below ``sizes[i]``, distinct where there are enough, and each of the n alike."""
-    drawn = draw_distinct((*words, _DRAW), counter, np.maximum(sizes, 1), n)
-    if n == 1:
-        return drawn
-    # The draws of Floyd's algorithm are uniform only as a set: the j-th one comes from a range that depends on j.
-    # Rotating them at random makes the slots alike.
-    shift = (counter_hash((*words, _SLOT), counter) % np.uint64(n)).astype(np.int64)
-    return np.take_along_axis(drawn, (np.arange(n) + shift[:, None]) % n, axis=1)
 
 
 def _chunks(cells: Rows | NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:

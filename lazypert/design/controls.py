@@ -11,7 +11,8 @@ from lazypert._internal.config import Config
 from lazypert._internal.validation import require_choice, require_flag, require_integer
 from lazypert.design.control_policy import ControlPolicy, with_own_controls
 from lazypert.design.control_pools import control_pools
-from lazypert.design.match_keys import Fallback, MatchKeys, match_names
+from lazypert.design.match_keys import MatchKeys
+from lazypert.design.match_options import Fallback, match_names
 from lazypert.errors import ConfigError
 from lazypert.splits.names import SPLITS, Split
 
@@ -87,12 +88,7 @@ class ControlMappingConfig(ControlOptions):
         require_choice("controls", self.controls, ControlPolicy)
         require_integer("seed", self.seed)
         require_flag("map_controls", self.map_controls)
-        require_choice("fallback", self.fallback, Fallback)
-        object.__setattr__(self, "match", match_names(self.match))
-        if self.match is None and self.fallback == "error":
-            raise ConfigError(
-                "fallback: got 'error' without match, expected the keys that controls must share. Pass both."
-            )
+        object.__setattr__(self, "match", match_names(self.match, self.fallback))
         if self.match is not None and self.strategy == "batch" and "batch" not in self.match:
             raise ConfigError(
                 f"match: got {self.match!r} with the strategy 'batch', expected 'batch' among the keys. Add it, or use "

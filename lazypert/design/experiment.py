@@ -18,6 +18,10 @@
     val = ["AARS"]
     test = ["NUP107", "RPUSD4"]
 
+    [controls]                          # what controls share with the cells that they are matched with
+    match = ["donor", "plate"]
+    fallback = "error"
+
 This module needs only the standard library.
 """
 
@@ -32,19 +36,20 @@ from lazypert._internal.paths import is_url, local_path, location
 from lazypert.design.experiment_data import absolute_path, find_dataset, find_files
 from lazypert.design.experiment_entries import DatasetEntry, FewshotEntry, ZeroshotEntry, quote
 from lazypert.design.experiment_file import SECTION_LIST, read_toml, to_toml
+from lazypert.design.match_options import match_names
 from lazypert.errors import ConfigError, ExperimentFileNotFoundError, near_matches
-from lazypert.splits.names import Split, split_name
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable
+
+    from lazypert.design.match_options import Fallback
 
 __all__ = [
     "DatasetEntry",
     "ExperimentConfig",
     "FewshotEntry",
     "ZeroshotEntry",
-    "assign_split",
     "load_experiment_config",
 ]
 
@@ -66,6 +71,9 @@ class ExperimentConfig(Config):
         Cell types held out entirely.
     fewshot
         Cell types with some perturbations held out.
+    match, fallback
+        Keys that controls share with cells, and what to do about a cell without such controls; see
+        `lazypert.design.controls.ControlMappingConfig`. None leaves both to the pipeline.
     base_dir
         Folder that relative paths start from; `load_experiment_config` sets it to the TOML file's. None means
         the working directory. It is ignored when configs are compared.
@@ -73,7 +81,7 @@ class ExperimentConfig(Config):
     Raises
     ------
     ConfigError
-        If the sections do not fit together; see `validate`.
+        If the sections do not fit together, see `validate`; or `match` or `fallback` has an invalid value.
 
     Examples
     --------
@@ -90,6 +98,8 @@ class ExperimentConfig(Config):
     training_datasets: tuple[str, ...] = ()
     zeroshot: tuple[ZeroshotEntry, ...] = ()
     fewshot: tuple[FewshotEntry, ...] = ()
+    match: tuple[str, ...] | None = None
+    fallback: Fallback = "drop_last"
     base_dir: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -104,6 +114,7 @@ class ExperimentConfig(Config):
             if not isinstance(values, list | tuple) or not all(isinstance(item, kind) for item in values):
                 raise ConfigError(f"{name}: got {values!r}, expected a tuple of {kind.__name__}.")
             object.__setattr__(self, name, tuple(values))
+        object.__setattr__(self, "match", match_names(self.match, self.fallback))
         if self.base_dir is not None:
             object.__setattr__(self, "base_dir", local_path("base_dir", self.base_dir, _COPY))
         self.validate()
@@ -248,7 +259,8 @@ class ExperimentConfig(Config):
         """
         target = local_path("path", path, _COPY)
         datasets = [replace(entry, path=self._path_from(target, entry.path)) for entry in self.datasets]
-        text = to_toml(datasets, self.training_datasets, self.zeroshot, self.fewshot)
+        controls = {} if self.match is None else {"match": self.match, "fallback": self.fallback}
+        text = to_toml(datasets, self.training_datasets, self.zeroshot, self.fewshot, controls)
         target.write_text(text, encoding="utf-8", newline="\n")
 
     def _path_from(self, target: Path, path: str) -> str:
@@ -303,70 +315,6 @@ def load_experiment_config(path: str | os.PathLike[str]) -> ExperimentConfig:
         return ExperimentConfig(**read_toml(file), base_dir=file.absolute().parent)
     except ConfigError as error:
         raise ConfigError(f"In {str(file)!r}: {error}") from error
-
-
-def assign_split(
-    config: ExperimentConfig, dataset: str, cell_type: str, perturbation: str, *, is_control: bool
-) -> Split | None:
-    """Return the split of the cells with one perturbation of one cell type of one dataset.
-
-    ======================================  =====================================
-    the cell type is                        its cells go to
-    ======================================  =====================================
-    in ``[zeroshot]``                       that split, including controls
-    in ``[fewshot]``: a control             train
-    in ``[fewshot]``: listed in ``test``    test, even if also listed in ``val``
-    in ``[fewshot]``: listed in ``val``     valid
-    in ``[fewshot]``: any other             train, even if not in ``[training]``
-    neither, dataset in ``[training]``      train
-    neither, dataset not in ``[training]``  None: not used
-    ======================================  =====================================
-
-    Perturbed cells go where cell-load puts them, with one exception: a perturbation in both lists is
-    in both splits in cell-load, and only in ``test`` here, so that no model is selected on its test
-    cells. Controls of a few-shot cell type differ: cell-load
-    divides them among the splits in proportion to the perturbed cells, whereas here all of them train. A control
-    listed in ``val`` or ``test`` remains a control, as in cell-load.
-
-    Parameters
-    ----------
-    config
-        The experiment.
-    dataset
-        A name declared in ``[datasets]``.
-    cell_type, perturbation
-        Labels as in the screen.
-    is_control
-        Whether `perturbation` is the control.
-
-    Raises
-    ------
-    ConfigError
-        If the experiment has no such dataset.
-
-    Examples
-    --------
-    >>> config = ExperimentConfig(
-    ...     datasets=(DatasetEntry(name="a", path="a.h5ad"),),
-    ...     fewshot=(FewshotEntry(dataset="a", cell_type="K562", val_perturbations=("TP53",)),),
-    ... )
-    >>> assign_split(config, "a", "K562", "TP53", is_control=False)
-    'valid'
-    >>> assign_split(config, "a", "RPE1", "TP53", is_control=False) is None
-    True
-    """
-    config.dataset_path(dataset)  # raises for an undeclared dataset, which would otherwise be silently ignored
-    split = config.get_zeroshot_celltypes(dataset).get(cell_type)
-    if split is not None:
-        return split_name(split)
-    entry = config.get_fewshot_celltypes(dataset).get(cell_type)
-    if entry is None:
-        return "train" if dataset in config.training_datasets else None
-    if is_control:
-        return "train"
-    if perturbation in entry.test_perturbations:
-        return "test"
-    return "valid" if perturbation in entry.val_perturbations else "train"
 
 
 def _require_unique(section: str, names: Iterable[str]) -> None:

@@ -61,21 +61,28 @@ class DatasetEntry:
         if isinstance(self.path, os.PathLike):
             object.__setattr__(self, "path", os.fspath(self.path))
         _require_text(f"[datasets] {self.name!r}", self.path)
-        for role, value in self.roles.items():
+        for role in self.roles:
             if role not in DATASET_ROLES:
                 raise ConfigError(
                     f"[datasets.{quote(self.name)}]: got the key {role!r}, expected 'path' or one of "
                     f"{', '.join(map(repr, DATASET_ROLES))}. {near_matches(role, DATASET_ROLES)}"
                 )
-            if role == "rename_perturbations":
-                check_renames(value)
-                continue
-            is_list = role in ("control_pert", "covariates") and isinstance(value, list | tuple) and value
-            labels = value if is_list else [value]
-            for label in labels:
-                _require_text(f"[datasets.{quote(self.name)}] {role}", label)
-        roles = {role: tuple(value) if isinstance(value, list) else value for role, value in self.roles.items()}
+        roles = {role: self._checked(role, value) for role, value in self.roles.items()}
         object.__setattr__(self, "roles", roles)
+
+    def _checked(self, role: str, value: Any) -> Any:
+        """Value of a role: text, a tuple of texts, or names of labels."""
+        name = f"[datasets.{quote(self.name)}] {role}"
+        if role == "rename_perturbations":
+            renames = check_renames(value)
+            return dict(renames) if isinstance(renames, tuple) else renames
+        is_list = isinstance(value, list | tuple)
+        if role == "covariates" and is_list and not value:
+            return ()  # none, whatever the store was converted with
+        may_be_list = role in ("control_pert", "covariates") and is_list and value
+        for label in value if may_be_list else [value]:
+            _require_text(name, label)
+        return tuple(value) if is_list else value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-SECTIONS = ("datasets", "training", "zeroshot", "fewshot")
+SECTIONS = ("datasets", "training", "zeroshot", "fewshot", "controls")
+
+CONTROL_KEYS = ("match", "fallback")
+"""Keys of ``[controls]``, a section that cell-load does not have."""
 
 SECTION_LIST = ", ".join(f"[{name}]" for name in SECTIONS)
 
@@ -50,6 +53,7 @@ def to_toml(
     training_datasets: Sequence[str],
     zeroshot: Sequence[ZeroshotEntry],
     fewshot: Sequence[FewshotEntry],
+    controls: Mapping[str, str | Sequence[str]],
 ) -> str:
     """TOML that `read_toml` reads back as the same fields.
 
@@ -75,6 +79,8 @@ def to_toml(
         lines += ["", f"[fewshot.{quote(few.key)}]"]
         lines += [f"val = [{', '.join(map(quote, few.val_perturbations))}]"]
         lines += [f"test = [{', '.join(map(quote, few.test_perturbations))}]"]
+    if controls:
+        lines += ["", "[controls]", *(f"{key} = {_text_or_list(value)}" for key, value in controls.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -93,12 +99,20 @@ def _fields_of(raw: dict[str, Any]) -> dict[str, Any]:
                 f"[training] {quote(name)}: got {mode!r}, expected 'train'. Hold out cell types in [zeroshot] and "
                 f"perturbations in [fewshot], and omit datasets that are not trained on."
             )
+    controls = raw.get("controls", {})
+    for key in controls:
+        if key not in CONTROL_KEYS:
+            raise ConfigError(
+                f"[controls]: got the key {key!r}, expected only 'match' and 'fallback'. "
+                f"{near_matches(key, CONTROL_KEYS)}"
+            )
     keys = {section: _entry_keys(section, raw.get(section, {}), datasets) for section in ("zeroshot", "fewshot")}
     return {
         "datasets": tuple(_dataset_entry(name, value) for name, value in datasets.items()),
         "training_datasets": tuple(raw.get("training", {})),
         "zeroshot": tuple(ZeroshotEntry(**cells, split=split) for cells, split in keys["zeroshot"]),
         "fewshot": tuple(_fewshot_entry(cells, table) for cells, table in keys["fewshot"]),
+        **controls,
     }
 
 
@@ -122,9 +136,13 @@ def _dataset_value(entry: DatasetEntry) -> str:
         if isinstance(value, Mapping):
             text = f"{{ {', '.join(f'{quote(label)} = {quote(name)}' for label, name in value.items())} }}"
         else:
-            text = quote(value) if isinstance(value, str) else f"[{', '.join(map(quote, value))}]"
+            text = _text_or_list(value)
         pairs.append(f"{role} = {text}")
     return f"{{ {', '.join(pairs)} }}"
+
+
+def _text_or_list(value: str | Sequence[str]) -> str:
+    return quote(value) if isinstance(value, str) else f"[{', '.join(map(quote, value))}]"
 
 
 def _entry_keys(section: str, table: dict[str, Any], datasets: Iterable[str]) -> list[tuple[dict[str, str], Any]]:

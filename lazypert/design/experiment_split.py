@@ -2,20 +2,89 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lazypert.design.experiment import ExperimentConfig, assign_split
 from lazypert.design.experiment_entries import FewshotEntry, ZeroshotEntry
 from lazypert.errors import LabelNotFoundError, near_matches
+from lazypert.screen.combinations import combined_label
+from lazypert.splits.names import split_name
 from lazypert.splits.split_result import SplitResult, split_by_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from lazypert.design.experiment import ExperimentConfig
     from lazypert.screen.groups import Groups
+    from lazypert.screen.roles import Roles
     from lazypert.splits.names import Split
+
+
+def assign_split(
+    config: ExperimentConfig, dataset: str, cell_type: str, perturbation: str, *, is_control: bool
+) -> Split | None:
+    """Return the split of the cells with one perturbation of one cell type of one dataset.
+
+    ======================================  =====================================
+    the cell type is                        its cells go to
+    ======================================  =====================================
+    in ``[zeroshot]``                       that split, including controls
+    in ``[fewshot]``: a control             train
+    in ``[fewshot]``: listed in ``test``    test, even if also listed in ``val``
+    in ``[fewshot]``: listed in ``val``     valid
+    in ``[fewshot]``: any other             train, even if not in ``[training]``
+    neither, dataset in ``[training]``      train
+    neither, dataset not in ``[training]``  None: not used
+    ======================================  =====================================
+
+    Perturbed cells go where cell-load puts them, with one exception: a perturbation in both lists is
+    in both splits in cell-load, and only in ``test`` here, so that no model is selected on its test
+    cells. Controls of a few-shot cell type differ: cell-load
+    divides them among the splits in proportion to the perturbed cells, whereas here all of them train. A control
+    listed in ``val`` or ``test`` remains a control, as in cell-load.
+
+    Parameters
+    ----------
+    config
+        The experiment.
+    dataset
+        A name declared in ``[datasets]``.
+    cell_type, perturbation
+        Labels as in the screen.
+    is_control
+        Whether `perturbation` is the control.
+
+    Raises
+    ------
+    ConfigError
+        If the experiment has no such dataset.
+
+    Examples
+    --------
+    >>> from lazypert.design.experiment import DatasetEntry
+    >>> config = ExperimentConfig(
+    ...     datasets=(DatasetEntry(name="a", path="a.h5ad"),),
+    ...     fewshot=(FewshotEntry(dataset="a", cell_type="K562", val_perturbations=("TP53",)),),
+    ... )
+    >>> assign_split(config, "a", "K562", "TP53", is_control=False)
+    'valid'
+    >>> assign_split(config, "a", "RPE1", "TP53", is_control=False) is None
+    True
+    """
+    config.dataset_path(dataset)  # raises for an undeclared dataset, which would otherwise be silently ignored
+    split = config.get_zeroshot_celltypes(dataset).get(cell_type)
+    if split is not None:
+        return split_name(split)
+    entry = config.get_fewshot_celltypes(dataset).get(cell_type)
+    if entry is None:
+        return "train" if dataset in config.training_datasets else None
+    if is_control:
+        return "train"
+    if perturbation in entry.test_perturbations:
+        return "test"
+    return "valid" if perturbation in entry.val_perturbations else "train"
 
 
 def split_experiment(experiment: ExperimentConfig, groups: Groups, owners: Mapping[str, str]) -> SplitResult:
@@ -24,7 +93,7 @@ def split_experiment(experiment: ExperimentConfig, groups: Groups, owners: Mappi
     Parameters
     ----------
     experiment
-        What to train on and what to hold out.
+        What to train on and what to hold out; with a separator, the parts of its perturbations are in any order.
     groups
         The cells of all files of the experiment's datasets. A dataset label is a name in `owners`, or
         ``<name>/<file>`` for a file inside a store of several files. A single file may have any dataset labels.
@@ -36,6 +105,7 @@ def split_experiment(experiment: ExperimentConfig, groups: Groups, owners: Mappi
     LabelNotFoundError
         If a held-out cell type does not occur in its dataset, or a held-out perturbation in its cell type.
     """
+    experiment = _with_labels_of(groups.roles, experiment)
     check_held_out(experiment, groups, owners)
     names: list[Split | None] = []
     for run in range(len(groups.start)):
@@ -49,6 +119,19 @@ def split_experiment(experiment: ExperimentConfig, groups: Groups, owners: Mappi
             assign_split(experiment, dataset, label["cell_type"], label["perturbation"], is_control=is_control)
         )
     return split_by_run(groups, names)
+
+
+def _with_labels_of(roles: Roles, experiment: ExperimentConfig) -> ExperimentConfig:
+    """Give combinations that are held out the labels that groups have for them."""
+    entries = tuple(
+        replace(
+            entry,
+            val_perturbations=tuple(combined_label(label, roles) for label in entry.val_perturbations),
+            test_perturbations=tuple(combined_label(label, roles) for label in entry.test_perturbations),
+        )
+        for entry in experiment.fewshot
+    )
+    return replace(experiment, fewshot=entries)
 
 
 def check_held_out(experiment: ExperimentConfig, groups: Groups, owners: Mapping[str, str]) -> None:

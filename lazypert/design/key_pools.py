@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,7 +41,7 @@ class PoolLevel:
     Attributes
     ----------
     index
-        (n_controls,) control index; ascending within a pool. Controls without the key are left out.
+        (n_controls,) control index, in one order within all pools. Controls without the key are left out.
     key
         (n_pools,) ascending ``parent * (n_labels + 1) + code + 1``, where `parent` is the number of the pool one level
         above, which at the first level is its first control.
@@ -101,19 +101,26 @@ class KeyPools:
     levels: tuple[PoolLevel, ...]
 
     @classmethod
-    def of(cls, keys: MatchKeys, groups: Groups, controls: Rows) -> KeyPools:
-        """Sort controls, which are sorted by cell type and dataset already."""
+    def of(cls, keys: MatchKeys, groups: Groups, controls: Rows, order: NDArray[np.integer] | None = None) -> KeyPools:
+        """Sort controls, which are sorted by cell type and dataset already.
+
+        Parameters
+        ----------
+        order
+            (n_controls,) order of the controls within each pool; None for that of `controls`.
+        """
         pool_keys = groups.matching_ids[groups.run_of(controls.starts)]
         sizes = controls.stops - controls.starts
         starts = np.cumsum(sizes) - sizes
         parent = np.repeat(starts[np.searchsorted(pool_keys, pool_keys)], sizes)
-        positions = controls.positions(np.arange(len(controls)))
+        order = np.arange(len(controls)) if order is None else order
+        positions, parent = controls.positions(np.arange(len(controls)))[order], parent[order]
         levels = []
         for name in keys.names:
             code = keys.codes(name, positions)
             level = PoolLevel.of(parent, code, keys.n_labels(name), missing_is_label=keys.missing_is_label)
             parent = level.find(parent, code)
-            levels.append(level)
+            levels.append(replace(level, index=order[level.index].astype(level.index.dtype, copy=False)))
         return cls(keys, tuple(levels))
 
     def match(self, positions: NDArray[np.int64], first: NDArray[np.int64], size: NDArray[np.int64]) -> MatchedPools:

@@ -3,56 +3,29 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lazypert._internal.validation import require, require_names
+from lazypert._internal.validation import require
+from lazypert.design.match_options import CELL_TYPE, UNUSABLE
 from lazypert.errors import ColumnNotFoundError, ConfigError
 from lazypert.screen.groups import ALL
-from lazypert.screen.roles import ROLE_OF_AXIS
 from lazypert.screen.rows import Rows
 from lazypert.splits.cell_labels import axis_of, read_column
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from lazypert.design.match_options import Fallback
     from lazypert.screen.groups import Groups
     from lazypert.splits.cell_source import CellSource
-
-Fallback = Literal["drop_last", "error"]
-
-CELL_TYPE = "cell_type"
-"""The first key, which is never dropped."""
-
-_UNUSABLE = {
-    "perturbation": "anything but the perturbation, which controls never share with other cells",
-    "dataset": "anything but the dataset, which is always matched. Leave it out",
-    CELL_TYPE: f"{CELL_TYPE!r}, which is always matched, only once and first. Leave it out",
-}
-
-
-def match_names(value: Any) -> tuple[str, ...] | None:
-    """Return the option `match` with ``"cell_type"`` as its first key.
-
-    Raises
-    ------
-    ConfigError
-        If it is not a list of names, one is given twice, or ``"cell_type"`` is not the first.
-    """
-    if value is None:
-        return None
-    names = require_names("match", value)
-    names = names if names[:1] == [CELL_TYPE] else [CELL_TYPE, *names]
-    for name in ("perturbation", "dataset"):
-        require(name not in names, "match", value, _UNUSABLE[name])
-    require(CELL_TYPE not in names[1:], "match", value, _UNUSABLE[CELL_TYPE])
-    require(all(names) and len(set(names)) == len(names), "match", value, "each key once, and no empty name")
-    return tuple(names)
 
 
 class MatchKeys:
     """Codes of the keys beyond cell type and dataset, read when they are first needed. Thread-safe.
+
+    The labels of covariates are those of the conditions, so that nothing is read for them.
 
     Parameters
     ----------
@@ -111,6 +84,11 @@ class MatchKeys:
         """All keys, the cell type first."""
         return (CELL_TYPE, *self.names)
 
+    @property
+    def obs_columns(self) -> tuple[str, ...]:
+        """Names of the keys that are obs columns other than the batch."""
+        return tuple(name for name in self.names if not self._is_batch(name))
+
     def _clear(self) -> None:
         self._columns: dict[str, tuple[NDArray[np.integer], int]] = {}
         self._lock = threading.Lock()
@@ -119,33 +97,38 @@ class MatchKeys:
         groups, seen = source.groups, set()
         for name in self.names:
             axis = axis_of(groups, name)
-            if axis in _UNUSABLE:
-                raise ConfigError(f"match: got {name!r}, the {axis} column, expected {_UNUSABLE[axis]}.")
+            if axis in UNUSABLE:
+                raise ConfigError(f"match: got {name!r}, the {axis} column, expected {UNUSABLE[axis]}.")
             require(
                 (axis or name) not in seen, "match", self.names, f"each key once, and {name!r} is one of the others"
             )
             seen.add(axis or name)
-            if axis is None:
+            if axis == "batch":
+                _require_batches(source)
+            elif not self._is_covariate(name):
                 _require_column(source, name)
-            elif groups.roles.columns()[axis] is None and groups.labels[axis].tolist() == [ALL]:
-                raise ConfigError(
-                    f"match: got {name!r}, but this screen has no {axis} labels. Name its column as "
-                    f"{ROLE_OF_AXIS[axis]}."
-                )
 
     def codes(self, name: str, positions: NDArray[np.int64]) -> NDArray[np.integer]:
         """(n,) codes of a key by position, -1 where the label is missing."""
         if self._is_batch(name):
             order = self._groups.row_order
             return self._groups.batch_of(positions if order is None else order[positions])
+        if self._is_covariate(name):
+            of_condition = self._groups.conditions.codes_of(name)
+            return of_condition[self._groups.condition[self._groups.run_of(positions)]]
         return self._column(name)[0][positions]
 
     def n_labels(self, name: str) -> int:
         """Return the number of labels of a key."""
-        return len(self._groups.labels["batch"]) if self._is_batch(name) else self._column(name)[1]
+        if self._is_batch(name):
+            return len(self._groups.labels["batch"])
+        return len(self._groups.conditions.levels[name]) if self._is_covariate(name) else self._column(name)[1]
 
     def _is_batch(self, name: str) -> bool:
         return axis_of(self._groups, name) == "batch"
+
+    def _is_covariate(self, name: str) -> bool:
+        return name in self._groups.roles.covariates
 
     def _column(self, name: str) -> tuple[NDArray[np.integer], int]:
         """Codes by position, of one or two bytes as a rule, and the number of labels."""
@@ -165,6 +148,15 @@ class MatchKeys:
         codes = np.empty_like(sorted_codes)
         codes[by_row] = sorted_codes
         return codes, len(labels)
+
+
+def _require_batches(source: CellSource) -> None:
+    """Check that each dataset has batch labels: otherwise its cells would seem to share a batch with all controls."""
+    screens = getattr(source, "sources", (source,))
+    for screen in screens:
+        if screen.groups.roles.batch_col is None and screen.groups.labels["batch"].tolist() == [ALL]:
+            name = "this screen" if len(screens) == 1 else repr(screen)
+            raise ConfigError(f"match: got 'batch', but {name} has no batch labels. Name its column as batch_col.")
 
 
 def _require_column(source: CellSource, name: str) -> None:

@@ -26,7 +26,7 @@ def no_controls(groups: Groups, runs: NDArray[np.integer]) -> EmptyPoolError:
         f"{len(names)} {'groups have' if len(names) > 1 else 'group has'} no controls: {_listed(names)}. "
         f"Expected cells labelled {controls} "
         f"of the cell type{'s' if len(cell_types) > 1 else ''} {', '.join(cell_types)}. "
-        "Check control_pert, leave out these cell types, or pass on_empty='mask'."
+        "Check control_pert, or leave out these cell types; match_controls(on_empty='mask') masks their cells."
     )
 
 
@@ -43,8 +43,10 @@ def incomplete_matches(groups: Groups, match: Sequence[str], runs: NDArray[np.in
 
 def _names(groups: Groups, runs: NDArray[np.integer]) -> list[str]:
     """Sorted names of the groups of runs."""
-    cell_type, perturbation = (groups.labels[axis][groups.codes[axis][runs]] for axis in ("cell_type", "perturbation"))
-    return sorted({f"({c}, {p})" for c, p in zip(cell_type, perturbation, strict=True)})
+    parts = [groups.labels[axis][groups.codes[axis][runs]].tolist() for axis in ("cell_type", "perturbation")]
+    for name, labels in groups.conditions.labels.items():
+        parts.append([f"{name} {label}" if label else f"no {name}" for label in labels[groups.condition[runs]]])
+    return sorted({f"({', '.join(names)})" for names in zip(*parts, strict=True)})
 
 
 def _listed(names: list[str]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lazypert._internal.randomness import counter_hash
-from lazypert.design.control_pools import DrawnCells
+from lazypert.design.control_draws import DrawnCells
 from lazypert.design.epoch_share import Sentences
 from lazypert.loading.control_arena import ControlArena, arena_bytes
 from lazypert.loading.control_cache import ControlCache

@@ -332,9 +332,10 @@ class Loader:
         """Everything that must be equal for a step of another loader to be the same batch, as JSON values."""
         reach, features, plan = self._block_reader.reach, self._features, self.plan
         match = self.pools.match
+        used = self.config.obs if match is None else (*self.config.obs, *match.obs_columns)
         return plan_fingerprint(
             plan,
-            stores=digest(*self.source.content_digests(self.config.obs)),
+            stores=digest(*self.source.content_digests(used)),
             cells=digest(self.rows.starts, self.rows.stops, plan.first, plan.size),
             controls=digest(self.pools.controls.starts, self.pools.controls.stops, self.pools.by_batch),
             features=digest(*features.fingerprint(self.source), *self._features_from_file),

@@ -79,8 +79,8 @@ class KnockdownFilterConfig(KnockdownOptions):
         ``.tsv`` file with a header, labels in its first column and genes in its second; or
         ``uns["genetic_perturbations"]`` of a file in CELLxGENE's schema. Labels of one gene are judged one by one.
         A label may have several genes (a list, or several lines of the file), all of which have to pass, in the same
-        cells. With an empty gene, a label has no target. Genes are looked up in `var_gene_col`, and then in the var
-        index.
+        cells. A label whose only gene is empty has no target. Genes are looked up in `var_gene_col`, and then in the
+        var index.
 
     Raises
     ------

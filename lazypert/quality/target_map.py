@@ -54,7 +54,7 @@ def read_targets(targets: TargetMap | None) -> dict[str, tuple[Gene, ...]]:
     Raises
     ------
     ConfigError
-        If the file cannot be read, or has fewer than two columns.
+        If the file cannot be read, has fewer than two columns, or a label has an empty gene beside others.
     """
     if targets is None:
         return {}
@@ -70,12 +70,28 @@ def read_targets(targets: TargetMap | None) -> dict[str, tuple[Gene, ...]]:
     found: dict[str, tuple[Gene, ...]] = {}
     for label, gene in table.iloc[:, :2].drop_duplicates().itertuples(index=False, name=None):
         found[label] = (*found.get(label, ()), (gene,))
+    for label, genes in found.items():
+        _require_genes(label, genes)
     return found
 
 
 def targets_of_labels(targets: TargetMap | None, roles: Roles) -> dict[str, tuple[Gene, ...]]:
-    """Read targets, and give combinations the labels that groups have for them."""
-    return {combined_label(label, roles): genes for label, genes in read_targets(targets).items()}
+    """Read targets, and give combinations the labels that groups have for them.
+
+    Raises
+    ------
+    ConfigError
+        If one combination is given twice, with other genes.
+    """
+    found: dict[str, tuple[Gene, ...]] = {}
+    for label, genes in read_targets(targets).items():
+        combined = combined_label(label, roles)
+        if found.setdefault(combined, genes) != genes:
+            raise ConfigError(
+                f"targets: got other genes for {label!r} than for another label of {combined!r}, which is the same "
+                "combination; expected its genes once. Remove one of the labels."
+            )
+    return found
 
 
 def _genes_of(label: Any, genes: Any, targets: Any) -> tuple[Gene, ...]:
@@ -87,14 +103,25 @@ def _genes_of(label: Any, genes: Any, targets: Any) -> tuple[Gene, ...]:
     names = genes.tolist() if hasattr(genes, "tolist") else genes
     is_text = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
     require(is_text, "targets", targets, _EXPECTED)
-    return tuple((name,) for name in dict.fromkeys(names)) or _NO_GENE
+    found = tuple((name,) for name in dict.fromkeys(names)) or _NO_GENE
+    _require_genes(label, found)
+    return found
+
+
+def _require_genes(label: str, genes: tuple[Gene, ...]) -> None:
+    """Refuse an empty name, which stands for no target, beside names of genes."""
+    is_none = ("",) in genes
+    names = [gene[0] for gene in genes]
+    require(not is_none or len(genes) == 1, f"targets[{label!r}]", names, "names of genes, or '' alone for no target")
 
 
 def _genes_of_entry(label: str, entry: Mapping[str, Any]) -> tuple[Gene, ...]:
     """Genes of an entry of ``uns["genetic_perturbations"]``: those of a control are none."""
     role = entry.get("role")
     require(role in ("targeting", "control"), f"targets[{label!r}]['role']", role, "'targeting' or 'control'")
-    features: Any = next((entry[key] for key in _FEATURES if len(entry.get(key, ()))), {})
+    features = _features_of(entry)
+    is_list = not isinstance(features, str)
+    require(is_list, f"targets[{label!r}]", features, "target_features {Ensembl id: symbol}, or a list of genes")
     if role == "control" or not len(features):
         return _NO_GENE
     if isinstance(features, Mapping):
@@ -102,10 +129,15 @@ def _genes_of_entry(label: str, entry: Mapping[str, Any]) -> tuple[Gene, ...]:
     return tuple((str(gene),) for gene in features)
 
 
+def _features_of(entry: Mapping[str, Any]) -> Any:
+    given = (entry.get(key) for key in _FEATURES)
+    return next((features for features in given if features is not None and len(features)), ())
+
+
 def _require_features(targets: Mapping[Any, Any]) -> None:
     """Refuse entries none of which says what it targets: no perturbation could be judged."""
     entries = [entry for entry in targets.values() if isinstance(entry, Mapping) and entry.get("role") == "targeting"]
-    if entries and not any(len(entry.get(key, ())) for entry in entries for key in _FEATURES):
+    if entries and not any(len(_features_of(entry)) for entry in entries):
         raise ConfigError(
             f"targets: got {len(entries):,} targeting entries without target_features and derived_features, expected "
             "the genes that each targets, as CELLxGENE adds them to published files. Name them: {label: gene}."

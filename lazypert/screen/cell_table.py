@@ -141,6 +141,14 @@ class BatchCounts:
         return cls.from_keys(keys, n_cells, n_batches)
 
     @classmethod
+    def total(cls, parts: Sequence[BatchCounts], n_batches: int) -> BatchCounts:
+        """Add up several tables."""
+        keys, part_of = np.unique(np.concatenate([part.keys(n_batches) for part in parts]), return_inverse=True)
+        n_cells = np.zeros(len(keys), dtype=np.int64)
+        np.add.at(n_cells, part_of, np.concatenate([part.n_cells for part in parts]))
+        return cls.from_keys(keys, n_cells, n_batches)
+
+    @classmethod
     def from_keys(cls, keys: NDArray[np.int64], n_cells: NDArray[np.integer], n_batches: int) -> BatchCounts:
         """Make a table from sorted keys ``run * (n_batches + 1) + batch + 1``."""
         run, batch = np.divmod(keys, n_batches + 1)

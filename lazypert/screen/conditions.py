@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from lazypert._internal.validation import require
 from lazypert.errors import ConfigError, LabelNotFoundError, near_matches
 from lazypert.screen.labels import label_array, label_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
     from numpy.typing import NDArray
@@ -127,10 +129,12 @@ class Conditions:
         Raises
         ------
         ConfigError
-            If a name is not that of a covariate.
+            If it is not a mapping, or a name is not that of a covariate.
         LabelNotFoundError
             If a label does not occur.
         """
+        expected = "a dictionary of labels, such as {'dose': (1, 10)}"
+        require(isinstance(wanted, Mapping), "covariates", wanted, expected)
         chosen = np.ones(len(self), dtype=bool)
         for name, value in wanted.items():
             if name not in self.labels:
@@ -144,7 +148,7 @@ class Conditions:
             for text in texts:
                 if text not in self.labels[name]:
                     raise LabelNotFoundError(
-                        f"covariates[{name!r}]: got {text!r}, expected a label in obs column {name!r}. "
+                        f"covariates[{name!r}]: got {text or None!r}, expected a label in obs column {name!r}. "
                         f"{near_matches(text, self.levels[name])}"
                     )
             chosen &= np.isin(self.labels[name], texts)

@@ -7,22 +7,23 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import pandas as pd
 
 from lazypert._internal.inverse_permutation import inverse
 from lazypert.errors import LabelNotFoundError, near_matches
 from lazypert.screen.cell_order import order_cells
-from lazypert.screen.cell_table import BatchCounts, CellArrays, ConcatCells, code_dtype
+from lazypert.screen.cell_table import BatchCounts, CellArrays, code_dtype
 from lazypert.screen.combinations import combined_label, controls_in
 from lazypert.screen.conditions import Conditions
-from lazypert.screen.labels import label_array, rename, renumber
-from lazypert.screen.roles import AXES, RUN_AXES, joint_roles, missing_controls, no_such_control
+from lazypert.screen.group_table import group_table
+from lazypert.screen.labels import label_array, rename
+from lazypert.screen.roles import AXES, RUN_AXES, missing_controls, no_such_control
 from lazypert.screen.rows import Rows
 from lazypert.screen.run_keys import decode, encode, in_run_order, run_radices
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
+    import pandas as pd
     from numpy.typing import NDArray
 
     from lazypert.screen.cell_table import CellTable
@@ -32,9 +33,6 @@ ALL = "all"
 """Label of every cell on an axis that has no column."""
 
 _CELLS_AT_ONCE = 1_048_576
-
-_CONDITION = "condition"
-_GROUP_AXES = ("cell_type", "perturbation", _CONDITION)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,53 +154,6 @@ class Groups:
             control_parts=control_parts,
         )
 
-    @classmethod
-    def concat(cls, screens: Sequence[Groups], n_rows: Sequence[int]) -> Groups:
-        """Concatenate screens under the union of their labels and conditions, which are renumbered.
-
-        Parameters
-        ----------
-        screens
-            Groups of each screen.
-        n_rows
-            Number of rows of each screen's store; its rows follow those of the stores before it.
-        """
-        roles = joint_roles([(s.roles, [*s.labels["perturbation"], *s.control_parts]) for s in screens])
-        labels = {axis: np.unique(np.concatenate([screen.labels[axis] for screen in screens])) for axis in AXES}
-        codes = {
-            axis: np.concatenate([renumber(s.codes[axis], s.labels[axis], labels[axis]) for s in screens])
-            for axis in RUN_AXES
-        }
-        conditions, numbers = Conditions.unite([screen.conditions for screen in screens])
-        condition = np.concatenate([number[s.condition] for s, number in zip(screens, numbers, strict=True)])
-        cells_before = np.cumsum([0, *(screen.n_obs for screen in screens)])[:-1]
-        starts = np.concatenate([s.start + before for s, before in zip(screens, cells_before, strict=True)])
-        stops = np.concatenate([s.stop + before for s, before in zip(screens, cells_before, strict=True)])
-        row_order = None
-        if any(s.row_order is not None or s.n_obs != n for s, n in zip(screens, n_rows, strict=True)):
-            rows_before = np.cumsum([0, *n_rows])[:-1]
-            row_order = np.concatenate(
-                [
-                    (np.arange(screen.n_obs) if screen.row_order is None else screen.row_order) + before
-                    for screen, before in zip(screens, rows_before, strict=True)
-                ]
-            )
-        by_key = np.argsort(encode(in_run_order(codes, condition), run_radices(labels, conditions)), kind="stable")
-        batch_labels = [screen.labels["batch"] for screen in screens]
-        return cls(
-            roles=roles,
-            labels=labels,
-            start=starts[by_key],
-            stop=stops[by_key],
-            codes={axis: code[by_key] for axis, code in codes.items()},
-            condition=condition[by_key],
-            row_order=row_order,
-            n_obs=int(sum(screen.n_obs for screen in screens)),
-            cells=ConcatCells([screen.cells for screen in screens], n_rows, batch_labels, labels["batch"]),
-            conditions=conditions,
-            control_parts=tuple(sorted({part for screen in screens for part in screen.control_parts})),
-        )
-
     def select(self, rows: NDArray[np.integer]) -> Groups:
         """Return the groups of some of the cells, with the same labels and codes. No column is read.
 
@@ -277,10 +228,7 @@ class Groups:
             run = self.run_of(positions)
             rows = positions if self.row_order is None else self.row_order[positions]
             parts.append(BatchCounts.count(run, self.batch_of(rows), n_batches))
-        keys, part_of = np.unique(np.concatenate([part.keys(n_batches) for part in parts]), return_inverse=True)
-        n_cells = np.zeros(len(keys), dtype=np.int64)
-        np.add.at(n_cells, part_of, np.concatenate([part.n_cells for part in parts]))
-        return BatchCounts.from_keys(keys, n_cells, n_batches)
+        return BatchCounts.total(parts, n_batches)
 
     def batch_of(self, rows: NDArray[np.integer]) -> NDArray[np.int32]:
         """(n,) batch codes of cells by store row, -1 for a missing label."""
@@ -397,31 +345,7 @@ class Groups:
         Each covariate is a column too, after the perturbation; its label is empty where it is missing. Rows are sorted
         by their labels, those of covariates by their values if they are numbers.
         """
-        is_labelled = self.ids >= 0
-        rank = self.conditions.rank()
-        codes = self.codes | {_CONDITION: rank[self.condition]}
-        frame = pd.DataFrame(
-            {
-                **{axis: codes[axis][is_labelled] for axis in _GROUP_AXES},
-                "n_cells": self.sizes[is_labelled],
-                "is_control": self.is_control[is_labelled],
-            }
-        )
-        axes = list(_GROUP_AXES)
-        grouped = frame.groupby(axes, sort=True)
-        table = grouped.agg(n_cells=("n_cells", "sum"), is_control=("is_control", "any")).reset_index()
-        in_group = is_labelled[self.batch_counts.run]
-        run = self.batch_counts.run[in_group]
-        of_batches = pd.DataFrame({axis: codes[axis][run] for axis in (*axes, "dataset")})
-        of_batches["batch"] = self.batch_counts.batch[in_group]
-        n_batches = of_batches.drop_duplicates().groupby(axes, sort=True).size()
-        table.insert(4, "n_batches", n_batches.to_numpy())
-        for axis in ("cell_type", "perturbation"):
-            table[axis] = self.labels[axis][table[axis].to_numpy(dtype=np.int64)]
-        condition = np.argsort(rank)[table.pop(_CONDITION).to_numpy(dtype=np.int64)]
-        for place, (name, labels) in enumerate(self.conditions.labels.items(), 2):
-            table.insert(place, name, labels[condition], allow_duplicates=True)
-        return table
+        return group_table(self)
 
 
 class HasGroups(Protocol):

@@ -13,19 +13,32 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_DOUBLE_DIGITS = 15  # of a decimal number in double precision; more of them are an artefact of single precision
+
 _MAX_PADDED_CHARACTERS = 1 << 22  # 16 MiB: NumPy pads every label to the length of the longest
 
 
 def label_text(value: Any) -> str:
-    """Text of a label. Whole numbers are written as integers, so that 1 and 1.0 are one label.
+    """Text of a label, which is the same for a number in any precision.
+
+    Whole numbers are written as integers, so that 1 and 1.0 are one label, and so are 0.1 in single and in double
+    precision.
 
     Examples
     --------
     >>> label_text(1.0), label_text(0.5), label_text(True), label_text("1.0")
     ('1', '0.5', 'True', '1.0')
+    >>> label_text(np.float32(0.1)), float(np.float32(0.1))
+    ('0.1', 0.10000000149011612)
     """
-    is_whole_float = isinstance(value, float | np.floating) and float(value).is_integer()
-    return str(int(value) if is_whole_float else value)
+    if not isinstance(value, float | np.floating):
+        return str(value)
+    number = float(value)
+    if number.is_integer():
+        return str(int(number))
+    text, single = str(number), np.float32(number)
+    n_digits = len(text.partition("e")[0].replace(".", "").lstrip("-0"))
+    return str(single) if n_digits > _DOUBLE_DIGITS and float(single) == number else text
 
 
 def label_array(labels: Sequence[str]) -> NDArray[np.str_]:
@@ -107,7 +120,7 @@ def join_columns(values: Sequence[Any], lengths: Sequence[int]) -> Any:
     Returns
     -------
     (sum of lengths,) values; cells of a file without the column get missing values, not zeros.
-    Categoricals stay categorical, numbers stay numbers, and other mixtures become text.
+    Categoricals stay categorical, numbers stay numbers, and other mixtures become text, which is that of labels.
     """
     columns = [None if column is None else pd.Series(column) for column in values]
     given = [column for column in columns if column is not None]
@@ -129,7 +142,7 @@ def join_columns(values: Sequence[Any], lengths: Sequence[int]) -> Any:
         np.full(n, None, dtype=object) if c is None else c.astype(object).where(c.notna(), None).to_numpy()
         for c, n in zip(columns, lengths, strict=True)
     ]
-    return np.array([None if value is None else str(value) for value in np.concatenate(text)], dtype=object)
+    return np.array([None if value is None else label_text(value) for value in np.concatenate(text)], dtype=object)
 
 
 def _kind(dtype: Any) -> str:
@@ -171,6 +184,7 @@ def _join_categoricals(columns: Sequence[Any], lengths: Sequence[int]) -> pd.Cat
 
 
 def _with_text_labels(column: Any) -> Any:
-    labels, new_code = np.unique(np.asarray(column.cat.categories.astype(str), dtype=np.str_), return_inverse=True)
+    texts = np.asarray(list(map(label_text, column.cat.categories)), dtype=np.str_)
+    labels, new_code = np.unique(texts, return_inverse=True)
     codes = np.append(new_code, -1)[column.cat.codes.to_numpy()]  # code -1 indexes the appended -1
     return pd.Series(pd.Categorical.from_codes(codes, pd.Index(labels.astype(object), dtype=object)))

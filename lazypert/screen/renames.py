@@ -21,6 +21,8 @@ Renames: TypeAlias = Mapping[str, str] | tuple[tuple[str, str], ...] | Literal["
 
 STRIP = "strip"
 
+_EXPECTED = "a dictionary {label: name}, both text that is not empty, or 'strip'"
+
 
 def check_renames(value: Any) -> tuple[tuple[str, str], ...] | Literal["strip"] | None:
     """Return the option `rename_perturbations` as sorted pairs.
@@ -28,15 +30,21 @@ def check_renames(value: Any) -> tuple[tuple[str, str], ...] | Literal["strip"] 
     Raises
     ------
     ConfigError
-        If it is neither a mapping of text to text that is not empty, nor ``"strip"``.
+        If it is neither a mapping of text to text that is not empty, nor pairs of them, nor ``"strip"``; or a label
+        has two names.
     """
-    if value is None or value == STRIP:
-        return value
-    expected = "a dictionary {label: name}, both text that is not empty, or 'strip'"
-    pairs = value.items() if isinstance(value, Mapping) else value
-    require(isinstance(value, Mapping | tuple | list) and len(value) > 0, "rename_perturbations", value, expected)
-    is_text = all(len(pair) == 2 and all(isinstance(text, str) for text in pair) and pair[1] for pair in pairs)
-    require(is_text, "rename_perturbations", value, expected)
+    if value is None:
+        return None
+    if isinstance(value, str):
+        require(value == "strip", "rename_perturbations", value, _EXPECTED)
+        return "strip"
+    pairs = list(value.items()) if isinstance(value, Mapping) else value
+    is_list = isinstance(pairs, tuple | list) and all(
+        isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs
+    )
+    is_text = is_list and all(isinstance(text, str) and text for pair in pairs for text in pair)
+    require(is_text and len(pairs) > 0, "rename_perturbations", value, _EXPECTED)
+    require(len({label for label, _ in pairs}) == len(pairs), "rename_perturbations", value, "one name for each label")
     return tuple(sorted((str(label), str(name)) for label, name in pairs))
 
 

@@ -127,7 +127,8 @@ def joint_roles(screens: Sequence[tuple[Roles, Iterable[str]]]) -> Roles:
     Raises
     ------
     ConfigError
-        If a label marks controls in one screen only and occurs in another, or the separators or covariates differ.
+        If a label marks controls in one screen only and occurs in another, also as a part of a combination; or the
+        separators or covariates differ.
     LabelNotFoundError
         If a control label occurs in none of the screens that it is given for.
     """
@@ -135,7 +136,8 @@ def joint_roles(screens: Sequence[tuple[Roles, Iterable[str]]]) -> Roles:
     _require_each(labels_of)
     controls = {label for roles, labels in labels_of for label in labels if roles.is_control_label(label)}
     for roles, labels in labels_of:
-        for label in controls.intersection(labels):
+        parts = {part for label in labels for part in label.split(roles.separator)} if roles.separator else set()
+        for label in sorted(controls.intersection(parts.union(labels))):
             if not roles.is_control_label(label):
                 raise ConfigError(
                     f"control_pert: got {label!r} for one screen, but it is a perturbation in another (control_pert="

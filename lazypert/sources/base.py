@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +12,7 @@ from lazypert._internal.randomness import generator
 from lazypert._internal.validation import require, require_choice, require_integer
 from lazypert.errors import ConfigError, no_such_column
 from lazypert.screen.gene_alignment import gene_labels
+from lazypert.sources.cell_codes import CellCodes
 from lazypert.sources.feature_file import read_feature_table
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from lazypert.screen.groups import Groups
     from lazypert.sources.config import PerturbationSourceConfig
     from lazypert.sources.matrix_segment import MatrixSegment
     from lazypert.sparse.row_reader import RowReader
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lazypert.store.store import Store
 
 
-class PerturbationSource(ABC):
+class PerturbationSource(CellCodes):
     """Cells of one screen, or of several.
 
     Row numbers are rows of the store. With several stores they continue from one store to the next.
@@ -43,16 +43,6 @@ class PerturbationSource(ABC):
     config: PerturbationSourceConfig
 
     # Subclasses provide these.
-
-    @property
-    @abstractmethod
-    def groups(self) -> Groups:
-        """Cells, grouped by cell type, perturbation, dataset and batch."""
-
-    @property
-    @abstractmethod
-    def n_rows(self) -> int:
-        """Number of rows of the stores; the groups may cover only some of them."""
 
     @property
     @abstractmethod
@@ -270,68 +260,7 @@ class PerturbationSource(ABC):
         features = self.perturbation_features
         return {str(name): jnp.asarray(features[i]) for i, name in enumerate(self.get_pert_categories())}
 
-    # Labels and codes
-
-    def get_pert_codes(self) -> NDArray[np.int32]:
-        """(n_obs,) perturbation codes by store row; -1 where the label is missing."""
-        return self._codes("perturbation")
-
-    def get_cell_type_codes(self) -> NDArray[np.int32]:
-        """(n_obs,) cell type codes by store row; -1 where the label is missing."""
-        return self._codes("cell_type")
-
-    def get_batch_codes(self) -> NDArray[np.int32]:
-        """(n_obs,) batch codes by store row; -1 where the label is missing."""
-        return self._codes("batch")
-
-    def get_condition_codes(self) -> NDArray[np.int32]:
-        """(n_obs,) number of each cell's condition by store row; 0 for every cell without covariates."""
-        return self._codes("condition")
-
-    @property
-    def conditions(self) -> pd.DataFrame:
-        """One row per condition, by its number, and a column for each covariate: labels, empty where missing."""
-        return self.groups.conditions.table()
-
-    def _codes(self, axis: str) -> NDArray[np.int32]:
-        if axis not in self._code_cache:
-            if axis == "batch":
-                codes = self.groups.batch_of(np.arange(self.n_rows))
-            elif axis == "condition":
-                codes = self.groups.expand(self.groups.condition, self.n_rows)
-            else:
-                codes = self.groups.expand(self.groups.codes[axis], self.n_rows)
-            self._code_cache[axis] = codes
-        return self._code_cache[axis]
-
-    @cached_property
-    def _code_cache(self) -> dict[str, NDArray[np.int32]]:
-        return {}
-
-    def get_pert_categories(self) -> NDArray[np.str_]:
-        """(n_perturbations,) sorted labels."""
-        return self.groups.labels["perturbation"]
-
-    def get_cell_type_categories(self) -> NDArray[np.str_]:
-        """(n_cell_types,) sorted labels."""
-        return self.groups.labels["cell_type"]
-
-    def get_batch_categories(self) -> NDArray[np.str_]:
-        """(n_batches,) sorted labels."""
-        return self.groups.labels["batch"]
-
-    def get_control_mask(self) -> NDArray[np.bool_]:
-        """(n_obs,) bool by store row: whether each cell is a control."""
-        return np.append(self.groups.is_control_code, False)[
-            self.get_pert_codes()
-        ]  # code -1 indexes the appended False
-
-    def get_group_codes(self) -> NDArray[np.int64]:
-        """(n_obs,) ``cell_type_code * n_perturbations + pert_code`` by store row; -1 where one is missing.
-
-        With covariates, it is this times the number of conditions plus ``condition_code``.
-        """
-        return self.groups.expand(self.groups.ids, self.n_rows)
+    # Labels
 
     def obs_labels(self, column: str) -> list[str] | None:
         """Return the sorted labels of a categorical obs column of strings; None for any other column."""

@@ -13,8 +13,8 @@ from lazypert._internal.paths import location
 from lazypert._internal.unique_names import unique_names
 from lazypert._internal.validation import require
 from lazypert.errors import ConfigError
+from lazypert.screen.concat_groups import concat_groups
 from lazypert.screen.gene_alignment import align_genes
-from lazypert.screen.groups import Groups
 from lazypert.sources.aligned_matrix import AlignedMatrix
 from lazypert.sources.base import PerturbationSource
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lazypert.screen.gene_alignment import GeneAlignment
+    from lazypert.screen.groups import Groups
     from lazypert.sources.anndata_source import PerturbationAnnDataSource
     from lazypert.sources.matrix_segment import MatrixSegment
     from lazypert.store.matrix import Matrix
@@ -87,7 +88,7 @@ class PerturbationConcatSource(PerturbationSource):
     def groups(self) -> Groups:
         """Cells of all screens, grouped by cell type, perturbation, dataset and batch."""
         groups = [_name_dataset(source.groups, name) for source, name in zip(self.sources, self.names, strict=True)]
-        return Groups.concat(groups, [source.n_rows for source in self.sources])
+        return concat_groups(groups, [source.n_rows for source in self.sources])
 
     @property
     def n_rows(self) -> int:

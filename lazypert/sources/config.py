@@ -137,8 +137,8 @@ class PerturbationSourceConfig(ScreenOptions):
     @property
     def elements(self) -> tuple[str, ...]:
         """Paths of the store's elements that the options name, such as ``"obs/batch"``."""
-        columns = (self.pert_col, self.cell_type_col, self.batch_col, self.control_col, *self.additional_obs)
-        named = [f"obs/{name}" for name in columns if name is not None]
+        columns = (self.pert_col, self.cell_type_col, self.batch_col, self.control_col)
+        named = [f"obs/{name}" for name in (*columns, *self.roles.covariates, *self.additional_obs) if name is not None]
         named += [f"obsm/{self.embedding_key}"] * (self.embedding_key is not None)
         return (*named, f"layers/{self.layer}") if self.layer is not None else tuple(named)
 

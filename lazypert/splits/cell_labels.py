@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from lazypert.errors import ConfigError
 from lazypert.screen.cell_table import code_dtype
 from lazypert.screen.groups import ALL
-from lazypert.screen.labels import label_text
+from lazypert.screen.labels import factorise
 from lazypert.screen.roles import AXES, ROLE_OF_AXIS, RUN_AXES
 
 if TYPE_CHECKING:
@@ -127,15 +126,14 @@ def read_column(
 ) -> tuple[NDArray[np.integer], NDArray[np.str_]]:
     """Read an obs column as codes, -1 for missing values, and sorted labels.
 
-    Numbers become text, whole ones without a decimal point, so that labels are the same whether a file stores
-    them as integers or, because some are missing, as floats.
+    Labels are those of `lazypert.screen.labels.factorise`, whatever the type in which a file stores them.
     """
     number_of: dict[str, int] = {}
     codes = np.empty(len(rows), dtype=np.int32)
     for begin in range(0, len(rows), _CELLS_AT_ONCE):
         chunk = slice(begin, min(len(rows), begin + _CELLS_AT_ONCE))
-        local, values = pd.factorize(source.read_obs(column, rows[chunk]), use_na_sentinel=True)
-        numbers = [number_of.setdefault(label_text(value), len(number_of)) for value in values]
+        local, texts = factorise(source.read_obs(column, rows[chunk]))
+        numbers = [number_of.setdefault(text, len(number_of)) for text in texts.tolist()]
         codes[chunk] = np.array([*numbers, -1], dtype=np.int32)[local]  # code -1 selects the last
     if not len(rows):
         source.read_obs(column, rows[:])  # raises if there is no such column

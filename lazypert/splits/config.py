@@ -37,8 +37,7 @@ class SplitRule(Config):
         Labels whose cells are in no split, such as ``"unassigned"``.
     min_cells_per_group
         Cells of a group, a (cell type, perturbation) in one condition, with fewer cells than this are in no split;
-        controls are kept. The labels
-        above are excluded first.
+        controls are kept. The labels above are excluded first.
     missing
         What to do if a named label does not occur: ``"error"``, or ``"ignore"`` it. A rule that then holds
         nothing out is an error in any case.

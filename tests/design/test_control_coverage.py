@@ -1,6 +1,7 @@
 """The report counts what a loop over cells counts."""
 
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,12 +10,13 @@ import pytest
 from lazypert import ControlMappingConfig, FewShotSplitter, FewShotSplitterConfig
 from lazypert.design import control_coverage as module
 from lazypert.design.control_coverage import control_coverage
+from lazypert.screen.roles import AXES, Roles
 from lazypert.splits.names import SPLITS
 from tests.support.matching import KEYS, matched_pool, random_keyed_cells
 from tests.support.screens import CONTROL, make_cells
 
 
-def naive(cells, keys, split_of=None, allowed=None, *, map_controls=False):
+def naive(cells, keys, split_of=None, allowed=None, *, map_controls=False, covariates=()):
     """One dict per group, from one loop over cells."""
     frame, pools = cells.frame, defaultdict(list)
     for row in range(len(frame)):
@@ -23,8 +25,9 @@ def naive(cells, keys, split_of=None, allowed=None, *, map_controls=False):
             continue
         split = () if split_of is None else (split_of.get(row, "none"),)
         rows = None if split_of is None else allowed(split[0], row)
-        pools[(*split, *labels, frame["dataset"][row])].append(matched_pool(frame, row, keys, rows))
-    table, names = [], ["split"] * (split_of is not None) + ["cell_type", "perturbation", "dataset"]
+        condition = tuple("" if pd.isna(frame[name][row]) else f"{frame[name][row]:g}" for name in covariates)
+        pools[(*split, *labels, *condition, frame["dataset"][row])].append(matched_pool(frame, row, keys, rows))
+    table, names = [], ["split"] * (split_of is not None) + ["cell_type", "perturbation", *covariates, "dataset"]
     for group, found in pools.items():
         line = dict(zip(names, group, strict=True)) | {"n_cells": len(found)}
         for level, name in reversed(list(enumerate(("cell_type", *keys)))):
@@ -35,7 +38,13 @@ def naive(cells, keys, split_of=None, allowed=None, *, map_controls=False):
         line["unmatched"] = sum(not pool for _, pool in found)
         table.append(line)
     order = {name: number for number, name in enumerate((*SPLITS, "none"))}
-    return sorted(table, key=lambda line: [order.get(line.get("split"), 0), *(line[name] for name in names[-3:])])
+    axes = [name for name in names if name != "split"]
+
+    def key(line):  # covariates by their values, missing ones first
+        values = [float(line[name] or -1) if name in covariates else line[name] for name in axes]
+        return [order.get(line.get("split"), 0), *values]
+
+    return sorted(table, key=key)
 
 
 def same(table, expected):
@@ -81,6 +90,25 @@ def test_the_cells_of_each_split(policy, monkeypatch):
             .dropna(subset=["cell_type", "perturbation"])
             .shape[0]
         )
+    )
+
+
+@pytest.mark.parametrize("match", [("time",), ("donor", "dose"), ("dose", "time", "batch")], ids="-".join)
+def test_the_cells_of_each_condition(match):
+    frame = random_keyed_cells(400, 7, n_datasets=2).frame
+    rng = np.random.default_rng(8)
+    dose = np.where(rng.random(400) < 0.2, np.nan, rng.choice([0.5, 2.0, 10.0], 400))
+    roles = Roles(pert_col="perturbation", cell_type_col="cell_type", batch_col="batch", control_pert=CONTROL)
+    cells = make_cells(
+        roles=replace(roles, covariates=("dose", "time")),
+        obs={"dose": dose, "time": rng.choice([6, 24], 400), "donor": frame["donor"]},
+        **{axis: frame[axis].tolist() for axis in AXES},
+    )
+    table = control_coverage(cells, ControlMappingConfig(match=match))
+    same(table, naive(cells, match, covariates=("dose", "time")))
+    pd.testing.assert_frame_equal(
+        table[table.columns[:4]].drop_duplicates(ignore_index=True),
+        cells.groups.table().query("~is_control")[["cell_type", "perturbation", "dose", "time"]].reset_index(drop=True),
     )
 
 

@@ -6,8 +6,11 @@ from scipy import stats
 
 from lazypert import PerturbationSamplerConfig, RandomSplitter
 from lazypert._internal.inverse_permutation import inverse
-from lazypert.design.control_pools import DrawnCells, Reach, control_pools
+from lazypert.design.control_draws import DrawnCells, Reach
+from lazypert.design.control_pools import control_pools
+from lazypert.design.match_keys import MatchKeys
 from lazypert.design.sentence_plan import SentencePlan
+from lazypert.screen.roles import Roles
 from tests.support.screens import CONTROL, control_pool, design_cells, make_cells, random_cells
 
 
@@ -154,6 +157,30 @@ class TestReach:
             index = rows[sentences.cells.ravel()]
             seen |= set(draw(pools, cells, index, 8, (1, 2), Reach(50, 1.0), phase=phase).ravel().tolist())
         assert len(seen) > 0.99 * n_types * n
+
+    @pytest.mark.parametrize("match", [None, ("cell_type", "time"), ("cell_type", "plate")], ids=str)
+    def test_has_all_kinds_of_controls_at_any_time(self, match):
+        """Cells that come close together are not all matched with controls of one label or one condition."""
+        n = 3000
+        perturbation = ["NT-1"] * n + ["NT-2"] * (n // 2) + ["A"] * 400
+        roles = Roles(pert_col="perturbation", cell_type_col="cell_type", control_pert="NT*", covariates=("time",))
+        rng = np.random.default_rng(0)
+        obs = {"time": rng.choice([6, 24], len(perturbation)), "plate": rng.choice(list("pqr"), len(perturbation))}
+        cells = make_cells(roles=roles, perturbation=perturbation, cell_type=["T"] * len(perturbation), obs=obs)
+        keys = None if match is None else MatchKeys(cells, match)
+        pools = control_pools(cells.groups, by_batch=False, match=keys)
+        rows = np.arange(len(perturbation) - 400, len(perturbation))
+        for phase in (0.0, 0.3, 0.6, 0.9):
+            index = draw(pools, cells, rows, 4, (1, 2), Reach(450, 1.0), phase=phase).ravel()
+            assert abs(np.mean(cells.labels("perturbation", index) == "NT-1") - 2 / 3) < 0.06
+            own_time = cells.frame["time"].to_numpy()[np.repeat(rows, 4)]
+            time = cells.frame["time"].to_numpy()[index]
+            if match is None or "time" not in match:
+                assert abs(np.mean(time == 24) - 1 / 2) < 0.06
+            else:
+                assert (time == own_time).all()
+            n_seen = len(np.unique(index))
+            assert n_seen < 500 * (1 if match is None else 1.1)  # controls within reach
 
     def test_has_as_many_controls_as_a_cell_gets(self, pools):
         assert pools.reach(4, 10**6, 8).n_controls == 8

@@ -1,4 +1,4 @@
-"""Every cell of an experiment has the split that cell-load's rules give it."""
+"""Experiments are checked when they are made, and find the files of their datasets."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lazypert.design import experiment
-from lazypert.design.experiment import DatasetEntry, FewshotEntry, ZeroshotEntry, assign_split
+from lazypert.design.experiment import DatasetEntry, ZeroshotEntry
 from lazypert.errors import ConfigError
 from tests.support.experiments import CELL_LOAD, config_of, load_experiment
 
@@ -26,59 +26,6 @@ def test_entries_are_checked_on_construction():
         DatasetEntry(name="", path="x")
     with pytest.raises(ConfigError, match=r"dataset: got 'd2', expected a name in \[datasets\]\. There are 1: 'd0'"):
         config_of("x").dataset_files("d2")
-
-
-@pytest.mark.parametrize(
-    ("dataset", "cell_type", "perturbation", "expected"),
-    [
-        ("replogle", "k562", "AARS", "train"),
-        ("replogle", "k562", "control", "train"),
-        ("replogle", "jurkat", "AARS", "test"),
-        ("replogle", "jurkat", "control", "test"),
-        ("jurkat", "rpe1", "AARS", "valid"),
-        ("jurkat", "rpe1", "control", "valid"),
-        ("replogle", "rpe1", "AARS", "test"),
-        ("replogle", "rpe1", "NUP107", "test"),
-        ("replogle", "rpe1", "OTHER", "train"),
-        ("replogle", "rpe1", "control", "train"),
-        ("jurkat", "k562", "GENE2", "valid"),
-        ("jurkat", "k562", "AARS", "train"),
-    ],
-)
-def test_assign_split_in_the_example_of_cell_load(tmp_path, dataset, cell_type, perturbation, expected):
-    config = load_experiment(tmp_path, CELL_LOAD)
-    is_control = perturbation == "control"
-    assert assign_split(config, dataset, cell_type, perturbation, is_control=is_control) == expected
-
-
-def test_of_a_dataset_that_does_not_train_only_held_out_cells_are_used(tmp_path):
-    config = load_experiment(
-        tmp_path,
-        '[datasets]\na = "x"\n[zeroshot]\n"a.z" = "test"\n"a.t" = "train"\n[fewshot."a.f"]\nval = ["P"]\n',
-    )
-
-    def split(cell_type, perturbation, *, is_control=False):
-        return assign_split(config, "a", cell_type, perturbation, is_control=is_control)
-
-    assert split("other", "P") is None
-    assert split("other", "ctrl", is_control=True) is None
-    assert (split("z", "P"), split("t", "P")) == ("test", "train")
-    assert (split("f", "P"), split("f", "Q"), split("f", "ctrl", is_control=True)) == (
-        "valid",
-        "train",
-        "train",
-    )
-
-
-def test_a_control_listed_in_fewshot_remains_a_control():
-    entry = FewshotEntry(dataset="d0", cell_type="c", test_perturbations=("ctrl",))
-    config = config_of("x", fewshot=(entry,))
-    assert assign_split(config, "d0", "c", "ctrl", is_control=True) == "train"
-
-
-def test_undeclared_datasets_are_refused():
-    with pytest.raises(ConfigError, match="Did you mean 'd0'"):
-        assign_split(config_of("x"), "d_0", "c", "P", is_control=False)
 
 
 def test_importing_the_module_loads_only_the_standard_library():

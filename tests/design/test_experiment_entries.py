@@ -48,5 +48,17 @@ def test_entries_are_checked_on_construction(make, message):
         make()
 
 
+def test_values_of_roles():
+    roles = {"control_pert": ["ctrl", "NT"], "covariates": [], "rename_perturbations": {"b": "B", "a": "A"}}
+    entry = DatasetEntry(name="a", path="x", roles=roles)
+    assert entry.roles == roles | {"control_pert": ("ctrl", "NT"), "covariates": ()}
+    assert DatasetEntry(name="a", path="x", roles={"covariates": "dose"}).roles == {"covariates": "dose"}
+    pairs = (("a", "A"), ("b", "B"))
+    assert DatasetEntry(name="a", path="x", roles={**roles, "rename_perturbations": pairs}) == entry
+    for roles in ({"pert_col": ["a"]}, {"control_pert": []}, {"covariates": [""]}):
+        with pytest.raises(ConfigError, match=rf'^\[datasets."a"\] {next(iter(roles))}: got '):
+            DatasetEntry(name="a", path="x", roles=roles)
+
+
 def test_paths_may_be_path_objects(tmp_path):
     assert DatasetEntry(name="a", path=tmp_path).path == str(tmp_path)

@@ -83,6 +83,7 @@ def experiments(draw):
             )
             for name, cell in cells[cut:]
         ),
+        **draw(st.sampled_from([{}, {"match": ("donor", 'a "plate"')}, {"match": (), "fallback": "error"}])),
     )
 
 
@@ -125,6 +126,11 @@ def test_saving_into_another_folder_keeps_the_files(tmp_path):
         ('[datasets]\na = "x"\n[fewshot."a.c"]\ntests = ["P"]\n', "Did you mean 'test'"),
         ('[datasets]\na = "x"\n[fewshot]\n"a.c" = "test"\n', "whole cell type, use"),
         ('[datasets]\na = "x"\n[zeroshot]\n"a.c" = "val"\n[fewshot."a.c"]\n', "both .zeroshot. .*'val'"),
+        ('[controls]\nmatches = ["donor"]\n', r"\[controls\]: got the key 'matches'.*Did you mean 'match'"),
+        ('[controls]\nmatch = ["donor", "donor"]\n', "match: got .* expected each key once"),
+        ("[controls]\nmatch = 3\n", "match: got 3, expected a list of names"),
+        ('[controls]\nmatch = ["donor"]\nfallback = "drop"\n', "fallback: got 'drop', expected 'drop_last' or 'er"),
+        ('[controls]\nfallback = "error"\n', "fallback: got 'error' without match"),
         ('[datasets]\na = "x"\nb = y\n', r"not valid TOML.*line 3"),
         ('[datasets]\na = "x"\na = "y"\n', r"not valid TOML.*line 3"),
     ],
@@ -138,6 +144,13 @@ def test_mistakes_raise_an_error_that_names_the_file(tmp_path, toml, message):
 def test_a_single_name_is_a_list_of_one(tmp_path):
     experiment = load_experiment(tmp_path, '[datasets]\na = "x"\n[fewshot."a.c"]\nval = "P"\n')
     assert experiment.fewshot[0].val_perturbations == ("P",)
+
+
+def test_controls_are_matched_by_the_keys_of_the_file(tmp_path):
+    experiment = load_experiment(tmp_path, '[controls]\nmatch = ["donor", "plate"]\nfallback = "error"\n')
+    assert (experiment.match, experiment.fallback) == (("cell_type", "donor", "plate"), "error")
+    assert load_experiment(tmp_path, '[controls]\nmatch = "donor"\n').match == ("cell_type", "donor")
+    assert load_experiment(tmp_path, "[controls]\n").match is None
 
 
 def test_a_file_that_is_not_utf8_raises_an_error_that_names_the_line(tmp_path):

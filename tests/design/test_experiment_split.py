@@ -1,13 +1,14 @@
-"""Runs of a screen go to the splits that the experiment assigns to their labels."""
+"""Every cell of an experiment has the split that cell-load's rules give its labels."""
 
 import numpy as np
 import pytest
 
-from lazypert.design.experiment import FewshotEntry, ZeroshotEntry, assign_split
-from lazypert.design.experiment_split import split_experiment
-from lazypert.errors import LabelNotFoundError
+from lazypert.design.experiment import FewshotEntry, ZeroshotEntry
+from lazypert.design.experiment_split import assign_split, split_experiment
+from lazypert.errors import ConfigError, LabelNotFoundError
+from lazypert.screen.roles import Roles
 from lazypert.splits.names import SPLITS
-from tests.support.experiments import config_of
+from tests.support.experiments import CELL_LOAD, config_of, load_experiment
 from tests.support.screens import CONTROL, make_cells, random_cells
 
 EXPERIMENT = config_of(
@@ -17,6 +18,59 @@ EXPERIMENT = config_of(
     zeroshot=(ZeroshotEntry(dataset="d0", cell_type="T0", split="val"),),
     fewshot=(FewshotEntry(dataset="d1", cell_type="T1", test_perturbations=("P0", CONTROL)),),
 )
+
+
+@pytest.mark.parametrize(
+    ("dataset", "cell_type", "perturbation", "expected"),
+    [
+        ("replogle", "k562", "AARS", "train"),
+        ("replogle", "k562", "control", "train"),
+        ("replogle", "jurkat", "AARS", "test"),
+        ("replogle", "jurkat", "control", "test"),
+        ("jurkat", "rpe1", "AARS", "valid"),
+        ("jurkat", "rpe1", "control", "valid"),
+        ("replogle", "rpe1", "AARS", "test"),
+        ("replogle", "rpe1", "NUP107", "test"),
+        ("replogle", "rpe1", "OTHER", "train"),
+        ("replogle", "rpe1", "control", "train"),
+        ("jurkat", "k562", "GENE2", "valid"),
+        ("jurkat", "k562", "AARS", "train"),
+    ],
+)
+def test_assign_split_in_the_example_of_cell_load(tmp_path, dataset, cell_type, perturbation, expected):
+    config = load_experiment(tmp_path, CELL_LOAD)
+    is_control = perturbation == "control"
+    assert assign_split(config, dataset, cell_type, perturbation, is_control=is_control) == expected
+
+
+def test_of_a_dataset_that_does_not_train_only_held_out_cells_are_used(tmp_path):
+    config = load_experiment(
+        tmp_path,
+        '[datasets]\na = "x"\n[zeroshot]\n"a.z" = "test"\n"a.t" = "train"\n[fewshot."a.f"]\nval = ["P"]\n',
+    )
+
+    def split(cell_type, perturbation, *, is_control=False):
+        return assign_split(config, "a", cell_type, perturbation, is_control=is_control)
+
+    assert split("other", "P") is None
+    assert split("other", "ctrl", is_control=True) is None
+    assert (split("z", "P"), split("t", "P")) == ("test", "train")
+    assert (split("f", "P"), split("f", "Q"), split("f", "ctrl", is_control=True)) == (
+        "valid",
+        "train",
+        "train",
+    )
+
+
+def test_a_control_listed_in_fewshot_remains_a_control():
+    entry = FewshotEntry(dataset="d0", cell_type="c", test_perturbations=("ctrl",))
+    config = config_of("x", fewshot=(entry,))
+    assert assign_split(config, "d0", "c", "ctrl", is_control=True) == "train"
+
+
+def test_undeclared_datasets_are_refused():
+    with pytest.raises(ConfigError, match="Did you mean 'd0'"):
+        assign_split(config_of("x"), "d_0", "c", "P", is_control=False)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -51,6 +105,17 @@ def test_a_single_file_may_have_any_dataset_labels():
     experiment = config_of("one", "two", fewshot=EXPERIMENT.fewshot[:0], training_datasets=("d1",))
     splits = split_experiment(experiment, cells.groups, {"d1": "d1"})
     assert np.asarray(splits.train_indices).tolist() == [1, 0]
+
+
+def test_combinations_are_held_out_in_any_order_of_their_parts():
+    roles = Roles(pert_col="perturbation", cell_type_col="cell_type", control_pert=CONTROL, separator="+")
+    labels = ["B+A", "A+B", "A", "C", f"{CONTROL}+C", CONTROL]
+    cells = make_cells(roles=roles, perturbation=labels, cell_type=["T0"] * 6, dataset=["d0"] * 6)
+    entry = FewshotEntry(
+        dataset="d0", cell_type="T0", val_perturbations=("B+A",), test_perturbations=(f"C+{CONTROL}", CONTROL)
+    )
+    splits = split_experiment(config_of("one", fewshot=(entry,)), cells.groups, {"d0": "d0"})
+    assert {name: sorted(splits[name]) for name in SPLITS} == {"train": [2, 5], "valid": [0, 1], "test": [3, 4]}
 
 
 @pytest.mark.parametrize("entry", ["zeroshot", "fewshot cell type", "val", "test"])

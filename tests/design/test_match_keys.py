@@ -10,11 +10,13 @@ from scipy import stats
 
 from lazypert import ControlMappingConfig, FewShotSplitter, FewShotSplitterConfig, RandomSplitter, RandomSplitterConfig
 from lazypert._internal.inverse_permutation import inverse
+from lazypert.design.control_draws import DrawnCells, Reach
 from lazypert.design.control_policy import with_own_controls
-from lazypert.design.control_pools import DrawnCells, Reach, control_pools
+from lazypert.design.control_pools import control_pools
 from lazypert.design.controls import control_mapping
 from lazypert.design.match_keys import MatchKeys
 from lazypert.errors import ConfigError, EmptyPoolError
+from lazypert.screen.roles import AXES, Roles
 from lazypert.splits.names import SPLITS
 from tests.support.matching import KEYS, matched_pool, random_keyed_cells
 from tests.support.screens import CONTROL, make_cells
@@ -141,6 +143,25 @@ def test_a_missing_label_matches_nothing_not_even_another():
     assert set(mapped[1].tolist()) == {3, 4}
 
 
+def test_covariates_are_matched_by_their_labels_and_not_read():
+    """An empty label of a covariate is a missing one: it matches nothing."""
+    roles = Roles(pert_col="perturbation", cell_type_col="cell_type", control_pert=CONTROL, covariates=("time",))
+    frame = random_keyed_cells(300, 4).frame
+    time = np.random.default_rng(0).choice(["6", "24", ""], 300).astype(object)
+    labels = {axis: frame[axis].tolist() for axis in AXES}
+    cells = make_cells(roles=roles, obs={"time": time, "donor": frame["donor"]}, **labels)
+    cells.frame["time"] = np.where(time == "", None, time)
+    pools = keyed_pools(cells, ("time", "donor"))
+    rows = np.flatnonzero(cells.groups.expand(cells.groups.ids) >= 0)
+    drawn = draw(pools, cells, rows, 3, (1, 2))
+    levels = pools.matched(drawn_cells(cells, rows).position).level
+    for row, level, controls in zip(rows.tolist(), levels.tolist(), drawn.tolist(), strict=True):
+        n_shared, pool = matched_pool(cells.frame, row, ("time", "donor"))
+        assert level == n_shared
+        assert set(controls) <= pool
+    assert list(pools.match._columns) == ["donor"]
+
+
 def test_numbers_are_compared_as_numbers():
     cells = make_cells(perturbation=["A", CONTROL, CONTROL], obs={"plate": [10.0, 1.0, 10.0]})
     assert control_mapping(ControlMappingConfig(match=("plate",))).build_mapping(cells).tolist() == [[2]]
@@ -247,6 +268,14 @@ class TestFallbackError:
         assert "match: 3 cells have no control with the same cell_type, donor, in 3 groups" in message
         assert "(T, A), (T, B), (U, A)" in message
         assert "pass fallback='drop_last'" in message
+
+    def test_names_conditions(self):
+        labels = {"perturbation": ["A", "A", CONTROL], "cell_type": ["T"] * 3}
+        roles = Roles(pert_col="perturbation", cell_type_col="cell_type", control_pert=CONTROL, covariates=("dose",))
+        cells = make_cells(roles=roles, obs={"dose": [10.0, None, 1.0], "donor": ["x", "y", "z"]}, **labels)
+        config = ControlMappingConfig(match=("donor",), fallback="error")
+        with pytest.raises(EmptyPoolError, match=r"in 2 groups: \(T, A, dose 10\), \(T, A, no dose\)\."):
+            control_mapping(config).build_mapping(cells)
 
     def test_masks_cells_on_request(self):
         config = ControlMappingConfig(match=("donor",), fallback="error", on_empty="mask")

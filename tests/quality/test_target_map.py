@@ -6,7 +6,8 @@ import pytest
 
 import lazypert as lp
 from lazypert.errors import ConfigError
-from lazypert.quality.target_map import read_targets
+from lazypert.quality.target_map import read_targets, targets_of_labels
+from lazypert.screen.roles import Roles
 from tests.support.screens import CONTROL, make_screen, source_of
 
 N = 40
@@ -74,13 +75,33 @@ def test_names_that_look_like_missing_values_are_kept(tmp_path):
     [
         ("label\nA\n", "expected a table with a header"),
         ("", "cannot read"),
+        ("label,gene\nA,G1\nA,\n", r"got \['G1', ''\], expected names of genes, or '' alone"),
     ],
 )
 def test_bad_files_are_refused(tmp_path, text, message):
     path = tmp_path / "t.csv"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=rf"^targets: .*{message}"):
+    with pytest.raises(ConfigError, match=rf"^targets.*: .*{message}"):
         read_targets(path)
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ({"A": ["G1", ""]}, r"targets\['A'\]: got \['G1', ''\], expected names of genes, or '' alone for no target"),
+        ({"A": {"role": "targeting", "target_features": "TP53"}}, r"targets\['A'\]: got 'TP53', expected target_feat"),
+    ],
+)
+def test_genes_that_mean_nothing_are_refused(targets, message):
+    with pytest.raises(ConfigError, match=message):
+        lp.KnockdownFilterConfig(targets=targets)
+
+
+def test_a_combination_has_its_genes_once():
+    roles = Roles(control_pert="ctrl", separator="+")
+    assert targets_of_labels({"B+A": "G1", "A+B": ["G1"]}, roles) == {"A+B": (("G1",),)}
+    with pytest.raises(ConfigError, match=r"^targets: got other genes for 'B\+A' than for another label of 'A\+B'"):
+        targets_of_labels({"A+B": "G1", "B+A": "G2"}, roles)
 
 
 def test_a_missing_file_is_named(tmp_path):

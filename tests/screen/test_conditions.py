@@ -96,6 +96,15 @@ class TestWhere:
         with pytest.raises(ConfigError, match=r"^covariates: got 'donor', expected a covariate of this screen"):
             self.conditions.where({"donor": "1"})
 
+    @pytest.mark.parametrize("wanted", ["dose", ("dose", 1)])
+    def test_what_is_no_mapping_is_refused(self, wanted):
+        with pytest.raises(ConfigError, match=r"^covariates: got .*, expected a dictionary of labels"):
+            self.conditions.where(wanted)
+
+    def test_no_cell_without_a_label(self):
+        with pytest.raises(LabelNotFoundError, match=r"^covariates\['time'\]: got None, expected a label"):
+            self.conditions.where({"time": None})
+
     def test_unknown_label(self):
         with pytest.raises(LabelNotFoundError, match=r"^covariates\['dose'\]: got '3', expected a label in obs column"):
             self.conditions.where({"dose": 3})

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from lazypert.errors import LabelNotFoundError
 from lazypert.screen.cell_order import name_hashes
+from lazypert.screen.concat_groups import concat_groups
 from lazypert.screen.groups import Groups
 from lazypert.screen.roles import AXES, RUN_AXES, Roles
 from tests.support.screens import CONTROL, design_cells, make_cells, random_cells
@@ -160,7 +161,7 @@ class TestConcat:
 
     def test_labels_are_united_and_rows_are_consecutive(self):
         screens = self.screens()
-        united = Groups.concat([s.groups for s in screens], [4, 3, 40])
+        united = concat_groups([s.groups for s in screens], [4, 3, 40])
         frame = pd.concat([s.frame for s in screens], ignore_index=True)
         assert united.n_obs == 47
         for axis in AXES:
@@ -172,7 +173,7 @@ class TestConcat:
         assert sorted(seen.tolist()) == list(range(47))
 
     def test_runs_are_sorted_by_label(self):
-        united = Groups.concat([s.groups for s in self.screens()], [4, 3, 40])
+        united = concat_groups([s.groups for s in self.screens()], [4, 3, 40])
         keys = [[99 if k < 0 else k for k in key] for key, _ in listed(united)]
         assert keys == sorted(keys)
         positions = np.arange(47)
@@ -183,7 +184,7 @@ class TestConcat:
         cells = make_cells(perturbation=["a"] * 5).groups.cells
         partial = only_perturbations([1, 0], ["p0", "p1"], hashes=hashes(2), rows=np.array([3, 1]), cells=cells)
         complete = only_perturbations([0, 1, 1], ["p0", "p1"], hashes=hashes(3))
-        united = Groups.concat([partial, complete], [5, 3])
+        united = concat_groups([partial, complete], [5, 3])
         rows_of = {}
         for (_, pert, _), rows in listed(united):
             rows_of[pert] = sorted(rows_of.get(pert, []) + rows)

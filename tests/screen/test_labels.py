@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazypert.screen.labels import factorise, rename, renumber, unite
+from lazypert.screen.labels import factorise, join_columns, label_text, rename, renumber, unite
 
 # NumPy's fixed-width text drops trailing NULs, so no label has one.
 text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=4)
@@ -65,6 +65,45 @@ def test_unite_equals_factorising_all_files_at_once(files):
 def test_columns_of_every_dtype_are_encoded(column, labels, codes):
     found_codes, found_labels = factorise(column)
     assert (found_labels.tolist(), found_codes.tolist()) == (labels, codes)
+
+
+DOSES = [0.1, 0.3, 1 / 3, 1e-7, 2.5e-3, 10 / 2**12, 10.0, 1e30, np.inf]
+
+
+@pytest.mark.parametrize("kind", [np.asarray, pd.Categorical, pd.array, lambda values: np.asarray(values, object)])
+def test_a_number_has_one_label_in_any_precision(kind):
+    texts = [label_text(np.float32(dose)) for dose in DOSES]
+    assert texts == [
+        "0.1",
+        "0.3",
+        "0.33333334",
+        "1e-07",
+        "0.0025",
+        "0.00244140625",
+        "10",
+        str(int(np.float32(1e30))),
+        "inf",
+    ]
+    for dtype in (np.float32, np.float64):
+        single = np.array(DOSES, np.float32).astype(dtype)  # files of both are joined in double precision
+        codes, labels = factorise(kind(single))
+        assert [str(labels[code]) for code in codes] == texts
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_a_label_of_a_number_is_that_number(number):
+    assert float(label_text(number)) == pytest.approx(number, rel=6e-8, abs=1e-44)
+    decimal = float(f"{number:.12g}")
+    assert float(label_text(decimal)) == decimal
+
+
+@pytest.mark.parametrize("kind", [np.asarray, pd.Categorical, pd.array])
+def test_joined_columns_have_the_labels_of_each_file(kind):
+    numbers, texts = np.array([0.1, 1.0, np.nan], "f4"), np.array(["0.1", "1", None, "b"], dtype=object)
+    for other in (pd.Categorical(texts), texts):
+        joined = join_columns([kind(numbers), other], [3, 4])
+        expected = unite([factorise(kind(numbers)), factorise(other)])
+        assert decoded(*factorise(joined)) == decoded(*expected) == ["0.1", "1", None, "0.1", "1", None, "b"]
 
 
 def test_renumbering_keeps_labels_and_missing_values():

@@ -33,10 +33,19 @@ def test_names_of_labels(renames, separator, expected):
     assert dict(zip(sorted(LABELS), found, strict=True)) == dict(zip(LABELS, expected, strict=True))
 
 
-@pytest.mark.parametrize("value", [{}, {"a": ""}, {"a": 1}, "case", 3, ["a"], {1: "a"}])
+@pytest.mark.parametrize(
+    "value", [{}, {"a": ""}, {"": "a"}, {"a": 1}, "case", 3, ["a"], ("ab", "cd"), (1, 2), {1: "a"}]
+)
 def test_other_values_are_refused(value):
     with pytest.raises(ConfigError, match=r"^rename_perturbations: got .*expected a dictionary {label: name}"):
         Roles(rename_perturbations=value)
+
+
+def test_a_label_has_one_name():
+    pairs = (("b", "a"), ("a", "b"))
+    assert Roles(rename_perturbations=pairs) == Roles(rename_perturbations=dict(pairs))
+    with pytest.raises(ConfigError, match=r"^rename_perturbations: got .*expected one name for each label"):
+        Roles(rename_perturbations=(("a", "b"), ("a", "c")))
 
 
 def test_a_label_that_does_not_occur_is_refused():

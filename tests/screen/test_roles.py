@@ -64,6 +64,13 @@ def test_a_label_cannot_be_a_control_of_one_screen_and_a_perturbation_of_another
         joint_roles([(Roles(control_pert="safe"), ["A", "safe"]), (Roles(control_pert="NT"), ["NT", "safe"])])
 
 
+def test_a_control_of_one_screen_cannot_be_a_part_of_a_combination_in_another():
+    one, other = (Roles(control_pert=label, separator="+") for label in ("ctrl", "NT"))
+    with pytest.raises(ConfigError, match=r"'ctrl' for one screen, but it is a perturbation in another"):
+        joint_roles([(one, ["A", "ctrl"]), (other, ["A", "A+ctrl", "NT"])])
+    assert joint_roles([(one, ["A", "ctrl"]), (other, ["A", "A+B", "NT"])]).controls == ("NT", "ctrl")
+
+
 def test_a_control_label_must_occur_in_one_of_the_screens():
     both = Roles(control_pert=("NT", "ctrl"))
     assert joint_roles([(both, ["A", "ctrl"]), (both, ["A", "NT"])]).controls == ("NT", "ctrl")

@@ -1,6 +1,7 @@
 """Labels of cells by axes, obs columns, or several of them."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 
@@ -25,6 +26,15 @@ def test_equals_reading_cells_one_by_one(columns, screen):
     assert texts == [None if None in label else label for label in expected]
     assert found.labels == sorted({label for label in expected if None not in label})
     assert found.of_runs == (not {"batch", "donor"} & set(columns))
+
+
+def test_numbers_have_the_labels_of_factorise():
+    doses = np.array([0.1, 1.0, 0.1, np.nan], "f4")
+    cells = make_cells(perturbation=["A"] * 4, obs={"dose": doses})
+    for column in (doses, doses.astype("f8"), pd.Categorical(doses)):
+        cells.frame["dose"] = column
+        codes, labels = read_column(cells, "dose", np.arange(4))
+        assert (codes.tolist(), labels.tolist()) == ([0, 1, 0, -1], ["0.1", "1"])
 
 
 def test_columns_are_read_chunk_by_chunk(monkeypatch):

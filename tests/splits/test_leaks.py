@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazypert.design.control_pools import DrawnCells, control_pools
+from lazypert.design.control_draws import DrawnCells
+from lazypert.design.control_pools import control_pools
 from lazypert.errors import ConfigError
 from lazypert.splits.leaks import borrowed_controls
 from lazypert.splits.names import SPLITS

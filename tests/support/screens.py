@@ -12,6 +12,7 @@ from scipy import sparse
 
 import lazypert as lp
 from lazypert.screen.cell_order import name_hashes
+from lazypert.screen.conditions import Conditions
 from lazypert.screen.groups import Groups
 from lazypert.screen.labels import factorise
 from lazypert.screen.roles import AXES, Roles
@@ -119,19 +120,24 @@ class Cells:
         return self.frame[column].to_numpy()[np.asarray(rows)]
 
 
-def make_cells(control=CONTROL, names=None, obs=None, **columns):
+def make_cells(control=CONTROL, names=None, obs=None, roles=None, **columns):
     """Cells with the labels of each axis: ``cell_type=[...], perturbation=[...]``; None is a missing label.
 
-    `obs` has further columns.
+    `obs` has further columns, among them the covariates of the roles.
     """
     n = len(next(iter(columns.values())))
     codes, labels = {}, {}
     for axis in AXES:
         found = factorise(np.array(columns[axis], dtype=object)) if axis in columns else (None, [])
         codes[axis], labels[axis] = found
-    roles = Roles(pert_col="perturbation", cell_type_col="cell_type", batch_col="batch", control_pert=control)
+    axes = {"pert_col": "perturbation", "cell_type_col": "cell_type", "batch_col": "batch"}
+    roles = Roles(**axes, control_pert=control) if roles is None else roles
     names = np.array([f"cell{i}" for i in range(n)] if names is None else names, dtype=object)
-    groups = Groups.from_codes(codes, labels, roles, name_hashes(names), read_names=names.__getitem__)
+    covariates = {name: factorise(np.array(obs[name], dtype=object)) for name in roles.covariates}
+    conditions = Conditions.encode(covariates) if covariates else None
+    groups = Groups.from_codes(
+        codes, labels, roles, name_hashes(names), conditions=conditions, read_names=names.__getitem__
+    )
     frame = pd.DataFrame({axis: columns.get(axis, ["all"] * n) for axis in AXES}, dtype=object)
     return Cells(groups, frame.assign(**(obs or {})), names)
 

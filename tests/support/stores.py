@@ -15,6 +15,7 @@ from scipy import sparse
 import lazypert as lp
 from lazypert._internal import memory
 from lazypert.conversion import plan
+from lazypert.screen.labels import label_text
 from lazypert.store import format as schema
 from lazypert.store.format import TABLES
 from lazypert.store.store import Store
@@ -154,11 +155,11 @@ def assert_same(store, source):
 
 
 def assert_joined(result, columns, lengths):
-    """Assert that joined columns keep missing values, and all others or their text."""
+    """Assert that joined columns keep missing values, and all others or the text of their label."""
     expected = [v for c, n in zip(columns, lengths, strict=True) for v in ([None] * n if c is None else list(c))]
     assert [bool(m) for m in pd.isna(result)] == [bool(pd.isna(v)) for v in expected]
     for value, original in zip(np.asarray(result, dtype=object), expected, strict=True):
-        same = pd.isna(original) or value in (original, str(original))
+        same = pd.isna(original) or value in (original, label_text(original))
         assert same or (isinstance(value, float) and value == float(original))
 
 

@@ -345,11 +345,12 @@ def test_adding_keeps_the_digest_and_what_is_used_changes_it(store):
     assert Store(store).content_digest != digest
 
 
-def test_runs_and_loader_states_survive_new_columns_and_refuse_replaced_ones(store, tmp_path):
-    lp.add_obs(store, shuffled(store, dose=np.arange(90.0)))
+@pytest.mark.parametrize("option", ["additional_obs", "match", "covariates"])
+def test_runs_and_loader_states_survive_new_columns_and_refuse_replaced_ones(store, option, tmp_path):
+    lp.add_obs(store, shuffled(store, dose=np.arange(90.0) // 30))
 
     def set_up():
-        config = lp.PerturbationPipelineConfig(split_mode="random", additional_obs=("dose",))
+        config = lp.PerturbationPipelineConfig(split_mode="random", **{option: ("dose",)})
         result = lp.PerturbationPipeline(config).setup([store])
         return result, result.loader("train", sentence_size=4, sentences_per_batch=2)
 
@@ -360,8 +361,8 @@ def test_runs_and_loader_states_survive_new_columns_and_refuse_replaced_ones(sto
     lp.add_obs(store, shuffled(store, other=np.arange(90)))
     lp.load_run(tmp_path / "run.json", verify=True)
     set_up()[1].load_state_dict(state)
-    lp.add_obs(store, shuffled(store, dose=np.arange(90.0)[::-1]), overwrite=True)
-    with pytest.raises(lp.errors.RunChangedError, match="digest"):
+    lp.add_obs(store, shuffled(store, dose=np.arange(90.0)[::-1] // 30), overwrite=True)
+    with pytest.raises(lp.errors.RunChangedError, match=r"^source .*: digest"):
         lp.load_run(tmp_path / "run.json")
     with pytest.raises(ConfigError, match="state: got a state saved with stores="):
         set_up()[1].load_state_dict(state)
