@@ -10,6 +10,15 @@ from lazypert.simulate import reference_screen
 from tests.support.stores import ROLES
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_sync():
+    """Skip fsync, a quarter of the time of a small conversion. Only a power failure could tell the difference."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("conversion.store_writer", "dataset.anndata_files", "updates.store_update"):
+            patch.setattr(f"lazypert.{module}.sync", lambda _: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory):
     """The reference screen: the file, what AnnData reads in it, its store, and a source. Don't write to them."""

@@ -11,7 +11,6 @@ from lazypert.store.store import Store
 from tests.support.screens import CONTROL, make_screen, write_screen
 from tests.support.stores import (
     ROLES,
-    no_sync,  # noqa: F401 - a fixture for the whole module
     read_store,
     small_blocks,
     small_grids,

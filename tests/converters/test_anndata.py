@@ -26,7 +26,6 @@ from tests.support.h5files import (
 from tests.support.oracles import assert_equal, read_with_anndata
 from tests.support.stores import (
     counts,
-    no_sync,  # noqa: F401 - a fixture for the whole module
     read_store,
 )
 

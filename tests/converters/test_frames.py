@@ -38,9 +38,6 @@ from tests.support.h5files import (
     replace,
     text,
 )
-from tests.support.stores import (
-    no_sync,  # noqa: F401 - a fixture for the whole module
-)
 
 
 def old_categories(file):

@@ -19,7 +19,6 @@ from tests.support.h5files import write_base
 from tests.support.oracles import assert_equal, read_with_anndata
 from tests.support.stores import (
     leftovers,
-    no_sync,  # noqa: F401 - a fixture for the whole module
 )
 
 

@@ -21,7 +21,6 @@ from lazypert.store.store import Store
 from tests.support.stores import (
     ROLES,
     converted,
-    no_sync,  # noqa: F401 - a fixture for the whole module
     read_store,
     screen,
 )

@@ -10,7 +10,6 @@ from lazypert import KnockdownFilterConfig, OnTargetKnockdownFilter, Perturbatio
 from lazypert.errors import ConfigError, NotCountsError
 from tests.support.knockdown import cell_load_mask, reference_filter
 from tests.support.screens import CONTROL, in_store_order, make_screen, source_of
-from tests.support.stores import no_sync  # noqa: F401 - a fixture for the whole module
 
 GENES = ["A", "B", "C", "D", "E"]
 DIRECTIONS = ["down", "up", "both"]

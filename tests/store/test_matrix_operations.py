@@ -19,7 +19,6 @@ from tests.support.stores import (
     counts,
     dense,
     layers_of,
-    no_sync,  # noqa: F401
     read_store,
     screen,
     small_grids,

@@ -9,7 +9,6 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pandas as pd
-import pytest
 from scipy import sparse
 
 import lazypert as lp
@@ -31,13 +30,6 @@ ATTRS = {
     "roles": {}, "n_obs": 3, "n_vars": 1, "matrices": {}, "order": "source",
     "summary": {"n_groups": 1, "n_perturbations": 1, "n_cell_types": 1, "n_batches": 1, "n_controls": 0},
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def no_sync(monkeypatch):
-    """Skip fsync, a quarter of the time of a small conversion. Import it into a module to use it there."""
-    for module in ("conversion.store_writer", "updates.store_update"):
-        monkeypatch.setattr(f"lazypert.{module}.sync", lambda _: None)
 
 
 def counts(n_obs, n_vars, seed=0, dtype="f4", density=0.3):
