@@ -231,6 +231,7 @@ def schraivogel(tmp_path_factory):
     return source, in_store_order(source, anndata.read_h5ad(path))
 
 
+@pytest.mark.slow
 class TestPublishedScreens:
     def test_schraivogel_equals_the_three_stages(self, schraivogel):
         source, adata = schraivogel
