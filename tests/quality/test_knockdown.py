@@ -231,8 +231,8 @@ def schraivogel(tmp_path_factory):
     return source, in_store_order(source, anndata.read_h5ad(path))
 
 
-@pytest.mark.slow
 class TestPublishedScreens:
+    @pytest.mark.slow
     def test_schraivogel_equals_the_three_stages(self, schraivogel):
         source, adata = schraivogel
         frame, genes = frame_of(adata), list(adata.var_names)

@@ -90,6 +90,14 @@ def screen(n_obs=90, n_vars=17, seed=0, dtype="f4", genes=None, *, lean=False):
     return adata
 
 
+def small_screen():
+    """Screen with two obs columns besides the roles, one layer, and a dense and a sparse embedding."""
+    adata, full = with_layer(), screen()
+    adata.obs[["flag", "f8"]] = full.obs[["flag", "f8"]]
+    adata.obsm.update({"X_pca": full.obsm["X_pca"], "guides": full.obsm["guides"]})
+    return adata
+
+
 def with_layer(name="lognorm"):
     """Lean screen with one layer, twice X."""
     adata = screen(lean=True)

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 import lazypert as lp
-from tests.support.stores import ROLES, screen, write
+from tests.support.stores import ROLES, small_screen, write
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
-    write(screen(), folder / "s.h5ad")
+    write(small_screen(), folder / "s.h5ad")
     return lp.convert(folder / "s.h5ad", folder / "s.zarr", progress=False, **ROLES)
 
 
