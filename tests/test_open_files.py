@@ -39,6 +39,7 @@ def test_a_limit_of_64_open_files(tmp_path):
     assert (int(n_judged), is_loaded) == (3, "True")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs resource limits")
 def test_many_stores_with_a_limit_of_64_open_files(tmp_path):
     """Stores are not open while nothing is read from them."""

@@ -113,6 +113,7 @@ print(Store(made).content_digest)
 """
 
 
+@pytest.mark.slow
 def test_systems_without_reads_at_an_offset_read_the_same(tmp_path):
     path = write(screen(), tmp_path / "s.h5ad")
     store = lp.convert(path, tmp_path / "s.zarr", progress=False, **ROLES)

@@ -192,6 +192,7 @@ def test_a_role_cannot_be_a_column_that_was_left_out(tmp_path):
         lp.convert(path, tmp_path / "s.zarr", batch_col="S/G2M")
 
 
+@pytest.mark.slow
 def test_the_shell_command_prints_the_error_on_one_line(tmp_path):
     path, written = write_changed(tmp_path / "odd.h5ad", REFUSED["code_too_large"][0])
     assert_command_refuses(path, written=written)

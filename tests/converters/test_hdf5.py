@@ -192,6 +192,7 @@ def test_the_shell_command_prints_the_error_on_one_line(tmp_path):
     assert_command_refuses(path, written=written)
 
 
+@pytest.mark.slow
 def test_a_filter_that_is_not_installed_is_named(tmp_path):
     path, written = write_changed(tmp_path / "odd.h5ad", plugin("Zstd"))
     done = run_command(path, first="sys.modules['hdf5plugin'] = None")

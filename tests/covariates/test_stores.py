@@ -1,8 +1,5 @@
 """Covariates in conversion, in stores and on the command line."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +9,7 @@ from lazypert import (
     PerturbationAnnDataSource,
     PerturbationSourceConfig,
 )
+from lazypert._cli import main
 from lazypert.errors import ColumnNotFoundError, ConfigError
 from lazypert.screen.roles import Roles
 from lazypert.store.store import Store
@@ -88,17 +86,19 @@ class TestStore:
 
 
 class TestCommandLine:
-    def test_convert_and_info(self, screen, store, tmp_path):
+    def test_convert_and_info(self, screen, store, tmp_path, monkeypatch, capsys):
         screen.write_h5ad(tmp_path / "s.h5ad")
         arguments = ["--pert-col", "drug", "--control-pert", VEHICLE, "--cell-type-col", "cell_type"]
         arguments += ["--batch-col", "plate", "--covariate", "dose", "--covariate", "time"]
-        command = [sys.executable, "-m", "lazypert"]
-        subprocess.run([*command, "convert", "s.h5ad", "s.zarr", *arguments], cwd=tmp_path, check=True)
+        monkeypatch.chdir(tmp_path)
+        assert main(["convert", "s.h5ad", "s.zarr", *arguments]) == 0
         assert Store(tmp_path / "s.zarr").content_digest == Store(store).content_digest
-        shown = subprocess.run([*command, "info", "s.zarr"], cwd=tmp_path, check=True, capture_output=True, text=True)
+        capsys.readouterr()
+        assert main(["info", "s.zarr"]) == 0
+        shown = capsys.readouterr().out
         n_conditions = len(set(labels_of(screen.obs, COVARIATES)))
-        assert f"covariates     dose, time ({n_conditions} conditions)" in shown.stdout
-        lines = [line.split() for line in shown.stdout.splitlines()]
+        assert f"covariates     dose, time ({n_conditions} conditions)" in shown
+        lines = [line.split() for line in shown.splitlines()]
         assert ["cell", "type", "perturbation", "dose", "time", "cells", "batches"] in lines
         group = groups_of(screen.obs)["T", "A", str(DOSES[0]), str(TIMES[0])]
         assert ["T", "A", str(DOSES[0]), str(TIMES[0]), str(len(group))] in [line[:5] for line in lines]
