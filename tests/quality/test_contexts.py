@@ -59,7 +59,7 @@ def check(source, dense, frame, genes, **options):
 
 
 N_SCREENS = 40
-N_QUICK = 8
+N_QUICK = 4
 """Random screens, and those of them that the default run covers, each with a third of its combinations."""
 
 
