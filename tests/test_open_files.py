@@ -24,6 +24,7 @@ print(sum(batch.counts.sum() for batch in result.loader("train", to="numpy", thr
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs resource limits")
 def test_a_limit_of_64_open_files(tmp_path):
     adata = screen()

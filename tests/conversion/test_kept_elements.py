@@ -83,7 +83,9 @@ def assert_kept(path, adata):
     lp.verify(path)
 
 
-@pytest.mark.parametrize("kind", ["h5ad", "memory", "lazy", "zarr"])
+@pytest.mark.parametrize(
+    "kind", ["h5ad", *(pytest.param(k, marks=pytest.mark.slow) for k in ("memory", "lazy", "zarr"))]
+)
 def test_everything_is_kept(tmp_path, kind):
     adata = rich()
     source = adata if kind == "memory" else write(adata, tmp_path / "screen.h5ad")
@@ -220,6 +222,7 @@ def test_a_resumed_conversion_keeps_them(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:Observation names are not unique")
+@pytest.mark.slow
 def test_names_of_guides_survive_a_second_conversion(tmp_path):
     adata = with_embeddings(screen(N, M, lean=True))
     adata.uns["obsm_columns"] = {"guides": np.array([f"guide{j}" for j in range(5)])}

@@ -108,9 +108,9 @@ LAYOUTS = {"csr": sparse.csr_matrix, "csc": sparse.csc_matrix, "dense": lambda X
         (lean_screen, "csr", "mask", slice(None)),
         (full_screen, "csr", "order", [7, 2, 3]),
         (lean_screen, "csc", "order", slice(2, 9)),
-        (lean_screen, "csc", "repeats", [7, 2, 3]),
         (lean_screen, "dense", "slice", slice(2, 9)),
-        (lean_screen, "dense", "repeats", slice(None)),
+        pytest.param(lean_screen, "csc", "repeats", [7, 2, 3], marks=pytest.mark.slow),
+        pytest.param(lean_screen, "dense", "repeats", slice(None), marks=pytest.mark.slow),
     ],
 )
 def test_views(tmp_path, make, layout, rows, columns):
@@ -129,10 +129,10 @@ def test_view_of_a_view_by_mask_in_small_blocks(tmp_path, monkeypatch):
     ("make", "layout", "rows"),
     [
         (full_screen, "csr", "repeats"),
-        (lean_screen, "csr", None),
         (lean_screen, "csc", "mask"),
         (lean_screen, "dense", None),
-        (lean_screen, "dense", "order"),
+        pytest.param(lean_screen, "csr", None, marks=pytest.mark.slow),
+        pytest.param(lean_screen, "dense", "order", marks=pytest.mark.slow),
     ],
 )
 def test_backed(tmp_path, make, layout, rows):
@@ -170,11 +170,11 @@ def test_open_for_writing_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("make", "suffix", "layout", "rows"),
     [
-        (lean_screen, "h5ad", "csr", None),
-        (full_screen, "h5ad", "csc", "order"),
         (lean_screen, "h5ad", "dense", "mask"),
+        (lean_screen, "h5ad", "csr", None),
         (full_screen, "zarr", "csr", "mask"),
-        (lean_screen, "zarr", "dense", None),
+        pytest.param(full_screen, "h5ad", "csc", "order", marks=pytest.mark.slow),
+        pytest.param(lean_screen, "zarr", "dense", None, marks=pytest.mark.slow),
     ],
 )
 def test_lazy(tmp_path, make, suffix, layout, rows):
@@ -200,7 +200,12 @@ def test_lazy(tmp_path, make, suffix, layout, rows):
 
 @pytest.mark.parametrize(
     ("chunks", "kind"),
-    [((13, M), sparse.csr_matrix), ((N, 4), sparse.csc_matrix), ((7, 5), sparse.csr_matrix), ((7, 5), np.asarray)],
+    [
+        ((N, 4), sparse.csc_matrix),
+        ((7, 5), sparse.csr_matrix),
+        pytest.param((13, M), sparse.csr_matrix, marks=pytest.mark.slow),
+        pytest.param((7, 5), np.asarray, marks=pytest.mark.slow),
+    ],
 )
 def test_dask_chunks(tmp_path, monkeypatch, chunks, kind):
     small_blocks(monkeypatch, 300)

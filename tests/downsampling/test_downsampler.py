@@ -28,7 +28,7 @@ def x64():
 
 
 @pytest.mark.parametrize(("n", "f"), [(1, 0.1), (6, 0.7), (30, 0.5), (2_000, 0.25)])
-@pytest.mark.parametrize("is_log1p_input", [False, True], ids=["raw", "log1p"])
+@pytest.mark.parametrize("is_log1p_input", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["raw", "log1p"])
 def test_thinning_is_binomial(n, f, is_log1p_input):
     counts = np.full((100, 1_000), n, np.float32)
     given = np.log1p(counts) if is_log1p_input else counts
