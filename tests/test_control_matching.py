@@ -131,8 +131,15 @@ def test_quality_control_leaves_cells_out_of_the_report(stores):
     assert result.control_coverage()["n_cells"].sum() == (mask & (frame["perturbation"] != CONTROL)).sum()
 
 
-@pytest.mark.parametrize("limit", ["64MiB", "6KB"], ids=["pools fit", "pools do not fit"])
-@pytest.mark.parametrize("fixed", [False, True], ids=["drawn", "fixed"])
+@pytest.mark.parametrize(
+    ("limit", "fixed"),
+    [
+        ("64MiB", True),
+        ("6KB", False),  # the pools do not fit
+        pytest.param("64MiB", False, marks=pytest.mark.slow),
+        pytest.param("6KB", True, marks=pytest.mark.slow),
+    ],
+)
 def test_a_cell_meets_the_same_controls_whatever_the_hosts_threads_and_blocks(stores, limit, fixed):
     def loader_of(**options):
         return set_up(stores).loader(

@@ -181,7 +181,7 @@ def install(folder, imports):
     (info / "entry_points.txt").write_text("[lazypert.converters]\ntriplets = triplets:TripletConverter\n")
 
 
-@pytest.mark.parametrize("version", IMPORTS)
+@pytest.mark.parametrize("version", [pytest.param("version_0_1", marks=pytest.mark.slow), "current"])
 def test_a_third_party_converter_works_unchanged(tmp_path, version):
     install(tmp_path / "site", IMPORTS[version])
     (tmp_path / "screen.txt").write_text("TRIPLETS 4 3\n0 2 5\n1 0 1\n1 1 2\n3 2 300\n")

@@ -84,7 +84,16 @@ CASES = {
 }
 
 
-@pytest.fixture(params=CASES)
+# At least one label of each kind.
+QUICK = {
+    "plain", "two controls", "pattern", "pattern and label", "integers", "fractions", "negative", "booleans", "missing",
+    "text nan", "nan is the control", "blanks around", "case", "slashes", "accents", "comma and semicolon",
+    "one long among many", "combination without a separator", "combination with the control", "three parts",
+    "controls of several kinds",
+}  # fmt: skip
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in CASES])
 def case(request):
     return CASES[request.param]
 

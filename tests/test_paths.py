@@ -1,5 +1,6 @@
 """Every public function that takes a path: home folders, variables, file:// URLs, and URLs that it cannot use."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from lazypert.dataset.backend import LazypertBackendEntrypoint
 from lazypert.errors import ConfigError, SourceMissingError
 from lazypert.simulate import NullScreenConfig, SimulationConfig, null_screen, reference_screen, simulate_screen
 from lazypert.splits.split_result import SplitResult
-from tests.support.stores import ROLES, screen, write
+from tests.support.stores import ROLES, converted, with_layer
 
 URL = "s3://bucket/s.zarr"
 
@@ -24,14 +25,19 @@ def set_up(path, **options):
     return lp.PerturbationPipeline(lp.PerturbationPipelineConfig(sentence_size=4, **options)).setup([path])
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return converted(tmp_path_factory.mktemp("made"), with_layer(), progress=False)
+
+
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def home(made, tmp_path, monkeypatch):
     """A home folder with a file and its store, which is also $SCREENS; the working directory is empty."""
     folder = tmp_path / "home"
     (tmp_path / "work").mkdir()
     folder.mkdir()
-    write(screen(), folder / "s.h5ad")
-    lp.convert(folder / "s.h5ad", folder / "s.zarr", progress=False, **ROLES)
+    shutil.copy2(made[0], folder / "s.h5ad")
+    shutil.copytree(made[1], folder / "s.zarr")
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setenv("SCREENS", str(folder))
     monkeypatch.chdir(tmp_path / "work")

@@ -131,6 +131,7 @@ print(json.dumps([
 """
 
 
+@pytest.mark.slow
 def test_a_new_process_gives_the_same(screen, tmp_path):
     loader = screen.result.loader("train", sentence_size=4, to="numpy")
     values = {"loader": loader, "source": screen.source, "dataset": screen.dataset, "result": screen.result}

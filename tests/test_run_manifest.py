@@ -56,10 +56,20 @@ def set_up(paths, **options):
     return PerturbationPipeline(PerturbationPipelineConfig(**options)).setup(paths)
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return convert(tmp_path_factory.mktemp("made"))
+
+
 @pytest.fixture
-def saved(tmp_path):
+def store(made, tmp_path):
+    return Path(shutil.copytree(made, tmp_path / "screen.zarr"))
+
+
+@pytest.fixture
+def saved(store, tmp_path):
     """A run with two loaders, its manifest, and the digests of its batches."""
-    result = set_up(convert(tmp_path), controls="shared", mapping_strategy="batch", seed=3)
+    result = set_up(store, controls="shared", mapping_strategy="batch", seed=3)
     loaders = [
         result.loader(
             "train", **OPTIONS, n_basal_samples=2, target_sum=1e4, genes=["gene3", "gene1"], obs=["batch"],
@@ -111,8 +121,7 @@ def test_several_screens_and_a_given_split(tmp_path):
     assert batch_digests(load_run(tmp_path / "run.json").loaders[0]) == batch_digests(loader)
 
 
-def test_an_experiment(tmp_path):
-    convert(tmp_path)
+def test_an_experiment(store, tmp_path):
     toml = tmp_path / "experiment.toml"
     toml.write_text('[datasets]\nmine = "screen.zarr"\n[training]\nmine = "train"\n[zeroshot]\n"mine.T" = "test"\n')
     result = PerturbationPipeline(PerturbationPipelineConfig(split_mode="random", train_frac=0.5)).setup_experiment(
@@ -235,8 +244,7 @@ class TestAltered:
         with pytest.raises(error, match=message):
             load_run(path, verify=verify)
 
-    def test_a_split_file(self, tmp_path):
-        store = convert(tmp_path)
+    def test_a_split_file(self, store, tmp_path):
         pipeline = PerturbationPipeline(PerturbationPipelineConfig())
         first = pipeline.setup(store)
         result = pipeline.setup(store, splits=first.splits)
@@ -270,8 +278,8 @@ class TestAltered:
 
 
 class TestSaving:
-    def test_options_may_be_arrays(self, tmp_path):
-        result = set_up(convert(tmp_path), additional_obs=("batch",), cache_dir="cache")
+    def test_options_may_be_arrays(self, store, tmp_path):
+        result = set_up(store, additional_obs=("batch",), cache_dir="cache")
         genes = lp.open(tmp_path / "screen.zarr").gene.values[[4, 2]]
         loader = result.loader("train", genes=genes, obs=np.array(["batch"]), seed=np.int64(3), sentence_size=None)
         one = result.loader("valid", genes=genes[:1], **OPTIONS)
@@ -280,10 +288,10 @@ class TestSaving:
         assert [batch_digests(a) for a in run.loaders] == [batch_digests(b) for b in (loader, one)]
         assert Path(run.result.config.cache_dir).is_absolute()
 
-    def test_features_of_perturbations_are_part_of_the_run(self, tmp_path):
+    def test_features_of_perturbations_are_part_of_the_run(self, store, tmp_path):
         table = tmp_path / "features.csv"
         table.write_text("name,x\nA,1\nB,2\nC,3\n")
-        result = set_up(convert(tmp_path), perturbation_features_file=table)
+        result = set_up(store, perturbation_features_file=table)
         loader = result.loader("train", extras=("pert_emb",), **OPTIONS)
         save_run(tmp_path / "run.json", result, [loader])
         run = load_run(tmp_path / "run.json")
@@ -292,12 +300,12 @@ class TestSaving:
         with pytest.raises(RunChangedError, match="features"):
             load_run(tmp_path / "run.json")
 
-    def test_a_file_of_targets_is_part_of_the_run(self, tmp_path, monkeypatch):
+    def test_a_file_of_targets_is_part_of_the_run(self, store, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         table = tmp_path / "targets.csv"
         table.write_text("label,gene\nA,gene1\nB,gene2\nC,gene3\n")
         options = {"enable_knockdown_filter": True, "targets": "targets.csv", "residual_expression": 1.0}
-        result = set_up(convert(tmp_path), **options, cell_residual_expression=1.0, min_cells=1)
+        result = set_up(store, **options, cell_residual_expression=1.0, min_cells=1)
         loader = result.loader("train", **OPTIONS)
         save_run(tmp_path / "run.json", result, [loader])
         monkeypatch.chdir("/")
@@ -316,8 +324,7 @@ class TestSaving:
         with pytest.raises(RunChangedError, match=r"^files: this section of '.*run\.json' was changed"):
             load_run(tmp_path / "run.json")
 
-    def test_a_failure_keeps_the_run_that_was_saved_before(self, tmp_path):
-        store = convert(tmp_path)
+    def test_a_failure_keeps_the_run_that_was_saved_before(self, store, tmp_path):
         pipeline = PerturbationPipeline(PerturbationPipelineConfig())
         first = pipeline.setup(store, splits=pipeline.setup(store).splits)
         save_run(tmp_path / "run.json", first, first.loader("train", **OPTIONS))
@@ -340,21 +347,20 @@ class TestSaving:
     def test_urls_lose_their_credentials(self, url, expected):
         assert _without_credentials(url) == expected
 
-    def test_no_credential_is_written(self, tmp_path):
-        result = set_up(convert(tmp_path), storage_options={"secret": "hunter2"})
+    def test_no_credential_is_written(self, store, tmp_path):
+        result = set_up(store, storage_options={"secret": "hunter2"})
         object.__setattr__(result.source.config, "file_path", "s3://me:hunter2@bucket/s.zarr?token=hunter2")
         save_run(tmp_path / "run.json", result, result.loader("train", **OPTIONS))
         text = (tmp_path / "run.json").read_text()
         assert "hunter2" not in text
         assert json.loads(text)["sources"][0]["path"] == "s3://bucket/s.zarr"
 
-    def test_selections_are_refused(self, tmp_path):
-        result = set_up(lp.open(convert(tmp_path)).pert.select(cell_type="T"))
+    def test_selections_are_refused(self, store, tmp_path):
+        result = set_up(lp.open(store).pert.select(cell_type="T"))
         with pytest.raises(ConfigError, match="got a selection of 120 of the 240 cells"):
             save_run(tmp_path / "run.json", result, result.loader("train", **OPTIONS))
 
-    def test_foreign_loaders_are_refused(self, tmp_path):
-        store = convert(tmp_path)
+    def test_foreign_loaders_are_refused(self, store, tmp_path):
         one, other = set_up(store), set_up(store)
         with pytest.raises(ConfigError, match="expected loaders made by this result's"):
             save_run(tmp_path / "run.json", one, other.loader("train", **OPTIONS))

@@ -110,6 +110,7 @@ def test_a_program_that_imports_only_anndata_gets_no_warning(reference, tmp_path
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_a_program_that_uses_lazypert_gets_no_warning(reference):
     done = run(FIRST_LAZYPERT, reference.store, cwd=ROOT)
     assert done.stdout.split() == ["float32", "float32"]

@@ -70,7 +70,7 @@ class ArrayWriter:
 
     def group(self, path: str, attrs: dict[str, Any]) -> None:
         """Create a group with its attributes."""
-        self._zarr.require_group(path).attrs.update(attrs)
+        self._zarr.require_group(path).update_attributes(attrs)
 
     def open_group(self, path: str) -> zarr.Group:
         """Return a group for another library to write to; the manifest lists what it writes."""

@@ -1,4 +1,5 @@
 import contextlib
+import os
 import subprocess
 import sys
 import threading
@@ -8,7 +9,16 @@ import numpy as np
 import pytest
 
 import lazypert as lp
-from lazypert._internal.files import crc32, crc32_of, directory_size, read_exact, remove_folder, swap, write_atomic
+from lazypert._internal.files import (
+    crc32,
+    crc32_of,
+    directory_size,
+    read_exact,
+    remove_folder,
+    swap,
+    sync,
+    write_atomic,
+)
 from lazypert.store.store import Store
 from tests.support.stores import ROLES, screen, write
 
@@ -27,6 +37,16 @@ def test_write_atomic_writes_the_complete_file_or_nothing(tmp_path):
     assert crc32(b"56789", crc32(b"1234")) == crc
     assert crc32_of(tmp_path / "a") == (size, crc)
     assert crc32_of(tmp_path / "b") is None
+
+
+def test_sync_flushes_files_and_folders(tmp_path, monkeypatch):
+    flushed, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: [flushed.append(os.fstat(fd).st_ino), fsync(fd)])
+    (tmp_path / "a").write_bytes(b"1")
+    paths = [tmp_path / "a", tmp_path]
+    for path in paths:
+        sync(path)
+    assert flushed == [path.stat().st_ino for path in paths]
 
 
 def test_concurrent_writers_of_one_file_do_not_mix(tmp_path):
@@ -104,6 +124,7 @@ print(Store(made).content_digest)
 """
 
 
+@pytest.mark.slow
 def test_systems_without_reads_at_an_offset_read_the_same(tmp_path):
     path = write(screen(), tmp_path / "s.h5ad")
     store = lp.convert(path, tmp_path / "s.zarr", progress=False, **ROLES)

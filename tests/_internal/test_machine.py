@@ -93,6 +93,7 @@ for spare in range(4):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs resource limits")
 def test_too_many_open_files_are_not_damage(tmp_path):
     path = tmp_path / "s.h5ad"

@@ -39,6 +39,7 @@ def test_the_command_exits_with_1_if_something_is_not_as_it_must_be(tmp_path):
     assert done.returncode == bool(report["disagreements"]), done.stderr  # so few cells may be outside the ranges
 
 
+@pytest.mark.slow
 def test_everything_is_measured(ran):
     report, printed, work = ran
     assert not report["failed"]
@@ -61,6 +62,7 @@ def test_everything_is_measured(ran):
     assert sorted(path.name for path in work.iterdir()) == ["fairness.json", "fairness.md", "fairness.png"]
 
 
+@pytest.mark.slow
 def test_the_report_marks_what_is_outside(ran):
     report = json.loads(json.dumps(ran[0]))
     row, same, few = report["rows"][1], report["same_controls"][3], report["neighbours"][0]

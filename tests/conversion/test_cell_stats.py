@@ -11,7 +11,6 @@ from lazypert.store.store import Store
 from tests.support.screens import CONTROL, make_screen, write_screen
 from tests.support.stores import (
     ROLES,
-    no_sync,  # noqa: F401 - a fixture for the whole module
     read_store,
     small_blocks,
     small_grids,
@@ -37,14 +36,16 @@ def random_screen(seed, n=200, *, floats=False):
     return make_screen(obs, counts / 3 if floats else counts, genes=names, var={"symbol": GENES})
 
 
-@pytest.fixture(params=["grouped", "source", "floats", "one_shard"])
-def stored(request, tmp_path, monkeypatch):
-    if request.param != "one_shard":
-        small_grids(monkeypatch)  # rows span shards, and some shards hold only parts of one row
-        small_blocks(monkeypatch, 300)
+@pytest.fixture(scope="module", params=["grouped", "source", "floats", "one_shard"])
+def stored(request, tmp_path_factory):
     order = "source" if request.param == "source" else "grouped"
-    path = write_screen(random_screen(3, floats=request.param == "floats"), tmp_path / "a.h5ad")
-    return lp.convert(path, tmp_path / "a.zarr", order=order, **ROLES)
+    folder = tmp_path_factory.mktemp("stored")
+    path = write_screen(random_screen(3, floats=request.param == "floats"), folder / "a.h5ad")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param != "one_shard":
+            small_grids(patch)  # rows span shards, and some shards hold only parts of one row
+            small_blocks(patch, 300)
+        return lp.convert(path, folder / "a.zarr", order=order, **ROLES)
 
 
 def test_totals_and_genes_detected_equal_the_matrix(stored):

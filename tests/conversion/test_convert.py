@@ -30,7 +30,6 @@ from tests.support.stores import (
     files,
     layers_of,
     leftovers,
-    no_sync,  # noqa: F401 - a fixture for the whole module
     read_store,
     screen,
     small_blocks,

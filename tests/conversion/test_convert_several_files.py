@@ -9,7 +9,7 @@ from scipy import sparse
 import lazypert as lp
 from lazypert.errors import SourceFormatError
 from lazypert.store.store import Store
-from tests.support.stores import ROLES, dense, every_column, no_sync, read_store, small_blocks, write  # noqa: F401 - no_sync is a fixture
+from tests.support.stores import ROLES, dense, every_column, read_store, small_blocks, write
 from tests.support.stores import screen as full_screen
 
 

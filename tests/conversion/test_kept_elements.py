@@ -13,15 +13,21 @@ from scipy import sparse
 import lazypert as lp
 from lazypert.errors import MachineError, NotCopiedWarning, StoreDamagedError
 from lazypert.store.store import Store
-from tests.support.stores import ROLES, read_store, screen, source_row
+from tests.support.stores import ROLES, counts, read_store, screen, source_row
 
 N, M = 40, 9
 RECORDS = np.array([("g1", "g2"), ("g3", "g4")], dtype=[("TP53", "O"), ("KRAS", "O")])
 
 
+def with_embeddings(adata):
+    adata.obsm["X_pca"] = np.random.default_rng(0).normal(size=(N, 3)).astype("f4")
+    adata.obsm["guides"] = counts(N, 5)
+    return adata
+
+
 def rich(seed=0, genes=None):
     """AnnData with everything that a store keeps besides cells and genes."""
-    adata = screen(N, M, seed, genes=genes)
+    adata = with_embeddings(screen(N, M, seed, genes=genes, lean=True))
     rng = np.random.default_rng(7)
     adata.uns = {
         "title": "a screen",
@@ -78,7 +84,9 @@ def assert_kept(path, adata):
     lp.verify(path)
 
 
-@pytest.mark.parametrize("kind", ["h5ad", "memory", "lazy", "zarr"])
+@pytest.mark.parametrize(
+    "kind", ["h5ad", *(pytest.param(k, marks=pytest.mark.slow) for k in ("memory", "lazy", "zarr"))]
+)
 def test_everything_is_kept(tmp_path, kind):
     adata = rich()
     source = adata if kind == "memory" else write(adata, tmp_path / "screen.h5ad")
@@ -138,7 +146,7 @@ def test_other_genes(tmp_path):
         line == "varp/corr was not copied: the genes of the files differ"
         for line in Store(tmp_path / "s.zarr").attrs["warnings"]
     )
-    one.raw = screen(N, M + 2)
+    one.raw = screen(N, M + 2, lean=True)
     with pytest.warns(NotCopiedWarning):
         lp.convert(one, tmp_path / "raw.zarr", layer="raw", **ROLES)
     found = read_store(tmp_path / "raw.zarr")
@@ -175,7 +183,7 @@ def test_what_anndata_cannot_write_is_told(tmp_path):
     ids=["graph", "nested", "numbers", "flags", "table"],
 )
 def test_values_per_cell_are_left_out_because_cells_are_sorted(tmp_path, value):
-    adata = screen(N, M)
+    adata = screen(N, M, lean=True)
     adata.uns = {"own": value, "texts": np.array([f"#{i:06d}" for i in range(N)]), "other": np.arange(N + 1)}
     with pytest.warns(NotCopiedWarning, match="uns/own.* was not copied: .*has a value for each cell"):
         store = lp.convert(write(adata, tmp_path / "a.h5ad"), tmp_path / "s.zarr", **ROLES)
@@ -239,8 +247,9 @@ def test_a_resumed_conversion_keeps_them(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:Observation names are not unique")
+@pytest.mark.slow
 def test_names_of_guides_survive_a_second_conversion(tmp_path):
-    adata = screen(N, M)
+    adata = with_embeddings(screen(N, M, lean=True))
     adata.uns["obsm_columns"] = {"guides": np.array([f"guide{j}" for j in range(5)])}
     lp.convert(write(adata, tmp_path / "screen.h5ad"), tmp_path / "one.zarr", **ROLES)
     lp.convert(tmp_path / "one.zarr", tmp_path / "two.zarr", **ROLES)

@@ -17,7 +17,6 @@ from tests.support.stores import (
     counts,
     dense,
     files,
-    no_sync,  # noqa: F401 - a fixture for the whole module
     read_store,
     screen,
     small_blocks,

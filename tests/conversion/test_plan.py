@@ -12,7 +12,7 @@ from lazypert.conversion.planner import make_plan
 from lazypert.converter import open_source
 from lazypert.errors import ConfigError, DiskFullError
 from lazypert.screen.roles import Roles
-from tests.support.stores import ROLES, leftovers, no_sync, screen, write  # noqa: F401 - no_sync is a fixture
+from tests.support.stores import ROLES, leftovers, screen, write
 
 MIB = 1024**2
 

@@ -14,7 +14,6 @@ from tests.support.stores import (
     dense,
     layers_of,
     leftovers,
-    no_sync,  # noqa: F401 - a fixture for the whole module
     read_store,
     screen,
     with_layer,

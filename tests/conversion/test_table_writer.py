@@ -13,7 +13,6 @@ from tests.support.stores import (
     ROLES,
     assert_same,
     converted,
-    no_sync,  # noqa: F401 - a fixture for the whole module
     read_store,
     screen,
     write,

@@ -24,9 +24,9 @@ from tests.support.h5files import (
     write_base,
 )
 from tests.support.oracles import assert_equal, read_with_anndata
+from tests.support.sampling import sampled
 from tests.support.stores import (
     counts,
-    no_sync,  # noqa: F401 - a fixture for the whole module
     read_store,
 )
 
@@ -199,7 +199,7 @@ CONVERTED = {
 }
 
 
-@pytest.mark.parametrize("case", CONVERTED)
+@pytest.mark.parametrize("case", sampled(CONVERTED))
 def test_odd_elements_are_converted_exactly(tmp_path, case):
     assert_converted(tmp_path / "odd.h5ad", CONVERTED[case])
 

@@ -11,7 +11,6 @@ from tests.support.oracles import assert_equal, read_with_anndata
 from tests.support.stores import (
     ROLES,
     leftovers,
-    no_sync,  # noqa: F401 - a fixture for the whole module
     screen,
     small_blocks,
     small_grids,

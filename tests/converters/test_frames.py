@@ -38,9 +38,7 @@ from tests.support.h5files import (
     replace,
     text,
 )
-from tests.support.stores import (
-    no_sync,  # noqa: F401 - a fixture for the whole module
-)
+from tests.support.sampling import sampled
 
 
 def old_categories(file):
@@ -99,7 +97,7 @@ CONVERTED = {
 GROUPED = ["old_categories", "records", "perturbation_missing_somewhere"]
 
 
-@pytest.mark.parametrize("case", CONVERTED)
+@pytest.mark.parametrize("case", sampled(CONVERTED))
 def test_odd_tables_are_converted_exactly(tmp_path, case):
     assert_converted(tmp_path / "odd.h5ad", CONVERTED[case])
 
@@ -195,6 +193,7 @@ def test_a_role_cannot_be_a_column_that_was_left_out(tmp_path):
         lp.convert(path, tmp_path / "s.zarr", batch_col="S/G2M")
 
 
+@pytest.mark.slow
 def test_the_shell_command_prints_the_error_on_one_line(tmp_path):
     path, written = write_changed(tmp_path / "odd.h5ad", REFUSED["code_too_large"][0])
     assert_command_refuses(path, written=written)

@@ -17,9 +17,9 @@ from tests.support.conversions import (
 from tests.support.h5changes import as_type, broken_link, compressed, latin1, loop, plugin, unwritten
 from tests.support.h5files import write_base
 from tests.support.oracles import assert_equal, read_with_anndata
+from tests.support.sampling import sampled
 from tests.support.stores import (
     leftovers,
-    no_sync,  # noqa: F401 - a fixture for the whole module
 )
 
 
@@ -91,7 +91,7 @@ CONVERTED = {
 }
 
 
-@pytest.mark.parametrize("case", CONVERTED)
+@pytest.mark.parametrize("case", sampled(CONVERTED))
 def test_odd_hdf5_files_are_converted_exactly(tmp_path, case):
     assert_converted(tmp_path / "odd.h5ad", CONVERTED[case])
 
@@ -188,11 +188,13 @@ def test_a_user_block_may_precede_the_signature(tmp_path, size):
     assert_equal(tmp_path / "a.zarr", read_with_anndata(path))
 
 
+@pytest.mark.slow
 def test_the_shell_command_prints_the_error_on_one_line(tmp_path):
     path, written = write_changed(tmp_path / "odd.h5ad", REFUSED["view_of_a_lost_file"][0])
     assert_command_refuses(path, written=written)
 
 
+@pytest.mark.slow
 def test_a_filter_that_is_not_installed_is_named(tmp_path):
     path, written = write_changed(tmp_path / "odd.h5ad", plugin("Zstd"))
     done = run_command(path, first="sys.modules['hdf5plugin'] = None")

@@ -12,9 +12,7 @@ from lazypert_converters._matrices import tiles
 from tests.support.conversions import assert_converted, assert_refused, write_changed
 from tests.support.h5changes import X, all_of, as_type, attribute, cut, drop, only, put, without
 from tests.support.h5files import N_OBS, N_VARS, PERTURBATION_ROLES, array, dense_x, mark, replace, sparse, write_base
-from tests.support.stores import (
-    no_sync,  # noqa: F401 - a fixture for the whole module
-)
+from tests.support.sampling import sampled
 
 DTYPES = ["?", "u1", "i1", "u2", "i2", "u4", "i4", "i8", "f2", "f4", "f8", ">f4", ">i2"]
 FILTERS = [{}, {"compression": "gzip"}, {"compression": "lzf", "shuffle": True}, {"fletcher32": True}]
@@ -178,7 +176,7 @@ CONVERTED = {
 }
 
 
-@pytest.mark.parametrize("case", CONVERTED)
+@pytest.mark.parametrize("case", sampled(CONVERTED))
 def test_odd_matrices_are_converted_exactly(tmp_path, case):
     assert_converted(tmp_path / "odd.h5ad", CONVERTED[case])
 

@@ -17,7 +17,6 @@ from tests.support.data import DATA
 from tests.support.oracles import assert_equal, read_with_anndata
 from tests.support.stores import (
     leftovers,
-    no_sync,  # noqa: F401 - a fixture for the whole module
 )
 
 ENCODINGS = DATA / "encodings"

@@ -18,10 +18,10 @@ from lazypert.screen.roles import Roles, RolesKwargs
 from lazypert.sources.config import PerturbationSourceConfig, PerturbationSourceKwargs
 from lazypert.splits.options import SplitKwargs, SplitOptions
 from lazypert.store.store import Store
+from tests.support.sampling import sampled
 from tests.support.stores import (
     ROLES,
     converted,
-    no_sync,  # noqa: F401 - a fixture for the whole module
     read_store,
     screen,
 )
@@ -127,10 +127,8 @@ ROLE_VALUES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("kind", "order"),
-    [*((kind, "grouped") for kind in ROLE_VALUES), ("text", "source"), ("nullable_ints", "source")],
-)
+@pytest.mark.parametrize("order", ["grouped", pytest.param("source", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", sampled(ROLE_VALUES))
 def test_role_columns_of_any_kind_group_complete_and_selected_cells_alike(tmp_path, kind, order):
     adata = screen(lean=True)
     adata.obs["batch"] = ROLE_VALUES[kind]

@@ -60,7 +60,7 @@ def in_memory(made):
     return xr.Dataset(values, coords)
 
 
-@pytest.mark.parametrize("engine", [None, "lazypert"], ids=["open", "backend"])
+@pytest.mark.parametrize("engine", [None, pytest.param("lazypert", marks=pytest.mark.slow)], ids=["open", "backend"])
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_expressions_give_what_they_give_in_memory(made, in_memory, expression, engine):
     ds = lp.open(made) if engine is None else xr.open_dataset(made, engine=engine)

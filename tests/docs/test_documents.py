@@ -19,6 +19,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md"]
 DOCUMENTS += sorted((ROOT / "docs").glob("*.md"))
+SLOW = ("quality-control.md", "leaks.md")  # several seconds each
 SET_UP = ("Try it", "Test it")  # .ci/run runs these
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -89,7 +90,10 @@ def tidy(text):
     return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n")
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+RUN = [pytest.param(path, marks=[pytest.mark.slow] * (path.name in SLOW)) for path in DOCUMENTS]
+
+
+@pytest.mark.parametrize("path", RUN, ids=name_of)
 def test_code_blocks_run_and_print_what_is_shown(path, tmp_path):
     n_python = 0
     for block, printed in outputs(path, path.read_text(), tmp_path):

@@ -16,12 +16,10 @@ from scipy import sparse
 import lazypert as lp
 from tests.support.drug_screen import COVARIATES, drug_screen, labels_of
 from tests.support.drug_screen import ROLES as DRUG_ROLES
-from tests.support.spec_store import (
+from tests.support.spec_rules import (
     COLUMN,
     MATRIX,
     TABLES,
-    SpecStore,
-    SpecWriter,
     astype,
     codecs,
     data_dtype,
@@ -34,10 +32,11 @@ from tests.support.spec_store import (
     run_table,
     subgroups,
 )
+from tests.support.spec_store import SpecStore
+from tests.support.spec_writer import SpecWriter
 from tests.support.stores import (
     ROLES,
     dense,
-    no_sync,  # noqa: F401
     screen,
     small_grids,
     write,

@@ -12,14 +12,6 @@ from lazypert.downsampling.binomial import sample_binomial
 pytestmark = pytest.mark.slow  # with the compiling they need; CI runs them
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quick_compilation():
-    # Most of the time here goes into compiling; the results do not depend on it.
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 # One shape and dtype for most tests, so that the sampler compiles once.
 N_DRAWS = 200_000
 

@@ -60,8 +60,15 @@ def test_pools_that_do_not_fit_are_served_in_full(many_batches, strategy):
     assert found.n_served > 0.8 * turns * N_CONTROLS * 0.6
 
 
-@pytest.mark.parametrize("memory_limit", ["64MiB", "150KB"], ids=["pools fit", "pools do not fit"])
-@pytest.mark.parametrize("strategy", ["random", "batch"])
+@pytest.mark.parametrize(
+    ("strategy", "memory_limit"),
+    [
+        ("random", "64MiB"),
+        ("batch", "150KB"),  # the pools do not fit
+        pytest.param("random", "150KB", marks=pytest.mark.slow),
+        pytest.param("batch", "64MiB", marks=pytest.mark.slow),
+    ],
+)
 def test_a_cell_meets_the_same_controls_whatever_the_hosts_threads_and_blocks(many_batches, strategy, memory_limit):
     options = {"strategy": strategy, "memory_limit": memory_limit, "n_basal_samples": 2}
     expected = pairs_of(loader_of(many_batches, **options))

@@ -106,6 +106,7 @@ print(json.dumps({"rows": seen, "n_batches": len(loader), "n_cells": len(result.
 
 
 class TestDevices:
+    @pytest.mark.slow
     def test_batches_are_spread_over_the_devices_of_a_sharding(self, reference):
         environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
         done = subprocess.run(

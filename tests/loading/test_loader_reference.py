@@ -20,10 +20,10 @@ CONTROL = "non-targeting"
 GENES = 23
 
 
-JOINS = [pytest.param(join, marks=pytest.mark.slow, id=join) for join in ("inner join", "outer join")]
+SEVERAL = [pytest.param(name, marks=pytest.mark.slow) for name in ("two files", "inner join", "outer join")]
 
 
-@pytest.fixture(scope="module", params=["one file", "two files", *JOINS])
+@pytest.fixture(scope="module", params=["one file", *SEVERAL])
 def screen(request, tmp_path_factory):
     """Groups of one to hundreds of cells, in random order, and a few cells without labels."""
     rng = np.random.default_rng(1)

@@ -1,5 +1,7 @@
 """The kernels that gather rows into batches equal NumPy for any memory layout."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -108,9 +110,17 @@ def test_selecting_columns_beforehand_gives_the_same(gather, seed, n, wanted, ta
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+VALUES = [np.uint8, np.uint16, np.int32, np.float32, np.float64]
+# Each pair compiles the kernels; most stores have one of the first two.
+QUICK = [(np.uint16, np.uint16), (np.uint16, np.float32), (np.int32, np.float64)]
+DTYPES = [
+    pytest.param(*pair, marks=[] if pair in QUICK else pytest.mark.slow)
+    for pair in itertools.product([np.uint16, np.int32], VALUES)
+]
+
+
 @GATHERERS
-@pytest.mark.parametrize("value", [np.uint8, np.uint16, np.int32, np.float32, np.float64])
-@pytest.mark.parametrize("index", [np.uint16, np.int32])
+@pytest.mark.parametrize(("index", "value"), DTYPES)
 def test_all_dtypes_are_supported(gather, index, value):
     rows, dense = scattered(1, 30, index=index, value=value)
     np.testing.assert_array_equal(gather(rows, transform()), dense)

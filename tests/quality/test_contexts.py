@@ -10,7 +10,6 @@ from lazypert import KnockdownFilterConfig, OnTargetKnockdownFilter, Perturbatio
 from lazypert.errors import ConfigError, NotCountsError
 from tests.support.knockdown import cell_load_mask, reference_filter
 from tests.support.screens import CONTROL, in_store_order, make_screen, source_of
-from tests.support.stores import no_sync  # noqa: F401 - a fixture for the whole module
 
 GENES = ["A", "B", "C", "D", "E"]
 DIRECTIONS = ["down", "up", "both"]
@@ -60,7 +59,7 @@ def check(source, dense, frame, genes, **options):
 
 
 N_SCREENS = 40
-N_QUICK = 8
+N_QUICK = 4
 """Random screens, and those of them that the default run covers, each with a third of its combinations."""
 
 

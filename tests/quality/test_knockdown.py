@@ -232,6 +232,7 @@ def schraivogel(tmp_path_factory):
 
 
 class TestPublishedScreens:
+    @pytest.mark.slow
     def test_schraivogel_equals_the_three_stages(self, schraivogel):
         source, adata = schraivogel
         frame, genes = frame_of(adata), list(adata.var_names)

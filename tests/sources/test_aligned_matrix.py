@@ -13,7 +13,10 @@ from tests.support.screens import concatenated, holey_screen, in_store_order, so
 DTYPES = {"equal": ("u2", "u2"), "unsigned": ("u2", "u4"), "signed": ("u2", "i4"), "fractions": ("u2", "f4")}
 
 
-@pytest.fixture(scope="module", params=DTYPES)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("unsigned", "signed")]  # each compiles kernels
+
+
+@pytest.fixture(scope="module", params=["equal", "fractions", *SLOW])
 def mixed(request, tmp_path_factory):
     """Make sources of two screens whose values need these dtypes; returns their values in AnnData too."""
     folder, rng = tmp_path_factory.mktemp(request.param), np.random.default_rng(3)

@@ -12,7 +12,7 @@ import pytest
 import lazypert as lp
 from lazypert.store.added import combined_digest, is_within
 from lazypert.store.store import Store
-from tests.support.stores import ROLES, no_sync, read_store, screen, write  # noqa: F401 - no_sync is a fixture
+from tests.support.stores import ROLES, read_store, screen, write
 
 
 def digest_from_files(store, element):

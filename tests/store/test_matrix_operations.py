@@ -19,7 +19,6 @@ from tests.support.stores import (
     counts,
     dense,
     layers_of,
-    no_sync,  # noqa: F401
     read_store,
     screen,
     small_grids,
@@ -230,6 +229,7 @@ def test_what_anndata_writes_again_is_the_same(pair, suffix, tmp_path):
     pd.testing.assert_frame_equal(again.obs, found.obs)
 
 
+@pytest.mark.slow
 def test_a_store_is_converted_again_without_a_change(pair, tmp_path):
     store, found, _, stored, declared = pair
     again = lp.convert(store, tmp_path / "again.zarr", **ROLES)

@@ -12,7 +12,6 @@ import lazypert as lp
 from tests.support.stores import (
     ROLES,
     dense,
-    no_sync,  # noqa: F401
     read_store,
     screen,
     small_grids,

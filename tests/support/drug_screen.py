@@ -5,6 +5,9 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+import lazypert as lp
+from lazypert import PerturbationPipeline, PerturbationPipelineConfig
+
 DOSES, TIMES, VEHICLE = (0.5, 1.0, 10.0), (6, 24), "DMSO"
 
 ROLES = {"pert_col": "drug", "control_pert": VEHICLE, "cell_type_col": "cell_type", "batch_col": "plate"}
@@ -55,3 +58,27 @@ def groups_of(obs, columns=("cell_type", "drug", *COVARIATES)):
         if labels[0] and labels[1]:
             found.setdefault(labels, set()).add(name)
     return found
+
+
+def convert(adata, path, covariates=COVARIATES, **options):
+    file = path.with_suffix(".h5ad")
+    adata.write_h5ad(file)
+    return lp.convert(file, path, **(ROLES | {"covariates": covariates, "progress": False} | options))
+
+
+def pipeline(screen, **options):
+    return PerturbationPipeline(PerturbationPipelineConfig(**(ROLES | options))).setup(screen)
+
+
+def named_groups(groups, names):
+    """Names of the cells of each group, by its labels."""
+    found = {}
+    for run in np.flatnonzero(groups.ids >= 0):
+        labels = tuple(str(groups.labels[axis][groups.codes[axis][run]]) for axis in ("cell_type", "perturbation"))
+        labels += tuple(str(texts[groups.condition[run]]) for texts in groups.conditions.labels.values())
+        found.setdefault(labels, set()).update(names[groups.rows(np.array([run]))[:]])
+    return found
+
+
+def members(rows, names):
+    return set(np.asarray(names)[np.asarray(rows)])

@@ -9,7 +9,6 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pandas as pd
-import pytest
 from scipy import sparse
 
 import lazypert as lp
@@ -32,13 +31,6 @@ ATTRS = {
     "roles": {}, "n_obs": 3, "n_vars": 1, "matrices": {}, "order": "source",
     "summary": {"n_groups": 1, "n_perturbations": 1, "n_cell_types": 1, "n_batches": 1, "n_controls": 0},
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def no_sync(monkeypatch):
-    """Skip fsync, a quarter of the time of a small conversion. Import it into a module to use it there."""
-    for module in ("conversion.store_writer", "updates.store_update"):
-        monkeypatch.setattr(f"lazypert.{module}.sync", lambda _: None)
 
 
 def counts(n_obs, n_vars, seed=0, dtype="f4", density=0.3):
@@ -96,6 +88,14 @@ def screen(n_obs=90, n_vars=17, seed=0, dtype="f4", genes=None, *, lean=False):
     adata.layers["lognorm"] = sparse.csr_matrix(np.log1p(adata.X.toarray().astype("f8")))
     adata.obsm["X_pca"] = rng.normal(size=(n_obs, 3)).astype("f4")
     adata.obsm["guides"] = counts(n_obs, 5, seed + 2)
+    return adata
+
+
+def small_screen():
+    """Screen with two obs columns besides the roles, one layer, and a dense and a sparse embedding."""
+    adata, full = with_layer(), screen()
+    adata.obs[["flag", "f8"]] = full.obs[["flag", "f8"]]
+    adata.obsm.update({"X_pca": full.obsm["X_pca"], "guides": full.obsm["guides"]})
     return adata
 
 

@@ -6,17 +6,14 @@ from pathlib import Path
 import pytest
 
 import lazypert as lp
-from tests.support.stores import ROLES, screen, write
-from tests.support.stores import no_sync as no_sync
+from tests.support.stores import ROLES, small_screen, write
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
-    write(screen(), folder / "s.h5ad")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lazypert.conversion.store_writer.sync", lambda _: None)
-        return lp.convert(folder / "s.h5ad", folder / "s.zarr", progress=False, **ROLES)
+    write(small_screen(), folder / "s.h5ad")
+    return lp.convert(folder / "s.h5ad", folder / "s.zarr", progress=False, **ROLES)
 
 
 @pytest.fixture

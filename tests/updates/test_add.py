@@ -16,7 +16,7 @@ from lazypert.store.columns import open_column
 from lazypert.store.store import Store
 from lazypert.store.verify import verify
 from tests.support.killer import files
-from tests.support.stores import ROLES, every_column, read_store, screen, write
+from tests.support.stores import ROLES, every_column, read_store, screen, small_screen, write
 
 
 def names_of(store):
@@ -54,7 +54,7 @@ def test_every_kind_of_column_reads_back(store):
 
 
 def test_a_store_is_as_if_it_had_been_converted_with_the_column(store, made, tmp_path):
-    adata = screen()
+    adata = small_screen()
     adata.obs["new"] = np.arange(90) * 3
     adata.obs["guide"] = pd.Categorical([f"g{i % 4}" for i in range(90)])
     write(adata, tmp_path / "s.h5ad")

@@ -13,7 +13,7 @@ import lazypert as lp
 from lazypert.errors import ConfigError
 from lazypert.store.store import Store
 from tests.support.killer import files
-from tests.support.stores import ROLES, read_store, screen, write
+from tests.support.stores import ROLES, read_store, small_screen, write
 
 
 def values(dtype="f4"):
@@ -55,7 +55,7 @@ def test_dtypes_that_scipy_lacks(store, dtype):
 
 
 def test_a_layer_is_stored_as_conversion_would_store_it(store, tmp_path):
-    adata = screen()
+    adata = small_screen()
     adata.layers["new"] = adata.X * 3
     write(adata, tmp_path / "s.h5ad")
     converted = lp.convert(tmp_path / "s.h5ad", tmp_path / "converted.zarr", progress=False, **ROLES)
