@@ -30,7 +30,7 @@ _ADVICE_ON = {code: advice for advice, codes in _ADVICE.items() for code in code
 _ERRNO_IN_TEXT = re.compile(r"\berrno = (\d+)")
 
 
-def machine_error(name: object, error: OSError) -> LazypertError:
+def machine_error(name: object, error: Exception) -> LazypertError:
     """Return the error for a file that exists and could not be read, whatever the reason.
 
     An error of lazypert's own is returned as it is: it says what happened.

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lazypert._internal.memory import format_bytes
+from lazypert._internal.paths import is_entry_name
 from lazypert.converter import elements, read_element
 from lazypert.errors import MachineError
 from lazypert.store.format import RAW
@@ -22,8 +23,6 @@ ALONG_GENES = ("varm", "varp")
 """Groups of AnnData whose elements have a row per gene."""
 
 _SHARE_OF_LIMIT = 8  # an element may take this part of the memory limit, because it is held and encoded in memory
-_RESERVED = (".", "..", "zarr.json")
-_LONGEST_NAME = 255  # bytes, in common file systems
 
 
 def choose_elements(
@@ -139,7 +138,7 @@ def _encoded(path: str, value: Any) -> dict[str, bytes]:
     group = zarr.open_group(MemoryStore(store), mode="w", zarr_format=3).require_group(parent)
     _write(group, name, value)
     for part in {part for key in store for part in key.split("/")[:-1]}:
-        if part in _RESERVED or "\0" in part or len(part.encode()) > _LONGEST_NAME:
+        if not is_entry_name(part):
             raise ValueError(f"{part[:40]!r} cannot be the name of a folder of a store")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

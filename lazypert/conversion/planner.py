@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from lazypert._internal.paths import is_entry_name
 from lazypert._internal.unique_names import unique_names
 from lazypert.conversion.kept_elements import choose_elements
 from lazypert.conversion.notes import (
@@ -290,7 +291,7 @@ def _choose_obsm_frames(readers: list[ScreenReader]) -> tuple[dict[str, tuple[st
 def _check_names(readers: list[ScreenReader], names: list[str]) -> None:
     for name in names:
         kind, _, rest = name.partition("/")
-        if rest in ("", ".", "..", "zarr.json") or "/" in rest:
+        if not is_entry_name(rest):
             raise SourceFormatError(
                 f"{str(readers[0].path)!r} has {name!r}, and {rest!r} cannot be the name of a Zarr array. "
                 f"Rename it in {kind}. No store was made."

@@ -155,7 +155,7 @@ class RemoteReader:
             return int(sync(self.store.getsize(key)))
         except FileNotFoundError:
             return None
-        except OSError as error:
+        except Exception as error:  # remote storage raises errors of many types
             raise machine_error(key, error) from error
 
     def read(self, key: str, offset: int, length: int) -> bytes:
@@ -188,7 +188,7 @@ class RemoteReader:
         at = 0
         try:
             responses = sync(fetch())
-        except OSError as error:
+        except Exception as error:
             raise machine_error(ranges[0][0], error) from error
         for (_, _, length), response in zip(ranges, responses, strict=True):
             body = b"" if response is None else response.to_bytes()[:length]

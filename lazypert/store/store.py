@@ -14,9 +14,9 @@ import zarr
 
 import lazypert_zarr  # noqa: F401 - opens counts without zarr's warning even if lazypert is not installed
 from lazypert._internal.files import crc32
-from lazypert._internal.machine import raise_machine_error
+from lazypert._internal.machine import machine_error, raise_machine_error
 from lazypert._internal.paths import is_url, location
-from lazypert.errors import StoreDamagedError, StoreNotFoundError, no_such_column
+from lazypert.errors import ConfigError, LazypertError, StoreDamagedError, StoreNotFoundError, no_such_column
 from lazypert.screen.roles import OPTIONAL_ROLES, Roles
 from lazypert.store.added import ADDED, combined_digest, is_within
 from lazypert.store.arrays import DenseArray, StringArray
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from lazypert.screen.groups import Groups
 
 _CELL_STATS = f"{TABLES}/facts"
+
+_SUFFIXES = (".h5ad", ".h5", ".h5mu", ".loom")
 
 
 class Store:
@@ -402,10 +404,7 @@ class StoredCellStats:
 
 def _open(path: str, storage_options: dict[str, Any] | None) -> tuple[ByteReader, zarr.Group]:
     if is_url(path):
-        from zarr.storage import FsspecStore
-
-        remote = FsspecStore.from_url(path, storage_options=storage_options, read_only=True)
-        return RemoteReader(remote), _open_group(remote, path)
+        return _open_url(path, storage_options)
     folder = Path(path).absolute()
     if not folder.exists():
         staging = next(folder.parent.glob(f"{glob.escape(folder.name)}.partial-*"), None)
@@ -423,6 +422,29 @@ def _open(path: str, storage_options: dict[str, Any] | None) -> tuple[ByteReader
             f"lazypert.convert({path!r}, 'screen.zarr', pert_col=..., control_pert=...)."
         )
     return LocalReader(folder), _open_group(folder, path)
+
+
+def _open_url(url: str, storage_options: dict[str, Any] | None) -> tuple[ByteReader, zarr.Group]:
+    from zarr.storage import FsspecStore
+
+    if url.partition("?")[0].endswith(_SUFFIXES):
+        raise StoreNotFoundError(
+            f"store: got {url!r}, the URL of a file, expected that of a lazypert store. Files are converted on this "
+            "machine: copy it here, and convert it with lazypert.convert(...)."
+        )
+    try:
+        remote = FsspecStore.from_url(url, storage_options=storage_options, read_only=True)
+    except (ImportError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"store: got {url!r}, which fsspec cannot open: {error}. Install the package that reads such URLs, or "
+            "correct the URL or storage_options."
+        ) from error
+    try:
+        return RemoteReader(remote), _open_group(remote, url)
+    except LazypertError:
+        raise
+    except Exception as error:  # remote storage raises errors of many types
+        raise machine_error(url, error) from error
 
 
 def _open_group(where: Any, path: str) -> zarr.Group:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lazypert._internal.validation import require_choice, require_flag, require_names
-from lazypert.conversion.dataframe_writer import RESERVED_NAMES, InMemoryColumn, write_column
+from lazypert.conversion.dataframe_writer import InMemoryColumn, is_column_name, write_column
 from lazypert.errors import ConfigError
 from lazypert.updates.added_column import column_values
 from lazypert.updates.barcode_table import check_names, match_names, read_barcode_table
@@ -175,10 +175,10 @@ def add_obsm(
 
 def check_element_name(option: str, name: Any) -> None:
     """Raise `ConfigError` if text cannot be the name of a column, embedding or layer."""
-    if not isinstance(name, str) or name in RESERVED_NAMES or "/" in name or "\0" in name:
+    if not isinstance(name, str) or not is_column_name(name):
         raise ConfigError(
-            f"{option}: got the name {name!r}, expected text without '/' that is none of "
-            f"{sorted(RESERVED_NAMES - {''})}. Rename it."
+            f"{option}: got the name {name!r}, expected text of at most 255 bytes without '/' that is none of '.', "
+            "'..', '_index', 'zarr.json' and '__lazypert__'. Rename it."
         )
 
 

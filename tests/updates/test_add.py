@@ -204,6 +204,7 @@ BAD_TABLES = {
     "no_columns": (lambda t: t[[]], "got no columns"),
     "two_columns": (lambda t: pd.concat([t, t], axis=1), "two columns named 'x'"),
     "slash": (lambda t: t.rename(columns={"x": "a/b"}), "got the name 'a/b'"),
+    "too_long": (lambda t: t.rename(columns={"x": "é" * 128}), "at most 255 bytes"),
     "our_tables": (lambda t: t.rename(columns={"x": "__lazypert__"}), "got the name '__lazypert__'"),
     "number_as_name": (lambda t: t.rename(columns={"x": 1}), "got the name 1"),
     "exists": (lambda t: t.rename(columns={"x": "flag"}), "'flag', which the store has already.*overwrite=True"),
