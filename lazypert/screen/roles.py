@@ -188,6 +188,8 @@ def control_labels(name: str, value: Any) -> ControlLabels | None:
     """
     if value is None:
         return None
+    if getattr(value, "ndim", 0) == 1:  # an array, or a column of pandas
+        value = list(value)
     if not isinstance(value, list | tuple):
         require(not isinstance(value, set | dict), name, value, "a label, or a tuple of labels")
         value = [value]
