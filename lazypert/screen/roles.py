@@ -142,7 +142,7 @@ def joint_roles(screens: Sequence[tuple[Roles, Iterable[str]]]) -> Roles:
                     f"{roles.control_pert!r}). Rename it in one of them, or pass it for both."
                 )
     separators = {roles.separator for roles, _ in labels_of}
-    require(len(separators) == 1, "separator", sorted(map(repr, separators)), "the same for all screens")
+    require(len(separators) == 1, "separator", sorted(separators, key=repr), "the same for all screens")
     covariates = {roles.covariates for roles, _ in screens}
     require(len(covariates) == 1, "covariates", sorted(covariates), "the same columns, in one order, for all screens")
     # The labels of each have their names already.
