@@ -29,7 +29,7 @@ from lazypert.screen.cell_order import name_hashes
 from lazypert.screen.cell_table import CellArrays
 from lazypert.screen.conditions import Conditions
 from lazypert.screen.control_column import marked_labels, marks_of
-from lazypert.screen.gene_alignment import align_genes
+from lazypert.screen.gene_alignment import align_genes, versions_apart
 from lazypert.screen.groups import Groups
 from lazypert.screen.labels import factorise, unite
 from lazypert.screen.renames import rename_labels
@@ -64,6 +64,8 @@ def make_plan(readers: list[ScreenReader], options: ConversionOptions, budget: B
     var_tables = [_var_table(reader, matrices) for reader in readers]
     alignment = align_genes(var_tables, names, options.join)
     not_copied += dropped_genes(var_tables, readers, alignment) + var_differences(var_tables, readers)
+    if (apart := versions_apart(var_tables)) is not None:
+        not_copied.append(apart)
     embeddings, embeddings_not_copied = _choose_embeddings(readers)
     obsm_frames, frames_not_copied = _choose_obsm_frames(readers)
     has_same_genes = alignment.is_same and not _is_raw_with_other_genes(readers, matrices)
