@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from lazypert._internal.files import open_to_read, read_at
 from lazypert._internal.kernels import kernel
 from lazypert._internal.machine import raise_machine_error
-from lazypert._internal.paths import local_path
+from lazypert._internal.paths import is_entry_name, local_path
 from lazypert.errors import SourceFormatError, SourceMissingError
 from lazypert.sparse.csr import CSRBlock, first_bad_index
 
@@ -35,6 +35,7 @@ __all__ = [
     # what it may use
     "CSRBlock",
     "first_bad_index",
+    "is_entry_name",
     "kernel",
     "open_to_read",
     "raise_machine_error",

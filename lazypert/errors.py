@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+_LONGEST_SHOWN, _SHOWN = 120, 100  # characters of a name in a message
+
+
 class LazypertError(Exception):
     """Base class of all exceptions that lazypert raises on purpose."""
 
@@ -110,6 +113,17 @@ class SourceMissingError(FileNotFoundError, SourceFormatError):
     """The source file of a conversion does not exist."""
 
 
+def quoted(name: str) -> str:
+    """Return a name in quotes for a message; the end of a long one is left out.
+
+    Examples
+    --------
+    >>> quoted("TP53"), len(quoted("x" * 700))
+    ("'TP53'", 122)
+    """
+    return repr(name) if len(name) <= _LONGEST_SHOWN else f"{name[:_SHOWN]!r}... ({len(name):,} characters)"
+
+
 def near_matches(name: str, known: Iterable[str], *, limit: int = 5) -> str:
     """Suggest known names that resemble `name`, or list the first few if none does.
 
@@ -123,10 +137,10 @@ def near_matches(name: str, known: Iterable[str], *, limit: int = 5) -> str:
         folded.setdefault(item.casefold(), item)
     close = difflib.get_close_matches(str(name).casefold(), list(folded), n=limit, cutoff=0.6)
     if close:
-        return f"Did you mean {' or '.join(repr(folded[item]) for item in close)}?"
+        return f"Did you mean {' or '.join(quoted(folded[item]) for item in close)}?"
     if not names:
         return "There are none."
-    shown = ", ".join(repr(item) for item in names[:limit])
+    shown = ", ".join(map(quoted, names[:limit]))
     return f"There are {len(names):,}: {shown}{', ...' if len(names) > limit else ''}."
 
 

@@ -80,8 +80,9 @@ def test_can_be_pickled_copied_and_rebuilt_in_another_process(kind):
             "There are 1,200: 'gene0', 'gene1', 'gene2', 'gene3', 'gene4', ....",
         ),
         ("zzz", [], "There are none."),
+        ("zzz", ["n" * 695, "b"], f"There are 2: '{'n' * 100}'... (695 characters), 'b'."),
     ],
-    ids=["near", "case", "few", "many", "none"],
+    ids=["near", "case", "few", "many", "none", "long"],
 )
 def test_near_matches_suggests_or_lists_names(name, known, phrase):
     assert near_matches(name, known) == phrase

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +14,7 @@ from lazypert import PerturbationAnnDataSource, PerturbationSourceConfig
 from lazypert._cli import main
 from lazypert.converter import open_source
 from lazypert.dataset.backend import LazypertBackendEntrypoint
-from lazypert.errors import ConfigError, SourceMissingError
+from lazypert.errors import ConfigError, MachineError, SourceMissingError, StoreNotFoundError
 from lazypert.simulate import NullScreenConfig, SimulationConfig, null_screen, reference_screen, simulate_screen
 from lazypert.splits.split_result import SplitResult
 from tests.support.stores import ROLES, converted, with_layer
@@ -58,6 +59,44 @@ def test_conversion(home):
 def test_conversion_refuses_other_targets(home, target):
     with pytest.raises(ConfigError, match=r"store: got .*(://|UNSET)"):
         lp.convert(home / "s.h5ad", target, progress=False, **ROLES)
+
+
+def doors(url):
+    """Everything that opens a store at a URL."""
+    yield lambda: lp.open(url)
+    yield lambda: lp.verify(url)
+    yield lambda: PerturbationAnnDataSource(PerturbationSourceConfig(file_path=url))
+    yield lambda: set_up(url)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/s.h5ad", "https://host/s.h5?raw=1"])
+def test_a_file_at_a_url_is_not_opened_as_a_store(url):
+    for door in doors(url):
+        with pytest.raises(StoreNotFoundError, match=r"the URL of a file.*copy it here"):
+            door()
+
+
+class OddStorage(fsspec.AbstractFileSystem):
+    """Remote storage whose library has errors of its own."""
+
+    protocol = "odd"
+
+    def cat_file(self, path, start=None, end=None, **options):
+        raise RuntimeError("Unable to locate credentials")
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "message"),
+    [
+        ("nothing-like-it://b/s.zarr", ConfigError, "fsspec cannot open: Protocol not known"),
+        ("odd://b/s.zarr", MachineError, "cannot be read now .*Unable to locate credentials.*the network"),
+    ],
+)
+def test_remote_storage_that_cannot_be_read(url, kind, message):
+    fsspec.register_implementation("odd", OddStorage, clobber=True)
+    for door in doors(url):
+        with pytest.raises(kind, match=message):
+            door()
 
 
 def test_conversion_refuses_sources_at_urls(home):

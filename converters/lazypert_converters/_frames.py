@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from lazypert.converter import is_entry_name
 from lazypert_converters._tree import Array, Group, join
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _NULLABLE_KINDS = {
     ("nullable-string-array", "0.1.0"): "",
 }
 _OLD_CATEGORIES, _UNS_SUFFIX = "__categories", "_categories"
-_RESERVED_NAMES = ("", ".", "..", "zarr.json", "_index", "__lazypert__")
+_RESERVED_NAMES = ("_index", "__lazypert__")
 _CODES_AT_ONCE = 1 << 20
 
 
@@ -151,7 +152,7 @@ def _column_order(node: Group) -> list[str]:
 
 def _bad_name(name: str) -> str | None:
     """Say why a column cannot be copied if its name cannot be that of an array in a store."""
-    if name not in _RESERVED_NAMES and "/" not in name:
+    if name not in _RESERVED_NAMES and is_entry_name(name):
         return None
     return f"{name!r} cannot be the name of a column of a store (rename it to keep it)"
 

@@ -85,6 +85,13 @@ def _add_convert(subparsers: Any) -> None:
     )
     convert.add_argument("--control-col", metavar="COL", help="boolean obs column that marks the controls instead")
     convert.add_argument("--separator", metavar="TEXT", help="text between the parts of combinations, such as +")
+    convert.add_argument(
+        "--rename-perturbations",
+        metavar="LABEL=NAME",
+        action="append",
+        help="merge spellings: cells labelled LABEL get the label NAME; repeat it for several. "
+        "'strip' removes blanks around every label",
+    )
     convert.add_argument("--cell-type-col", metavar="COL", help="obs column of the cell type")
     convert.add_argument("--batch-col", metavar="COL", help="obs column of the batch")
     convert.add_argument(

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lazypert._cli.output import print_field, print_warnings
+from lazypert.screen.renames import STRIP
 
 if TYPE_CHECKING:
     import argparse
 
+    from lazypert.screen.renames import Renames
     from lazypert.store.store import Store
 
 DEMO_COLUMNS = ("pert_col", "control_pert", "cell_type_col", "batch_col", "var_gene_col")
@@ -45,6 +47,7 @@ def convert(options: argparse.Namespace) -> None:
             control_pert=options.control_pert,
             control_col=options.control_col,
             separator=options.separator,
+            rename_perturbations=_renames(options.rename_perturbations),
             cell_type_col=options.cell_type_col,
             batch_col=options.batch_col,
             covariates=options.covariate,
@@ -57,6 +60,26 @@ def convert(options: argparse.Namespace) -> None:
             obs=options.obs,
         )
     _print_summary(Store(path), time.perf_counter() - start)
+
+
+def _renames(given: list[str] | None) -> Renames | None:
+    """Names by label, from the texts ``LABEL=NAME``."""
+    from lazypert.errors import ConfigError
+
+    if given is None:
+        return None
+    if given == [STRIP]:
+        return "strip"
+    names: dict[str, str] = {}
+    for text in given:
+        label, equals, name = text.partition("=")
+        if not equals or not name or label in names:
+            raise ConfigError(
+                f"--rename-perturbations: got {text!r}, expected LABEL=NAME with each label once, or only 'strip'. In "
+                "Python, rename_perturbations also takes labels that contain '='."
+            )
+        names[label] = name
+    return names
 
 
 def _print_summary(store: Store, seconds: float) -> None:

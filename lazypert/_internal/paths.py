@@ -12,6 +12,8 @@ from urllib.parse import unquote, urlsplit
 
 from lazypert.errors import ConfigError
 
+_LONGEST_NAME = 255  # bytes, in common file systems
+
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([^{}]*)\})", re.ASCII)
 
 # What pathlib makes of a URL. One letter before the colon is a drive of Windows.
@@ -21,6 +23,22 @@ _SQUASHED_URL = re.compile(r"((?:\w[\w+.-]*::)*[A-Za-z][\w+.-]+):[/\\](?![/\\])"
 def is_url(path: str | os.PathLike[str]) -> bool:
     """Whether a path is text with a URL, such as ``"s3://bucket/screen.zarr"`` or ``"simplecache::s3://..."``."""
     return isinstance(path, str) and "://" in path
+
+
+def is_entry_name(name: str) -> bool:
+    """Whether text can be the name of an array or group of a store, which is that of a folder.
+
+    Examples
+    --------
+    >>> [is_entry_name(name) for name in ("X_pca", "a/b", "zarr.json", "n" * 256)]
+    [True, False, False, False]
+    """
+    if name in ("", ".", "..", "zarr.json") or "/" in name or "\0" in name:
+        return False
+    try:
+        return len(name.encode()) <= _LONGEST_NAME
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
 
 
 def location(name: str, path: str | os.PathLike[str]) -> str:

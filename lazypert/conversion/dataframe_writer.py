@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pandas as pd
 
+from lazypert._internal.paths import is_entry_name
 from lazypert.errors import SourceFormatError
-from lazypert.store.format import TABLES, is_node_name
+from lazypert.store.format import TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,6 +21,11 @@ RESERVED_NAMES = ("_index", TABLES.rpartition("/")[2])
 """Names inside obs that columns cannot have."""
 
 _ARRAY = {"encoding-type": "array", "encoding-version": "0.2.0"}
+
+
+def is_column_name(name: str) -> bool:
+    """Whether text can be the name of a column of a store."""
+    return name not in RESERVED_NAMES and is_entry_name(name)
 
 
 class ColumnValues(Protocol):
@@ -66,7 +72,7 @@ def write_column(writer: ArrayWriter, frame: str, name: str, values: ColumnValue
     SourceFormatError
         If the column's name cannot be the name of a Zarr array.
     """
-    if name in RESERVED_NAMES or not is_node_name(name):
+    if not is_column_name(name):
         raise SourceFormatError(
             f"A column of {frame} is named {name!r}, which cannot be the name of a Zarr array. "
             "Rename the column in the source. No store was made."

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from lazypert._internal.machine import raise_machine_error
 from lazypert._internal.memory import format_bytes
+from lazypert._internal.paths import is_entry_name
 from lazypert.converter import elements, read_element
-from lazypert.store.format import RAW, is_node_name
+from lazypert.store.format import RAW
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -140,7 +141,7 @@ def _encoded(path: str, value: Any) -> dict[str, bytes]:
     group = zarr.open_group(MemoryStore(store), mode="w", zarr_format=3).require_group(parent)
     _write(group, name, value)
     for part in {part for key in store for part in key.split("/")[:-1]}:
-        if not is_node_name(part):
+        if not is_entry_name(part):
             raise ValueError(f"{part[:40]!r} cannot be the name of a folder of a store")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

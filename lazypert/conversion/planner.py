@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from lazypert._internal.paths import is_entry_name
 from lazypert._internal.unique_names import unique_names
 from lazypert.conversion.kept_elements import choose_elements
 from lazypert.conversion.notes import (
@@ -28,12 +29,12 @@ from lazypert.screen.cell_order import name_hashes
 from lazypert.screen.cell_table import CellArrays
 from lazypert.screen.conditions import Conditions
 from lazypert.screen.control_column import marked_labels, marks_of
-from lazypert.screen.gene_alignment import align_genes
+from lazypert.screen.gene_alignment import align_genes, versions_apart
 from lazypert.screen.groups import Groups
 from lazypert.screen.labels import factorise, unite
 from lazypert.screen.renames import rename_labels
 from lazypert.screen.roles import ROLE_OF_AXIS, missing_controls, no_such_control
-from lazypert.store.format import RAW, is_node_name, matrix_name
+from lazypert.store.format import RAW, matrix_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,6 +64,8 @@ def make_plan(readers: list[ScreenReader], options: ConversionOptions, budget: B
     var_tables = [_var_table(reader, matrices) for reader in readers]
     alignment = align_genes(var_tables, names, options.join)
     not_copied += dropped_genes(var_tables, readers, alignment) + var_differences(var_tables, readers)
+    if (apart := versions_apart(var_tables)) is not None:
+        not_copied.append(apart)
     embeddings, embeddings_not_copied = _choose_embeddings(readers)
     obsm_frames, frames_not_copied = _choose_obsm_frames(readers)
     has_same_genes = alignment.is_same and not _is_raw_with_other_genes(readers, matrices)
@@ -290,7 +293,7 @@ def _choose_obsm_frames(readers: list[ScreenReader]) -> tuple[dict[str, tuple[st
 def _check_names(readers: list[ScreenReader], names: list[str]) -> None:
     for name in names:
         kind, _, rest = name.partition("/")
-        if not is_node_name(rest):
+        if not is_entry_name(rest):
             raise SourceFormatError(
                 f"{str(readers[0].path)!r} has {name!r}, and {rest!r} cannot be the name of a Zarr array. "
                 f"Rename it in {kind}. No store was made."

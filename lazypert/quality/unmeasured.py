@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lazypert.errors import ConfigError
+from lazypert.errors import ConfigError, quoted
 from lazypert.screen.targets import part_columns
 
 if TYPE_CHECKING:
@@ -133,4 +133,4 @@ def hint(label: str, genes: set[str]) -> str:
 
 
 def _quoted(names: NDArray[np.str_]) -> str:
-    return ", ".join(map(repr, names[:3].tolist())) + (", ..." if len(names) > 3 else "")
+    return ", ".join(map(quoted, names[:3].tolist())) + (", ..." if len(names) > 3 else "")

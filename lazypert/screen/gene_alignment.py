@@ -115,6 +115,28 @@ def align_genes(frames: Sequence[pd.DataFrame], names: Sequence[str], join: str)
     )
 
 
+def versions_apart(frames: Sequence[pd.DataFrame]) -> str | None:
+    """Describe genes that have one Ensembl id, in different versions, in several var tables; None if there are none.
+
+    They are different genes for `align_genes`, which leaves them out or puts each into a column of its own.
+    """
+    names = frames[0].index.astype(str)
+    shared, every = names, names
+    for frame in frames[1:]:
+        names = frame.index.astype(str)
+        shared, every = shared.intersection(names), every.union(names, sort=False)
+    others = every.difference(shared, sort=False)
+    plain = pd.Index(without_versions(others))
+    apart = plain.duplicated(keep=False)
+    if not apart.any():
+        return None
+    one, *_, another = others[plain == plain[apart][0]]
+    return (
+        f"{plain[apart].nunique():,} genes have different versions of their Ensembl id in the files, such as {one!r} "
+        f"and {another!r}, and were not aligned: remove the versions (.1, .2, ...) in all of them"
+    )
+
+
 def _filled(frames: Sequence[pd.DataFrame], column: str, genes: pd.Index) -> pd.Series:
     """Return a column of the first table, filled from the other tables for genes that it lacks."""
     first = frames[0][column]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lazypert.errors import quoted
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -32,14 +34,14 @@ def suspicious_labels(column: str, labels: Sequence[str], n_cells: Sequence[int]
         spellings.setdefault(" ".join(label.split()).casefold(), []).append(label)
     repeated = [same for same in spellings.values() if len(same) > 1]
     if repeated:
-        examples = "; ".join(", ".join(map(repr, same)) for same in repeated[:_N_EXAMPLES])
+        examples = "; ".join(", ".join(map(quoted, same)) for same in repeated[:_N_EXAMPLES])
         yield (
             f"obs/{column}: {len(repeated):,} {'label is' if len(repeated) == 1 else 'labels are'} spelt in several "
             f"ways ({examples}{'; ...' if len(repeated) > _N_EXAMPLES else ''}), which stay different labels"
         )
     padded = [label for label in labels if label != label.strip()]
     if padded:
-        examples = ", ".join(map(repr, padded[:_N_EXAMPLES]))
+        examples = ", ".join(map(quoted, padded[:_N_EXAMPLES]))
         yield (
             f"obs/{column}: {len(padded):,} {'label begins or ends' if len(padded) == 1 else 'labels begin or end'} "
             f"with blanks ({examples}{', ...' if len(padded) > _N_EXAMPLES else ''}), which are part of the label"

@@ -65,7 +65,7 @@ def factorise(values: Any) -> tuple[NDArray[np.int32], NDArray[np.str_]]:
     """
     categorical = values if isinstance(values, pd.Categorical) else pd.Categorical(values)
     names = categorical.categories
-    text = label_array(list(map(label_text, names)) if names.dtype.kind in "fO" else names.astype(str).tolist())
+    text = _texts(names)
     codes = np.asarray(categorical.codes)
     occurs = np.bincount(codes[codes >= 0], minlength=len(text)) > 0
     # Labels with the same text (1 and "1") become one. Code -1 indexes the appended -1.
@@ -73,6 +73,14 @@ def factorise(values: Any) -> tuple[NDArray[np.int32], NDArray[np.str_]]:
     new_codes = np.full(len(text) + 1, -1, dtype=np.int32)
     new_codes[:-1][occurs] = new_code
     return new_codes[codes], labels
+
+
+def _texts(labels: pd.Index[Any]) -> NDArray[np.str_]:
+    """(n,) text of each label."""
+    if labels.dtype.kind not in "fO":
+        return label_array(labels.astype(str).tolist())
+    # As an array: pandas iterates over float32 as Python floats, and 0.1 would become 0.10000000149011612.
+    return label_array(list(map(label_text, labels.to_numpy())))
 
 
 def rename(codes: NDArray[np.integer], names: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.str_]]:
@@ -184,7 +192,6 @@ def _join_categoricals(columns: Sequence[Any], lengths: Sequence[int]) -> pd.Cat
 
 
 def _with_text_labels(column: Any) -> Any:
-    texts = np.asarray(list(map(label_text, column.cat.categories)), dtype=np.str_)
-    labels, new_code = np.unique(texts, return_inverse=True)
+    labels, new_code = np.unique(_texts(column.cat.categories), return_inverse=True)
     codes = np.append(new_code, -1)[column.cat.codes.to_numpy()]  # code -1 indexes the appended -1
     return pd.Series(pd.Categorical.from_codes(codes, pd.Index(labels.astype(object), dtype=object)))

@@ -78,11 +78,19 @@ def rename_labels(
         return rename(codes, [_of_parts(label, roles.separator, str.strip) for label in texts])
     names = names_of(renames)
     _require_known(names, texts, roles)
-    # The whole label counts before its parts.
-    return rename(
-        codes,
-        [names.get(label) or _of_parts(label, roles.separator, lambda part: names.get(part, part)) for label in texts],
-    )
+    in_any_order = {_sorted_parts(label, roles.separator): name for label, name in names.items()}
+
+    def new_name(label: str) -> str:
+        """The whole label counts before its parts, and B+A is A+B."""
+        whole = names.get(label) or in_any_order.get(_sorted_parts(label, roles.separator))
+        return whole or _of_parts(label, roles.separator, lambda part: names.get(part, part))
+
+    return rename(codes, list(map(new_name, texts)))
+
+
+def _sorted_parts(label: str, separator: str | None) -> tuple[str, ...]:
+    """Parts of a label, which are the same in any order; without a separator, it is its own only part."""
+    return (label,) if separator is None else tuple(sorted(label.split(separator)))
 
 
 def _of_parts(label: str, separator: str | None, name: Callable[[str], str]) -> str:
@@ -94,8 +102,9 @@ def _of_parts(label: str, separator: str | None, name: Callable[[str], str]) -> 
 def _require_known(names: Mapping[str, str], labels: Sequence[str], roles: Roles) -> None:
     parts = [part for label in labels for part in label.split(roles.separator)] if roles.separator else []
     known = {*labels, *parts}
+    combined = {_sorted_parts(label, roles.separator) for label in labels}
     for label in names:
-        if label not in known:
+        if label not in known and _sorted_parts(label, roles.separator) not in combined:
             raise LabelNotFoundError(
                 f"rename_perturbations: got {label!r}, expected a label in obs column {roles.pert_col!r}. "
                 f"{near_matches(label, labels)}"

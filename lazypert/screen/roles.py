@@ -144,7 +144,7 @@ def joint_roles(screens: Sequence[tuple[Roles, Iterable[str]]]) -> Roles:
                     f"{roles.control_pert!r}). Rename it in one of them, or pass it for both."
                 )
     separators = {roles.separator for roles, _ in labels_of}
-    require(len(separators) == 1, "separator", sorted(map(repr, separators)), "the same for all screens")
+    require(len(separators) == 1, "separator", sorted(separators, key=repr), "the same for all screens")
     covariates = {roles.covariates for roles, _ in screens}
     require(len(covariates) == 1, "covariates", sorted(covariates), "the same columns, in one order, for all screens")
     # The labels of each have their names already.
@@ -190,6 +190,8 @@ def control_labels(name: str, value: Any) -> ControlLabels | None:
     """
     if value is None:
         return None
+    if getattr(value, "ndim", 0) == 1:  # an array, or a column of pandas
+        value = list(value)
     if not isinstance(value, list | tuple):
         require(not isinstance(value, set | dict), name, value, "a label, or a tuple of labels")
         value = [value]

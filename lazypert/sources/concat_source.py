@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from lazypert._internal.unique_names import unique_names
 from lazypert._internal.validation import require
 from lazypert.errors import ConfigError
 from lazypert.screen.concat_groups import concat_groups
-from lazypert.screen.gene_alignment import align_genes
+from lazypert.screen.gene_alignment import align_genes, versions_apart
 from lazypert.sources.aligned_matrix import AlignedMatrix
 from lazypert.sources.base import PerturbationSource
 
@@ -142,7 +143,11 @@ class PerturbationConcatSource(PerturbationSource):
         return self._genes if is_same else self._align(layer)
 
     def _align(self, layer: str | None) -> GeneAlignment:
-        return align_genes([source.layer_var(layer) for source in self.sources], self.names, self._join)
+        frames = [source.layer_var(layer) for source in self.sources]
+        alignment = align_genes(frames, self.names, self._join)
+        if (apart := versions_apart(frames)) is not None:
+            warnings.warn(f"{apart}.", UserWarning, stacklevel=3)
+        return alignment
 
     def read_embedding(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
         """Read (n, width) float32 rows of the embedding."""

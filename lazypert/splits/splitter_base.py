@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+import numpy as np
+
+from lazypert.errors import ConfigError
 from lazypert.splits.cell_source import as_cell_source
 from lazypert.splits.config import SplitRule
 from lazypert.splits.filters import usable_runs
@@ -13,7 +16,6 @@ from lazypert.splits.split_result import SplitResult
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     import xarray as xr
     from numpy.typing import NDArray
 
@@ -62,9 +64,11 @@ class Splitter(Generic[RuleType]):
         LabelNotFoundError
             If a named label does not occur.
         ConfigError
-            If nothing would be held out.
+            If nothing would be held out, or a cell occurs more than once in a selection, so that it could be in two
+            splits.
         """
         source = as_cell_source(source)
+        _require_unique_cells(source)
         used = usable_runs(source.groups, self.config)
         train, valid, test = self._divide(source, used)
         return SplitResult(train, valid, test, source.groups, self)
@@ -72,3 +76,18 @@ class Splitter(Generic[RuleType]):
     def _divide(self, source: CellSource, used: NDArray[np.bool_]) -> Sequence[Rows]:
         """Rows for training, validation and test, from the runs that are used."""
         raise NotImplementedError
+
+
+def _require_unique_cells(source: CellSource) -> None:
+    rows = source.groups.row_order
+    if rows is None:
+        return
+    occurs = np.zeros(int(rows.max(initial=-1)) + 1, dtype=bool)  # faster than sorting the rows of a large screen
+    occurs[rows] = True
+    n_distinct = int(occurs.sum())
+    if n_distinct < len(rows):
+        raise ConfigError(
+            f"source: got a selection of {len(rows):,} cells, of which {n_distinct:,} are distinct; expected each cell "
+            "once, because a repeated one could be in two splits. Select cells without repeats, and repeat them "
+            "afterwards."
+        )

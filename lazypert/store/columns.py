@@ -124,9 +124,20 @@ def code_column(array: ShardedArray) -> LazyColumn:
 
 def decode_categories(codes: LazyColumn, categories: NDArray[Any]) -> LazyColumn:
     """Make a column of labels from a column of codes."""
-    missing = np.nan if categories.dtype.kind in "iuf" else None
-    labels = np.array([*categories, missing], dtype="f8" if missing is not None else object)
+    dtype = _decoded_dtype(categories)
+    labels = np.empty(len(categories) + 1, dtype=dtype)
+    labels[:-1] = categories
+    labels[-1] = np.nan if dtype.kind == "f" else None
     return LazyColumn(codes.length, labels.dtype, partial(_read_decoded, codes, labels))
+
+
+def _decoded_dtype(categories: NDArray[Any]) -> np.dtype[Any]:
+    """Dtype that holds every category exactly, and a missing value."""
+    kind = categories.dtype.kind
+    if kind == "f":
+        return categories.dtype
+    is_exact = kind in "iu" and not (categories.astype("f8").astype(object) != categories.astype(object)).any()
+    return np.dtype("f8" if is_exact else object)
 
 
 def _read_codes(array: ShardedArray, start: int, stop: int) -> NDArray[np.int32]:

@@ -20,18 +20,8 @@ MARKER = "lazypert"
 TABLES = "obs/__lazypert__"
 """Group of lazypert's tables. AnnData ignores it, as it reads only what the ``column-order`` of ``obs`` lists."""
 
-LONGEST_NAME = 255
-"""Bytes that common file systems allow in the name of a folder."""
-
 RAW = "raw/X"
 """Matrix of AnnData's ``raw``, which has its own genes."""
-
-
-def is_node_name(name: str) -> bool:
-    """Whether text can be the name of a group or an array, which is a folder of the store."""
-    is_reserved = name in ("", ".", "..", "zarr.json") or "/" in name or "\0" in name
-    return not is_reserved and len(name.encode(errors="replace")) <= LONGEST_NAME
-
 
 # A chunk of 65,536 elements holds about 20 cells: small enough to keep the decode amplification of a sentence
 # low, large enough for the codec to run at full speed. A shard of 128 chunks keeps the number of files low.

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import zarr
 
-from lazypert._internal.machine import raise_machine_error
+from lazypert._internal.machine import machine_error, raise_machine_error
 from lazypert._internal.paths import is_url
-from lazypert.errors import StoreNotFoundError
+from lazypert.errors import ConfigError, LazypertError, StoreNotFoundError
 from lazypert.store.byte_reader import LocalReader, RemoteReader
 from lazypert.store.damage import store_damaged
 from lazypert.store.format import MARKER
@@ -20,21 +20,23 @@ if TYPE_CHECKING:
     from lazypert.store.byte_reader import ByteReader
 
 
+_FILES = (".h5ad", ".h5", ".h5mu", ".loom")
+
+
 def open_root(path: str, storage_options: dict[str, Any] | None) -> tuple[ByteReader, zarr.Group]:
     """Return a reader of a store's files, and its root group.
 
     Raises
     ------
+    ConfigError
+        If fsspec cannot open such URLs.
     StoreNotFoundError
         If there is no lazypert store.
     StoreDamagedError
         If its root metadata cannot be read.
     """
     if is_url(path):
-        from zarr.storage import FsspecStore
-
-        remote = FsspecStore.from_url(path, storage_options=storage_options, read_only=True)
-        return RemoteReader(remote), _open_group(remote, path)
+        return _open_url(path, storage_options)
     folder = Path(path).absolute()
     if not folder.exists():
         raise _no_store(folder, path)
@@ -66,6 +68,29 @@ def _no_store(folder: Path, path: str) -> StoreNotFoundError:
     return StoreNotFoundError(
         f"There is no store at {path!r}. Check the path, or create a store with lazypert.convert(...)."
     )
+
+
+def _open_url(url: str, storage_options: dict[str, Any] | None) -> tuple[ByteReader, zarr.Group]:
+    from zarr.storage import FsspecStore
+
+    if url.partition("?")[0].endswith(_FILES):
+        raise StoreNotFoundError(
+            f"store: got {url!r}, the URL of a file, expected that of a lazypert store. Files are converted on this "
+            "machine: copy it here, and convert it with lazypert.convert(...)."
+        )
+    try:
+        remote = FsspecStore.from_url(url, storage_options=storage_options, read_only=True)
+    except (ImportError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"store: got {url!r}, which fsspec cannot open: {error}. Install the package that reads such URLs, or "
+            "correct the URL or storage_options."
+        ) from error
+    try:
+        return RemoteReader(remote), _open_group(remote, url)
+    except LazypertError:
+        raise
+    except Exception as error:  # each backend of fsspec raises types of its own
+        raise machine_error(url, error) from error
 
 
 def _open_group(where: Any, path: str) -> zarr.Group:

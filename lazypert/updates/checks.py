@@ -6,16 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from lazypert.conversion.dataframe_writer import RESERVED_NAMES
+from lazypert.conversion.dataframe_writer import RESERVED_NAMES, is_column_name
 from lazypert.errors import ConfigError
-from lazypert.store.format import LONGEST_NAME, is_node_name
 
 
 def require_element_name(option: str, name: Any) -> str:
     """Return the name of a column, embedding or layer; raise `ConfigError` if a store cannot have it."""
-    if not isinstance(name, str) or name in RESERVED_NAMES or not is_node_name(name):
+    if not isinstance(name, str) or not is_column_name(name):
         raise ConfigError(
-            f"{option}: got the name {name!r}, expected text of at most {LONGEST_NAME} bytes without '/', and none of "
+            f"{option}: got the name {name!r}, expected text of at most 255 bytes without '/', and none of "
             f"{', '.join(map(repr, ('.', '..', 'zarr.json', *RESERVED_NAMES)))}. Rename it."
         )
     return name

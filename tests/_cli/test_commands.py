@@ -50,15 +50,28 @@ def test_convert_accepts_several_files_and_all_options(screen, tmp_path, capsys)
 
 
 @pytest.mark.parametrize(
+    ("given", "expected"),
+    [(["MYC=KRAS", "TP53=a=b"], {"MYC": "KRAS", "TP53": "a=b"}), (["strip"], "strip")],
+)
+def test_convert_merges_spellings(screen, tmp_path, given, expected):
+    options = [word for text in given for word in ("--rename-perturbations", text)]
+    assert main(["convert", str(screen), str(tmp_path / "s.zarr"), *ALL_ROLES, *options]) == 0
+    assert lp.open(tmp_path / "s.zarr").pert.store.roles.to_json()["rename_perturbations"] == expected
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         (("--pert-col", "pertubation", "--control-pert", "non-targeting"), "Did you mean 'perturbation'?"),
         (("--pert-col", "perturbation", "--control-pert", "nontargeting"), "Did you mean 'non-targeting'?"),
         ((*ROLES, "--layer", "counts"), "layer: got 'counts', expected a layer of"),
+        ((*ROLES, "--rename-perturbations", "MYC"), "--rename-perturbations: got 'MYC', expected LABEL=NAME"),
+        ((*ROLES, "--rename-perturbations", "A=B", "--rename-perturbations", "A=C"), "got 'A=C', expected LABEL=NAME"),
+        ((*ROLES, "--rename-perturbations", "MYCC=MYC"), "rename_perturbations: got 'MYCC', expected a label"),
         ((*ROLES, "--memory-limit", "lots"), "memory_limit: got 'lots', expected a size in bytes"),
         ((*ROLES, "--memory-limit", "1KB"), "memory_limit: got '1KB' (1000 B), expected at least 64.0 MiB"),
     ],
-    ids=["column", "label", "layer", "size", "limit"],
+    ids=["column", "label", "layer", "no name", "two names", "name of nothing", "size", "limit"],
 )
 def test_a_refused_conversion_prints_one_message_and_leaves_no_store(screen, tmp_path, capsys, options, message):
     assert main(["convert", str(screen), str(tmp_path / "s.zarr"), *options]) == 1

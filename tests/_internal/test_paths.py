@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lazypert._internal.paths import is_url, local_path, location
+from lazypert._internal.paths import is_entry_name, is_url, local_path, location
 from lazypert.errors import ConfigError
 
 
@@ -54,6 +54,12 @@ def test_the_home_folder(home):
     assert location("store", "~/a") == f"{home}/a"
     assert local_path("store", Path("~/a"), "") == home / "a"
     assert location("store", "~") == str(home)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "zarr.json", "a/b", "a\0b", "n" * 256, "é" * 128, "\ud800"], ids=repr)
+def test_what_cannot_be_the_name_of_an_array(name):
+    assert not is_entry_name(name)
+    assert is_entry_name(f"a{name[:100]}".translate(dict.fromkeys(map(ord, "/\0\ud800"))))
 
 
 @pytest.mark.parametrize("given", ["", None, 3, "a\0b", b"a"])

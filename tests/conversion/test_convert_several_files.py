@@ -8,6 +8,7 @@ from scipy import sparse
 
 import lazypert as lp
 from lazypert.errors import SourceFormatError
+from lazypert.store.group_by_columns import group_by_columns
 from lazypert.store.store import Store
 from tests.support.stores import ROLES, dense, every_column, read_store, small_blocks, write
 from tests.support.stores import screen as full_screen
@@ -127,6 +128,22 @@ def test_a_store_of_two_files_keeps_the_labels_of_both(tmp_path, left, right):
     b = screen("b", np.ones((len(right), 2)), obs={"c": pd.Categorical(right, categories=right)})
     result = read_store(convert_all(tmp_path, a, b, order="source"))
     assert result.obs["c"].tolist() == [*left, *right]
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        (np.array([1.0, 2.5]), np.array(["1", "2.5"], dtype=object)),
+        (pd.Categorical([1.0, 2.5]), pd.Categorical(["1", "2.5"])),
+    ],
+    ids=["columns", "categories"],
+)
+def test_a_number_is_the_same_label_as_its_text_in_another_file(tmp_path, left, right):
+    a, b = (screen(name, np.ones((2, 2)), obs={"p": values}) for name, values in (("a", left), ("b", right)))
+    store = Store(convert_all(tmp_path, a, b, pert_col="p", control_pert=1))
+    regrouped = group_by_columns(store, store.roles)  # reads the column again
+    assert store.groups.labels["perturbation"].tolist() == ["1", "2.5"]
+    assert regrouped.table().equals(store.groups.table())
 
 
 @pytest.mark.parametrize(

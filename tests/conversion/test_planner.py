@@ -42,10 +42,11 @@ def test_a_layer_named_x_is_not_overwritten(tmp_path):
     np.testing.assert_array_equal(dense(result.X), 2 * dense(result.layers["X"]))
 
 
-def test_a_layer_with_a_reserved_name_is_refused(tmp_path):
+@pytest.mark.parametrize("name", ["zarr.json", "é" * 128])
+def test_a_layer_with_a_name_that_no_array_can_have_is_refused(tmp_path, name):
     path = write(with_layer("fine"), tmp_path / "a.h5ad")
     with h5py.File(path, "r+") as file:
-        file.move("layers/fine", "layers/zarr.json")
+        file.move("layers/fine", f"layers/{name}")
     with pytest.raises(SourceFormatError, match="cannot be the name of a Zarr array"):
         lp.convert(path, tmp_path / "s.zarr", **ROLES)
     assert leftovers(tmp_path, "a.h5ad") == []

@@ -167,6 +167,7 @@ ODD_NAMES = {
     "": rename_column(""),
     "_index": rename_column("_index"),
     "__lazypert__": rename_column("__lazypert__"),
+    "é" * 128: rename_column("é" * 128),
     "S/G2M": all_of(lambda f: array(f["obs"], "S/G2M", np.arange(N_OBS)), rename_column("S/G2M")),
 }
 

@@ -11,6 +11,7 @@ import xarray as xr
 from fsspec.implementations.local import LocalFileSystem
 
 import lazypert as lp
+from lazypert import RandomSplitter, RandomSplitterConfig
 from lazypert.design.controls import ControlMappingConfig, ControlMappingKwargs
 from lazypert.errors import ConfigError, LabelNotFoundError
 from lazypert.quality import KnockdownFilterConfig, KnockdownFilterKwargs
@@ -176,6 +177,16 @@ def test_an_unknown_split_mode_raises(made):
     with pytest.raises(ConfigError, match="mode: got 'other', expected one of 'random', 'zeroshot', 'fewshot'"):
         made[0].pert.split("other")
     assert ROLES["pert_col"] == made[0].attrs["pert_col"]
+
+
+def test_a_cell_that_is_selected_twice_cannot_be_split(made):
+    ds, _ = made
+    twice = ds.isel(cell=[*range(ds.sizes["cell"]), 3])
+    for split in (twice.pert.split, lambda: RandomSplitter(RandomSplitterConfig()).split(twice)):
+        with pytest.raises(ConfigError, match=r"got a selection of 91 cells, of which 90 are distinct"):
+            split()
+    reordered = ds.isel(cell=slice(None, None, -1))
+    assert reordered.pert.split() == ds.pert.split()
 
 
 def test_splits_of_any_mode(made):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazypert.errors import ColumnNotFoundError, ConfigError, SourceFormatError
-from lazypert.screen.gene_alignment import align_genes, gene_labels
+from lazypert.screen.gene_alignment import align_genes, gene_labels, versions_apart
 
 gene_lists = st.lists(st.lists(st.sampled_from("abcdef"), max_size=6, unique=True), min_size=1, max_size=3)
 
@@ -71,6 +71,25 @@ def test_repeated_genes_are_allowed_only_if_all_screens_are_the_same():
     assert align_genes(frames, ["one", "two"], "inner").is_same
     with pytest.raises(SourceFormatError, match=r"'two' has 'a' more than once.*var_names_make_unique"):
         align_genes(frames_of([["a", "b"], ["a", "a"]]), ["one", "two"], "inner")
+
+
+ID, OTHER = "ENSG00000141510", "ENSG00000133703"
+
+
+@pytest.mark.parametrize(
+    ("genes", "n"),
+    [
+        ([[ID, OTHER], [f"{ID}.18", OTHER]], 1),
+        ([[f"{ID}.18", f"{OTHER}.2"], [f"{ID}.17", f"{OTHER}.2"], [f"{ID}.18", f"{OTHER}.1"]], 2),
+        ([[ID, OTHER], [ID]], 0),
+        ([["a.1", "b"], ["a.2", "b"]], 0),
+        ([[f"{ID}.1", f"{ID}.2"], [f"{ID}.2", f"{ID}.1"]], 0),
+        ([[]], 0),
+    ],
+)
+def test_versions_of_ids_that_keep_genes_apart_are_counted(genes, n):
+    found = versions_apart(frames_of(genes))
+    assert found is None if n == 0 else found.startswith(f"{n} genes have different versions of their Ensembl id")
 
 
 def test_unknown_joins_are_refused():

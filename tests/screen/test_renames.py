@@ -26,6 +26,7 @@ def renamed(labels, **roles):
         ({"ctrl ": "ctrl", "a": "A"}, None, ["ctrl", "ctrl", "A", " A", "A", "B+A", "A +ctrl "]),
         ({"ctrl ": "ctrl", "a": "A"}, "+", ["ctrl", "ctrl", "A", " A", "A", "B+A", "A +ctrl"]),
         ({"B+A": "C", "A": "D"}, "+", ["ctrl", "ctrl ", "D", " A", "a", "C", "A +ctrl "]),
+        ({"A+B": "C", "ctrl +A ": "D"}, "+", ["ctrl", "ctrl ", "A", " A", "a", "C", "D"]),
     ],
 )
 def test_names_of_labels(renames, separator, expected):

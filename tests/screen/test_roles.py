@@ -2,6 +2,8 @@
 
 from dataclasses import fields
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from lazypert.errors import ConfigError, LabelNotFoundError
@@ -35,7 +37,17 @@ def test_json_round_trip():
 
 @pytest.mark.parametrize(
     ("given", "labels"),
-    [("NT", ("NT",)), (["NT", "safe"], ("NT", "safe")), (0, ("0",)), ((1.0, True), ("1", "True")), (None, ())],
+    [
+        ("NT", ("NT",)),
+        (["NT", "safe"], ("NT", "safe")),
+        (0, ("0",)),
+        ((1.0, True), ("1", "True")),
+        (None, ()),
+        (np.array(["NT", "safe"]), ("NT", "safe")),
+        (pd.Series([1.0, 2.0]), ("1", "2")),
+        (pd.Index(["NT"]), ("NT",)),
+    ],
+    ids=repr,
 )
 def test_labels_of_controls_are_text(given, labels):
     assert Roles(control_pert=given).controls == labels

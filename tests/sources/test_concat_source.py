@@ -5,7 +5,7 @@ import pytest
 
 import lazypert as lp
 from lazypert import PerturbationAnnDataSource, PerturbationConcatSource, PerturbationSourceConfig
-from lazypert.errors import ConfigError, SourceFormatError
+from lazypert.errors import ConfigError, NotCopiedWarning, SourceFormatError
 from lazypert.screen.roles import AXES
 from tests.support.screens import CONTROL, concatenated, holey_screen, in_store_order, make_screen, source_of
 
@@ -156,6 +156,22 @@ def test_genes_that_cannot_be_aligned_raise(tmp_path):
     # Equal genes need no alignment, even if names repeat.
     same = PerturbationConcatSource([sources["bb"], sources["bb"]])
     assert same.get_gene_names() == ["b", "b"]
+
+
+@pytest.mark.parametrize("join", ["inner", "outer"])
+def test_ensembl_ids_in_different_versions_are_told(tmp_path, join):
+    ids = ["ENSG00000141510", "ENSG00000133703"]
+    genes = ids, [f"{ids[0]}.18", ids[1]]
+    files = []
+    for number, names in enumerate(genes):
+        files.append(tmp_path / f"s{number}.h5ad")
+        holey_screen(5, genes=names).write_h5ad(files[-1])
+    with pytest.warns(NotCopiedWarning, match="1 genes have different versions of their Ensembl id"):
+        lp.convert(files, tmp_path / "both.zarr", join=join, progress=False)
+    sources = [source_of(holey_screen(5, genes=names), tmp_path, name=f"t{i}") for i, names in enumerate(genes)]
+    with pytest.warns(UserWarning, match=r"1 genes have different versions .*'ENSG00000141510\.18', and were not"):
+        source = PerturbationConcatSource(sources, join=join)
+    assert len(source.get_gene_names()) == (1 if join == "inner" else 3)
 
 
 def test_the_repr_is_one_line(make):

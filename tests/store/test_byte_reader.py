@@ -91,6 +91,20 @@ def test_objects_that_cannot_be_read_are_the_machine():
         reader.size("a")
 
 
+def test_errors_of_remote_libraries_are_the_machine():
+    class Refusing(MemoryStore):
+        async def get(self, *_args, **_options):
+            raise RuntimeError("no credentials")
+
+        async def getsize(self, key):
+            raise RuntimeError("no credentials")
+
+    reader = RemoteReader(Refusing())
+    for call in (lambda: reader.read("a", 0, 8), lambda: reader.size("a")):
+        with pytest.raises(MachineError, match=r"'a' cannot be read now .*no credentials"):
+            call()
+
+
 def test_missing_files_are_named_and_no_file_stays_open(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     with pytest.raises(FileNotFoundError) as caught:

@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import lazypert as lp
+from lazypert.screen.labels import factorise, label_text
 from lazypert.store.columns import LazyColumn, open_column
 from lazypert.store.store import Store
-from tests.support.stores import converted, every_column, read_store, small_grids
+from tests.support.stores import ROLES, converted, every_column, read_store, screen, small_grids, write
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +30,20 @@ def test_every_kind_of_column_equals_that_of_anndata(made, name):
     assert found[expected.notna().to_numpy()].tolist() == expected[expected.notna()].tolist()
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(column))[:], column[:])
     np.testing.assert_array_equal(column.to_dask().compute(), column[:])
+
+
+@pytest.mark.parametrize(
+    "categories",
+    [np.array([0.1, 3], "f4"), np.array([2**53 + 1, 2**53 + 2]), np.array([1, 2], "u1")],
+    ids=["float32", "large", "small"],
+)
+def test_numbers_of_categories_stay_exact(tmp_path, categories):
+    adata = screen(lean=True)
+    adata.obs["number"] = pd.Categorical(np.resize(categories, adata.n_obs), categories)
+    store = lp.convert(write(adata, tmp_path / "s.h5ad"), tmp_path / "s.zarr", progress=False, **ROLES)
+    values = open_column(Store(store), "obs/number")[:]
+    assert set(values.tolist()) == set(categories.tolist())
+    assert {label_text(value) for value in values} == set(factorise(categories)[1])
 
 
 @pytest.mark.parametrize(
