@@ -11,7 +11,7 @@ import xarray as xr
 
 from lazypert._internal.validation import make_config, named_options, require_choice, require_names
 from lazypert.dataset.anndata_files import to_anndata, write_h5ad
-from lazypert.dataset.dataset_source import selection_config, store_config, unique_rows
+from lazypert.dataset.dataset_source import require_stored_labels, selection_config, store_config, unique_rows
 from lazypert.dataset.selection import rows_with_labels
 from lazypert.dataset.store_access import reopen_store
 from lazypert.dataset.variables import CELL, STORE, STORE_ROW
@@ -72,8 +72,9 @@ class PertAccessor:
 
     @cached_property
     def groups(self) -> Groups:
-        """Cells of this Dataset, grouped by cell type, perturbation, dataset and batch."""
+        """Cells of this Dataset, grouped by cell type, perturbation, dataset and batch, as in the store."""
         store = self.store
+        require_stored_labels(self._ds, store)
         if self._is_complete:
             return store.groups
         return store.groups.select(self._ds[STORE_ROW].to_numpy())

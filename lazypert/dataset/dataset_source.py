@@ -8,7 +8,7 @@ import numpy as np
 
 from lazypert._internal.config import derive
 from lazypert._internal.validation import make_config
-from lazypert.dataset.variables import GENE, STORE_ROW
+from lazypert.dataset.variables import CELL, CELL_NAME, GENE, OBS_COLUMN, STORE_ROW
 from lazypert.errors import ConfigError
 from lazypert.sources.config import PerturbationSourceConfig, roles_of_store
 
@@ -56,8 +56,9 @@ def selection_config(ds: xr.Dataset, store: Store, options: ScreenOptions) -> Pe
     Raises
     ------
     ConfigError
-        If genes were selected or reordered.
+        If genes were selected or reordered, or labels were assigned in place of the store's.
     """
+    require_stored_labels(ds, store)
     genes = ds.indexes.get(GENE)
     if genes is None or not genes.astype(str).equals(store.var.index.astype(str)):
         raise ConfigError(
@@ -81,3 +82,18 @@ def unique_rows(ds: xr.Dataset, purpose: str) -> NDArray[np.int64]:
             "Select cells without repeats, and repeat them afterwards."
         )
     return rows
+
+
+def require_stored_labels(ds: xr.Dataset, store: Store) -> None:
+    """Raise `ConfigError` if labels were assigned to a Dataset in place of those that the store groups its cells by."""
+    roles = store.roles
+    for column in (*roles.columns().values(), *roles.covariates):
+        if column not in ds.variables or column in (CELL_NAME, STORE_ROW):
+            continue
+        variable = ds.variables[column]
+        if variable.dims == (CELL,) and variable.attrs.get(OBS_COLUMN) != column:
+            raise ConfigError(
+                f"ds: got {column!r} assigned to the Dataset, but ds.pert groups cells by {column!r} of the store. "
+                "Give the assigned labels another name, add them with lazypert.add_obs(...) and pass their name to "
+                "ds.pert.regroup(...), or convert with rename_perturbations={...}."
+            )

@@ -11,7 +11,7 @@ import xarray as xr
 from fsspec.implementations.local import LocalFileSystem
 
 import lazypert as lp
-from lazypert import RandomSplitter, RandomSplitterConfig
+from lazypert import PerturbationPipeline, PerturbationPipelineConfig, RandomSplitter, RandomSplitterConfig
 from lazypert.design.controls import ControlMappingConfig, ControlMappingKwargs
 from lazypert.errors import ConfigError, LabelNotFoundError
 from lazypert.quality import KnockdownFilterConfig, KnockdownFilterKwargs
@@ -156,6 +156,20 @@ def test_cells_can_be_regrouped_by_another_column(made):
     assert groups.sizes[groups.is_control].sum() == (obs["text"] == "sgA").sum()
     with pytest.raises(KeyError, match="Did you mean 'text'"):
         ds.pert.regroup(pert_col="txet")
+
+
+def test_labels_assigned_in_place_of_the_stores_are_refused(made):
+    ds, obs = made
+    assigned = ds.assign_coords(perturbation=("cell", np.full(len(obs), "none")))
+    for selection in (assigned, assigned.isel(cell=slice(3, 50))):
+        with pytest.raises(ConfigError, match=r"'perturbation' assigned .*another name.*regroup"):
+            selection.pert.table()
+        with pytest.raises(ConfigError, match="'perturbation' assigned"):
+            selection.pert.split()
+        with pytest.raises(ConfigError, match="'perturbation' assigned"):
+            PerturbationPipeline(PerturbationPipelineConfig()).setup(selection)
+    other = ds.assign_coords(mine=("cell", np.arange(len(obs)))).rename(perturbation="guide")
+    pd.testing.assert_frame_equal(other.pert.table(), ds.pert.table())
 
 
 def test_knockdown_refuses_cells_without_targets_and_repeated_cells(made):
