@@ -20,6 +20,7 @@ from lazypert.downsampling.config import DownsamplingConfig
 from lazypert.errors import ConfigError, RunChangedError
 from lazypert.loading.loader import Loader
 from lazypert.pipeline import PerturbationPipeline, PerturbationPipelineConfig, PerturbationPipelineResult
+from lazypert.quality.target_map import is_targets_file
 from lazypert.sources.anndata_source import PerturbationAnnDataSource
 from lazypert.splits.options import SplitOptions
 from lazypert.store.verify import verify as verify_store
@@ -290,7 +291,8 @@ def _values(result: PerturbationPipelineResult) -> dict[str, Any]:
         field.name: getattr(result.config, field.name) for field in fields(result.config) if field.name not in left_out
     }
     for name in ("cache_dir", "perturbation_features_file", "targets"):
-        if isinstance(values[name], str | Path):
+        is_path = is_targets_file(values[name]) if name == "targets" else isinstance(values[name], str | Path)
+        if is_path:
             values[name] = _without_credentials(location(name, values[name]))
     return values
 
@@ -303,9 +305,9 @@ def _file_digests(config: PerturbationPipelineConfig) -> dict[str, str]:
     RunChangedError
         If it cannot be read.
     """
-    if not config.enable_knockdown_filter or not isinstance(config.targets, str | Path):
+    if not config.enable_knockdown_filter or not is_targets_file(config.targets):
         return {}
-    path = local_path("targets", config.targets, "Copy the file to this machine.")
+    path = local_path("targets", str(config.targets), "Copy the file to this machine.")
     try:
         return {"targets": hashlib.sha256(path.read_bytes()).hexdigest()}
     except OSError as error:

@@ -95,7 +95,7 @@ def sample_cell_residuals(
     groups, rng, ratios, config = source.groups, generator(seed), {}, result.config
     var = source.layer_var(config.layer)
     genes = gene_labels(var, var_gene_col or config.var_gene_col)
-    parts = target_parts(groups, targets_of_labels(config.targets, groups.roles))
+    parts = target_parts(groups, targets_of_labels(config.targets, source))
     single = [part[0] if len(part) == 1 else None for part in parts]
     target_column = part_columns(single, genes, gene_labels(var, None))
     contexts = Contexts.of(groups, config.verdict_by)

@@ -76,8 +76,9 @@ class KnockdownFilterConfig(KnockdownOptions):
         sequencing depth is not taken for a knockdown. Reads the matrix once.
     targets
         Target gene of each label that is not the name of its target: ``{"TP53_sg1": "TP53"}``, or a ``.csv`` or
-        ``.tsv`` file with a header, labels in its first column and genes in its second; or
-        ``uns["genetic_perturbations"]`` of a file in CELLxGENE's schema. Labels of one gene are judged one by one.
+        ``.tsv`` file with a header, labels in its first column and genes in its second; or the name of an obs column,
+        such as ``"gene"``, which all cells of a perturbation agree on; or ``uns["genetic_perturbations"]`` of a file in
+        CELLxGENE's schema. Labels of one gene are judged one by one.
         A label may have several genes (a list, or several lines of the file), all of which have to pass, in the same
         cells. A label whose only gene is empty has no target. Genes are looked up in `var_gene_col`, and then in the
         var index.

@@ -156,7 +156,7 @@ class OnTargetKnockdownFilter:
         units = require_comparable(source, config)
         var = source.layer_var(config.layer)
         genes = gene_labels(var, config.var_gene_col)
-        parts = target_parts(groups, targets_of_labels(config.targets, groups.roles))
+        parts = target_parts(groups, targets_of_labels(config.targets, source))
         columns = list(_target_columns(parts, genes, gene_labels(var, None)))
         contexts = Contexts.of(groups, config.verdict_by)
         to_judge = list(contexts.perturbations(groups))

@@ -6,20 +6,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import pandas as pd
 
 from lazypert._internal.paths import local_path
 from lazypert._internal.validation import require
 from lazypert.errors import ConfigError
-from lazypert.screen.combinations import combined_label
+from lazypert.screen.combinations import combined_label, parts_of
+from lazypert.splits.cell_labels import read_cell_labels
 
 if TYPE_CHECKING:
-    from lazypert.screen.roles import Roles
     from lazypert.screen.targets import Gene
+    from lazypert.splits.cell_source import CellSource
 
 TargetMap: TypeAlias = Mapping[str, str | Sequence[str] | Mapping[str, Any]] | str | Path
 """Gene of each label, or a list of several; a ``.csv`` or ``.tsv`` file with labels in its first column and genes in
-its second; or ``uns["genetic_perturbations"]`` of a file in CELLxGENE's schema."""
+its second; the name of an obs column with the gene of each cell; or ``uns["genetic_perturbations"]`` of a file in
+CELLxGENE's schema."""
 
 _NO_GENE: tuple[Gene, ...] = (("",),)
 
@@ -27,6 +30,9 @@ _FEATURES = ("target_features", "derived_features")
 """Keys of ``{Ensembl id: symbol}`` in an entry of ``uns["genetic_perturbations"]``; the first one not empty is used."""
 
 _COPY = "Copy the file to this machine."
+
+_SUFFIXES = (".csv", ".tsv")
+_OTHER_SUFFIXES = (".txt", ".xlsx", ".xls", ".parquet", ".json", ".gz", ".zip")  # of files, not of obs columns
 
 _EXPECTED = "a gene for each label, or a list of genes, all as text"
 
@@ -37,15 +43,23 @@ def check_targets(targets: Any) -> None:
     Raises
     ------
     ConfigError
-        If it is neither a mapping of labels to genes nor a path.
+        If it is neither a mapping of labels to genes, nor a path, nor a name.
     """
     if isinstance(targets, Mapping):
         _ = {label: _genes_of(label, genes, targets) for label, genes in targets.items()}
         _require_features(targets)
     elif targets is not None:
-        require(isinstance(targets, str | Path), "targets", targets, "a dictionary {label: gene}, or a .csv file")
-        path = local_path("targets", targets, _COPY)
-        require(path.suffix in (".csv", ".tsv"), "targets", str(targets), "a .csv or .tsv file")
+        expected = "a dictionary {label: gene}, a .csv or .tsv file, or the name of an obs column"
+        require(isinstance(targets, str | Path) and str(targets) != "", "targets", targets, expected)
+        is_path = isinstance(targets, Path) or "/" in targets or targets.endswith(_OTHER_SUFFIXES)
+        require(is_targets_file(targets) or not is_path, "targets", str(targets), "a .csv or .tsv file")
+        if is_targets_file(targets):
+            local_path("targets", targets, _COPY)
+
+
+def is_targets_file(targets: TargetMap | None) -> bool:
+    """Whether `targets` name a file; other text is the name of an obs column."""
+    return isinstance(targets, str | Path) and Path(targets).suffix in _SUFFIXES
 
 
 def read_targets(targets: TargetMap | None) -> dict[str, tuple[Gene, ...]]:
@@ -75,22 +89,45 @@ def read_targets(targets: TargetMap | None) -> dict[str, tuple[Gene, ...]]:
     return found
 
 
-def targets_of_labels(targets: TargetMap | None, roles: Roles) -> dict[str, tuple[Gene, ...]]:
+def targets_of_labels(targets: TargetMap | None, source: CellSource) -> dict[str, tuple[Gene, ...]]:
     """Read targets, and give combinations the labels that groups have for them.
 
     Raises
     ------
     ConfigError
-        If one combination is given twice, with other genes.
+        If one combination is given twice, with other genes, or cells of one perturbation have different ones.
+    ColumnNotFoundError
+        If there is no such obs column.
     """
+    if isinstance(targets, str) and not is_targets_file(targets):
+        return _targets_of_column(targets, source)
     found: dict[str, tuple[Gene, ...]] = {}
     for label, genes in read_targets(targets).items():
-        combined = combined_label(label, roles)
+        combined = combined_label(label, source.groups.roles)
         if found.setdefault(combined, genes) != genes:
             raise ConfigError(
                 f"targets: got other genes for {label!r} than for another label of {combined!r}, which is the same "
                 "combination; expected its genes once. Remove one of the labels."
             )
+    return found
+
+
+def _targets_of_column(column: str, source: CellSource) -> dict[str, tuple[Gene, ...]]:
+    """Genes of each perturbation by an obs column; one whose cells have no value has none."""
+    groups = source.groups
+    roles, codes = groups.roles, groups.codes["perturbation"]
+    perturbed = (codes >= 0) & ~groups.is_control
+    found = {str(groups.labels["perturbation"][code]): _NO_GENE for code in np.unique(codes[perturbed])}
+    given: dict[str, str] = {}
+    for label, gene in read_cell_labels(source, ("perturbation", column), perturbed, "targets").labels:
+        if given.setdefault(label, gene) != gene:
+            raise ConfigError(
+                f"targets: got {given[label]!r} and {gene!r} in {column!r} for cells of {label!r}, expected one target "
+                "for all cells of a perturbation. Correct the column, or pass {label: gene}."
+            )
+        is_combined = roles.separator is not None and roles.separator in gene
+        genes = parts_of(gene, str(roles.separator), roles) if is_combined else (gene,)
+        found[label] = tuple((name,) for name in genes)
     return found
 
 

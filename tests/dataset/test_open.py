@@ -69,9 +69,9 @@ def test_reductions_equal_anndata(made, expected):
 
 
 def test_a_row_range_reads_only_the_chunks_it_touches(made, expected, monkeypatch):
-    from lazypert.store import store as store_module
+    from lazypert.store import opening
 
-    monkeypatch.setattr(store_module, "LocalReader", CountingReader)
+    monkeypatch.setattr(opening, "LocalReader", CountingReader)
     CountingReader.seen = []
     ds = lp.open(made)
     CountingReader.seen.clear()
@@ -90,9 +90,9 @@ def test_a_row_range_reads_only_the_chunks_it_touches(made, expected, monkeypatc
 
 
 def test_a_column_of_a_row_range_reads_no_other_rows(made, monkeypatch):
-    from lazypert.store import store as store_module
+    from lazypert.store import opening
 
-    monkeypatch.setattr(store_module, "LocalReader", CountingReader)
+    monkeypatch.setattr(opening, "LocalReader", CountingReader)
     monkeypatch.setattr("lazypert.dataset.variables._BLOCK_BYTES", 17 * 4 * 9)  # nine rows per block
     CountingReader.seen = []
     ds = lp.open(made)

@@ -1,11 +1,13 @@
 """Guides and drugs are judged by the gene that they target."""
 
+from types import SimpleNamespace
+
 import anndata
 import numpy as np
 import pytest
 
 import lazypert as lp
-from lazypert.errors import ConfigError
+from lazypert.errors import ColumnNotFoundError, ConfigError
 from lazypert.quality.target_map import read_targets, targets_of_labels
 from lazypert.screen.roles import Roles
 from tests.support.screens import CONTROL, make_screen, source_of
@@ -58,6 +60,40 @@ def test_files_name_targets(source, tmp_path, suffix, separator):
     assert residuals(source, path) == residuals(source, TARGETS)
 
 
+class TestColumn:
+    def source(self, counts, tmp_path, column, **roles):
+        obs = {"perturbation": np.repeat(list(LABELS), N).tolist(), "gene": column}
+        obs |= {name: ["x"] * len(counts) for name in ("cell_type", "batch")}
+        return source_of(make_screen(obs, counts, genes=GENES), tmp_path, **roles)
+
+    def column(self):
+        return [TARGETS.get(label) for label in LABELS for _ in range(N)]
+
+    def test_names_targets(self, source, counts, tmp_path):
+        column = self.column()
+        column[3] = None  # the other cells of its guide say it
+        assert residuals(self.source(counts, tmp_path, column), "gene") == residuals(source, TARGETS)
+
+    def test_without_a_value_there_is_no_target(self, counts, tmp_path):
+        column = [None if gene == "G2" else "" if gene == "G3" else gene for gene in self.column()]
+        _, reasons = residuals(self.source(counts, tmp_path, column), "gene")
+        assert reasons["G1_sg1"] == "passed"
+        assert reasons["G2_sg1"] == reasons["drug"] == "target gene not measured"
+
+    def test_has_several_genes_of_a_combination(self, source, counts, tmp_path):
+        column = ["G3+G1" if gene == "G1" else gene for gene in self.column()]
+        targets = TARGETS | {"G1_sg1": ["G1", "G3"], "G1_sg2": ["G1", "G3"]}
+        assert residuals(self.source(counts, tmp_path, column, separator="+"), "gene") == residuals(source, targets)
+
+    def test_that_contradicts_itself_or_does_not_exist_is_refused(self, source, counts, tmp_path):
+        column = self.column()
+        column[N + 1] = "G2"
+        with pytest.raises(ConfigError, match=r"^targets: got 'G[12]' and 'G[12]' in 'gene' for cells of 'G1_sg2'"):
+            residuals(self.source(counts, tmp_path, column), "gene")
+        with pytest.raises(ColumnNotFoundError, match="'gene'"):
+            residuals(source, "gene")
+
+
 def test_other_labels_name_their_own_target_and_an_empty_gene_is_none(source):
     _, reasons = residuals(source, {"G1_sg1": "G1", "drug": ""})
     assert reasons["G1_sg1"] == "passed"
@@ -98,10 +134,10 @@ def test_genes_that_mean_nothing_are_refused(targets, message):
 
 
 def test_a_combination_has_its_genes_once():
-    roles = Roles(control_pert="ctrl", separator="+")
-    assert targets_of_labels({"B+A": "G1", "A+B": ["G1"]}, roles) == {"A+B": (("G1",),)}
+    source = SimpleNamespace(groups=SimpleNamespace(roles=Roles(control_pert="ctrl", separator="+")))
+    assert targets_of_labels({"B+A": "G1", "A+B": ["G1"]}, source) == {"A+B": (("G1",),)}
     with pytest.raises(ConfigError, match=r"^targets: got other genes for 'B\+A' than for another label of 'A\+B'"):
-        targets_of_labels({"A+B": "G1", "B+A": "G2"}, roles)
+        targets_of_labels({"A+B": "G1", "B+A": "G2"}, source)
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -109,7 +145,7 @@ def test_a_missing_file_is_named(tmp_path):
         read_targets(tmp_path / "none.csv")
 
 
-@pytest.mark.parametrize("targets", [{"A": 1}, {1: "A"}, {"A": ["G1", 2]}, ["A"], 3, "targets.xlsx"])
+@pytest.mark.parametrize("targets", [{"A": 1}, {1: "A"}, {"A": ["G1", 2]}, ["A"], 3, "", "targets.xlsx", "a/b"])
 def test_options_that_are_no_targets_are_refused(targets):
     with pytest.raises(ConfigError, match=r"^targets: got"):
         lp.KnockdownFilterConfig(targets=targets)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazypert import RandomSplitter, RandomSplitterConfig
-from lazypert.screen.groups import Groups
+from lazypert.screen.concat_groups import concat_groups
 from lazypert.screen.rows import Rows
 from lazypert.splits.digest import digest_of, iterate_cells
 from lazypert.splits.names import SPLITS
@@ -72,7 +72,7 @@ def test_concatenated_screens_have_the_digest_of_one_screen():
         make_cells(perturbation=["A"] * len(r), dataset=[d] * len(r), names=[f"cell{i}" for i in r], control=None)
         for d, r in (("d1", range(half)), ("d2", range(half, n)))
     ]
-    united = Groups.concat([part.groups for part in parts], [half, n - half])
+    united = concat_groups([part.groups for part in parts], [half, n - half])
     rule = RandomSplitter(RandomSplitterConfig(seed=3))
     united_source = type("Source", (), {"groups": united})()
     assert rule.split(whole).digest == rule.split(united_source).digest

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lazypert.screen.concat_groups import concat_groups
 from lazypert.screen.groups import Groups
 from lazypert.splits.fractions import exact
 from lazypert.splits.group_cutting import UNIT_SIZE, apportion, cut_groups
@@ -103,7 +104,7 @@ def test_screens_that_are_concatenated_are_cut_as_one():
         )
         for name, rows in (("d1", range(half)), ("d2", range(half, n)))
     ]
-    united = Groups.concat([part.groups for part in parts], [half, n - half])
+    united = concat_groups([part.groups for part in parts], [half, n - half])
     for groups in (whole.groups, united):
         chosen = [set(part) for part in cut_groups(groups, groups.ids >= 0, [n // 10, n], 3)]
         assert len(chosen[0]) == n // 10
