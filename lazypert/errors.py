@@ -13,7 +13,7 @@ Each is a `LazypertError` and also the built-in exception that fits, so both
     ├── StoreNotFoundError (FileNotFoundError)           no finished store at this path
     ├── StoreExistsError (FileExistsError)               the output of a conversion already exists
     ├── StoreDamagedError (OSError)                      the bytes of a store have changed
-    ├── StoreChangedError (OSError)                      a column was replaced after the store was opened
+    ├── StoreChangedError (OSError)                      a store, or a column, was replaced after it was opened
     ├── DiskFullError (OSError)                          not enough space on the disk
     ├── MachineError (OSError)                           open files, locks, permissions, or a failing disk
     ├── RunChangedError (ValueError)                     something that a run manifest describes has changed
@@ -82,7 +82,7 @@ class StoreDamagedError(LazypertError, OSError):
 
 
 class StoreChangedError(LazypertError, OSError):
-    """An obs column was replaced after the store was opened; open the store again."""
+    """A store, or an obs column of it, was replaced after the store was opened; open it again."""
 
 
 class RunChangedError(LazypertError, ValueError):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lazypert.dataset.variables import STORE
+from lazypert.store.replaced import conversion_digest, store_changed
 from lazypert.store.store import Store
 
 if TYPE_CHECKING:
     import xarray as xr
 
-_STORAGE_OPTIONS = "storage_options"
+_STORAGE_OPTIONS, _VERSION = "storage_options", "store_version"
 
 _OPTIONS_OF: dict[str, _StorageOptions] = {}
 """Options of every store opened in this process, by location; xarray drops the encoding in arithmetic, not `attrs`."""
@@ -26,7 +27,11 @@ class _StorageOptions(dict[str, Any]):
 
 
 def remember_store(ds: xr.Dataset, store: Store) -> xr.Dataset:
-    """Keep the options of the store with a Dataset, in its encoding, which is pickled but never written or shown."""
+    """Keep the options and the version of the store with a Dataset, in its encoding.
+
+    It is pickled, but never written or shown, and selections keep it.
+    """
+    ds.encoding[_VERSION] = conversion_digest(store.attrs)
     if store.storage_options is not None:
         options = _StorageOptions(store.storage_options)
         ds.encoding[_STORAGE_OPTIONS] = _OPTIONS_OF[store.location] = options
@@ -40,10 +45,15 @@ def reopen_store(ds: xr.Dataset) -> Store:
     ------
     StoreNotFoundError
         If the store is gone.
+    StoreChangedError
+        If it was replaced after the Dataset was opened, as far as the Dataset knows.
     """
     location: str = ds.attrs[STORE]
     options = ds.encoding.get(_STORAGE_OPTIONS, _OPTIONS_OF.get(location))
     if options is not None:
         options = _StorageOptions(options)
         _OPTIONS_OF.setdefault(location, options)  # the Dataset may come from another process
-    return Store(location, None if options is None else dict(options))
+    store = Store(location, None if options is None else dict(options))
+    if ds.encoding.get(_VERSION, conversion_digest(store.attrs)) != conversion_digest(store.attrs):
+        raise store_changed(location)
+    return store

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -51,7 +52,7 @@ def check_targets(targets: Any) -> None:
     elif targets is not None:
         expected = "a dictionary {label: gene}, a .csv or .tsv file, or the name of an obs column"
         require(isinstance(targets, str | Path) and str(targets) != "", "targets", targets, expected)
-        is_path = isinstance(targets, Path) or "/" in targets or targets.endswith(_OTHER_SUFFIXES)
+        is_path = isinstance(targets, Path) or "/" in targets or targets.endswith(_OTHER_SUFFIXES) or targets[0] in "$~"
         require(is_targets_file(targets) or not is_path, "targets", str(targets), "a .csv or .tsv file")
         if is_targets_file(targets):
             local_path("targets", targets, _COPY)
@@ -59,7 +60,7 @@ def check_targets(targets: Any) -> None:
 
 def is_targets_file(targets: TargetMap | None) -> bool:
     """Whether `targets` name a file; other text is the name of an obs column."""
-    return isinstance(targets, str | Path) and Path(targets).suffix in _SUFFIXES
+    return isinstance(targets, str | Path) and os.path.expandvars(targets).endswith(_SUFFIXES)
 
 
 def read_targets(targets: TargetMap | None) -> dict[str, tuple[Gene, ...]]:

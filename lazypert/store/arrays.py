@@ -105,7 +105,11 @@ def read_checked(reader: ByteReader, keys: list[str], read: Callable[[], Any]) -
         if reader.size(key) is None:
             raise store_damaged(key, "the file is missing")
     try:
-        return read()
+        found = read()
     except (ValueError, RuntimeError, TypeError, IndexError, OverflowError, OSError) as error:
+        reader.size(keys[0])  # raises if the store was replaced
         raise_machine_error(keys[0], error)
         raise store_damaged(keys[0] if len(keys) == 1 else f"{keys[0]} to {keys[-1]}", str(error)) from error
+    if keys:
+        reader.size(keys[-1])  # raises if the store was replaced meanwhile
+    return found

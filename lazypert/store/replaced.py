@@ -1,20 +1,25 @@
-"""Reading obs columns of a store that is open while a column is replaced: old and new files never mix."""
+"""Reading a store that is replaced, or a column of it, while it is open: old and new files never mix."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lazypert.errors import StoreChangedError
 from lazypert.store.added import ADDED
+from lazypert.store.damage import store_damaged
 from lazypert.store.format import MARKER
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from lazypert.store.byte_reader import ByteRange, LocalReader
+
+_OF_CONVERSION = ("format_version", "sources", "roles", "order", "layer", "n_obs", "n_vars", "summary")
+"""Root attributes that additions to a store do not change."""
 
 Identity = tuple[int, int, int]
 """What tells a version of the root metadata from others: inode, time of change in nanoseconds, bytes."""
@@ -23,51 +28,77 @@ Identity = tuple[int, int, int]
 def root_identity(folder: Path) -> Identity | None:
     """Return the identity of a store's root metadata, or None if there are none."""
     try:
-        found = (folder / "zarr.json").stat()
+        found = os.stat(f"{folder}/zarr.json")  # noqa: PTH116 - a Path would take longer, and every read asks
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-class ColumnReader:
-    """Reads files of one obs column, and raises an error once the column has been replaced.
+def conversion_digest(attrs: Mapping[str, Any]) -> str:
+    """SHA-256 of what the root attributes say of the conversion; additions to the store do not change it."""
+    found = {name: attrs.get(name) for name in _OF_CONVERSION} | {"X": attrs.get("matrices", {}).get("X")}
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
-    What was opened before, such as categories, would not fit the new files. Thread-safe and picklable.
+
+def store_changed(path: str) -> StoreChangedError:
+    """Return the error for a store that was converted again after it was opened."""
+    return StoreChangedError(
+        f"The store {path!r} was replaced after it was opened: what is in memory does not fit its new files. Open it "
+        "again, and set up again what was made from it."
+    )
+
+
+class CheckedReader:
+    """Reads files of a store, and raises an error once the store, or the column that is read, has been replaced.
+
+    What was opened before, such as groups or categories, would not fit the new files. Thread-safe and picklable.
 
     Parameters
     ----------
     reader
         Where the files are.
-    column
-        Path of the column.
-    digest
-        Digest of the column as it was when the store was opened; None if it is as converted.
+    attrs
+        The store's root attributes when it was opened.
     seen
         Identity of the root metadata then.
+    column
+        Path of the obs column that is read, which may be replaced on its own; None for other files.
     """
 
     coalescing_gap = 0
     has_files = True
 
-    def __init__(self, reader: LocalReader, column: str, digest: str | None, seen: Identity | None) -> None:
-        self.reader, self.column, self.digest, self.seen = reader, column, digest, seen
+    def __init__(
+        self, reader: LocalReader, attrs: Mapping[str, Any], seen: Identity | None, column: str | None = None
+    ) -> None:
+        self.reader, self.column, self.seen = reader, column, seen
+        self.conversion, self.digest = conversion_digest(attrs), _column_digest(attrs, column)
 
     def __repr__(self) -> str:
-        return f"ColumnReader({self.column!r}, {self.reader!r})"
+        return f"CheckedReader({self.reader!r}, column={self.column!r})"
 
     def check(self) -> None:
-        """Raise an error if the column is not the one that was opened.
+        """Raise an error if the files are not those of the store that was opened.
 
         Raises
         ------
         StoreChangedError
-            If it was replaced.
+            If the store or the column was replaced.
+        StoreDamagedError
+            If its root metadata cannot be read any more.
         """
         identity = root_identity(self.reader.root)
         if identity == self.seen or identity is None:  # None: the store is gone, as the next read will say
             return
-        attrs = json.loads((self.reader.root / "zarr.json").read_bytes())["attributes"][MARKER]
-        if attrs.get(ADDED, {}).get(self.column) != self.digest:
+        try:
+            attrs = json.loads((self.reader.root / "zarr.json").read_bytes())["attributes"][MARKER]
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError) as error:
+            raise store_damaged("zarr.json", f"it cannot be read ({error})") from error
+        if conversion_digest(attrs) != self.conversion:
+            raise store_changed(str(self.reader.root))
+        if _column_digest(attrs, self.column) != self.digest:
             raise StoreChangedError(
                 f"{self.column}: the column was replaced after {str(self.reader.root)!r} was opened. "
                 "Open the store again to read the new values."
@@ -106,3 +137,8 @@ class ColumnReader:
         counts = self.reader.read_ranges(ranges, out)
         self.check()
         return counts
+
+
+def _column_digest(attrs: Mapping[str, Any], column: str | None) -> str | None:
+    digest: str | None = attrs.get(ADDED, {}).get(column)
+    return digest

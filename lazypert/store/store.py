@@ -21,7 +21,7 @@ from lazypert.store.format import FORMAT_VERSION, MARKER, RAW, TABLES, Grid, mat
 from lazypert.store.manifest import MANIFEST, Entry, manifest_digest
 from lazypert.store.matrix import Matrix
 from lazypert.store.opening import open_root
-from lazypert.store.replaced import ColumnReader, root_identity
+from lazypert.store.replaced import CheckedReader, conversion_digest, root_identity, store_changed
 from lazypert.store.sharded_array import ShardedArray
 from lazypert.store.stored_cell_stats import StoredCellStats
 from lazypert.store.stored_groups import read_groups
@@ -74,9 +74,11 @@ class Store:
                 "Upgrade lazypert to read this store."
             )
         self.format_version: int = version
+        if isinstance(self.reader, LocalReader):
+            self.reader = CheckedReader(self.reader, self.attrs, self._root_identity)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Store, (self.location, self.storage_options)
+        return _reopen, (self.location, self.storage_options, conversion_digest(self.attrs))
 
     def __repr__(self) -> str:
         return f"Store({self.path!r}, {self.n_obs:,} cells x {self.n_vars:,} genes)"
@@ -235,10 +237,9 @@ class Store:
 
     def _reader_of(self, path: str) -> ByteReader:
         """Return the reader of an array's files; those of obs columns may be replaced while the store is open."""
-        if not isinstance(self.reader, LocalReader) or not path.startswith("obs/") or path.startswith(f"{TABLES}/"):
+        if not isinstance(self.reader, CheckedReader) or not path.startswith("obs/") or path.startswith(f"{TABLES}/"):
             return self.reader
-        column = "/".join(path.split("/")[:2])
-        return ColumnReader(self.reader, column, self.added.get(column), self._root_identity)
+        return CheckedReader(self.reader.reader, self.attrs, self._root_identity, "/".join(path.split("/")[:2]))
 
     def read_array(self, path: str) -> NDArray[Any]:
         """Read all of a numeric array."""
@@ -362,3 +363,11 @@ class Store:
             control_sum=control_sum.reshape(len(control_row), len(self.groups.labels["perturbation"])),
             control_row=control_row,
         )
+
+
+def _reopen(location: str, storage_options: dict[str, Any] | None, digest: str) -> Store:
+    """Open a store that another process had open; raise `StoreChangedError` if it was replaced meanwhile."""
+    store = Store(location, storage_options)
+    if conversion_digest(store.attrs) != digest:
+        raise store_changed(location)
+    return store

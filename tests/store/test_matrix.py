@@ -57,7 +57,7 @@ def test_any_rows_equal_anndata(opened, expected, resident_rows, rows):
 def in_memory(array, numbers, original=ShardedArray.open_chunks):
     """Read chunks into memory, as those of remote objects are."""
     if array.reader.has_files:
-        array = ShardedArray(replace(array.reader, has_files=False), array.path, array.dtype, array.grid)
+        array = ShardedArray(replace(array.reader.reader, has_files=False), array.path, array.dtype, array.grid)
     return original(array, numbers)
 
 
