@@ -14,7 +14,7 @@ from lazypert import PerturbationAnnDataSource, PerturbationSourceConfig
 from lazypert._cli import main
 from lazypert.converter import open_source
 from lazypert.dataset.backend import LazypertBackendEntrypoint
-from lazypert.errors import ConfigError, MachineError, SourceMissingError, StoreNotFoundError
+from lazypert.errors import ConfigError, MachineError, SourceMissingError, StoreDamagedError, StoreNotFoundError
 from lazypert.simulate import NullScreenConfig, SimulationConfig, null_screen, reference_screen, simulate_screen
 from lazypert.splits.split_result import SplitResult
 from tests.support.stores import ROLES, converted, with_layer
@@ -97,6 +97,19 @@ def test_remote_storage_that_cannot_be_read(url, kind, message):
     for door in doors(url):
         with pytest.raises(kind, match=message):
             door()
+
+
+def test_a_wrong_storage_option_is_not_called_damage():
+    pytest.importorskip("s3fs")
+    with pytest.raises(ConfigError, match=r"^storage_options: got the options \['bad'\] .* not damaged") as raised:
+        lp.open("s3://bucket/s.zarr", storage_options={"bad": "S3CR3T"})
+    assert "S3CR3T" not in str(raised.value)
+
+
+def test_damaged_metadata_at_a_url_are_called_damaged():
+    fsspec.filesystem("memory").pipe("/damaged.zarr/zarr.json", b"{")
+    with pytest.raises(StoreDamagedError, match=r"zarr\.json"):
+        lp.open("memory://damaged.zarr")
 
 
 def test_conversion_refuses_sources_at_urls(home):

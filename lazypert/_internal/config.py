@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from typing import Self
 
 
+SECRET = {"secret": True}
+"""Metadata of fields that may hold credentials, which no repr shows."""
+
+
 class Config:
     """Base of the configs, which are dataclasses declared with ``frozen=True, kw_only=True, repr=False``.
 
@@ -28,8 +32,12 @@ class Config:
 
     def __repr__(self) -> str:
         values = {field: getattr(self, field.name) for field in fields(self) if field.repr}
-        changed = [f"{field.name}={value!r}" for field, value in values.items() if value != field.default]
+        changed = [f"{field.name}={_shown(field, value)}" for field, value in values.items() if value != field.default]
         return f"{type(self).__name__}({', '.join(changed)})"
+
+
+def _shown(field: dataclasses.Field[Any], value: Any) -> str:
+    return "{...}" if field.metadata.get("secret") else repr(value)
 
 
 ConfigType = TypeVar("ConfigType", bound=Config)

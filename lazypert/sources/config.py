@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from lazypert._internal.config import Config
+from lazypert._internal.config import SECRET, Config
 from lazypert._internal.memory import Budget
 from lazypert._internal.validation import require, require_choice, require_flag, require_integer, require_names
 from lazypert.errors import ConfigError
@@ -41,7 +42,7 @@ class ScreenOptions(Config):
     cache_dir: str | Path | None = None
     memory_limit: int | str = "1GiB"
     seed: int = 42
-    storage_options: dict[str, Any] | None = None
+    storage_options: dict[str, Any] | None = field(default=None, metadata=SECRET)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -115,6 +116,9 @@ class PerturbationSourceConfig(ScreenOptions):
             object.__setattr__(self, "covariates", covariate_names(self.covariates))
         _ = self.roles, Budget.of(self.memory_limit)
         require_integer("seed", self.seed)
+        is_mapping = self.storage_options is None or isinstance(self.storage_options, Mapping)
+        kind = type(self.storage_options).__name__  # what it holds may be secret
+        require(is_mapping, "storage_options", kind, "a dictionary of fsspec options, or None")
         for name in ("should_yield_controls", "include_barcodes"):
             require_flag(name, getattr(self, name))
         columns = tuple(require_names("additional_obs", self.additional_obs))

@@ -11,7 +11,7 @@ import zarr
 
 from lazypert._internal.machine import machine_error, raise_machine_error
 from lazypert._internal.paths import is_url
-from lazypert.errors import ConfigError, LazypertError, StoreNotFoundError
+from lazypert.errors import ConfigError, LazypertError, MachineError, StoreDamagedError, StoreNotFoundError
 from lazypert.store.byte_reader import LocalReader, RemoteReader
 from lazypert.store.damage import store_damaged
 from lazypert.store.format import MARKER
@@ -29,7 +29,7 @@ def open_root(path: str, storage_options: dict[str, Any] | None) -> tuple[ByteRe
     Raises
     ------
     ConfigError
-        If fsspec cannot open such URLs.
+        If fsspec cannot open such URLs, or refuses `storage_options`.
     StoreNotFoundError
         If there is no lazypert store.
     StoreDamagedError
@@ -85,12 +85,29 @@ def _open_url(url: str, storage_options: dict[str, Any] | None) -> tuple[ByteRea
             f"store: got {url!r}, which fsspec cannot open: {error}. Install the package that reads such URLs, or "
             "correct the URL or storage_options."
         ) from error
+    reader = RemoteReader(remote)
     try:
-        return RemoteReader(remote), _open_group(remote, url)
+        return reader, _open_group(remote, url)
+    except StoreDamagedError:
+        _require_readable(reader, url, storage_options)
+        raise
     except LazypertError:
         raise
     except Exception as error:  # each backend of fsspec raises types of its own
         raise machine_error(url, error) from error
+
+
+def _require_readable(reader: RemoteReader, url: str, storage_options: dict[str, Any] | None) -> None:
+    """Raise an error if the root metadata cannot be read at all: then nothing says that they are damaged."""
+    try:
+        reader.read("zarr.json", 0, 1)
+    except MachineError as error:
+        if not isinstance(error.__cause__, TypeError):
+            raise
+        raise ConfigError(
+            f"storage_options: got the options {sorted(storage_options or ())} for {url!r}, which refuses them: "
+            f"{error.__cause__}. Correct their names and types. The store is not damaged."
+        ) from error
 
 
 def _open_group(where: Any, path: str) -> zarr.Group:

@@ -5,6 +5,7 @@ from dataclasses import FrozenInstanceError, dataclass, replace
 
 import pytest
 
+from lazypert import PerturbationPipelineConfig, PerturbationSourceConfig
 from lazypert._internal.config import Config, derive
 from lazypert.errors import ConfigError
 
@@ -56,3 +57,14 @@ def test_unknown_options_are_refused_with_near_matches():
 def test_configs_are_frozen():
     with pytest.raises(FrozenInstanceError):
         Large().seed = 1
+
+
+def test_secrets_are_never_shown():
+    for kind in (PerturbationSourceConfig, PerturbationPipelineConfig):
+        path = {"file_path": "s3://bucket/s.zarr"} if kind is PerturbationSourceConfig else {}
+        config = kind(storage_options={"secret": "S3CR3T"}, **path)
+        assert "storage_options={...}" in repr(config)
+        assert "S3CR3T" not in f"{config!r} {config}"
+        with pytest.raises(ConfigError, match=r"storage_options: got 'list', expected a dictionary") as raised:
+            kind(storage_options=["S3CR3T"], **path)
+        assert "S3CR3T" not in str(raised.value)
