@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lazypert.dataset.variables import STORE
-from lazypert.store.replaced import conversion_digest, store_changed
+from lazypert.store.replaced import Version, store_changed
 from lazypert.store.store import Store
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def remember_store(ds: xr.Dataset, store: Store) -> xr.Dataset:
 
     It is pickled, but never written or shown, and selections keep it.
     """
-    ds.encoding[_VERSION] = conversion_digest(store.attrs)
+    ds.encoding[_VERSION] = Version.of(store.attrs)
     if store.storage_options is not None:
         options = _StorageOptions(store.storage_options)
         ds.encoding[_STORAGE_OPTIONS] = _OPTIONS_OF[store.location] = options
@@ -54,6 +54,7 @@ def reopen_store(ds: xr.Dataset) -> Store:
         options = _StorageOptions(options)
         _OPTIONS_OF.setdefault(location, options)  # the Dataset may come from another process
     store = Store(location, None if options is None else dict(options))
-    if ds.encoding.get(_VERSION, conversion_digest(store.attrs)) != conversion_digest(store.attrs):
+    version = ds.encoding.get(_VERSION)
+    if version is not None and version.is_replaced_by(Version.of(store.attrs)):
         raise store_changed(location)
     return store

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lazypert.errors import StoreChangedError
@@ -34,10 +35,38 @@ def root_identity(folder: Path) -> Identity | None:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def conversion_digest(attrs: Mapping[str, Any]) -> str:
-    """SHA-256 of what the root attributes say of the conversion; additions to the store do not change it."""
-    found = {name: attrs.get(name) for name in _OF_CONVERSION} | {"X": attrs.get("matrices", {}).get("X")}
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What tells a store from another one that takes its place; additions to a store are told apart from that.
+
+    Attributes
+    ----------
+    conversion
+        SHA-256 of what the root attributes say of the conversion.
+    manifest
+        Digest of the manifest.
+    added
+        Digest of every added element.
+    """
+
+    conversion: str
+    manifest: str | None
+    added: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, attrs: Mapping[str, Any]) -> Version:
+        """Version of a store, by its root attributes."""
+        found = {name: attrs.get(name) for name in _OF_CONVERSION} | {"X": attrs.get("matrices", {}).get("X")}
+        conversion = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+        return cls(conversion, attrs.get("manifest_digest"), tuple(sorted(attrs.get(ADDED, {}).items())))
+
+    def is_replaced_by(self, other: Version) -> bool:
+        """Whether the other one is not this store with additions."""
+        if self.conversion != other.conversion:
+            return True
+        if self.added == other.added:
+            return self.manifest != other.manifest
+        return not dict(self.added).keys() <= dict(other.added).keys()
 
 
 def store_changed(path: str) -> StoreChangedError:
@@ -72,7 +101,7 @@ class CheckedReader:
         self, reader: LocalReader, attrs: Mapping[str, Any], seen: Identity | None, column: str | None = None
     ) -> None:
         self.reader, self.column, self.seen = reader, column, seen
-        self.conversion, self.digest = conversion_digest(attrs), _column_digest(attrs, column)
+        self.version, self.digest = Version.of(attrs), _column_digest(attrs, column)
 
     def __repr__(self) -> str:
         return f"CheckedReader({self.reader!r}, column={self.column!r})"
@@ -96,7 +125,7 @@ class CheckedReader:
             return
         except (ValueError, KeyError, TypeError) as error:
             raise store_damaged("zarr.json", f"it cannot be read ({error})") from error
-        if conversion_digest(attrs) != self.conversion:
+        if self.version.is_replaced_by(Version.of(attrs)):
             raise store_changed(str(self.reader.root))
         if _column_digest(attrs, self.column) != self.digest:
             raise StoreChangedError(

@@ -21,7 +21,7 @@ from lazypert.store.format import FORMAT_VERSION, MARKER, RAW, TABLES, Grid, mat
 from lazypert.store.manifest import MANIFEST, Entry, manifest_digest
 from lazypert.store.matrix import Matrix
 from lazypert.store.opening import open_root
-from lazypert.store.replaced import CheckedReader, conversion_digest, root_identity, store_changed
+from lazypert.store.replaced import CheckedReader, Version, root_identity, store_changed
 from lazypert.store.sharded_array import ShardedArray
 from lazypert.store.stored_cell_stats import StoredCellStats
 from lazypert.store.stored_groups import read_groups
@@ -78,7 +78,7 @@ class Store:
             self.reader = CheckedReader(self.reader, self.attrs, self._root_identity)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.location, self.storage_options, conversion_digest(self.attrs))
+        return _reopen, (self.location, self.storage_options, Version.of(self.attrs))
 
     def __repr__(self) -> str:
         return f"Store({self.path!r}, {self.n_obs:,} cells x {self.n_vars:,} genes)"
@@ -365,9 +365,9 @@ class Store:
         )
 
 
-def _reopen(location: str, storage_options: dict[str, Any] | None, digest: str) -> Store:
+def _reopen(location: str, storage_options: dict[str, Any] | None, version: Version) -> Store:
     """Open a store that another process had open; raise `StoreChangedError` if it was replaced meanwhile."""
     store = Store(location, storage_options)
-    if conversion_digest(store.attrs) != digest:
+    if version.is_replaced_by(Version.of(store.attrs)):
         raise store_changed(location)
     return store

@@ -177,7 +177,10 @@ def test_the_key_decides():
 def test_jit_vmap_and_checkpoint_change_nothing(options):
     counts = jnp.asarray(screen())
     thin = thinner(**options)
-    call = lambda x, key: thin(x, key=key)  # noqa: E731
+
+    def call(x, key):
+        return thin(x, key=key)
+
     eager = thin(counts, key=KEY)
     np.testing.assert_array_equal(eager, jax.jit(call)(counts, KEY))
     if "estimator" in options:

@@ -56,7 +56,10 @@ def test_gradients_at_a_target_depth_follow_the_total_too():
 def test_gradients_pass_through_vmap_checkpoint_and_forward_mode():
     counts = jnp.asarray(screen())
     thin = thinner(fraction=0.25, **FAST)
-    call = lambda x: thin(x, key=KEY).sum()  # noqa: E731
+
+    def call(x):
+        return thin(x, key=KEY).sum()
+
     for wrapped in (jax.jit(call), jax.checkpoint(call)):
         np.testing.assert_allclose(jax.grad(wrapped)(counts), 0.25, rtol=1e-6)
     np.testing.assert_allclose(jax.vmap(jax.grad(call))(counts), 0.25, rtol=1e-6)

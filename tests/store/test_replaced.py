@@ -6,6 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import lazypert as lp
@@ -125,3 +126,19 @@ def test_a_store_that_is_gone_is_not_called_replaced(store):
     with pytest.raises(OSError, match=r"missing|No such file") as raised:
         ds.X.values  # noqa: B018
     assert not isinstance(raised.value, StoreChangedError)
+
+
+@pytest.mark.parametrize("has_additions", [False, True])
+def test_the_same_file_with_another_table_is_another_store(tmp_path, has_additions):
+    path = write(screen(), tmp_path / "s.h5ad")
+    table = pd.DataFrame({"mine": np.arange(90)}, index=screen().obs_names)
+    options = {"obs": table, "progress": False} | ROLES
+    store = lp.convert(path, tmp_path / "s.zarr", **options)
+    if has_additions:
+        lp.add_obs(store, pd.DataFrame({"more": np.arange(90)}, index=screen().obs_names))
+    ds, opened = lp.open(store), Store(store)
+    lp.convert(path, store, **options | {"obs": table.iloc[::-1].set_axis(table.index)}, overwrite=True)
+    with pytest.raises(StoreChangedError, match=REPLACED):
+        ds.X.values  # noqa: B018
+    with pytest.raises(StoreChangedError, match=REPLACED):
+        open_column(opened, "obs/mine")[:2]
