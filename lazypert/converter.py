@@ -16,7 +16,7 @@ from lazypert._internal.files import open_to_read, read_at
 from lazypert._internal.kernels import kernel
 from lazypert._internal.machine import raise_machine_error
 from lazypert._internal.paths import is_entry_name, local_path
-from lazypert._internal.remote_file import RemoteFile
+from lazypert._internal.remote_file import RemoteFile, as_remote
 from lazypert.errors import SourceFormatError, SourceMissingError
 from lazypert.sparse.csr import CSRBlock, first_bad_index
 
@@ -36,6 +36,7 @@ __all__ = [
     # what it may use
     "CSRBlock",
     "RemoteFile",
+    "as_remote",
     "first_bad_index",
     "is_entry_name",
     "kernel",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from lazypert.converter import RemoteFile, raise_machine_error
+from lazypert.converter import as_remote, raise_machine_error
 from lazypert.errors import SourceFormatError
 from lazypert_converters._direct import RANGE_BYTES, RANGES_AT_ONCE, read_slices
 from lazypert_converters._tree import Array, Group, Tree, join, kind_of, native
@@ -53,7 +53,7 @@ def is_hdf5(path: Path) -> bool:
 
 def open_hdf5(path: Path) -> Any:
     """Open a local file, or a remote one, which is read by ranges."""
-    return h5py.File(path.open("rb") if isinstance(path, RemoteFile) else path, "r")
+    return h5py.File(path if as_remote(path) is None else path.open("rb"), "r")
 
 
 @dataclass(frozen=True)
@@ -164,9 +164,10 @@ class Hdf5Array(Array):
     @property
     def _fetch(self) -> Any:
         """Return a function that reads bytes of a remote file; None if it is local."""
-        if not isinstance(self.tree.path, RemoteFile):
+        remote = as_remote(self.tree.path)
+        if remote is None:
             return None
-        return partial(self.tree.path.read, is_kept=not _READ_ONCE.fullmatch(self.where))
+        return partial(remote.read, is_kept=not _READ_ONCE.fullmatch(self.where))
 
     def read_field(self, name: str, start: int, stop: int | None) -> NDArray[Any]:
         """Rows `start` to `stop` of one field of a compound dataset."""
@@ -194,7 +195,7 @@ class Hdf5Array(Array):
     def scratch_bytes(self) -> int:
         """Bytes of a chunk, twice: compressed and decompressed."""
         chunks = 0 if self.chunks is None else 2 * int(np.prod(self.chunks)) * self.dtype.itemsize
-        return chunks + (RANGE_BYTES * RANGES_AT_ONCE if isinstance(self.tree.path, RemoteFile) else 0)
+        return chunks + (RANGE_BYTES * RANGES_AT_ONCE if as_remote(self.tree.path) else 0)
 
     @contextmanager
     def reading(self) -> Iterator[None]:

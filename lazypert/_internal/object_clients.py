@@ -144,7 +144,7 @@ class _Obstore:
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
         in_parts = len(data) > 2 * _PART_BYTES and not only_new
-        mode = "create" if only_new else "overwrite"
+        mode: Any = "create" if only_new else "overwrite"
         try:
             done = obstore.put(self._store, path, data, mode=mode, use_multipart=in_parts, chunk_size=_PART_BYTES)
         except (AlreadyExistsError, PreconditionError) as error:

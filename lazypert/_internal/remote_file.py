@@ -175,6 +175,11 @@ class RemoteFile:
         )
 
 
+def as_remote(path: object) -> RemoteFile | None:
+    """Return what stands in place of a path if it is a remote file, otherwise None."""
+    return path if isinstance(path, RemoteFile) else None
+
+
 _MOST_CACHES = 8
 _CACHES: dict[tuple[Any, ...], RangeCache] = {}
 """What was read of the files used last: readers that are sent to another process share it there, task after task."""

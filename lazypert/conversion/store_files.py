@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lazypert._internal.files import crc32, write_atomic
-from lazypert._internal.object_errors import shown_url
 from lazypert.errors import ConfigError, MachineError
 from lazypert.store.manifest import Entry, match_files
 
@@ -75,12 +74,12 @@ class ObjectFiles:
         with_etag = during(self.objects.put, key, data)
         found = _MD5.fullmatch(with_etag or "")
         # Servers that encrypt give other ETags than the MD5: then only reading it again tells.
-        if found and found[1] != hashlib.md5(data, usedforsecurity=False).hexdigest():
-            if during(self.objects.get, key) != data:
-                raise MachineError(
-                    f"{shown_url(self.objects.url)}/{key} arrived with other bytes than were sent. Check the network, "
-                    "and run the same conversion again to resume."
-                )
+        is_same = found is None or found[1] == hashlib.md5(data, usedforsecurity=False).hexdigest()
+        if not is_same and during(self.objects.get, key) != data:
+            raise MachineError(
+                f"{str(self.objects)!r}: {key} arrived with other bytes than were sent. Check the network, and run the "
+                "same conversion again to resume."
+            )
         return Entry(key, len(data), crc32(data))
 
     def holds(self, entries: Iterable[Entry]) -> bool:
