@@ -14,7 +14,7 @@ from lazypert._internal.inverse_permutation import inverse
 from lazypert._internal.memory import Budget, release_memory
 from lazypert._internal.object_errors import shown_url
 from lazypert._internal.paths import is_url, local_path, location
-from lazypert._internal.remote_file import RemoteFile
+from lazypert.store.remote_file import RemoteFile
 from lazypert._internal.validation import named_options, require_integer
 from lazypert.conversion.cell_stats import CellStatsPlan
 from lazypert.conversion.given_sources import GivenSources
@@ -43,7 +43,7 @@ from lazypert.screen.roles import Roles, control_labels, covariate_names
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from lazypert._internal.object_folder import ObjectFolder
+    from lazypert.store.object_folder import ObjectFolder
     from lazypert.conversion.given_sources import Source
     from lazypert.conversion.joined_obs import ObsTables
     from lazypert.conversion.plan import ConversionPlan, Join, Order

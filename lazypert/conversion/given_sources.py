@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from lazypert._internal.object_folder import require_object_url
+from lazypert.store.object_folder import require_object_url
 from lazypert._internal.paths import is_url, location
-from lazypert._internal.remote_file import RemoteFile, forget
+from lazypert.store.remote_file import RemoteFile, forget
 from lazypert._internal.tasks import uses_processes
 from lazypert.conversion.plan import source_stamp
 from lazypert.converter import is_in_memory, is_object, open_source

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from lazypert._internal.memory import format_bytes
-from lazypert._internal.remote_file import RemoteFile
+from lazypert.store.remote_file import RemoteFile
 from lazypert._internal.validation import require, require_choice
 from lazypert.converter import is_in_memory
 from lazypert.errors import ConfigError, DiskFullError

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lazypert._internal.object_errors import shown_url
-from lazypert._internal.object_folder import ObjectFolder, require_object_url
+from lazypert.store.object_folder import ObjectFolder, require_object_url
 from lazypert.conversion.staging import StagingDirectory
 from lazypert.conversion.store_files import UPLOADS, ObjectFiles, during
 from lazypert.conversion.target_claim import ROOT, TargetClaim, not_a_store

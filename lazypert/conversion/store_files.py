@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from lazypert._internal.object_folder import ObjectFolder
+    from lazypert.store.object_folder import ObjectFolder
 
 UPLOADS = 8
 """Objects that are sent, copied or asked for at the same time."""

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lazypert._internal.object_folder import ObjectFolder
+from lazypert.store.object_folder import ObjectFolder
 from lazypert.conversion.array_writer import ArrayWriter, read_nodes
 from lazypert.conversion.remote_staging import RemoteStaging, default_work_dir
 from lazypert.conversion.staging import StagingDirectory, check_folder

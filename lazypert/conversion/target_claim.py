@@ -20,7 +20,7 @@ from lazypert.store.unfinished import CLAIM
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lazypert._internal.object_folder import ObjectFolder
+    from lazypert.store.object_folder import ObjectFolder
 
 RENEWAL, EXPIRY = 20.0, 120.0
 """Seconds between renewals of a claim, and after which it has expired."""

@@ -10,14 +10,14 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lazypert._internal.object_clients import ObjectChangedError, ObjectInfo, open_client
+from lazypert.store.object_clients import ObjectChangedError, ObjectInfo, open_client
 from lazypert._internal.object_errors import shown_url, storage_error
 from lazypert.errors import ConfigError, MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from lazypert._internal.object_clients import ObjectClient
+    from lazypert.store.object_clients import ObjectClient
 
 T = TypeVar("T")
 

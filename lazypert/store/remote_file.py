@@ -7,16 +7,16 @@ import threading
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from lazypert._internal.object_clients import ObjectChangedError
+from lazypert.store.object_clients import ObjectChangedError
 from lazypert._internal.object_errors import shown_url
-from lazypert._internal.object_folder import ObjectFolder
-from lazypert._internal.range_cache import RangeCache
+from lazypert.store.object_folder import ObjectFolder
+from lazypert.store.range_cache import RangeCache
 from lazypert.errors import SourceFormatError, SourceMissingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from lazypert._internal.object_clients import ObjectInfo
+    from lazypert.store.object_clients import ObjectInfo
 
 
 _ROOTS_OF_ZARR = ("zarr.json", ".zgroup")
