@@ -16,9 +16,9 @@ from lazypert._internal.files import open_to_read, read_at
 from lazypert._internal.kernels import kernel
 from lazypert._internal.machine import raise_machine_error
 from lazypert._internal.paths import is_entry_name, local_path
-from lazypert.store.remote_file import RemoteFile, as_remote
 from lazypert.errors import SourceFormatError, SourceMissingError
 from lazypert.sparse.csr import CSRBlock, first_bad_index
+from lazypert.store.remote_file import RemoteFile, as_remote
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -2,8 +2,8 @@
 
 HDF5 reads, inflates and converts in one thread at a time, however many threads call it. If a dataset is
 contiguous, or chunked and either plain or gzip-compressed, its bytes can be read at their file offsets and
-inflated in the calling thread; of a remote file, they are then requested in large ranges. Everything else (other filters, virtual datasets, fill values) goes through
-h5py. Both routes give the same values.
+inflated in the calling thread; those of a remote file are requested in large ranges. Everything else (other filters,
+virtual datasets, fill values) goes through h5py. Both routes give the same values.
 """
 
 from __future__ import annotations

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lazypert._internal.inverse_permutation import inverse
 from lazypert._internal.memory import Budget, release_memory
-from lazypert._internal.object_errors import shown_url
 from lazypert._internal.paths import is_url, local_path, location
-from lazypert.store.remote_file import RemoteFile
 from lazypert._internal.validation import named_options, require_integer
 from lazypert.conversion.cell_stats import CellStatsPlan
 from lazypert.conversion.given_sources import GivenSources
@@ -39,17 +37,19 @@ from lazypert.converter import is_in_memory
 from lazypert.errors import ConfigError, DiskFullError, NotCopiedWarning
 from lazypert.progress import Bar
 from lazypert.screen.roles import Roles, control_labels, covariate_names
+from lazypert.store.object_errors import shown_url
+from lazypert.store.remote_file import RemoteFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from lazypert.store.object_folder import ObjectFolder
     from lazypert.conversion.given_sources import Source
     from lazypert.conversion.joined_obs import ObsTables
     from lazypert.conversion.plan import ConversionPlan, Join, Order
     from lazypert.converter import ScreenReader
     from lazypert.progress import Progress, Report
     from lazypert.screen.renames import Renames
+    from lazypert.store.object_folder import ObjectFolder
 
 _LOG = logging.getLogger("lazypert")
 _SHOWN_LINES = 5  # of what was not copied, in a warning
@@ -290,8 +290,8 @@ def _work_folder(target: Path | ObjectFolder, work_dir: str | Path | None) -> Pa
     if isinstance(target, Path):
         if work_dir is not None:
             raise ConfigError(
-                f"work_dir: got {str(work_dir)!r} for the local store {str(target)!r}, whose temporary files are beside "
-                "it. Leave it out. Nothing was written."
+                f"work_dir: got {str(work_dir)!r} for the local store {str(target)!r}, which has its temporary files "
+                "beside it. Leave it out. Nothing was written."
             )
         return target.parent
     if work_dir is None:
@@ -322,9 +322,9 @@ def _explain_full_disk(writer: StoreWriter) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DiskFullError(
-            f"The disk of {str(writer.staging.target)!r} is full ({error.strerror}). No store was made. The finished work is "
-            f"kept in {writer.staging.folder.name!r}: free some space and run the same conversion again to resume, "
-            "or delete that folder."
+            f"The disk of {str(writer.staging.target)!r} is full ({error.strerror}). No store was made. The finished "
+            f"work is kept in {writer.staging.folder.name!r}: free some space and run the same conversion again to "
+            "resume, or delete that folder."
         ) from error
 
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from lazypert.store.object_folder import require_object_url
 from lazypert._internal.paths import is_url, location
-from lazypert.store.remote_file import RemoteFile, forget
 from lazypert._internal.tasks import uses_processes
 from lazypert.conversion.plan import source_stamp
 from lazypert.converter import is_in_memory, is_object, open_source
 from lazypert.errors import ConfigError, SourceFormatError
+from lazypert.store.object_folder import require_object_url
+from lazypert.store.remote_file import RemoteFile, forget
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +52,8 @@ class GivenSources:
         Raises
         ------
         ConfigError
-            If there is none, it is neither a path nor an object that can be converted, or `storage_options` are refused.
+            If there is none, it is neither a path nor an object that can be converted, or `storage_options` are
+            refused.
         """
         is_one = isinstance(source, str | os.PathLike) or is_object(source)
         if not is_one and not isinstance(source, Iterable):

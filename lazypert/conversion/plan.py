@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from lazypert._internal.memory import format_bytes
-from lazypert.store.remote_file import RemoteFile
 from lazypert._internal.validation import require, require_choice
 from lazypert.converter import is_in_memory
 from lazypert.errors import ConfigError, DiskFullError
 from lazypert.screen.roles import ROLE_OF_AXIS
 from lazypert.store.format import COLUMN_SHARD, FORMAT_VERSION, MATRIX_SHARD
+from lazypert.store.remote_file import RemoteFile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -258,11 +258,11 @@ class ConversionPlan:
         store_bytes = sum(sizes) * _MIN_STORE_BYTES if holds_store else 0
         needed = int(store_bytes + max(sizes, default=0) * _MIN_SPILL_BYTES)
         if needed > n_free:
+            what, where = ("the store and ", "a target") if holds_store else ("", "a work_dir")
             raise DiskFullError(
                 f"{str(folder)!r} has {format_bytes(n_free)} free, and the conversion needs at least "
-                f"{format_bytes(needed)}, for {'the store and ' if holds_store else ''}the spills of its largest matrix. "
-                f"Free some space, or choose {'a target' if holds_store else 'a work_dir'} on another disk. Nothing was "
-                "written."
+                f"{format_bytes(needed)}, for {what}the spills of its largest matrix. "
+                f"Free some space, or choose {where} on another disk. Nothing was written."
             )
 
     def fingerprint(self) -> str | None:

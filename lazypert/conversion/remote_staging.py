@@ -17,12 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lazypert._internal.object_errors import shown_url
-from lazypert.store.object_folder import ObjectFolder, require_object_url
 from lazypert.conversion.staging import StagingDirectory
-from lazypert.conversion.store_files import UPLOADS, ObjectFiles, during
+from lazypert.conversion.store_files import UPLOADS, ObjectFiles
 from lazypert.conversion.target_claim import ROOT, TargetClaim, not_a_store
 from lazypert.errors import ConfigError, MachineError, StoreExistsError
+from lazypert.store.object_errors import shown_url
+from lazypert.store.object_folder import ObjectFolder, require_object_url
 from lazypert.store.unfinished import CLAIM
 
 if TYPE_CHECKING:
@@ -82,18 +82,18 @@ class RemoteStaging(StagingDirectory):
         self._sent.update({e.key: e.size for e in self.files.take(self.store, is_taken=lambda key: key != ROOT)})
         parts = self._claim.parts
         self._check_objects(parts)
-        during(self._claim.check)
+        self._claim.check()
         if self._claim.is_replacing:
             # Without its root metadata nothing is a store: nobody can open a mixture.
-            during(self.objects.delete, [ROOT])
-            during(self.objects.delete, during(self.objects.list).keys() - {CLAIM})
+            self.objects.delete([ROOT])
+            self.objects.delete(self.objects.list().keys() - {CLAIM})
             with ThreadPoolExecutor(UPLOADS) as pool:
-                list(pool.map(lambda key: during(parts.copy, key, self.objects), self._sent))
+                list(pool.map(lambda key: parts.copy(key, self.objects), self._sent))
             self._check_objects(self.objects)
         try:
-            during(lambda: self.objects.put(ROOT, root, only_new=True))
+            self.objects.put(ROOT, root, only_new=True)
         except FileExistsError:
-            if during(self.objects.get, ROOT) != root:  # else an answer was lost, and the request repeated
+            if self.objects.get(ROOT) != root:  # else an answer was lost, and the request repeated
                 raise _exists(self.objects) from None
         self._is_complete = True
 
@@ -103,14 +103,15 @@ class RemoteStaging(StagingDirectory):
 
     def _check_objects(self, where: ObjectFolder) -> None:
         """Compare the objects with what was sent, and delete those that an earlier attempt has left."""
-        found = during(where.list)
+        found = where.list()
         wrong = [key for key, size in self._sent.items() if key not in found or found[key].size != size]
         if wrong:
             raise MachineError(
-                f"{wrong[0]} and {len(wrong) - 1:,} other objects are not in {str(where)!r} as they were sent. Something "
-                "else deletes or writes objects there. Run the same conversion again to resume. No store was made."
+                f"{wrong[0]} and {len(wrong) - 1:,} other objects are not in {str(where)!r} as they were sent. "
+                "Something else deletes or writes objects there. Run the same conversion again to resume. No store "
+                "was made."
             )
-        during(where.delete, found.keys() - self._sent.keys() - {CLAIM})
+        where.delete(found.keys() - self._sent.keys() - {CLAIM})
 
     def release(self, *, keep: bool, after_error: bool = False) -> None:
         """Give up the URL and the directory."""

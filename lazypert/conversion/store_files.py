@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lazypert._internal.files import crc32, write_atomic
-from lazypert.errors import ConfigError, MachineError
+from lazypert.errors import MachineError
 from lazypert.store.manifest import Entry, match_files
 
 if TYPE_CHECKING:
@@ -71,11 +71,11 @@ class ObjectFiles:
     def write(self, key: str, buffers: Iterable[Any]) -> Entry:
         """Send one object, and compare what arrived."""
         data = b"".join(buffers)
-        with_etag = during(self.objects.put, key, data)
+        with_etag = self.objects.put(key, data)
         found = _MD5.fullmatch(with_etag or "")
         # Servers that encrypt give other ETags than the MD5: then only reading it again tells.
         is_same = found is None or found[1] == hashlib.md5(data, usedforsecurity=False).hexdigest()
-        if not is_same and during(self.objects.get, key) != data:
+        if not is_same and self.objects.get(key) != data:
             raise MachineError(
                 f"{str(self.objects)!r}: {key} arrived with other bytes than were sent. Check the network, and run the "
                 "same conversion again to resume."
@@ -85,7 +85,7 @@ class ObjectFiles:
     def holds(self, entries: Iterable[Entry]) -> bool:
         """Whether objects of these sizes exist: nobody else has written here, so their content is what was sent."""
         with ThreadPoolExecutor(UPLOADS) as pool:
-            found = pool.map(lambda entry: (during(self.objects.head, entry.key), entry.size), entries)
+            found = pool.map(lambda entry: (self.objects.head(entry.key), entry.size), entries)
             return all(info is not None and info.size == size for info, size in found)
 
     def take(self, folder: Path, *, is_taken: Callable[[str], bool]) -> list[Entry]:
@@ -99,17 +99,3 @@ class ObjectFiles:
 
         with ThreadPoolExecutor(UPLOADS) as pool:
             return list(pool.map(send, filter(is_taken, keys)))
-
-
-def during(request: Callable[..., Any], *arguments: Any) -> Any:
-    """Run a request in the middle of a conversion: what was permitted before is now interrupted, not wrong.
-
-    Raises
-    ------
-    MachineError
-        If it fails. The work is kept.
-    """
-    try:
-        return request(*arguments)
-    except ConfigError as error:
-        raise MachineError(f"{error} The finished work is kept: run the same conversion again to resume.") from None

@@ -8,13 +8,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lazypert.store.object_folder import ObjectFolder
 from lazypert.conversion.array_writer import ArrayWriter, read_nodes
 from lazypert.conversion.remote_staging import RemoteStaging, default_work_dir
 from lazypert.conversion.staging import StagingDirectory, check_folder
 from lazypert.errors import DiskFullError, LazypertError, MachineError
 from lazypert.store.format import FORMAT_VERSION
 from lazypert.store.manifest import MANIFEST, Entry, manifest_digest
+from lazypert.store.object_folder import ObjectFolder
 
 if TYPE_CHECKING:
     from typing import TypeAlias

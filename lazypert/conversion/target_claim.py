@@ -131,8 +131,8 @@ class TargetClaim:
 def not_a_store(where: str) -> StoreExistsError:
     """Make the error for a URL below which there are other objects than those of a store."""
     return StoreExistsError(
-        f"store: there are objects at {where!r} that are not a Zarr store. overwrite=True replaces only stores, so that "
-        "a mistyped URL deletes nothing else. Choose another URL. Nothing was written."
+        f"store: there are objects at {where!r} that are not a Zarr store. overwrite=True replaces only stores, so "
+        "that a mistyped URL deletes nothing else. Choose another URL. Nothing was written."
     )
 
 

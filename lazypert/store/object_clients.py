@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from importlib.util import find_spec
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
+
+from lazypert.store.object_store import open_object_store
+from lazypert.store.storage_options import for_obstore, own_options, secrets_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_TIMEOUT, _CONNECT_TIMEOUT = 60, 10  # seconds of one request
-_PART_BYTES = 16 << 20  # larger objects are sent in parts
+    from lazypert.store.storage_options import ObstoreOptions, RequestOptions
 
-_OBSTORE_SCHEMES = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az"}
-_S3 = {
-    "key": "access_key_id", "secret": "secret_access_key", "token": "session_token", "endpoint_url": "endpoint",
-    "region_name": "region", "anon": "skip_signature", "requester_pays": "request_payer",
-}  # fmt: skip
-_AZURE = {
-    "account_name": "account_name", "account_key": "account_key", "sas_token": "sas_key", "tenant_id": "tenant_id",
-    "client_id": "client_id", "client_secret": "client_secret", "anon": "skip_signature",
-}  # fmt: skip
-_S3_NATIVE = ("access_key_id", "secret_access_key", "session_token", "endpoint", "region", "skip_signature",
-              "virtual_hosted_style_request", "request_payer")  # fmt: skip
+_PART_BYTES = 16 << 20  # larger objects are sent in parts
 
 
 class ObjectChangedError(OSError):
@@ -53,7 +43,18 @@ class ObjectInfo:
 
 
 class ObjectClient(Protocol):
-    """Requests to one bucket. Raises FileNotFoundError, FileExistsError, ObjectChangedError, and types of its own."""
+    """Requests to one bucket. Raises FileNotFoundError, FileExistsError, ObjectChangedError, and types of its own.
+
+    Attributes
+    ----------
+    secrets
+        Texts that no message may show.
+    attempts
+        How often a request is made that fails for a reason that may pass.
+    """
+
+    secrets: tuple[str, ...]
+    attempts: int
 
     def path(self, key: str) -> str:
         """Path in the bucket of a key below the client's URL."""
@@ -63,75 +64,61 @@ class ObjectClient(Protocol):
         """Path in the bucket of a key below another URL of it."""
         ...
 
-    def put(self, path: str, data: bytes, only_new: bool) -> str | None: ...
-    def get(self, path: str, start: int, stop: int | None, etag: str | None) -> bytes: ...
-    def head(self, path: str) -> ObjectInfo: ...
-    def list(self, prefix: str) -> list[ObjectInfo]: ...
-    def delete(self, paths: Sequence[str]) -> None: ...
-    def copy(self, path: str, to: str) -> None: ...
-    def zarr_store(self) -> Any: ...
+    def put(self, path: str, data: bytes, only_new: bool) -> str | None:
+        """Write an object, and return its ETag if it is known."""
+        ...
+
+    def get(self, path: str, start: int, stop: int | None, etag: str | None) -> bytes:
+        """Read an object or a part of it, if it has this ETag."""
+        ...
+
+    def head(self, path: str) -> ObjectInfo:
+        """Describe an object."""
+        ...
+
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        """Describe all objects whose path begins with a prefix."""
+        ...
+
+    def delete(self, paths: Sequence[str]) -> None:
+        """Delete objects, if they exist."""
+        ...
+
+    def copy(self, path: str, to: str) -> None:
+        """Copy an object within the bucket."""
+        ...
 
 
-def open_client(url: str, options: Mapping[str, Any]) -> ObjectClient:
-    """Return a client for the bucket of a URL."""
-    scheme = url.partition("://")[0].lower()
-    if find_spec("obstore") is not None and "?" not in url:
-        kind = _OBSTORE_SCHEMES.get(scheme)
-        if kind is not None:
-            translated = _translated(kind, options)
-            if translated is not None and (kind != "s3" or _has_credentials(translated) or not find_spec("s3fs")):
-                return _Obstore(url, translated)
-        elif scheme in ("http", "https") and not options:
-            return _Obstore(url, {})
-    return _Fsspec(url, options)
+def open_client(url: str, storage_options: Mapping[str, Any]) -> ObjectClient:
+    """Return a client for the bucket of a URL.
 
-
-def _translated(kind: str, options: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return fsspec's options as those of obstore; None if one has no counterpart."""
-    given = {name: value for name, value in options.items() if name != "client_kwargs"}
-    given |= {k: v for k, v in dict(options.get("client_kwargs") or {}).items()}
-    if kind == "gs":
-        token = given.pop("token", None)
-        if given.keys() - {"project"} or not (token is None or token == "anon" or isinstance(token, str)):
-            return None
-        return {} if token is None else {"skip_signature": True} if token == "anon" else {"service_account": token}
-    names = {"s3": _S3 | dict.fromkeys(_S3_NATIVE, "")} if kind == "s3" else {"az": _AZURE}
-    known = names[kind]
-    if given.keys() - known.keys():
-        return None
-    return {known[name] or name: value for name, value in given.items() if value is not None and value is not False}
-
-
-def _has_credentials(options: Mapping[str, Any]) -> bool:
-    """Whether obstore finds credentials in the options or variables; s3fs also looks into the files of AWS's tools."""
-    return bool({"access_key_id", "skip_signature"} & options.keys()) or "AWS_ACCESS_KEY_ID" in os.environ
+    Raises
+    ------
+    ConfigError
+        If the URL or an option is refused.
+    """
+    own, options = own_options(storage_options)
+    if "?" not in url and not hasattr(open_object_store(url, storage_options), "fs"):
+        translated = for_obstore(url.partition("://")[0].lower(), options)
+        if translated is not None:
+            return _Obstore(url, translated, own)
+    return _Fsspec(url, options, own)
 
 
 class _Obstore:
     """Requests through obstore."""
 
-    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
-        from obstore.store import HTTPStore, from_url
+    def __init__(self, url: str, options: ObstoreOptions, own: RequestOptions) -> None:
+        from obstore.store import from_url
 
         parts = urlsplit(url)
-        bucket, self._is_azure = f"{parts.scheme}://{parts.netloc}", parts.scheme in ("abfs", "abfss", "az")
+        scheme = {"s3a": "s3", "gcs": "gs"}.get(parts.scheme, parts.scheme)
+        self.secrets, self.attempts = options.secrets, own.max_retries + 1
         self._prefix = parts.path.strip("/")
-        endpoint = str(options.get("endpoint", url))
-        client: Any = {"timeout": f"{_TIMEOUT}s", "connect_timeout": f"{_CONNECT_TIMEOUT}s"}
-        if endpoint.startswith("http://"):
-            client["allow_http"] = True
-        retry: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=_TIMEOUT)}
-        given: dict[str, Any] = {"client_options": client, "retry_config": retry, **options}
-        if parts.scheme in ("s3", "s3a") and "endpoint" in options:
-            given.setdefault("region", "us-east-1")  # servers of one's own seldom have regions
-
-        def open_store(prefix: str) -> Any:
-            if parts.scheme in ("http", "https"):
-                return HTTPStore(f"{bucket}/{prefix}", **given)
-            return from_url(f"{bucket.replace('s3a://', 's3://')}/{prefix}", **given)
-
-        self._open = open_store
-        self._store = open_store("")
+        limits: Any = {"timeout": f"{own.request_timeout:g}s", "connect_timeout": f"{min(own.request_timeout, 10):g}s"}
+        given: dict[str, Any] = {"config": options.config, "client_options": options.client | limits}
+        retries: Any = {"max_retries": 0}  # requests are repeated by `ObjectFolder`
+        self._store: Any = from_url(f"{scheme}://{parts.netloc}", retry_config=retries, **given)
 
     def path(self, key: str) -> str:
         return "/".join(part for part in (self._prefix, key) if part)
@@ -188,11 +175,6 @@ class _Obstore:
 
         obstore.copy(self._store, path, to)
 
-    def zarr_store(self) -> Any:
-        from zarr.storage import ObjectStore
-
-        return ObjectStore(self._open(self._prefix), read_only=True)
-
 
 def _info(found: Mapping[str, Any]) -> ObjectInfo:
     return ObjectInfo(found["path"], int(found["size"]), found["e_tag"], found["last_modified"])
@@ -201,10 +183,10 @@ def _info(found: Mapping[str, Any]) -> ObjectInfo:
 class _Fsspec:
     """Requests through fsspec."""
 
-    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+    def __init__(self, url: str, options: Mapping[str, Any], own: RequestOptions) -> None:
         from fsspec.core import url_to_fs
 
-        self._url, self._options = url, options
+        self.secrets, self.attempts = secrets_of(dict(options)), own.max_retries + 1
         self._is_http = url.startswith(("http://", "https://"))
         self._files, self._prefix = url_to_fs(url, **{"use_listings_cache": False, **options})
         self._prefix = self._prefix.rstrip("/")
@@ -248,11 +230,6 @@ class _Fsspec:
 
     def copy(self, path: str, to: str) -> None:
         self._files.cp_file(path, to)
-
-    def zarr_store(self) -> Any:
-        from zarr.storage import FsspecStore
-
-        return FsspecStore.from_url(self._url, storage_options=dict(self._options), read_only=True)
 
     def _described(self, path: str, info: Mapping[str, Any]) -> ObjectInfo:
         if info.get("type") == "directory" or info.get("size") is None:

@@ -10,9 +10,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lazypert.errors import ConfigError
 from lazypert.store.object_clients import ObjectChangedError, ObjectInfo, open_client
-from lazypert._internal.object_errors import shown_url, storage_error
-from lazypert.errors import ConfigError, MachineError
+from lazypert.store.object_errors import is_no_bucket, may_pass, object_error, shown_url
+from lazypert.store.object_store import open_object_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_ATTEMPTS = 5
 _FIRST_PAUSE = 0.25  # seconds; doubled after every failure
 _AT_ONCE = 1000  # objects that one request deletes
 
@@ -35,22 +35,20 @@ class ObjectFolder:
         ``scheme://bucket/prefix``.
     storage_options
         Credentials, addresses and other options, as fsspec or obstore name them. No error and no repr shows them.
-    name
-        The option that holds the URL, for errors.
 
     Raises
     ------
     ConfigError
-        If no installed package serves such URLs, or the options are refused.
+        In the first request, if no installed package serves such URLs, or the options are refused.
     """
 
-    def __init__(self, url: str, storage_options: Mapping[str, Any] | None = None, *, name: str = "store") -> None:
-        self.url, self.name, self._options = url.rstrip("/"), name, dict(storage_options or {})
+    def __init__(self, url: str, storage_options: Mapping[str, Any] | None = None) -> None:
+        self.url, self._options = url.rstrip("/"), dict(storage_options or {})
         self._lock = threading.Lock()
         self._opened: ObjectClient | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (self.url, self._options, self.name)
+        return _reopened, (self.url, self._options)
 
     def __repr__(self) -> str:
         return f"ObjectFolder({shown_url(self.url)!r})"
@@ -60,7 +58,7 @@ class ObjectFolder:
 
     def sibling(self, suffix: str) -> ObjectFolder:
         """Return the folder beside this one whose name has a suffix."""
-        return ObjectFolder(self.url + suffix, self._options, name=self.name)
+        return ObjectFolder(self.url + suffix, self._options)
 
     def put(self, key: str, data: bytes, *, only_new: bool = False) -> str | None:
         """Write an object at once: it appears complete or not at all; return its ETag if the server says it.
@@ -70,7 +68,7 @@ class ObjectFolder:
         FileExistsError
             If `only_new`, and it exists.
         """
-        return self._request(key, lambda client, path: client.put(path, data, only_new))
+        return self._request(key, lambda client, path: client.put(path, data, only_new), verb="written")
 
     def get(self, key: str, start: int = 0, stop: int | None = None, *, etag: str | None = None) -> bytes:
         """Read an object, or a part of it.
@@ -105,48 +103,43 @@ class ObjectFolder:
         paths = [self._client().path(key) for key in keys]
         for first in range(0, len(paths), _AT_ONCE):
             batch = paths[first : first + _AT_ONCE]
-            self._request("", lambda client, _, batch=batch: client.delete(batch))  # type: ignore[misc]
+            self._request("", lambda client, _, batch=batch: client.delete(batch), verb="written")  # type: ignore[misc]
 
     def copy(self, key: str, to: ObjectFolder) -> None:
         """Copy an object to the same key of another folder of the bucket, within the storage."""
-        self._request(key, lambda client, path: client.copy(path, client.path_of(to.url, key)))
+        self._request(key, lambda client, path: client.copy(path, client.path_of(to.url, key)), verb="written")
 
     def zarr_store(self) -> Any:
         """Return a Zarr store of the objects, for reading."""
-        return self._client().zarr_store()
+        return open_object_store(self.url, self._options)
 
     def _client(self) -> ObjectClient:
         with self._lock:
             if self._opened is None:
-                try:
-                    self._opened = open_client(self.url, self._options)
-                except Exception as error:  # each library raises types of its own
-                    raise storage_error(self.name, self.url, error, self._options) from None
+                self._opened = open_client(self.url, self._options)
             return self._opened
 
-    def _request(self, key: str, request: Callable[[ObjectClient, str], T]) -> T:
-        """Run a request, again after a pause if the network or the server fails."""
+    def _request(self, key: str, request: Callable[[ObjectClient, str], T], *, verb: str = "read") -> T:
+        """Run a request, again after a pause if it failed for a reason that may pass."""
         client, pause = self._client(), _FIRST_PAUSE
         path = client.path(key)
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(client.attempts):
             try:
                 return request(client, path)
-            except (FileNotFoundError, FileExistsError, ObjectChangedError) as error:
-                found = storage_error(self.name, self.url, error, self._options)
-                if isinstance(found, ConfigError):  # there is no such bucket
-                    raise found from None
+            except (FileExistsError, ObjectChangedError):
                 raise
-            except Exception as error:  # each library raises types of its own
-                found = storage_error(self.name, f"{self.url}/{key}" if key else self.url, error, self._options)
-                if not isinstance(found, MachineError) or attempt == _ATTEMPTS - 1:
-                    raise found from None  # the cause may show the options
+            except Exception as error:  # noqa: BLE001 - each library raises types of its own
+                found = object_error(str(self), key, error, client.secrets, verb=verb)
+                is_absent = isinstance(error, FileNotFoundError) and verb == "read" and not is_no_bucket(error)
+                if is_absent or not may_pass(error) or attempt == client.attempts - 1:
+                    raise FileNotFoundError(key) if is_absent else found from None  # the cause may show credentials
             time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - so that clients do not come back all at once
             pause *= 2
         raise AssertionError(path)
 
 
-def _reopened(url: str, options: dict[str, Any], name: str) -> ObjectFolder:
-    return ObjectFolder(url, options, name=name)
+def _reopened(url: str, options: dict[str, Any]) -> ObjectFolder:
+    return ObjectFolder(url, options)
 
 
 def require_object_url(name: str, url: str) -> None:

@@ -15,6 +15,7 @@ from lazypert.errors import ConfigError, LazypertError, MachineError, StoreDamag
 from lazypert.store.byte_reader import LocalReader, RemoteReader
 from lazypert.store.damage import store_damaged
 from lazypert.store.format import MARKER
+from lazypert.store.unfinished import CLAIM, unfinished_store
 
 if TYPE_CHECKING:
     from lazypert.store.byte_reader import ByteReader
@@ -90,6 +91,10 @@ def _open_url(url: str, storage_options: dict[str, Any] | None) -> tuple[ByteRea
         return reader, _open_group(remote, url)
     except StoreDamagedError:
         _require_readable(reader, url, storage_options)
+        raise
+    except StoreNotFoundError:
+        if reader.size(CLAIM) is not None:
+            raise unfinished_store(url) from None
         raise
     except LazypertError:
         raise

@@ -7,11 +7,11 @@ import threading
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from lazypert.errors import SourceFormatError, SourceMissingError
 from lazypert.store.object_clients import ObjectChangedError
-from lazypert._internal.object_errors import shown_url
+from lazypert.store.object_errors import shown_url
 from lazypert.store.object_folder import ObjectFolder
 from lazypert.store.range_cache import RangeCache
-from lazypert.errors import SourceFormatError, SourceMissingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -52,8 +52,8 @@ class RemoteFile:
         address, mark, query = url.partition("?")
         parent, _, last = address.rstrip("/").rpartition("/")
         self.name, self._key = unquote(last), last + mark + query
-        self.objects = ObjectFolder(url, self._options, name="source")
-        self._parent = ObjectFolder(parent, self._options, name="source") if not query else self.objects
+        self.objects = ObjectFolder(url, self._options)
+        self._parent = ObjectFolder(parent, self._options) if not query else self.objects
         info = self._head()
         self._is_folder = info is None
         if info is None and (query or not any(self.objects.head(name) for name in _ROOTS_OF_ZARR)):
