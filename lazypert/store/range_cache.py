@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ RANGE_BYTES = 8 << 20
 """Largest range of one request."""
 
 _RANGES_AT_ONCE = 4
+_STREAMS = 16  # sequences of reads that are told apart: HDF5 reads text from two places in turn
 
 
 class RangeCache:
@@ -37,7 +39,8 @@ class RangeCache:
         self._is_kept = bytearray(-(-size // BLOCK_BYTES))
         self._file = tempfile.TemporaryFile(prefix="lazypert-")  # noqa: SIM115 - open as long as the cache
         self._lock = threading.Lock()
-        self._expected, self._ahead = -1, 0
+        self._streams: dict[int, int] = {}
+        weakref.finalize(self, self._file.close)
 
     def read(self, start: int, stop: int) -> bytes:
         """Read from one offset to another: fewer bytes at the end of the file."""
@@ -54,15 +57,14 @@ class RangeCache:
         runs = list(self._absent_runs(first, last))
         if not runs:
             return
-        is_sequential = runs[0][0] <= self._expected <= last
-        self._ahead = min(max(2 * self._ahead, 1), RANGE_BYTES // BLOCK_BYTES) if is_sequential else 0
         begin, end = runs[-1]
         if end == last:
-            limit = min(end + self._ahead, len(self._is_kept))
+            ahead = self._ahead(runs[0][0], last)
+            limit = min(end + ahead, len(self._is_kept))
             while end < limit and not self._is_kept[end]:
                 end += 1
             runs[-1] = begin, end
-        self._expected = end
+            self._streams[end] = ahead
         step = RANGE_BYTES // BLOCK_BYTES
         pieces = [(a, min(a + step, stop)) for start, stop in runs for a in range(start, stop, step)]
         if len(pieces) == 1:
@@ -73,6 +75,15 @@ class RangeCache:
                 some = pieces[group : group + _RANGES_AT_ONCE]
                 for piece, data in zip(some, pool.map(self._fetch_blocks, some), strict=True):
                     self._keep(piece, data)
+
+    def _ahead(self, first: int, last: int) -> int:
+        """Blocks to read ahead: twice as many each time that a read continues one of the last ones."""
+        continued = next((end for end in self._streams if first <= end <= last), None)
+        if continued is not None:
+            return min(max(2 * self._streams.pop(continued), 1), RANGE_BYTES // BLOCK_BYTES)
+        if len(self._streams) >= _STREAMS:
+            del self._streams[next(iter(self._streams))]
+        return 0
 
     def _absent_runs(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         start = self._is_kept.find(0, first, last)

@@ -1,6 +1,5 @@
 """Conversion from and to an S3 server: the same bytes as local ones, one clear error for each thing that is wrong."""
 
-import contextlib
 import json
 import os
 import pickle
@@ -9,7 +8,7 @@ import subprocess
 import sys
 import urllib.request
 
-import anndata
+import h5py
 import numpy as np
 import pytest
 
@@ -17,7 +16,6 @@ import lazypert as lp
 from lazypert.conversion import target_claim
 from lazypert.errors import (
     ConfigError,
-    LazypertError,
     MachineError,
     SourceFormatError,
     SourceMissingError,
@@ -27,7 +25,7 @@ from lazypert.errors import (
 from lazypert.simulate import SimulationConfig, simulate_screen
 from lazypert.store.remote_file import RemoteFile
 from lazypert.store.unfinished import CLAIM
-from tests.support.stores import ROLES, assert_same, files, screen, write
+from tests.support.stores import ROLES, screen
 
 pytestmark = pytest.mark.slow
 URL = "s3://bucket/screen.zarr"
@@ -49,10 +47,7 @@ def _empty(request):
     """Empty the bucket, and forget the requests."""
     yield
     if "server" in request.fixturenames:
-        server = request.getfixturevalue("server")
-        server.requests.clear()
-        for key in server.objects(""):
-            server.client.delete_object(Bucket="bucket", Key=key)
+        request.getfixturevalue("server").clear()
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +55,7 @@ def made(tmp_path_factory):
     """A screen in an .h5ad file, and its local store."""
     folder = tmp_path_factory.mktemp("s3")
     path = folder / "screen.h5ad"
-    simulate_screen(path, SimulationConfig(n_cells=3000, n_genes=400, nnz_per_cell=100))
+    simulate_screen(path, SimulationConfig(n_cells=1500, n_genes=300, nnz_per_cell=100))
     return path, lp.convert(path, folder / "screen.zarr", **ROLES)
 
 
@@ -77,6 +72,10 @@ def to_s3(server, tmp_path):
         return lp.convert(source, url, **ROLES, **options)
 
     return convert
+
+
+def files(store):
+    return {path.relative_to(store).as_posix(): path.read_bytes() for path in store.rglob("*") if path.is_file()}
 
 
 def without_sources(found):
@@ -97,7 +96,7 @@ def test_every_object_has_the_bytes_of_the_local_file(server, made, to_s3, tmp_p
     source, local = made
     assert to_s3(source) == URL
     assert server.objects("screen.zarr/") == files(local)
-    assert os.listdir(tmp_path / "work") == []
+    assert list((tmp_path / "work").iterdir()) == []
     assert partial(server) == []
     puts = [path for method, path, _ in server.requests if method == "PUT" and not path.endswith(CLAIM)]
     assert len(puts) == len(set(puts)) == len(files(local)), "each object is sent once"
@@ -134,7 +133,6 @@ def test_stores_and_anndata_zarr_are_sources_too(server, made, to_s3, tmp_path):
     source, local = made
     to_s3(source)
     again = lp.convert(URL, tmp_path / "again.zarr", **ROLES, storage_options=server.options)
-    assert_same(lp.open(again).pert.to_anndata(), lp.open(local).pert.to_anndata()) if False else None
     np.testing.assert_array_equal(lp.open(again).X.values, lp.open(local).X.values)
     both = lp.convert([URL, source], tmp_path / "both.zarr", **ROLES, storage_options=server.options)
     assert lp.open(both).sizes["cell"] == 2 * lp.open(local).sizes["cell"]
@@ -142,7 +140,7 @@ def test_stores_and_anndata_zarr_are_sources_too(server, made, to_s3, tmp_path):
 
 def test_wrong_options_are_an_error_each_and_leave_nothing(server, made, to_s3, tmp_path):
     source = made[0]
-    good = server.options
+    good = server.impatient
     cases = [
         ("s3://nowhere/s.zarr", good, MachineError, "no such bucket"),
         ("s3://bucket/s.zarr", {**good, "nonsense": "1"}, ConfigError, "nonsense"),
@@ -165,9 +163,8 @@ def test_wrong_credentials_are_an_error(server, made, to_s3):
     address = server.options["endpoint_url"]
 
     def require_credentials(n_free):
-        urllib.request.urlopen(
-            urllib.request.Request(f"{address}/moto-api/reset-auth", str(n_free).encode(), method="POST")
-        )
+        body, kind = str(n_free).encode(), {"Content-Type": "text/plain"}
+        urllib.request.urlopen(urllib.request.Request(f"{address}/moto-api/reset-auth", body, kind)).close()
 
     require_credentials(0)
     try:
@@ -187,7 +184,7 @@ def test_a_server_that_goes_away_leaves_no_store_and_the_same_call_resumes(serve
         n_put.extend([path] if method == "PUT" and "/c/" in path else [])
         return len(n_put) > 6
 
-    with server.answering(fail_after_some), pytest.raises(MachineError, match="503|storage"):
+    with server.answering(fail_after_some), pytest.raises(MachineError, match="cannot be written"):
         to_s3(source)
     with pytest.raises(StoreNotFoundError, match="unfinished"):
         lp.open(URL, storage_options=server.options)
@@ -214,7 +211,7 @@ lp.convert(sys.argv[2], sys.argv[3], **json.loads(sys.argv[4]), storage_options=
 
 def run_killed(server, source, work, kill_when, *more):
     """Convert in another process, and kill it as soon as a request fulfils a condition."""
-    arguments = [json.dumps(server.options), str(source), URL, json.dumps(ROLES), str(work), *more]
+    arguments = [json.dumps(server.impatient), str(source), URL, json.dumps(ROLES), str(work), *more]
     child = subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], stderr=subprocess.DEVNULL)
     killed = []
 
@@ -251,7 +248,7 @@ def test_a_claim_that_has_expired_is_taken_over(server, made, to_s3, tmp_path, m
 
 
 def test_an_existing_store_stays_until_the_new_one_is_complete(server, made, to_s3, tmp_path):
-    source, local = made
+    source = made[0]
     to_s3(source)
     before = server.objects("screen.zarr/")
     other = tmp_path / "screen.h5ad"
@@ -291,13 +288,11 @@ def test_other_objects_are_never_deleted(server, made, to_s3):
 
 
 def test_an_error_of_the_source_leaves_no_object(server, to_s3, tmp_path):
-    adata = screen(200, 30)
-    adata.X.data[5] = np.nan
-    adata.X.indices[7] = 10_000
-    path = write(tmp_path, adata) if False else tmp_path / "bad.h5ad"
-    adata.X = adata.X.tocsr(copy=False)
-    anndata.AnnData(adata.X.astype("f4"), adata.obs, adata.var).write_h5ad(path)
-    with pytest.raises(LazypertError):
+    path = tmp_path / "bad.h5ad"
+    screen(200, 30).write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        file["X/indices"][7] = 10_000
+    with pytest.raises(SourceFormatError, match="10000"):
         to_s3(path)
     assert server.objects("") == {}
 
@@ -313,7 +308,7 @@ def test_a_file_that_changes_is_refused(server, made, tmp_path):
 
     with server.answering(change), pytest.raises(SourceFormatError, match="changed"):
         lp.convert(url, tmp_path / "s.zarr", **ROLES, storage_options=server.options)
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_remote_file_pickles_and_keeps_its_version(server, made):
@@ -328,12 +323,7 @@ def test_workers_of_a_cluster_read_and_send_by_themselves(server, made, to_s3, t
     from distributed import Client, LocalCluster
 
     url = server.upload(made[0], "screen.h5ad")
-    with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None, local_directory=str(tmp_path)
-        ) as cluster,
-        Client(cluster),
-        contextlib.suppress(TimeoutError),
-    ):
+    settings = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "local_directory": str(tmp_path)}
+    with LocalCluster(**settings) as cluster, Client(cluster):
         to_s3(url, source_storage_options=server.options, progress=False)
     assert without_sources(server.objects("screen.zarr/")) == without_sources(files(made[1]))

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 
-OPTIONS = {"key": "testing", "secret": "very-secret", "max_retries": 1, "request_timeout": 10}
+OPTIONS = {"key": "testing", "secret": "very-secret"}
 
 
 class S3Server:
@@ -60,6 +60,11 @@ class S3Server:
         return {**OPTIONS, "endpoint_url": f"http://127.0.0.1:{self._port}"}
 
     @property
+    def impatient(self):
+        """Options that give up after a few requests that fail."""
+        return {**self.options, "max_retries": 1, "request_timeout": 10}
+
+    @property
     def client(self):
         import boto3
 
@@ -79,6 +84,13 @@ class S3Server:
                 body = self.client.get_object(Bucket="bucket", Key=item["Key"])["Body"]
                 found[item["Key"].removeprefix(prefix)] = body.read()
         return found
+
+    def clear(self):
+        """Delete all objects, and forget the requests."""
+        while found := self.client.list_objects_v2(Bucket="bucket").get("Contents"):
+            keys = [{"Key": item["Key"]} for item in found]
+            self.client.delete_objects(Bucket="bucket", Delete={"Objects": keys})
+        self.requests.clear()
 
     def upload(self, path, key):
         self.client.upload_file(str(path), "bucket", key)
