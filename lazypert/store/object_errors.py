@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from lazypert.errors import AccessDeniedError, LazypertError, StorageError
+from lazypert.errors import AccessDeniedError, ConfigError, LazypertError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,6 +66,11 @@ def may_pass(error: BaseException) -> bool:
     return is_network or bool(_SLOW.search(text) or _BUSY.search(text) or _UNREACHABLE.search(text))
 
 
+def is_missing_bucket(error: BaseException) -> bool:
+    """Whether storage says that there is no such bucket."""
+    return bool(_NO_BUCKET.search(_everything(error)))
+
+
 def object_error(where: str, key: str, error: Exception, secrets: Sequence[str] = ()) -> Exception:
     """Return the error for an object that cannot be read now, whatever the reason.
 
@@ -84,6 +89,10 @@ def object_error(where: str, key: str, error: Exception, secrets: Sequence[str] 
         return error
     text, said = _everything(error), plain(error, secrets)
     name = f"{key!r} of {where!r}" if where else repr(key)
+    if isinstance(error, TypeError):
+        return ConfigError(
+            f"storage_options: {where!r} refuses them: {said}. Correct their names and types. The store is not damaged."
+        )
     if _NO_BUCKET.search(text):
         return StorageError(f"{name} cannot be read: there is no such bucket. Correct the URL. ({said})")
     if _NO_CREDENTIALS.search(text):
