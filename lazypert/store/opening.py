@@ -21,7 +21,7 @@ from lazypert.store.object_store import open_object_store
 from lazypert.store.reader_store import ReaderStore
 from lazypert.store.remote_reader import RemoteReader
 from lazypert.store.storage_options import own_options, secrets_of
-from lazypert.store.table_objects import hold_tables
+from lazypert.store.table_objects import annotation_objects
 
 _FILES = (".h5ad", ".h5", ".h5mu", ".loom")
 
@@ -111,7 +111,7 @@ def _open_remote(
         reader = RemoteReader(opened, url, options, secrets, of_version)
     reader.provide({"zarr.json": root})
     group = _open_group(ReaderStore(reader), url)
-    hold_tables(reader, group)
+    reader.hold(annotation_objects(group))
     return reader, group, identity
 
 

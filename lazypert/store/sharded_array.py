@@ -276,13 +276,19 @@ class ShardedArray:
     def begin_ranges(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> None:
         """Start to read the first step of ranges that this thread will read after another array."""
         if self.reader.coalescing_gap:
+            self._hold_if_small()
             is_filled = stops > starts
             numbers = _chunks_of(starts[is_filled], stops[is_filled], self.grid.chunk)
             self.begin(numbers[: self._step_ends(numbers)[0]] if len(numbers) else numbers)
 
     def _hold_if_small(self) -> None:
         """Let a small array be read by one request, instead of one for its index and another for its chunks."""
-        if self.reader.coalescing_gap and self.grid.n_shards == 1 and self.grid.length * self.dtype.itemsize <= _SMALL:
+        if (
+            self.reader.coalescing_gap
+            and not self.reader.has_files
+            and self.grid.n_shards == 1
+            and self.grid.length * self.dtype.itemsize <= _SMALL
+        ):
             self.reader.hold([self.indexes.key(0)])
 
     @contextmanager

@@ -27,6 +27,7 @@ from lazypert.store.replaced import CheckedReader, Version, store_changed
 from lazypert.store.sharded_array import ShardedArray
 from lazypert.store.stored_cell_stats import StoredCellStats
 from lazypert.store.stored_groups import read_groups
+from lazypert.store.table_objects import group_objects
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -100,6 +101,8 @@ class Store:
             )
         self.format_version: int = version
         self.reader = CheckedReader(reader, self.attrs, self._root_identity)
+        if self.is_remote:
+            self.reader.check()  # what was read after the root metadata belongs to them
 
     def __reduce__(self) -> tuple[Any, ...]:
         cache = self.cache_dir, self.cache_size
@@ -375,6 +378,7 @@ class Store:
     @cached_property
     def groups(self) -> Groups:
         """Groups by the store's own roles."""
+        self.reader.hold(group_objects(self._root) if self.is_remote else [])
         return read_groups(self)
 
     @property

@@ -1,4 +1,4 @@
-"""The small objects that tables consist of: read at once when a store in object storage is opened."""
+"""The small objects that tables consist of: those that are used together are read at once from object storage."""
 
 from __future__ import annotations
 
@@ -9,34 +9,36 @@ from lazypert.store.format import TABLES
 if TYPE_CHECKING:
     import zarr
 
-    from lazypert.store.remote_reader import RemoteReader
-
-_LARGEST = 1 << 20  # bytes of a decoded array, or of 16 times as many strings
-_TABLES = tuple(f"{TABLES}/{name}/" for name in ("runs", "labels", "conditions", "subgroups"))
+_LARGEST = 1 << 20  # bytes of a decoded array; of a string, 16 are counted
+_GROUPS = tuple(f"{TABLES}/{name}" for name in ("runs/", "labels/", "conditions/", "subgroups/", "batch", "name_hash"))
 
 
-def hold_tables(reader: RemoteReader, root: zarr.Group) -> None:
-    """Read what nearly every use of a store needs, so that no use waits for one table after another."""
-    reader.hold(table_objects(root))
+def annotation_objects(root: zarr.Group) -> list[str]:
+    """Keys of the small objects that hold genes and categories, which every Dataset shows."""
+
+    def is_annotation(path: str) -> bool:
+        return path.startswith(("var/", "raw/var/")) or (path.startswith("obs/") and path.endswith("/categories"))
+
+    return [f"{path}/c/0" for path in _small_arrays(root) if is_annotation(path)]
 
 
-def table_objects(root: zarr.Group) -> list[str]:
-    """Keys of the small objects that hold genes, categories and the run table, by the consolidated metadata."""
+def group_objects(root: zarr.Group) -> list[str]:
+    """Keys of the small objects that hold the groups and the cells of each."""
+    return [f"{path}/c/0" for path in _small_arrays(root) if path.startswith(_GROUPS)]
+
+
+def _small_arrays(root: zarr.Group) -> list[str]:
+    """Paths of the arrays that are one small object each, by the consolidated metadata."""
     consolidated = root.metadata.consolidated_metadata
     if consolidated is None:
         return []
-    arrays = {path: node for path, node in consolidated.flattened_metadata.items() if hasattr(node, "shape")}
-    return [f"{path}/c/0" for path, array in sorted(arrays.items()) if _is_table(path) and _is_small(array)]
-
-
-def _is_table(path: str) -> bool:
-    is_category = path.startswith("obs/") and path.endswith("/categories")
-    return is_category or path.startswith(("var/", "raw/var/", *_TABLES))
+    nodes = consolidated.flattened_metadata.items()
+    return sorted(path for path, node in nodes if hasattr(node, "shape") and _is_small(node))
 
 
 def _is_small(array: Any) -> bool:
     dtype = array.dtype.to_native_dtype() if hasattr(array.dtype, "to_native_dtype") else array.dtype
     if len(array.shape) != 1 or not array.shape[0]:
         return False
-    n_bytes = array.shape[0] * (16 if dtype.hasobject else dtype.itemsize)
+    n_bytes = array.shape[0] * (16 if dtype.kind in "OT" else dtype.itemsize)
     return bool(n_bytes <= _LARGEST and array.shape[0] <= array.chunk_grid.chunk_shape[0])

@@ -86,7 +86,9 @@ class _Handler(BaseHTTPRequestHandler):
         with server.lock:
             server.n_active += 1
             server.most_active = max(server.most_active, server.n_active)
-            fault = server.random.choice(["503", "reset", "short"]) if server.random.random() < server.failure_rate else ""
+            fault = (
+                server.random.choice(["503", "reset", "short"]) if server.random.random() < server.failure_rate else ""
+            )
         try:
             while server.hangs:
                 time.sleep(0.05)
