@@ -185,9 +185,8 @@ class PerturbationPipeline:
         ConfigError
             If `splits` has other cells, or is given together with options of another split.
         """
-        if isinstance(file_paths, str | ZarrStore | xr.Dataset | PerturbationAnnDataSource) or not isinstance(
-            file_paths, Iterable
-        ):
+        is_one = isinstance(file_paths, str | ZarrStore | xr.Dataset | PerturbationAnnDataSource)
+        if is_one or not isinstance(file_paths, Iterable):
             file_paths = [file_paths]
         if splits is not None:
             self._refuse_split_options()

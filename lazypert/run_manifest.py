@@ -242,8 +242,8 @@ def _sources(result: PerturbationPipelineResult) -> list[dict[str, Any]]:
             )
         if not isinstance(source.config.file_path, str | Path):
             raise ConfigError(
-                f"result: got a screen opened from the Zarr store {source.store.path!r}, expected a path or a URL, which a "
-                "run manifest can hold. Open the screen by its URL."
+                f"result: got a screen opened from the Zarr store {source.store.path!r}, expected a path or a URL, "
+                "which a run manifest can hold. Open the screen by its URL."
             )
         found.append(
             {

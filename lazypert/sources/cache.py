@@ -41,9 +41,11 @@ def open_or_convert(config: PerturbationSourceConfig) -> Store:
     """
     if is_store(config.file_path):
         # A local store needs no cache: `cache_dir` is then for files only.
-        is_remote = isinstance(config.file_path, ZarrStore) or is_url(location("file_path", config.file_path))
+        given = config.file_path
+        is_remote = isinstance(given, ZarrStore) or is_url(location("file_path", given))
         cache_dir = config.cache_dir if is_remote else None
-        return Store(config.file_path, config.storage_options, cache_dir=cache_dir, cache_size=config.cache_size)
+        return Store(given, config.storage_options, cache_dir=cache_dir, cache_size=config.cache_size)
+    assert not isinstance(config.file_path, ZarrStore)
     found = location("file_path", config.file_path)
     path = Path(found)
     from lazypert.converter import open_source

@@ -55,8 +55,8 @@ class PerturbationSourceConfig(ScreenOptions):
     Parameters
     ----------
     file_path
-        A lazypert store, its URL, or a Zarr store that holds it; or an ``.h5ad`` file, which is converted on first use. In this and the other
-        paths, ``~`` and ``$VARIABLES`` are replaced.
+        A lazypert store, its URL, or a Zarr store that holds it; or an ``.h5ad`` file, which is converted on first
+        use. In this and the other paths, ``~`` and ``$VARIABLES`` are replaced.
     pert_col, cell_type_col, batch_col
         obs columns. `cell_type_col` and `batch_col` may be None if the screen has no such column.
     control_pert

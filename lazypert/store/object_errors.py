@@ -40,11 +40,7 @@ _BUSY = re.compile(
 
 def plain(error: BaseException, secrets: Sequence[str] = ()) -> str:
     """Return the message of a library's error: one line, short, without credentials and signed URLs."""
-    texts, cause, seen = [], error, set()
-    while cause is not None and id(cause) not in seen and len(texts) < 4:
-        seen.add(id(cause))
-        texts.append(f"{type(cause).__name__}: {str(cause).partition('Debug source:')[0]}")
-        cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
+    texts = [f"{type(cause).__name__}: {str(cause).partition('Debug source:')[0]}" for cause in _causes(error)[:4]]
     text = " ".join("; ".join(texts).split())
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
@@ -128,9 +124,14 @@ def object_error(where: str, key: str, error: Exception, secrets: Sequence[str] 
 
 
 def _everything(error: BaseException) -> str:
-    texts, cause, seen = [], error, set()
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        texts.append(f"{type(cause).__name__} {cause}")
-        cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
-    return " ".join(texts)
+    return " ".join(f"{type(cause).__name__} {cause}" for cause in _causes(error))
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """Return an error and what caused it, as far as each is known once."""
+    found: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and all(cause is not other for other in found):
+        found.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return found

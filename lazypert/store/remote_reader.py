@@ -288,7 +288,7 @@ class RemoteReader:
         return RemoteReader(store, where, options, secrets)
 
     def root_identity(self) -> Any:
-        """Return what tells the root metadata from others, None if they are gone; a request without a body if possible."""
+        """Return what tells versions of the root metadata apart, None if they are gone; without reading them if possible."""
         opened = self._of_obstore()
         if opened is None:
             return self.fetch_whole("zarr.json")

@@ -38,7 +38,8 @@ class _Loop:
         self._start()
 
     def _start(self) -> None:
-        self._pid, self._running = os.getpid(), None
+        self._pid = os.getpid()
+        self._running: asyncio.AbstractEventLoop | None = None
         self.waiting: dict[int, set[concurrent.futures.Future[Any]]] = {}
         self.stopped: set[int] = set()
         self.is_closed = False
@@ -50,7 +51,7 @@ class _Loop:
             self._start()
         with self._lock:
             if self._running is None:
-                self._running: asyncio.AbstractEventLoop | None = asyncio.new_event_loop()
+                self._running = asyncio.new_event_loop()
                 threading.Thread(target=self._running.run_forever, name="lazypert-requests", daemon=True).start()
             return self._running
 

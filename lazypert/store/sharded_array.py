@@ -283,12 +283,8 @@ class ShardedArray:
 
     def _hold_if_small(self) -> None:
         """Let a small array be read by one request, instead of one for its index and another for its chunks."""
-        if (
-            self.reader.coalescing_gap
-            and not self.reader.has_files
-            and self.grid.n_shards == 1
-            and self.grid.length * self.dtype.itemsize <= _SMALL
-        ):
+        is_small = self.grid.n_shards == 1 and self.grid.length * self.dtype.itemsize <= _SMALL
+        if is_small and self.reader.coalescing_gap and not self.reader.has_files:
             self.reader.hold([self.indexes.key(0)])
 
     @contextmanager
