@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
 import xarray as xr
+from zarr.abc.store import Store as ZarrStore
 
 from lazypert._internal.config import derive
 from lazypert._internal.unique_names import unique_names
@@ -68,7 +69,7 @@ if TYPE_CHECKING:
     from lazypert.splits.splitter_base import Splitter
 
 
-Screen: TypeAlias = str | Path | xr.Dataset | PerturbationAnnDataSource
+Screen: TypeAlias = str | Path | ZarrStore | xr.Dataset | PerturbationAnnDataSource
 
 _SAMPLER_FIELDS = tuple(field.name for field in fields(PerturbationSamplerConfig))
 
@@ -184,7 +185,8 @@ class PerturbationPipeline:
         ConfigError
             If `splits` has other cells, or is given together with options of another split.
         """
-        if isinstance(file_paths, str | xr.Dataset | PerturbationAnnDataSource) or not isinstance(file_paths, Iterable):
+        is_one = isinstance(file_paths, str | ZarrStore | xr.Dataset | PerturbationAnnDataSource)
+        if is_one or not isinstance(file_paths, Iterable):
             file_paths = [file_paths]
         if splits is not None:
             self._refuse_split_options()

@@ -240,6 +240,11 @@ def _sources(result: PerturbationPipelineResult) -> list[dict[str, Any]]:
                 f"{source.store.path!r}, expected whole screens: a selection cannot be opened again by its path. "
                 "Leave cells out with exclude_perturbations and similar options, or with splits=..."
             )
+        if not isinstance(source.config.file_path, str | Path):
+            raise ConfigError(
+                f"result: got a screen opened from the Zarr store {source.store.path!r}, expected a path or a URL, "
+                "which a run manifest can hold. Open the screen by its URL."
+            )
         found.append(
             {
                 "path": _without_credentials(location("file_path", source.config.file_path)),

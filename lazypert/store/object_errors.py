@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from lazypert.errors import AccessDeniedError, LazypertError, StorageError
+from lazypert.errors import AccessDeniedError, ConfigError, LazypertError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,11 +40,7 @@ _BUSY = re.compile(
 
 def plain(error: BaseException, secrets: Sequence[str] = ()) -> str:
     """Return the message of a library's error: one line, short, without credentials and signed URLs."""
-    texts, cause, seen = [], error, set()
-    while cause is not None and id(cause) not in seen and len(texts) < 4:
-        seen.add(id(cause))
-        texts.append(f"{type(cause).__name__}: {str(cause).partition('Debug source:')[0]}")
-        cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
+    texts = [f"{type(cause).__name__}: {str(cause).partition('Debug source:')[0]}" for cause in _causes(error)[:4]]
     text = " ".join("; ".join(texts).split())
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
@@ -66,8 +62,8 @@ def may_pass(error: BaseException) -> bool:
     return is_network or bool(_SLOW.search(text) or _BUSY.search(text) or _UNREACHABLE.search(text))
 
 
-def is_no_bucket(error: BaseException) -> bool:
-    """Whether a request failed because there is no such bucket."""
+def is_missing_bucket(error: BaseException) -> bool:
+    """Whether storage says that there is no such bucket."""
     return bool(_NO_BUCKET.search(_everything(error)))
 
 
@@ -93,18 +89,22 @@ def object_error(
         return error
     text, said = _everything(error), plain(error, secrets)
     name = f"{key!r} of {where!r}" if where else repr(key)
+    if isinstance(error, TypeError):
+        return ConfigError(
+            f"storage_options: {where!r} refuses them: {said}. Correct their names and types. The store is not damaged."
+        )
     if _NO_BUCKET.search(text) or (verb == "written" and isinstance(error, FileNotFoundError)):
         return StorageError(f"{name} cannot be {verb}: there is no such bucket. Correct the URL. ({said})")
     if _NO_CREDENTIALS.search(text):
         return AccessDeniedError(
             f"{name} cannot be {verb}: no credentials were found. Pass storage_options={{'key': ..., 'secret': ...}}, "
-            "set the storage's variables (AWS_ACCESS_KEY_ID, ...), or pass {'anon': True} if it is public. "
+            "set the storage's environment variables (AWS_ACCESS_KEY_ID, ...), or pass {'anon': True} if it is public. "
             f"({said})"
         )
     if _REGION.search(text):
         return StorageError(
-            f"{name} cannot be {verb}: its bucket is in another region. Pass storage_options={{'region': ...}}. "
-            f"({said})"
+            f"{name} cannot be {verb}: the bucket is in another region. Pass "
+            f"storage_options={{'region': ...}}. ({said})"
         )
     if isinstance(error, PermissionError) or (_DENIED.search(text) and not re.search(r"\b5\d\d\b", text)):
         return AccessDeniedError(
@@ -129,12 +129,17 @@ def object_error(
 
 
 def _everything(error: BaseException) -> str:
-    texts, cause, seen = [], error, set()
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        texts.append(f"{type(cause).__name__} {cause}")
-        cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
-    return " ".join(texts)
+    return " ".join(f"{type(cause).__name__} {cause}" for cause in _causes(error))
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """Return an error and what caused it, as far as each is known once."""
+    found: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and all(cause is not other for other in found):
+        found.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return found
 
 
 def shown_url(url: str) -> str:

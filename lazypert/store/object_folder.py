@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lazypert.errors import ConfigError
 from lazypert.store.object_clients import ObjectChangedError, ObjectInfo, open_client
-from lazypert.store.object_errors import is_no_bucket, may_pass, object_error, shown_url
+from lazypert.store.object_errors import is_missing_bucket, may_pass, object_error, shown_url
 from lazypert.store.object_store import open_object_store
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class ObjectFolder:
                 raise
             except Exception as error:  # noqa: BLE001 - each library raises types of its own
                 found = object_error(str(self), key, error, client.secrets, verb=verb)
-                is_absent = isinstance(error, FileNotFoundError) and verb == "read" and not is_no_bucket(error)
+                is_absent = isinstance(error, FileNotFoundError) and verb == "read" and not is_missing_bucket(error)
                 if is_absent or not may_pass(error) or attempt == client.attempts - 1:
                     raise FileNotFoundError(key) if is_absent else found from None  # the cause may show credentials
             time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - so that clients do not come back all at once

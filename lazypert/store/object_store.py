@@ -68,10 +68,10 @@ def _open_obstore(url: str, options: ObstoreOptions, read_only: bool) -> Any:
     aliases = {"gcs": "gs", "s3a": "s3"}
     address = f"{aliases.get(scheme.lower(), scheme.lower())}://{rest}"
     try:
-        opened = from_url(
+        opened = from_url(  # type: ignore[call-overload]
             address,
-            config=options.config,  # type: ignore[arg-type]
-            client_options=options.client,  # type: ignore[arg-type]
+            config=options.config,
+            client_options=options.client,
             retry_config={"max_retries": 0},  # requests are repeated by `lazypert.store.requests`
         )
     except (BaseError, ValueError, TypeError) as error:

@@ -100,7 +100,7 @@ def test_results_do_not_depend_on_the_steps_of_a_read(folder, chunks, files, mon
 
 
 def test_chunks_are_read_into_memory_when_too_many_files_are_open(folder, monkeypatch):
-    def fail(self, keys):
+    def fail(self, keys, ranges):
         raise OSError(errno.EMFILE, "Too many open files", keys[0])
 
     monkeypatch.setattr(LocalReader, "open_files", fail)
