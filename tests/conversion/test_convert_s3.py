@@ -94,6 +94,7 @@ def partial(server):
 
 def test_every_object_has_the_bytes_of_the_local_file(server, made, to_s3, tmp_path):
     source, local = made
+    server.requests.clear()
     assert to_s3(source) == URL
     assert server.objects("screen.zarr/") == files(local)
     assert list((tmp_path / "work").iterdir()) == []
