@@ -234,7 +234,10 @@ def _load_finished(writer: StoreWriter, work: Path) -> dict[str, Any] | None:
     with contextlib.suppress(KeyError, TypeError):  # not written by this version
         entries, cell_stats = ([Entry(*entry) for entry in record[key]] for key in ("files", "cell_stats"))
         summary: dict[str, Any] = record["summary"]
-        if writer.files.holds(entries) and match_files(work, cell_stats):
+        metadata = [entry for entry in entries if entry.key.endswith("zarr.json")]  # which stay local until the end
+        values = [entry for entry in entries if not entry.key.endswith("zarr.json")]
+        is_there = match_files(writer.root, metadata) and writer.files.holds(values)
+        if is_there and match_files(work, cell_stats):
             writer.add(entries)
             return summary
     shutil.rmtree(work)

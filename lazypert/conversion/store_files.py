@@ -89,12 +89,13 @@ class ObjectFiles:
             return all(info is not None and info.size == size for info, size in found)
 
     def take(self, folder: Path, *, is_taken: Callable[[str], bool]) -> list[Entry]:
-        """Send files, and delete them from the folder."""
+        """Send files, and delete those of values from the folder."""
         keys = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
         def send(key: str) -> Entry:
             entry = self.write(key, [(folder / key).read_bytes()])
-            (folder / key).unlink()
+            if not key.endswith("zarr.json"):  # small, and the root metadata repeat them
+                (folder / key).unlink()
             return entry
 
         with ThreadPoolExecutor(UPLOADS) as pool:
