@@ -35,6 +35,7 @@ from lazypert.converter import is_in_memory
 from lazypert.errors import ConfigError, DiskFullError, NotCopiedWarning
 from lazypert.progress import Bar
 from lazypert.screen.roles import Roles, control_labels, covariate_names
+from lazypert.store.format import default_compression
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from lazypert.converter import ScreenReader
     from lazypert.progress import Progress, Report
     from lazypert.screen.renames import Renames
+    from lazypert.store.format import Compression
 
 _LOG = logging.getLogger("lazypert")
 _SHOWN_LINES = 5  # of what was not copied, in a warning
@@ -75,6 +77,7 @@ def convert(
     overwrite: bool = False,
     join: Join = "inner",
     obs: ObsTables | None = None,
+    compression: Compression | None = None,
     progress: Callable[[Progress], None] | bool | None = None,
 ) -> Path:
     """Convert one or more source files into a lazypert store.
@@ -143,6 +146,10 @@ def convert(
         tables. Barcodes are in the index of a DataFrame, in a column such as ``cell_barcode``, or in the first column
         of a file, so that Cell Ranger's ``protospacer_calls_per_cell.csv`` can be passed as it is. `pert_col`
         and the other options may name these columns. Cells without a row get missing values.
+    compression
+        How column numbers are stored: ``"fast"`` as they are, or ``"compact"`` as differences, which takes about a
+        third less space and decodes more slowly. None: ``"fast"`` in a local folder, where decoding limits
+        loading, and ``"compact"`` at a URL, where the network does. All values are the same.
     progress
         Called with every `lazypert.progress.Progress`. None shows a bar if stderr is a terminal;
         False shows nothing.
@@ -197,7 +204,14 @@ def convert(
             FutureWarning,
             stacklevel=3,
         )
-    options = ConversionOptions(roles=roles, layer=layer, order=order, join=join, control_col=control_col)
+    options = ConversionOptions(
+        roles=roles,
+        layer=layer,
+        order=order,
+        join=join,
+        control_col=control_col,
+        compression=default_compression(store) if compression is None else compression,
+    )
     budget = Budget.of(memory_limit)
     target = _resolve_target(store, sources.files)
     StoreWriter.check(target, overwrite=overwrite)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lazypert.conversion.spill import Spill
     from lazypert.conversion.store_writer import StoreWriter
     from lazypert.progress import Report
+    from lazypert.store.format import Compression
 
 X_FOLDER = "0"
 """Folder of X's tasks inside the staging directory's ``work``; other matrices get the next numbers."""
@@ -109,7 +110,7 @@ def write_matrix(writer: StoreWriter, plan: ConversionPlan, job: MatrixJob, repo
     for spill in spills:
         value_stats = value_stats.merge(spill.value_stats)
     nnz = _write_indptr(writer, plan.n_obs, job, spills)
-    shard_writer = _shard_writer(writer, job, nnz, value_stats)
+    shard_writer = _shard_writer(writer, job, nnz, value_stats, plan.options.compression)
     shards = run(
         ShardWriter.write_shard,
         [(shard_writer, shard) for shard in range(shard_writer.data.grid.n_shards)],
@@ -168,8 +169,10 @@ def index_dtype(nnz: int) -> np.dtype[Any]:
     return np.dtype("i4" if nnz < 2**31 else "i8")
 
 
-def _shard_writer(writer: StoreWriter, job: MatrixJob, nnz: int, value_stats: ValueStats) -> ShardWriter:
-    data, indices = matrix_templates(writer, job.name, (job.n_cols, nnz), value_stats)
+def _shard_writer(
+    writer: StoreWriter, job: MatrixJob, nnz: int, value_stats: ValueStats, compression: Compression
+) -> ShardWriter:
+    data, indices = matrix_templates(writer, job.name, (job.n_cols, nnz), value_stats, compression)
     return ShardWriter(
         data=data,
         indices=indices,
@@ -181,16 +184,21 @@ def _shard_writer(writer: StoreWriter, job: MatrixJob, nnz: int, value_stats: Va
 
 
 def matrix_templates(
-    writer: ArrayWriter, name: str, n_cols_and_nnz: tuple[int, int], value_stats: ValueStats
+    writer: ArrayWriter,
+    name: str,
+    n_cols_and_nnz: tuple[int, int],
+    value_stats: ValueStats,
+    compression: Compression,
 ) -> tuple[Template, Template]:
     """Create the arrays of values and column numbers of a matrix, in the dtypes that its values need."""
     n_cols, nnz = n_cols_and_nnz
     grid, dtype = Grid.matrix(nnz), value_stats.dtype()
     declared = declared_dtype(dtype, value_stats.maximum, value_stats.minimum)
     index = stored_index_dtype(n_cols, index_dtype(nnz))
+    codec = index_codec(index, compression)
     return (
         writer.template(f"{name}/data", dtype, grid, codec=values_codec(dtype), declared=declared, keep=True),
-        writer.template(f"{name}/indices", index, grid, codec=index_codec(index), declared=index_dtype(nnz), keep=True),
+        writer.template(f"{name}/indices", index, grid, codec=codec, declared=index_dtype(nnz), keep=True),
     )
 
 

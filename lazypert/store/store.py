@@ -17,7 +17,7 @@ from lazypert.store.added import ADDED, combined_digest, is_within
 from lazypert.store.arrays import DenseArray, StringArray
 from lazypert.store.byte_reader import LocalReader
 from lazypert.store.damage import store_damaged
-from lazypert.store.format import FORMAT_VERSION, MARKER, RAW, TABLES, Grid, matrix_name, stored_dtype
+from lazypert.store.format import FORMAT_VERSION, MARKER, RAW, TABLES, Grid, matrix_name, stored_elements
 from lazypert.store.manifest import MANIFEST, Entry, manifest_digest
 from lazypert.store.matrix import Matrix
 from lazypert.store.opening import open_root
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from lazypert.screen.groups import Groups
     from lazypert.store.byte_reader import ByteReader
+    from lazypert.store.format import Compression
 
 _CELL_STATS = f"{TABLES}/facts"
 
@@ -109,6 +110,11 @@ class Store:
     def matrices(self) -> tuple[str, ...]:
         """Names of the sparse matrices, X first: ``"X"``, ``"layers/<name>"``, ``"raw/X"``, ``"obsm/<name>"``."""
         return tuple(self.attrs["matrices"])
+
+    @property
+    def compression(self) -> Compression:
+        """How the column numbers of X are stored; `convert` describes the options."""
+        return "compact" if self.open_array("X/indices").is_delta else "fast"
 
     @property
     def obs_columns(self) -> tuple[str, ...]:
@@ -226,10 +232,10 @@ class Store:
         grid = Grid(array.shape[0], array.chunks[0], array.shards[0])
         (sharding,) = array.metadata.to_dict()["codecs"]
         try:
-            dtype = stored_dtype(array.dtype, sharding["configuration"]["codecs"])
+            dtype, is_delta = stored_elements(array.dtype, sharding["configuration"]["codecs"])
         except (ValueError, TypeError, KeyError, IndexError) as error:
             raise store_damaged(f"{path}/zarr.json", str(error)) from error
-        return ShardedArray(self._reader_of(path), path, dtype, grid)
+        return ShardedArray(self._reader_of(path), path, dtype, grid, is_delta=is_delta)
 
     def open_strings(self, path: str) -> StringArray:
         """Open an array of strings, such as ``"obs/_index"``."""
