@@ -167,7 +167,7 @@ class ArrayWriter:
         declared: np.dtype[Any] | None = None,
         overwrite: bool = True,
     ) -> Any:
-        blosc, filters = codec.blosc(), []
+        blosc, filters = codec.blosc(), list[Any]()
         if declared is not None and declared != dtype:
             blosc["typesize"] = dtype.itemsize  # by default Zarr takes that of the declared dtype
             filters.append(AsType.from_dict(astype_codec(dtype, declared)))

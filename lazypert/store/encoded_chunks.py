@@ -9,6 +9,7 @@ import numpy as np
 
 from lazypert._internal.kernels import kernel
 from lazypert.store.native import call_blosc_decompress, call_blosc_getitem, call_crc32c, call_pread
+from lazypert.store.prefix_sum import add_up
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -147,13 +148,6 @@ def _uint32(body: Any, at: Any) -> Any:
     return (
         np.int64(body[at]) | np.int64(body[at + 1]) << 8 | np.int64(body[at + 2]) << 16 | np.int64(body[at + 3]) << 24
     )
-
-
-@kernel
-def add_up(differences: Any) -> None:
-    """Replace differences by the elements, in place; sums wrap around like the differences."""
-    for i in range(1, len(differences)):
-        differences[i] += differences[i - 1]
 
 
 @kernel

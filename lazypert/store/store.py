@@ -262,8 +262,8 @@ class Store:
     def content_digest(self) -> str:
         """SHA-256 of the sizes and checksums of all files of values that were converted.
 
-        Two conversions of one file have the same digest, with whatever version of Zarr they were made: metadata, whose
-        text differs between versions, do not count, nor does what was added to the store later.
+        Two conversions of one file with one `compression` have the same digest, with whatever version of Zarr they were
+        made: metadata, whose text differs between versions, do not count, nor does what was added to the store later.
         """
         try:
             entries, added = self.read_manifest(), self.added

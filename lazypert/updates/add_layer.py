@@ -36,7 +36,8 @@ def add_layer(store: str | Path, name: str, matrix: Any) -> None:
     """Add a layer to a store, in one step as `add_obs` does.
 
     Values are stored like those of X: rows sparse, in the smallest dtype that holds them all exactly, and with the
-    store's compression. Beside one block, memory holds 16 bytes per cell; the values are collected in a temporary file beside the store.
+    store's compression. Beside one block, memory holds 16 bytes per cell; the values are collected in a temporary file
+    beside the store.
 
     Parameters
     ----------
