@@ -14,6 +14,7 @@ from lazypert._internal.memory import Budget, release_memory
 from lazypert._internal.paths import local_path
 from lazypert._internal.validation import named_options, require_integer
 from lazypert.conversion.cell_stats import CellStatsPlan
+from lazypert.conversion.cluster_needs import check_cluster
 from lazypert.conversion.given_sources import GivenSources
 from lazypert.conversion.joined_obs import join_obs
 from lazypert.conversion.kept_elements import write_elements
@@ -174,6 +175,9 @@ def convert(
         If a column or the control label does not exist.
     ConfigError
         If an option is invalid, a path is a URL, or `memory_limit` is too small for a chunk of the file.
+    ClusterError
+        If a `dask.distributed.Client` is active and a worker cannot read the files or write beside the store, which
+        is checked first, or if the cluster is lost. An interrupted conversion resumes.
     DiskFullError
         If the spills or the store do not fit on the disk; raised before anything is written
         if that is certain.
@@ -215,7 +219,9 @@ def convert(
     budget = Budget.of(memory_limit)
     target = _resolve_target(store, sources.files)
     StoreWriter.check(target, overwrite=overwrite)
-    plan = _make_plan(sources.open(), options, budget, obs)
+    readers = sources.open()
+    check_cluster(sources.files, target)
+    plan = _make_plan(readers, options, budget, obs)
     plan.check_memory()
     _check_disk(plan, target)
     if plan.not_copied:  # before anything is written, so that nothing is left behind if warnings are errors

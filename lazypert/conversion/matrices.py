@@ -12,6 +12,7 @@ import numpy as np
 
 from lazypert._internal.tasks import run
 from lazypert.conversion.checkpoints import load_checkpoint, save_checkpoint
+from lazypert.conversion.cluster_needs import needs_of_tasks
 from lazypert.conversion.external_sort import BlockSorter, ShardWriter, save_reduce_inputs
 from lazypert.sparse.value_stats import ValueStats
 from lazypert.store.format import Grid, declared_dtype, index_codec, stored_index_dtype, values_codec
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from lazypert._internal.cluster import Needs
     from lazypert.conversion.array_writer import ArrayWriter, Template
     from lazypert.conversion.cell_stats import CellStatsPlan
     from lazypert.conversion.external_sort import ReducedShard
@@ -54,6 +56,8 @@ class MatrixJob:
         Folder of its tasks.
     cell_stats_plan
         Cell statistics to collect; None for none.
+    needs
+        What workers of a cluster must have; None without a cluster.
     """
 
     name: str
@@ -62,6 +66,7 @@ class MatrixJob:
     has_genes: bool
     work: Path
     cell_stats_plan: CellStatsPlan | None
+    needs: Needs | None = None
 
 
 def write_matrices(
@@ -88,12 +93,12 @@ def write_matrices(
     np.save(work / _DESTINATION, destination)
     run = plan.groups.expand(np.arange(len(plan.groups.start), dtype="i4"), plan.n_obs)
     np.save(work / _SUBGROUP_OF_ROW, plan.groups.subgroup_of(run, np.arange(plan.n_obs)).astype("i4"))
-    summaries = {}
+    summaries, needs = {}, needs_of_tasks(plan.readers, work)
     for number, (name, source_name) in enumerate(plan.matrices.items()):  # X is the first
         has_genes = name == "X" or name.startswith("layers/")
         n_cols = len(plan.genes) if has_genes else plan.readers[0].matrices[source_name]
         stats_plan = cell_stats_plan if name == "X" else None
-        job = MatrixJob(name, source_name, n_cols, has_genes, work / str(number), stats_plan)
+        job = MatrixJob(name, source_name, n_cols, has_genes, work / str(number), stats_plan, needs)
         summaries[name] = write_matrix(writer, plan, job, report)
     return summaries
 
@@ -118,6 +123,7 @@ def write_matrix(writer: StoreWriter, plan: ConversionPlan, job: MatrixJob, repo
         phase=f"{job.name}: writing shards",
         size=lambda reduced: sum(entry.size for entry in reduced.entries),
         report=report,
+        needs=job.needs,
     )
     writer.add(entry for reduced in shards for entry in reduced.entries)
     summary = matrix_summary(job.n_cols, nnz, value_stats, math.fsum(spill.total for spill in spills))
@@ -143,6 +149,7 @@ def _sort_blocks(plan: ConversionPlan, job: MatrixJob, report: Report | None) ->
         phase=f"{job.name}: reading and sorting",
         size=lambda spill: spill.size,
         report=report,
+        needs=job.needs,
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 import lazypert_zarr  # noqa: F401 - opens counts without zarr's warning even if lazypert is not installed
+from lazypert._internal.cluster import this_worker
 from lazypert._internal.files import crc32
 from lazypert._internal.paths import is_url, location
 from lazypert.errors import StoreDamagedError, StoreNotFoundError, no_such_column
@@ -21,7 +22,7 @@ from lazypert.store.format import FORMAT_VERSION, MARKER, RAW, TABLES, Grid, mat
 from lazypert.store.manifest import MANIFEST, Entry, manifest_digest
 from lazypert.store.matrix import Matrix
 from lazypert.store.opening import open_root
-from lazypert.store.replaced import CheckedReader, Version, root_identity, store_changed
+from lazypert.store.replaced import CheckedReader, Version, root_identity, store_changed, store_gone
 from lazypert.store.sharded_array import ShardedArray
 from lazypert.store.stored_cell_stats import StoredCellStats
 from lazypert.store.stored_groups import read_groups
@@ -373,6 +374,8 @@ class Store:
 
 def _reopen(location: str, storage_options: dict[str, Any] | None, version: Version) -> Store:
     """Open a store that another process had open; raise `StoreChangedError` if it was replaced meanwhile."""
+    if not is_url(location) and root_identity(Path(location)) is None and this_worker() is not None:
+        raise store_gone(location)
     store = Store(location, storage_options)
     if version.is_replaced_by(Version.of(store.attrs)):
         raise store_changed(location)
