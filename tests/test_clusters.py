@@ -159,7 +159,7 @@ def test_a_lost_cluster_is_named_and_the_conversion_resumes(made, tmp_path):
             if progress.phase == "X: writing shards" and progress.done == 1:
                 client.cluster.close()
 
-        with pytest.raises(ClusterError, match="The Dask cluster was lost .* run the same call again"):
+        with pytest.raises(ClusterError, match=r"The Dask cluster was lost .* run the same call again"):
             convert(made, tmp_path / "s.zarr", progress=lose)
     assert len(leftovers(tmp_path, "s.zarr.partial.lock")) == 1
     assert files(convert(made, tmp_path / "s.zarr")) == files(made[1])

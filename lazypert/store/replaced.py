@@ -178,8 +178,8 @@ def store_gone(path: str) -> StoreNotFoundError:
     worker = this_worker()
     if worker is None:
         return StoreNotFoundError(
-            f"There is no store at {path!r} any more: it was deleted or moved, or this process does not see it. Open it "
-            "again."
+            f"There is no store at {path!r} any more: it was deleted or moved, or this process does not see it. "
+            "Open it again."
         )
     return StoreNotFoundError(
         f"The Dask worker {worker} sees no store at {path!r}, which the client has opened. The store is not damaged. "
