@@ -61,6 +61,7 @@ def convert(options: argparse.Namespace) -> None:
             storage_options=storage_options,
             source_storage_options=_storage_options("--source-storage-option", options.source_storage_option),
             work_dir=options.work_dir,
+            compression=options.compression,
         )
     _print_summary(Store(path, storage_options), time.perf_counter() - start)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lazypert.conversion.array_writer import ArrayWriter, read_nodes
 from lazypert.conversion.remote_staging import RemoteStaging, default_work_dir
 from lazypert.conversion.staging import StagingDirectory, check_folder
-from lazypert.errors import DiskFullError, LazypertError, MachineError
+from lazypert.errors import ClusterError, DiskFullError, LazypertError, MachineError
 from lazypert.store.format import FORMAT_VERSION
 from lazypert.store.manifest import MANIFEST, Entry, manifest_digest
 from lazypert.store.object_folder import ObjectFolder
@@ -136,7 +136,7 @@ def _delete_all_but_matrices(root: Path) -> None:
 def _is_interruption(error: BaseException | None) -> bool:
     """Whether the cause of an error may be temporary."""
     if error is None or isinstance(error, LazypertError):
-        return isinstance(error, DiskFullError | MachineError)
+        return isinstance(error, ClusterError | DiskFullError | MachineError)
     if isinstance(error, OSError):
         return error.errno in _TRANSIENT
     lost_worker = type(error).__module__.partition(".")[0] == "distributed"

@@ -288,7 +288,7 @@ class RemoteReader:
         return RemoteReader(store, where, options, secrets)
 
     def root_identity(self) -> Any:
-        """Return what tells versions of the root metadata apart, None if they are gone; without reading them if possible."""
+        """Return what tells versions of the root metadata apart, or None if they are gone."""
         opened = self._of_obstore()
         if opened is None:
             return self.fetch_whole("zarr.json")

@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lazypert.errors import StoreChangedError
+from lazypert._internal.cluster import this_worker
+from lazypert.errors import StoreChangedError, StoreNotFoundError
 from lazypert.store.added import ADDED
 from lazypert.store.byte_reader import LocalReader
 from lazypert.store.damage import store_damaged
@@ -113,10 +115,14 @@ class CheckedReader:
         ------
         StoreChangedError
             If the store or the column was replaced.
+        StoreNotFoundError
+            If the whole store is gone, or this process cannot see it.
         StoreDamagedError
             If its root metadata cannot be read any more.
         """
         identity = self.reader.root_identity()
+        if identity is None and self._is_local and not _has_files(Path(self.where)):
+            raise store_gone(self.where)
         if identity == self.seen:
             return
         found = None if identity is None else self.reader.root_metadata()
@@ -199,6 +205,29 @@ class CheckedReader:
         other.__dict__.update(self.__dict__)
         other.reader = self.reader.fresh()
         return other
+
+
+def store_gone(path: str) -> StoreNotFoundError:
+    """Return the error for an open store of which this process sees no file."""
+    worker = this_worker()
+    if worker is None:
+        return StoreNotFoundError(
+            f"There is no store at {path!r} any more: it was deleted or moved, or this process does not see it. "
+            "Open it again."
+        )
+    return StoreNotFoundError(
+        f"The Dask worker {worker} sees no store at {path!r}, which the client has opened. The store is not damaged. "
+        "Put it on storage that every worker mounts at the same path, or stop this worker."
+    )
+
+
+def _has_files(folder: Path) -> bool:
+    try:
+        return any(folder.iterdir())
+    except FileNotFoundError:
+        return False
+    except OSError:  # as the next read will say
+        return True
 
 
 def _column_digest(attrs: Mapping[str, Any], column: str | None) -> str | None:

@@ -206,7 +206,7 @@ SCRIPT = """
 import sys, json, lazypert as lp
 options = json.loads(sys.argv[1])
 lp.convert(sys.argv[2], sys.argv[3], **json.loads(sys.argv[4]), storage_options=options, source_storage_options={},
-           work_dir=sys.argv[5], overwrite=len(sys.argv) > 6, progress=False)
+           work_dir=sys.argv[5], overwrite=len(sys.argv) > 6, progress=False, compression="fast")
 """
 
 

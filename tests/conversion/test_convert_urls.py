@@ -29,7 +29,7 @@ def source(tmp_path):
 @pytest.fixture
 def convert(tmp_path):
     return lambda source, target=URL, **options: lp.convert(
-        source, target, **ROLES, **{"work_dir": tmp_path / "work", "progress": False} | options
+        source, target, **ROLES, **{"compression": "fast", "work_dir": tmp_path / "work", "progress": False} | options
     )
 
 
