@@ -58,7 +58,9 @@ def require_fitting(old: Store, new: Store, genes: GeneRule) -> NDArray[np.int32
     for name in old.matrices:
         widths = [store.attrs["matrices"][name]["n_cols"] for store in (old, new)]
         if name.startswith("obsm/") and widths[0] != widths[1]:
-            raise ConfigError(f"more: got {name} of {widths[1]:,} columns, expected {widths[0]:,}. Nothing was changed.")
+            raise ConfigError(
+                f"more: got {name} of {widths[1]:,} columns, expected {widths[0]:,}. Nothing was changed."
+            )
     if "raw/X" in old.matrices and not old.raw_var.index.equals(new.raw_var.index):
         raise ConfigError("more: got raw with other genes than that of the store. Nothing was changed.")
     return _new_columns_of_genes(old.var.index, new.var.index, genes)

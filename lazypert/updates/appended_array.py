@@ -42,7 +42,9 @@ class _Chunks:
         compressor = next((codec for codec in codecs if codec["name"] == "blosc"), None)
         if compressor is None or codecs[-1]["name"] != "crc32c":
             names = [codec["name"] for codec in codecs]
-            raise ConfigError(f"store: got {path!r} with the codecs {names}, expected 'blosc'. Convert all files again.")
+            raise ConfigError(
+                f"store: got {path!r} with the codecs {names}, expected 'blosc'. Convert all files again."
+            )
         chosen = {name: compressor["configuration"][name] for name in ("cname", "clevel", "shuffle", "blocksize")}
         is_text = data_type == "string"
         return cls(None if is_text else stored_dtype(np.dtype(data_type), codecs), Codec(**chosen))

@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 _ROWS_AT_ONCE = 8192
 
 
-def join_groups(
-    old: Groups, new: Groups, roles: Roles, datasets: tuple[NDArray[Any], NDArray[np.integer]]
-) -> Groups:
+def join_groups(old: Groups, new: Groups, roles: Roles, datasets: tuple[NDArray[Any], NDArray[np.integer]]) -> Groups:
     """Return the groups of the cells of two stores, which are those of a store converted from all files at once.
 
     Parameters
@@ -151,4 +149,3 @@ def write_appended_tables(splice: Splice, groups: Groups, base: str, n_source_ro
     write_groups(writer, groups, base)
     if batch is not None:
         writer.array(f"{base}/batch", batch)
-
