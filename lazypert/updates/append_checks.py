@@ -49,8 +49,8 @@ def require_fitting(old: Store, new: Store, genes: GeneRule) -> NDArray[np.int32
         found = new.obsm[name]
         if found.shape[1] != embedding.shape[1] or not np.can_cast(found.dtype, embedding.dtype):
             raise ConfigError(
-                f"more: got obsm/{name} of {found.shape[1]:,} columns of {found.dtype}, expected {embedding.shape[1]:,} "
-                f"of {embedding.dtype}. Compute it as for the store. Nothing was changed."
+                f"more: got obsm/{name} of {found.shape[1]:,} columns of {found.dtype}, expected "
+                f"{embedding.shape[1]:,} of {embedding.dtype}. Compute it as for the store. Nothing was changed."
             )
     for name, columns in old.obsm_frames.items():
         if set(columns) != set(new.obsm_frames[name]):

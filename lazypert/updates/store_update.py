@@ -211,7 +211,7 @@ class StoreUpdate:
         self._swap()
 
     def _is_link(self, key: str) -> bool:
-        """Whether a file of the new version is that of the old one; copies, where the disk has no links, count as new."""
+        """Whether a file of the new version is that of the old one; copies on a disk without links count as new."""
         file = self._root / key
         with contextlib.suppress(FileNotFoundError):
             return file.samefile(self.target / key)
