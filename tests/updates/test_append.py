@@ -68,7 +68,7 @@ def test_every_value_is_that_of_a_store_of_all_files(stores):
     assert set(found.obs.columns) == set(expected.obs.columns)
     for name in expected.obs:
         left, right = found.obs[name], expected.obs[name]
-        assert left.dtype.kind == right.dtype.kind and type(left.dtype) is type(right.dtype), name
+        assert (left.dtype.kind, type(left.dtype)) == (right.dtype.kind, type(right.dtype)), name
         pd.testing.assert_series_equal(left.astype(object), right.astype(object), check_names=False)
 
 
