@@ -19,7 +19,7 @@ from numcodecs.vlen import VLenUTF8
 from lazypert._internal.files import write_atomic
 from lazypert.errors import ConfigError
 from lazypert.store.encoded_chunks import CHECKSUM, checksum
-from lazypert.store.format import Codec, stored_dtype
+from lazypert.store.format import Codec, stored_elements
 from lazypert.store.shard_encoding import ABSENT, INDEX_ENTRY
 
 if TYPE_CHECKING:
@@ -46,8 +46,10 @@ class _Chunks:
                 f"store: got {path!r} with the codecs {names}, expected 'blosc'. Convert all files again."
             )
         chosen = {name: compressor["configuration"][name] for name in ("cname", "clevel", "shuffle", "blocksize")}
-        is_text = data_type == "string"
-        return cls(None if is_text else stored_dtype(np.dtype(data_type), codecs), Codec(**chosen))
+        if data_type == "string":
+            return cls(None, Codec(**chosen))
+        stored = stored_elements(np.dtype(data_type), codecs)
+        return cls(stored.dtype, Codec(**chosen, is_delta=stored.is_delta))
 
     def encode(self, values: NDArray[Any], length: int) -> bytes:
         """Encode one chunk of a number of elements (or rows), padded with zeros or empty text."""
@@ -59,6 +61,8 @@ class _Chunks:
         else:
             padding = np.zeros((n_missing, *values.shape[1:]), self.dtype)
             raw = np.concatenate([values.astype(self.dtype, copy=False), padding])
+            if self.codec.is_delta:
+                raw = np.diff(raw, prepend=raw.dtype.type(0))
         codec = self.codec
         body = blosc.compress(raw, codec.cname.encode(), codec.clevel, _SHUFFLES[codec.shuffle], codec.blocksize)
         return bytes(body + checksum(body))
@@ -66,7 +70,10 @@ class _Chunks:
     def decode(self, encoded: bytes) -> NDArray[Any]:
         """Decode a chunk into one dimension."""
         raw = blosc.decompress(encoded[:-CHECKSUM])
-        return np.asarray(VLenUTF8().decode(raw)) if self.dtype is None else np.frombuffer(raw, self.dtype)
+        if self.dtype is None:
+            return np.asarray(VLenUTF8().decode(raw))
+        elements = np.frombuffer(raw, self.dtype)
+        return np.cumsum(elements, dtype=self.dtype) if self.codec.is_delta else elements
 
 
 class ArrayAppender:

@@ -125,7 +125,10 @@ def _rewrite(
     grid: Grid = array.grid
     options: dict[str, Any] = {}
     if of_values is not None:
-        options = {"codec": values_codec(dtype) if of_values else index_codec(dtype), "declared": declared}
+        options = {
+            "codec": values_codec(dtype) if of_values else index_codec(dtype, splice.old.compression),
+            "declared": declared,
+        }
     template = splice.writer.template(path, dtype, grid, **options)
     for shard in range(grid.n_shards):
         splice.writer.add([template.write_shard(shard, array.read(*grid.span(shard)).astype(dtype))])

@@ -171,12 +171,13 @@ def test_a_pickle_of_an_old_version_says_that_the_store_has_changed(parts):
         pickle.loads(pickled)
 
 
-def test_appending_in_many_small_shards(tmp_path, monkeypatch):
+@pytest.mark.parametrize("compression", ["fast", "compact"])
+def test_appending_in_many_small_shards(tmp_path, monkeypatch, compression):
     """Arrays of several shards, whose last chunk and shard are partly filled, appended to three times."""
     small_grids(monkeypatch)
     screens = [screen(n, seed=seed) for seed, n in enumerate((90, 3, 70, 40))]
     paths = [write(adata, tmp_path / f"p{i}.h5ad") for i, adata in enumerate(screens)]
-    lp.convert(paths[0], tmp_path / "s.zarr", progress=False, **ROLES)
+    lp.convert(paths[0], tmp_path / "s.zarr", compression=compression, progress=False, **ROLES)
     for path in paths[1:]:
         old = Store(tmp_path / "s.zarr")
         values = read_store(tmp_path / "s.zarr").X.toarray()
