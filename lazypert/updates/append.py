@@ -89,7 +89,8 @@ def append(
     >>> import lazypert as lp
     >>> lp.append("screen.zarr", "second_run.h5ad")  # doctest: +SKIP
     """
-    require(dataset is None or (isinstance(dataset, str) and dataset), "dataset", dataset, "text, or None")
+    name: Any = dataset
+    require(name is None or (isinstance(name, str) and name != ""), "dataset", name, "text, or None")
     require_choice("genes", genes, GeneRule)
     with StoreUpdate(store) as update:
         old = update.store
