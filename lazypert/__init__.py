@@ -37,6 +37,7 @@ from lazypert.store.verify import verify
 from lazypert.updates.add_layer import add_layer
 from lazypert.updates.add_obs import add_obs
 from lazypert.updates.add_obsm import add_obsm
+from lazypert.updates.append import append
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ __all__ = [
     "add_layer",
     "add_obs",
     "add_obsm",
+    "append",
     "Progress",
     "verify",
     # screens

@@ -48,6 +48,7 @@ EXPORTED = {
     "add_layer",
     "add_obs",
     "add_obsm",
+    "append",
     "convert",
     "is_on_target_knockdown",
     "load_experiment_config",

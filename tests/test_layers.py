@@ -25,7 +25,7 @@ LAYERS = {
     "converter": "the protocol that a source format's reader implements",
     "csr": "the former home of CSRBlock, for third-party converters",
     "conversion": "source files to store: plan, external sort, spills, cell statistics, staging, writing",
-    "updates": "adding columns, embeddings and layers to a finished store, in one step",
+    "updates": "adding cells, columns, embeddings and layers to a finished store, in one step",
     "sources": "screens as model input: one or more stores, perturbation features, conversion on first use",
     "quality": "on-target knockdown quality control",
     "downsampling": "differentiable read downsampling in JAX",

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from lazypert.conversion.array_writer import ArrayWriter
     from lazypert.conversion.plan import ConversionPlan
     from lazypert.conversion.store_writer import StoreWriter
+    from lazypert.screen.groups import Groups
 
 
 def write_obs(writer: StoreWriter, plan: ConversionPlan, destination: NDArray[np.integer]) -> None:
@@ -113,27 +115,33 @@ def write_column_names(writer: StoreWriter, plan: ConversionPlan) -> None:
 
 def write_tables(writer: StoreWriter, plan: ConversionPlan) -> None:
     """Write lazypert's own tables: source rows, the run table, batches, name hashes, labels and conditions."""
-    groups, counts = plan.groups, plan.groups.batch_counts
+    groups = plan.groups
     writer.group(TABLES, {})
     writer.array(f"{TABLES}/source_row", plan.source_row)
     if groups.row_order is not None:
         writer.array(f"{TABLES}/order", groups.row_order.astype(plan.source_row.dtype))
-    writer.array(f"{TABLES}/runs/start", groups.start)
-    writer.array(f"{TABLES}/runs/stop", groups.stop)
-    for axis, codes in groups.codes.items():
-        writer.array(f"{TABLES}/runs/{axis}", codes)
-    if groups.roles.covariates:
-        writer.array(f"{TABLES}/runs/condition", groups.condition)
-    for number, labels in enumerate(groups.conditions.labels.values()):
-        writer.strings(f"{TABLES}/conditions/{number}", labels.astype(object))
-    for axis, labels in groups.labels.items():
-        writer.strings(f"{TABLES}/labels/{axis}", labels.astype(object))
-    for name in ("run", "batch", "n_cells"):
-        writer.array(f"{TABLES}/subgroups/{name}", getattr(counts, name))
+    write_groups(writer, groups, TABLES)
     batch = groups.cells.batch_codes()
     if batch is not None:
         writer.array(f"{TABLES}/batch", batch)
     writer.array(f"{TABLES}/name_hash", groups.cells.hashes(np.arange(plan.n_obs)))
+
+
+def write_groups(writer: ArrayWriter, groups: Groups, base: str) -> None:
+    """Write the tables of groups that do not grow with the number of cells, below a path."""
+    counts = groups.batch_counts
+    writer.array(f"{base}/runs/start", groups.start)
+    writer.array(f"{base}/runs/stop", groups.stop)
+    for axis, codes in groups.codes.items():
+        writer.array(f"{base}/runs/{axis}", codes)
+    if groups.roles.covariates:
+        writer.array(f"{base}/runs/condition", groups.condition)
+    for number, labels in enumerate(groups.conditions.labels.values()):
+        writer.strings(f"{base}/conditions/{number}", labels.astype(object))
+    for axis, labels in groups.labels.items():
+        writer.strings(f"{base}/labels/{axis}", labels.astype(object))
+    for name in ("run", "batch", "n_cells"):
+        writer.array(f"{base}/subgroups/{name}", getattr(counts, name))
 
 
 def write_cell_stats(writer: StoreWriter, plan: ConversionPlan, stats_plan: CellStatsPlan, work: Path) -> None:

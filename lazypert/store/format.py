@@ -17,11 +17,26 @@ FORMAT_VERSION = 3
 """Version 3 orders the cells of a group by a hash of their names, and declares counts as floats; versions 1 and 2,
 which can be read too, sort cells by batch. Version 2 added bit-shuffled counts and cell statistics."""
 
+APPENDED_VERSION = 4
+"""Version of a store that cells were appended to: as version 3, but the tables of its groups are elsewhere."""
+
 MARKER = "lazypert"
 """Key of lazypert's entry in the root attributes; it marks a store as ours."""
 
 TABLES = "obs/__lazypert__"
 """Group of lazypert's tables. AnnData ignores it, as it reads only what the ``column-order`` of ``obs`` lists."""
+
+APPENDED = "appended"
+"""Root attribute: one record per time that cells were appended to a store."""
+
+
+def group_tables(n_appended: int) -> str:
+    """Path of the tables of groups of a store that cells were appended to so many times.
+
+    Each version has its own, as a reader of the version before may not have read all of its tables yet.
+    """
+    return TABLES if n_appended == 0 else f"{TABLES}/{APPENDED}_{n_appended}"
+
 
 RAW = "raw/X"
 """Matrix of AnnData's ``raw``, which has its own genes."""

@@ -14,7 +14,7 @@ from lazypert.errors import StoreChangedError, StoreNotFoundError
 from lazypert.store.added import ADDED
 from lazypert.store.byte_reader import LocalReader
 from lazypert.store.damage import store_damaged
-from lazypert.store.format import MARKER
+from lazypert.store.format import APPENDED, MARKER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,26 +38,51 @@ class Version:
         Digest of the manifest.
     added
         Digest of every added element.
+    before
+        The versions that cells were appended to, each with the columns that had to be written again then, or None if
+        other arrays had to be; the latest one first.
     """
 
     conversion: str
     manifest: str | None
     added: tuple[tuple[str, str], ...]
+    before: tuple[tuple[Version, tuple[str, ...] | None], ...] = ()
 
     @classmethod
     def of(cls, attrs: Mapping[str, Any]) -> Version:
         """Version of a store, by its root attributes."""
         found = {name: attrs.get(name) for name in _OF_CONVERSION} | {"X": attrs.get("matrices", {}).get("X")}
         conversion = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
-        return cls(conversion, attrs.get("manifest_digest"), tuple(sorted(attrs.get(ADDED, {}).items())))
+        before = tuple(_before(record) for record in reversed(attrs.get(APPENDED, ())))
+        return cls(conversion, attrs.get("manifest_digest"), tuple(sorted(attrs.get(ADDED, {}).items())), before)
 
-    def is_replaced_by(self, other: Version) -> bool:
-        """Whether the other one is not this store with additions."""
-        if self.conversion != other.conversion:
-            return True
-        if self.added == other.added:
-            return self.manifest != other.manifest
-        return not dict(self.added).keys() <= dict(other.added).keys()
+    def is_replaced_by(self, other: Version, *, allow_appended: bool = True) -> bool:
+        """Whether the other one is not this store with additions, or with further cells if `allow_appended`."""
+        return self.change_to(other, allow_appended=allow_appended) is None
+
+    def change_to(self, other: Version, *, allow_appended: bool = True) -> dict[str, str] | None:
+        """Return the digest of every column and element that was added or written again; None if replaced."""
+        if self.conversion == other.conversion:
+            is_same = self.manifest == other.manifest
+            if self.added == other.added:
+                return dict(other.added) if is_same else None
+            return dict(other.added) if dict(self.added).keys() <= dict(other.added).keys() else None
+        changes = dict(other.added)
+        for version, rewritten in other.before if allow_appended else ():
+            if rewritten is None:
+                return None
+            changes |= dict.fromkeys(rewritten, "rewritten")
+            if version.conversion == self.conversion:
+                known = self.change_to(version)
+                return None if known is None else {**known, **changes}
+        return None
+
+
+def _before(record: Mapping[str, Any]) -> tuple[Version, tuple[str, ...] | None]:
+    """Return the version that cells were appended to, and the columns that had to be written again."""
+    before, rewritten = record["before"], tuple(record["rewritten"])
+    version = Version(before["conversion"], before["manifest_digest"], tuple(sorted(before[ADDED].items())))
+    return version, rewritten if all(path.startswith("obs/") for path in rewritten) else None
 
 
 def store_changed(path: str) -> StoreChangedError:
@@ -134,9 +159,10 @@ class CheckedReader:
             attrs = json.loads(found)["attributes"][MARKER]
         except (ValueError, KeyError, TypeError) as error:
             raise store_damaged("zarr.json", f"it cannot be read ({error})") from error
-        if self.version.is_replaced_by(Version.of(attrs)):
+        changes = self.version.change_to(Version.of(attrs))
+        if changes is None:
             raise store_changed(self.where)
-        if _column_digest(attrs, self.column) != self.digest:
+        if changes.get(str(self.column)) != self.digest:
             raise StoreChangedError(
                 f"{self.column}: the column was replaced after {self.where!r} was opened. "
                 "Open the store again to read the new values."

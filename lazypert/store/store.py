@@ -21,7 +21,17 @@ from lazypert.store.added import ADDED, combined_digest, is_within
 from lazypert.store.arrays import DenseArray, StringArray
 from lazypert.store.byte_reader import LocalReader
 from lazypert.store.damage import store_damaged
-from lazypert.store.format import FORMAT_VERSION, MARKER, RAW, TABLES, Grid, matrix_name, stored_elements
+from lazypert.store.format import (
+    APPENDED,
+    APPENDED_VERSION,
+    MARKER,
+    RAW,
+    TABLES,
+    Grid,
+    group_tables,
+    matrix_name,
+    stored_elements,
+)
 from lazypert.store.manifest import MANIFEST, Entry, manifest_digest
 from lazypert.store.matrix import Matrix
 from lazypert.store.opening import open_root
@@ -97,9 +107,9 @@ class Store:
         version = self.attrs.get("format_version")
         if not isinstance(version, int):
             raise store_damaged(f"{self.path}/zarr.json", f"format_version: got {version!r}, expected an integer")
-        if version > FORMAT_VERSION:
+        if version > APPENDED_VERSION:
             raise StoreNotFoundError(
-                f"format_version: got {version} in {self.path!r}, expected at most {FORMAT_VERSION}. "
+                f"format_version: got {version} in {self.path!r}, expected at most {APPENDED_VERSION}. "
                 "Upgrade lazypert to read this store."
             )
         self.format_version: int = version
@@ -312,6 +322,8 @@ class Store:
             is_current = False
         if not is_current:  # the manifest is rewritten when something is added to the store, which may be now
             current = Store(self.given, self.storage_options)
+            if len(current.appended) > len(self.appended):  # which says what the digest was before
+                return str(current.appended[len(self.appended)]["before"]["content_digest"])
             entries, added = current.read_manifest(), current.added
         return manifest_digest(
             entry for entry in entries if not entry.key.endswith("zarr.json") and not is_within(entry.key, added)
@@ -364,8 +376,18 @@ class Store:
     # Tables, each read when it is first used.
 
     def has_table(self, name: str) -> bool:
-        """Whether lazypert's tables include one of this name."""
-        return f"{TABLES}/{name}" in self._root
+        """Whether the tables of groups include one of this name."""
+        return f"{self.group_tables}/{name}" in self._root
+
+    @property
+    def appended(self) -> list[dict[str, Any]]:
+        """One record per time that cells were appended after the conversion, the first one first."""
+        return list(self.attrs.get(APPENDED, ()))
+
+    @property
+    def group_tables(self) -> str:
+        """Path of the tables of groups, of which a store has one set per time that cells were appended."""
+        return group_tables(len(self.appended))
 
     @cached_property
     def var(self) -> pd.DataFrame:
@@ -392,21 +414,22 @@ class Store:
     @property
     def has_cell_stats(self) -> bool:
         """Whether the store holds cell statistics; stores of format version 1 do not."""
-        return _CELL_STATS in self._root
+        return f"{self.group_tables}/facts" in self._root
 
     @cached_property
     def cell_stats(self) -> StoredCellStats | None:
         """Cell statistics that quality control can use, or None in a store without them."""
         if not self.has_cell_stats or self.format_version < 3:  # version 2 knows the controls by other runs
             return None
-        control_row = self.read_array(f"{_CELL_STATS}/control_row")
-        control_sum = self.read_array(f"{_CELL_STATS}/control_sum")
+        of_groups = f"{self.group_tables}/facts"
+        control_row = self.read_array(f"{of_groups}/control_row")
+        control_sum = self.read_array(f"{of_groups}/control_sum")
         return StoredCellStats(
-            gene_col=self._root[_CELL_STATS].attrs["gene_col"],
+            gene_col=self._root[of_groups].attrs["gene_col"],
             total=self.open_array(f"{_CELL_STATS}/total"),
             n_genes=self.open_array(f"{_CELL_STATS}/n_genes"),
             own_target=self.open_array(f"{_CELL_STATS}/own_target"),
-            target=self.read_array(f"{_CELL_STATS}/target"),
+            target=self.read_array(f"{of_groups}/target"),
             control_sum=control_sum.reshape(len(control_row), len(self.groups.labels["perturbation"])),
             control_row=control_row,
         )
@@ -421,7 +444,7 @@ def _reopen(
     if is_local and this_worker() is not None and LocalReader(Path(given)).root_identity() is None:
         raise store_gone(str(given))
     store = Store(given, storage_options, cache_dir=cache_dir, cache_size=cache_size)
-    if version.is_replaced_by(Version.of(store.attrs)):
+    if version.is_replaced_by(Version.of(store.attrs), allow_appended=False):
         raise store_changed(store.path)
     return store
 

@@ -39,25 +39,25 @@ def read_groups(store: Store) -> Groups:
             store.format_version,
         )
         return group_by_columns(store, store.roles)
-    roles, start = store.roles, store.read_array(f"{TABLES}/runs/start")
+    roles, start = store.roles, store.read_array(f"{store.group_tables}/runs/start")
     condition, conditions = np.zeros(len(start), np.int32), Conditions()
     if roles.covariates:
-        condition, conditions = store.read_array(f"{TABLES}/runs/condition"), _read_conditions(store)
-    labels = {axis: label_array(store.read_strings(f"{TABLES}/labels/{axis}").tolist()) for axis in AXES}
+        condition, conditions = store.read_array(f"{store.group_tables}/runs/condition"), _read_conditions(store)
+    labels = {axis: label_array(store.read_strings(f"{store.group_tables}/labels/{axis}").tolist()) for axis in AXES}
     # Conversion refuses control labels that are neither labels nor parts of them.
     control_parts = missing_controls(roles, labels["perturbation"].tolist()) if roles.separator is not None else []
     return Groups(
         roles=roles,
         labels=labels,
         start=start,
-        stop=store.read_array(f"{TABLES}/runs/stop"),
-        codes={axis: store.read_array(f"{TABLES}/runs/{axis}") for axis in RUN_AXES},
+        stop=store.read_array(f"{store.group_tables}/runs/stop"),
+        codes={axis: store.read_array(f"{store.group_tables}/runs/{axis}") for axis in RUN_AXES},
         condition=condition,
-        row_order=store.read_array(f"{TABLES}/order") if store.has_table("order") else None,
+        row_order=store.read_array(f"{store.group_tables}/order") if store.has_table("order") else None,
         n_obs=store.n_obs,
         cells=StoredCells(store),
         known_batch_counts=BatchCounts(
-            *(store.read_array(f"{TABLES}/subgroups/{name}") for name in ("run", "batch", "n_cells"))
+            *(store.read_array(f"{store.group_tables}/subgroups/{name}") for name in ("run", "batch", "n_cells"))
         ),
         conditions=conditions,
         control_parts=tuple(control_parts),
@@ -67,7 +67,7 @@ def read_groups(store: Store) -> Groups:
 def _read_conditions(store: Store) -> Conditions:
     return Conditions(
         {
-            name: label_array(store.read_strings(f"{TABLES}/conditions/{number}").tolist())
+            name: label_array(store.read_strings(f"{store.group_tables}/conditions/{number}").tolist())
             for number, name in enumerate(store.roles.covariates)
         }
     )
@@ -89,7 +89,7 @@ class StoredCells:
         if self._store.roles.batch_col is None:
             return None
         if self._batch is None:
-            self._batch = self._store.read_array(f"{TABLES}/batch")
+            self._batch = self._store.read_array(f"{self._store.group_tables}/batch")
         return self._batch
 
     def hashes(self, rows: NDArray[np.integer]) -> NDArray[np.uint64]:

@@ -1,1 +1,1 @@
-"""Add columns, embeddings and layers to a finished store."""
+"""Add cells, columns, embeddings and layers to a finished store."""

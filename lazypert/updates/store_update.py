@@ -181,6 +181,42 @@ class StoreUpdate:
         self._sync([*new, *manifest_files, _ROOT, _OBS])
         self._swap()
 
+    @property
+    def writer(self) -> ArrayWriter:
+        """What writes into the new version, once it has been started."""
+        return self._writer
+
+    def publish_version(self, attrs: dict[str, Any]) -> None:
+        """Put a new version, in which files were written and deleted anywhere, in the place of the old one.
+
+        Parameters
+        ----------
+        attrs
+            Entries of the root attribute ``lazypert``; the digest of the manifest is added.
+        """
+        writer, manifest = self._writer, f"{MANIFEST}/"
+        files = [key for key in _files(self._root, [""]) if key != _ROOT]
+        files = [key for key in files if not key.startswith(manifest) or key == f"{manifest}zarr.json"]
+        known = {entry.key: entry for entry in self._entries}
+        new = [key for key in files if key not in known or not self._is_link(key)]
+        fresh = {key: writer.entry(key) for key in new}
+        entries = [fresh.get(key) or known[key] for key in sorted(files)]
+        writer.write_manifest(entries)
+        manifest_files = _files(self._root, [f"{MANIFEST}/{name}" for name in ("key", "size", "crc32")])
+        old, present = self._metadata["consolidated_metadata"]["metadata"], set(files)
+        nodes = {path: node for path, node in old.items() if f"{path}/zarr.json" in present}
+        nodes |= read_nodes(self._root, [*new, *manifest_files])
+        writer.write_root({**attrs, "manifest_digest": manifest_digest(entries)}, nodes)
+        self._sync([*new, *manifest_files, _ROOT])
+        self._swap()
+
+    def _is_link(self, key: str) -> bool:
+        """Whether a file of the new version is that of the old one; copies on a disk without links count as new."""
+        file = self._root / key
+        with contextlib.suppress(FileNotFoundError):
+            return file.samefile(self.target / key)
+        return False
+
     def _list_columns(self, columns: Sequence[str]) -> None:
         """Append new columns to the ``column-order`` of obs; replaced ones keep their place."""
         file = self._root / _OBS

@@ -63,7 +63,7 @@ def test_errors_for_unknown_names_list_near_matches(made):
         ("folder", "has no zarr.json; expected a lazypert store"),
         ("other_zarr", "without 'lazypert' in its root attributes; expected a lazypert store"),
         ("interrupted", "its conversion was interrupted, and 's.zarr.partial-1' holds the work done so far"),
-        ("newer", "format_version: got 99 in .*, expected at most 3. Upgrade lazypert"),
+        ("newer", "format_version: got 99 in .*, expected at most 4. Upgrade lazypert"),
     ],
 )
 def test_anything_but_a_finished_store_raises_store_not_found(tmp_path, made, kind, message):

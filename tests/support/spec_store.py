@@ -19,7 +19,10 @@ class SpecStore:
         self.root = Path(root)
         self.metadata = self.node(".")
         self.ours = self.metadata["attributes"]["lazypert"]
-        assert self.ours["format_version"] in (1, 2, 3)
+        assert self.ours["format_version"] in (1, 2, 3, 4)
+
+        n_appended = len(self.ours.get("appended", ()))
+        self.groups = f"{TABLES}/appended_{n_appended}" if n_appended else TABLES  # [9.2]
 
     def node(self, path):
         return json.loads((self.root / path / "zarr.json").read_text())
@@ -48,7 +51,7 @@ class SpecStore:
                     assert offset == size == ABSENT
                     continue
                 packed = raw[offset : offset + size]
-                assert offset == end
+                assert offset == end or (offset > end and "appended" in self.ours)  # [9.2] chunks of older versions
                 assert crc32c(packed[:-4]) == packed[-4:]
                 end = offset + size
                 decoded = blosc.decompress(packed[:-4])
@@ -112,10 +115,10 @@ class SpecStore:
 
     def runs(self):
         """[5] Start, stop and labels of each run; None for a missing label."""
-        labels = {axis: [*self.array(f"{TABLES}/labels/{axis}"), None] for axis in AXES}
+        labels = {axis: [*self.array(f"{self.groups}/labels/{axis}"), None] for axis in AXES}
         axes = RUN_AXES if self.ours["format_version"] > 2 else AXES
-        codes = [self.array(f"{TABLES}/runs/{axis}") for axis in axes]
-        bounds = [self.array(f"{TABLES}/runs/{name}").tolist() for name in ("start", "stop")]
+        codes = [self.array(f"{self.groups}/runs/{axis}") for axis in axes]
+        bounds = [self.array(f"{self.groups}/runs/{name}").tolist() for name in ("start", "stop")]
         named = [tuple(labels[a][c] for a, c in zip(axes, run, strict=True)) for run in zip(*codes, strict=True)]
         return list(zip(*bounds, named, strict=True))
 
@@ -123,10 +126,10 @@ class SpecStore:
         """[5] Labels of the covariates in each condition, and the condition of each run; None without covariates."""
         covariates = self.ours["roles"].get("covariates")
         if covariates is None:
-            assert not self.exists(f"{TABLES}/runs/condition")
+            assert not self.exists(f"{self.groups}/runs/condition")
             return None
-        columns = [self.array(f"{TABLES}/conditions/{number}").tolist() for number in range(len(covariates))]
-        return list(zip(*columns, strict=True)), self.array(f"{TABLES}/runs/condition").tolist()
+        columns = [self.array(f"{self.groups}/conditions/{number}").tolist() for number in range(len(covariates))]
+        return list(zip(*columns, strict=True)), self.array(f"{self.groups}/runs/condition").tolist()
 
     def manifest(self):
         """[8]"""
