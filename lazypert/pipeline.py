@@ -116,7 +116,7 @@ class PerturbationPipelineConfig(KnockdownOptions, SentenceOptions, ControlOptio
         _ = self.source_config("unknown"), self.filter_config(), self.mapping_config(), self.sampler_config()
         _ = self.splitter()
 
-    def source_config(self, path: str | Path) -> PerturbationSourceConfig:
+    def source_config(self, path: str | Path | ZarrStore) -> PerturbationSourceConfig:
         """Config of one source."""
         return derive(PerturbationSourceConfig, self, file_path=path)
 

@@ -11,6 +11,7 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from lazypert._internal.files import crc32_of, write_atomic
+from lazypert.conversion.store_files import FolderFiles
 from lazypert.store.format import CODEC, MARKER, Codec, Grid, astype_codec
 from lazypert.store.manifest import MANIFEST, MANIFEST_FILES, Entry, root_digest
 from lazypert.store.shard_encoding import encode_shard
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from lazypert.conversion.store_files import StoreFiles
+
     SliceWriter = Callable[[int, Any], None]
 
 DENSE_CHUNK_BYTES = 4_194_304
@@ -32,7 +35,7 @@ DENSE_CHUNK_BYTES = 4_194_304
 class Template:
     """An array with metadata but no shards yet: enough for any task to write one of them."""
 
-    root: Path
+    files: StoreFiles
     path: str
     dtype: np.dtype[Any]
     grid: Grid
@@ -49,22 +52,23 @@ class Template:
         start, stop = self.grid.span(shard)
         assert values.shape == (stop - start,), (self.path, shard, values.shape)
         values = values.astype(self.dtype, copy=False)
-        key = f"{self.path}/c/{shard}"
-        size, crc = write_atomic(self.root / key, encode_shard(values, self.grid, self.codec))
-        return Entry(key, size, crc)
+        return self.files.write(f"{self.path}/c/{shard}", encode_shard(values, self.grid, self.codec))
 
 
 class ArrayWriter:
-    """Writes groups and arrays into a folder, and the metadata that make a store of it.
+    """Writes groups and arrays, and the metadata that make a store of them.
 
     Parameters
     ----------
     root
-        The folder, which need not exist. It is not a store before `write_root`.
+        A folder, which need not exist. It is not a store before `write_root`.
+    files
+        Where shards go; None means into the folder. What libraries write into the folder by themselves, such as
+        metadata and text, follows with `collect`.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, files: StoreFiles | None = None) -> None:
+        self.root, self.files = root, files or FolderFiles(root)
         self._entries: dict[str, Entry] = {}
         self._zarr = zarr.open_group(root, mode="a", zarr_format=3, use_consolidated=False)
 
@@ -101,11 +105,15 @@ class ArrayWriter:
         for file in folder.iterdir():
             if file.name not in map(str, range(grid.n_shards)):
                 file.unlink()
-        return Template(self.root, path, dtype, grid, codec)
+        return Template(self.files, path, dtype, grid, codec)
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Add files that tasks have written to the manifest."""
         self._entries.update((entry.key, entry) for entry in entries)
+
+    def collect(self) -> None:
+        """Send values that are still in the folder to where shards go, so that it stays small."""
+        self.add(self.files.take(self.root, is_taken=lambda key: not key.endswith("zarr.json")))
 
     def array(self, path: str, values: NDArray[Any], attrs: dict[str, Any] | None = None) -> None:
         """Write a numeric one-dimensional array."""
@@ -211,8 +219,13 @@ class ArrayWriter:
         file = self.root / "zarr.json"
         consolidated = {"kind": "inline", "must_understand": False, "metadata": dict(sorted(nodes.items(), key=_depth))}
         metadata = json.loads(file.read_bytes()) | {"consolidated_metadata": consolidated}
-        files = sorted(path for path in (self.root / MANIFEST).rglob("*/*") if path.is_file())
-        entries = [self.entry(path.relative_to(self.root).as_posix()) for path in files]
+        files = {
+            path.relative_to(self.root).as_posix() for path in (self.root / MANIFEST).rglob("*/*") if path.is_file()
+        }
+        files |= {
+            key for key in self._entries if key.startswith(f"{MANIFEST}/") and key.count("/") > MANIFEST.count("/") + 1
+        }
+        entries = [self.entry(key) for key in sorted(files)]
         attrs = attrs | {MANIFEST_FILES: [[e.key, e.size, e.crc32] for e in entries]}
         metadata["attributes"] = {"encoding-type": "anndata", "encoding-version": "0.1.0", MARKER: attrs}
         attrs["root_digest"] = root_digest(metadata)

@@ -234,7 +234,7 @@ def _load_finished(writer: StoreWriter, work: Path) -> dict[str, Any] | None:
     with contextlib.suppress(KeyError, TypeError):  # not written by this version
         entries, cell_stats = ([Entry(*entry) for entry in record[key]] for key in ("files", "cell_stats"))
         summary: dict[str, Any] = record["summary"]
-        if match_files(writer.root, entries) and match_files(work, cell_stats):
+        if writer.files.holds(entries) and match_files(work, cell_stats):
             writer.add(entries)
             return summary
     shutil.rmtree(work)

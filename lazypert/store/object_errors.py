@@ -62,13 +62,15 @@ def may_pass(error: BaseException) -> bool:
     return is_network or bool(_SLOW.search(text) or _BUSY.search(text) or _UNREACHABLE.search(text))
 
 
-def is_missing_bucket(error: BaseException) -> bool:
-    """Whether storage says that there is no such bucket."""
+def is_no_bucket(error: BaseException) -> bool:
+    """Whether a request failed because there is no such bucket."""
     return bool(_NO_BUCKET.search(_everything(error)))
 
 
-def object_error(where: str, key: str, error: Exception, secrets: Sequence[str] = ()) -> Exception:
-    """Return the error for an object that cannot be read now, whatever the reason.
+def object_error(
+    where: str, key: str, error: Exception, secrets: Sequence[str] = (), *, verb: str = "read"
+) -> Exception:
+    """Return the error for an object that cannot be read or written now, whatever the reason.
 
     Parameters
     ----------
@@ -80,6 +82,8 @@ def object_error(where: str, key: str, error: Exception, secrets: Sequence[str] 
         What the library raised.
     secrets
         Texts that the message must not show.
+    verb
+        What was attempted: ``"read"`` or ``"written"``.
     """
     if isinstance(error, LazypertError | MemoryError):
         return error
@@ -89,36 +93,37 @@ def object_error(where: str, key: str, error: Exception, secrets: Sequence[str] 
         return ConfigError(
             f"storage_options: {where!r} refuses them: {said}. Correct their names and types. The store is not damaged."
         )
-    if _NO_BUCKET.search(text):
-        return StorageError(f"{name} cannot be read: there is no such bucket. Correct the URL. ({said})")
+    if _NO_BUCKET.search(text) or (verb == "written" and isinstance(error, FileNotFoundError)):
+        return StorageError(f"{name} cannot be {verb}: there is no such bucket. Correct the URL. ({said})")
     if _NO_CREDENTIALS.search(text):
         return AccessDeniedError(
-            f"{name} cannot be read: no credentials were found. Pass storage_options={{'key': ..., 'secret': ...}}, "
-            "set the storage's environment variables (AWS_ACCESS_KEY_ID, ...), or pass {'anon': True} if it is public. "
+            f"{name} cannot be {verb}: no credentials were found. Pass storage_options={{'key': ..., 'secret': ...}}, "
+            "set the storage's variables (AWS_ACCESS_KEY_ID, ...), or pass {'anon': True} if it is public. "
             f"({said})"
         )
     if _REGION.search(text):
         return StorageError(
-            f"{name} cannot be read: the bucket is in another region. Pass storage_options={{'region': ...}}. ({said})"
+            f"{name} cannot be {verb}: its bucket is in another region. Pass storage_options={{'region': ...}}. "
+            f"({said})"
         )
     if isinstance(error, PermissionError) or (_DENIED.search(text) and not re.search(r"\b5\d\d\b", text)):
         return AccessDeniedError(
-            f"{name} cannot be read: access is denied (403 or 401). Check the credentials in storage_options or the "
-            "environment, and that they may read this bucket; pass {'requester_pays': True} if readers pay, and "
+            f"{name} cannot be {verb}: access is denied (403 or 401). Check the credentials in storage_options or the "
+            "environment, and that they permit this; pass {'requester_pays': True} if readers pay, and "
             f"{{'anon': True}} if it is public. ({said})"
         )
     if _UNREACHABLE.search(text):
         return StorageError(
-            f"{name} cannot be read: the storage cannot be reached. Check the network, the URL and endpoint_url, and "
+            f"{name} cannot be {verb}: the storage cannot be reached. Check the network, the URL and endpoint_url, and "
             f"repeat what you did once it answers; nothing is lost. ({said})"
         )
     if isinstance(error, TimeoutError) or _SLOW.search(text):
         return StorageError(
-            f"{name} cannot be read now: the storage did not answer in time. Try again, or allow requests more time "
+            f"{name} cannot be {verb} now: the storage did not answer in time. Try again, or allow requests more time "
             f"with storage_options={{'request_timeout': seconds}}. ({said})"
         )
     return StorageError(
-        f"{name} cannot be read now ({said}). This does not mean that it is damaged. The storage or the network "
+        f"{name} cannot be {verb} now ({said}). This does not mean that it is damaged. The storage or the network "
         "failed: try again, and check them if it fails again; nothing is lost."
     )
 
@@ -135,3 +140,9 @@ def _causes(error: BaseException) -> list[BaseException]:
         found.append(cause)
         cause = cause.__cause__ or cause.__context__
     return found
+
+
+def shown_url(url: str) -> str:
+    """Return a URL without what may be secret: a password, and its query, which may be a signature."""
+    address = url.partition("?")[0]
+    return re.sub(r"(://)[^/@\s]+:[^/@\s]*@", r"\1", address)

@@ -22,6 +22,7 @@ from lazypert.store.reader_store import ReaderStore
 from lazypert.store.remote_reader import RemoteReader
 from lazypert.store.storage_options import own_options, secrets_of
 from lazypert.store.table_objects import annotation_objects
+from lazypert.store.unfinished import CLAIM, unfinished_store
 
 _FILES = (".h5ad", ".h5", ".h5mu", ".loom")
 
@@ -104,7 +105,7 @@ def _open_remote(
     reader = RemoteReader(opened, url, options, secrets)
     root, identity = reader.read_root()
     if root is None:
-        raise _no_root(url)
+        raise unfinished_store(url) if reader.size(CLAIM) is not None else _no_root(url)
     if cache is not None:
         folder, limit = cache
         of_version = DiskCache(folder, limit, f"{url}\n{sha256(root).hexdigest()}")

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from lazypert.store import requests
-from lazypert.store.object_errors import is_missing_bucket, object_error
+from lazypert.store.object_errors import is_no_bucket, object_error
 from lazypert.store.storage_options import RequestOptions
 
 if TYPE_CHECKING:
@@ -324,7 +324,7 @@ class RemoteReader:
         try:
             return requests.run(self._requests.make(_ROOT, get))
         except FileNotFoundError as error:
-            if is_missing_bucket(error):
+            if is_no_bucket(error):
                 raise object_error(self.where, _ROOT, error) from None
             return None, None
 
