@@ -185,9 +185,7 @@ class PerturbationPipeline:
         ConfigError
             If `splits` has other cells, or is given together with options of another split.
         """
-        if isinstance(file_paths, str | ZarrStore | xr.Dataset | PerturbationAnnDataSource):
-            file_paths = [file_paths]
-        elif not isinstance(file_paths, Iterable):
+        if isinstance(file_paths, Screen) or not isinstance(file_paths, Iterable):
             file_paths = [file_paths]
         if splits is not None:
             self._refuse_split_options()

@@ -112,7 +112,7 @@ def object_error(
             "environment, and that they permit this; pass {'requester_pays': True} if readers pay, and "
             f"{{'anon': True}} if it is public. ({said})"
         )
-    if _UNREACHABLE.search(text):
+    if _UNREACHABLE.search(text) or any(_UNREACHABLE.search(str(cause)) for cause in _causes(error)):
         return StorageError(
             f"{name} cannot be {verb}: the storage cannot be reached. Check the network, the URL and endpoint_url, and "
             f"repeat what you did once it answers; nothing is lost. ({said})"
