@@ -14,6 +14,7 @@ import pytest
 import xarray as xr
 
 import lazypert as lp
+from benchmarks.range_server import RangeServer
 from lazypert.errors import (
     AccessDeniedError,
     ConfigError,
@@ -28,7 +29,6 @@ from lazypert.store.disk_cache import DiskCache
 from lazypert.store.remote_reader import RemoteReader
 from lazypert.store.store import Store
 from tests.support.loaders import FIELDS, loader_of
-from tests.support.range_server import RangeServer
 from tests.support.stores import ROLES, small_grids
 
 FAST = {"max_retries": 2, "request_timeout": 5}
@@ -308,7 +308,7 @@ def test_messages_show_no_credentials(server):
 _HANGING = """
     import socket, sys, threading
     import lazypert as lp
-    from tests.support.range_server import RangeServer
+    from benchmarks.range_server import RangeServer
 
     server = RangeServer(sys.argv[1])
     if sys.argv[2] == "open":

@@ -1,13 +1,12 @@
 """Stores in S3: opened, verified and loaded; each mistake has an error of its own."""
 
-
 import numpy as np
 import pytest
 
 import lazypert as lp
+from benchmarks.range_server import RangeServer
 from lazypert.errors import AccessDeniedError, ConfigError, StorageError, StoreNotFoundError
 from tests.remote.test_reading import assert_equal_epochs, epoch, source_of
-from tests.support.range_server import RangeServer
 
 pytest.importorskip("moto")
 pytest.importorskip("obstore")
@@ -88,7 +87,11 @@ def test_a_missing_package_is_named(monkeypatch):
 
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "obstore" else found(name, *a))
-    monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
+
+    def missing(*_):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr("fsspec.get_filesystem_class", missing)
     with pytest.raises(ConfigError, match="pip install obstore"):
         lp.open(URL, storage_options={"anon": True})
 
