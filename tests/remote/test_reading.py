@@ -173,7 +173,7 @@ def test_the_cache_keeps_its_limit_and_what_was_used_last(tmp_path):
 
 def test_a_cache_folder_that_cannot_be_written_to(server, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="cache_dir: .*Choose another folder"):
+    with pytest.raises(ConfigError, match=r"cache_dir: .*Choose another folder"):
         lp.open(server.url, cache_dir=tmp_path / "file")
     with pytest.raises(ConfigError, match="cache_size: got 'much'"):
         lp.open(server.url, cache_dir=tmp_path, cache_size="much")
@@ -252,7 +252,7 @@ def test_a_server_that_is_down_or_slow(server):
         lp.open(f"http://127.0.0.1:{port}", storage_options={"max_retries": 1})
     server.hangs = True
     try:
-        with pytest.raises(StorageError, match="did not answer in time.*request_timeout"):
+        with pytest.raises(StorageError, match=r"did not answer in time.*request_timeout"):
             lp.open(server.url, storage_options={"request_timeout": 0.2})
     finally:
         server.hangs = False

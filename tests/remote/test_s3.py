@@ -62,7 +62,7 @@ def test_refused_credentials(server):
     forbidding = RangeServer("/nonexistent")
     forbidding.status = 403
     try:
-        with pytest.raises(AccessDeniedError, match="access is denied.*credentials") as caught:
+        with pytest.raises(AccessDeniedError, match=r"access is denied.*credentials") as caught:
             lp.open(URL, storage_options=server.options | {"endpoint_url": forbidding.url})
         assert "very-secret" not in str(caught.value)
     finally:
@@ -75,7 +75,7 @@ def test_the_server_is_gone_and_comes_back(server, reference, monkeypatch):
     expected = epoch(reference.source)
     server.stop()
     try:
-        with pytest.raises(StorageError, match="cannot be reached|does not mean that it is damaged"):
+        with pytest.raises(StorageError, match=r"cannot be reached|does not mean that it is damaged"):
             epoch(source)
     finally:
         server.start()
