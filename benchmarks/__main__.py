@@ -1,4 +1,4 @@
-"""``python -m benchmarks convert --help``, and likewise for ``load`` and ``fairness``."""
+"""``python -m benchmarks convert --help``, and likewise for ``load``, ``fairness`` and ``remote``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import convert, fairness, load
+from benchmarks import convert, fairness, load, remote
 from benchmarks.load_summary import CACHES
 from benchmarks.loaders import RIVALS as LOADERS
 from benchmarks.loaders.annbatch import Setting
@@ -143,6 +143,8 @@ def _parser() -> argparse.ArgumentParser:
         ),
     )
     _add_python(command)
+    command = commands.add_parser("remote", help="read a store through a server: seconds, requests, bytes")
+    _add(command, remote.Options, (*size, ("latency", _seconds, "seconds before each answer of the server"), work))
     return parser
 
 
@@ -164,7 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     parser = _parser()
     given = vars(parser.parse_args(arguments))
-    chosen: Any = {"convert": convert, "load": load, "fairness": fairness}[given.pop("benchmark")]
+    chosen: Any = {"convert": convert, "load": load, "fairness": fairness, "remote": remote}[given.pop("benchmark")]
     if "python" in given:
         given["python"] = tuple(given["python"])
     try:

@@ -16,7 +16,7 @@ Each is a `LazypertError` and also the built-in exception that fits, so both
     ├── StoreChangedError (OSError)                      a store, or a column, was replaced after it was opened
     ├── DiskFullError (OSError)                          not enough space on the disk
     ├── MachineError (OSError)                           open files, locks, permissions, or a failing disk
-    │   └── StorageError                                 object storage that does not answer, or answers with an error
+    │   └── StorageError (OSError)                       object storage that does not answer, or answers with an error
     │       └── AccessDeniedError (PermissionError)      credentials that are missing, wrong or not sufficient
     ├── ClusterError (RuntimeError)                      a Dask cluster was lost, or a worker lacks what it needs
     ├── RunChangedError (ValueError)                     something that a run manifest describes has changed
@@ -80,7 +80,7 @@ class MachineError(LazypertError, OSError):
     """The machine could not read a file, which may be intact: too many open files, a lock, a failing disk."""
 
 
-class StorageError(MachineError):
+class StorageError(MachineError, OSError):
     """Object storage did not answer, or answered with an error; what it holds may be intact."""
 
 

@@ -90,7 +90,7 @@ class PerturbationPipelineConfig(KnockdownOptions, SentenceOptions, ControlOptio
         _ = self.source_config("unknown"), self.filter_config(), self.mapping_config(), self.sampler_config()
         _ = self.splitter()
 
-    def source_config(self, path: str | Path) -> PerturbationSourceConfig:
+    def source_config(self, path: str | Path | ZarrStore) -> PerturbationSourceConfig:
         """Config of one source."""
         return derive(PerturbationSourceConfig, self, file_path=path)
 
@@ -159,8 +159,7 @@ class PerturbationPipeline:
         ConfigError
             If `splits` has other cells, or is given together with options of another split.
         """
-        is_one = isinstance(file_paths, str | ZarrStore | xr.Dataset | PerturbationAnnDataSource)
-        if is_one or not isinstance(file_paths, Iterable):
+        if isinstance(file_paths, Screen) or not isinstance(file_paths, Iterable):
             file_paths = [file_paths]
         if splits is not None:
             self._refuse_split_options()

@@ -18,6 +18,8 @@ KINDS = {
     errors.StoreExistsError: FileExistsError,
     errors.DiskFullError: OSError,
     errors.MachineError: OSError,
+    errors.StorageError: OSError,
+    errors.AccessDeniedError: PermissionError,
     errors.StoreDamagedError: OSError,
     errors.StoreChangedError: OSError,
     errors.ClusterError: RuntimeError,

@@ -72,7 +72,7 @@ def doors(url):
 @pytest.mark.parametrize("url", ["s3://bucket/s.h5ad", "https://host/s.h5?raw=1"])
 def test_a_file_at_a_url_is_not_opened_as_a_store(url):
     for door in doors(url):
-        with pytest.raises(StoreNotFoundError, match=r"the URL of a file.*copy it here"):
+        with pytest.raises(StoreNotFoundError, match=r"the URL of a file.*Convert the file first"):
             door()
 
 
@@ -88,8 +88,8 @@ class OddStorage(fsspec.AbstractFileSystem):
 @pytest.mark.parametrize(
     ("url", "kind", "message"),
     [
-        ("nothing-like-it://b/s.zarr", ConfigError, "fsspec cannot open: Protocol not known"),
-        ("odd://b/s.zarr", MachineError, "cannot be read now .*Unable to locate credentials.*the network"),
+        ("nothing-like-it://b/s.zarr", ConfigError, "whose protocol 'nothing-like-it' is unknown"),
+        ("odd://b/s.zarr", MachineError, r"cannot be read: no credentials were found.*Unable to locate credentials"),
     ],
 )
 def test_remote_storage_that_cannot_be_read(url, kind, message):
@@ -101,7 +101,7 @@ def test_remote_storage_that_cannot_be_read(url, kind, message):
 
 def test_a_wrong_storage_option_is_not_called_damage():
     pytest.importorskip("s3fs")
-    with pytest.raises(ConfigError, match=r"^storage_options: got the options \['bad'\] .* not damaged") as raised:
+    with pytest.raises(ConfigError, match=r"^storage_options: got the option 'bad' .*") as raised:
         lp.open("s3://bucket/s.zarr", storage_options={"bad": "S3CR3T"})
     assert "S3CR3T" not in str(raised.value)
 

@@ -20,7 +20,8 @@ EXTRAS = {
     "distributed": ("distributed", "convert on a Dask cluster"),
     "hdf5": ("hdf5plugin", "read H5AD files compressed with Blosc, LZ4 or Zstandard"),
     "parquet": ("pyarrow", "read and write splits as Parquet files"),
-    "s3": ("s3fs", "read stores from S3"),
+    "remote": ("obstore", "read stores from object storage"),
+    "s3": ("s3fs", "read stores from S3 with profiles and other options of fsspec"),
 }
 """Package and purpose of each optional dependency of lazypert, by the name of the extra."""
 

@@ -382,7 +382,13 @@ class LoaderIterator:
         with self._lock:
             if self._batches is None:
                 self._batches = self._loader._batches(self._position)
-            batch = next(self._batches)
+            try:
+                batch = next(self._batches)
+            except StopIteration:
+                raise
+            except BaseException:
+                self._batches = None  # the next call reads the same batch again: the storage may answer by then
+                raise
             self._position.step += 1
             return batch
 

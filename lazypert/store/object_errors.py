@@ -40,7 +40,7 @@ _BUSY = re.compile(
 
 def plain(error: BaseException, secrets: Sequence[str] = ()) -> str:
     """Return the message of a library's error: one line, short, without credentials and signed URLs."""
-    texts = [f"{type(cause).__name__}: {str(cause).partition('Debug source:')[0]}" for cause in _causes(error)[:4]]
+    texts = [f"{type(cause).__name__}: {_message(cause)}" for cause in _causes(error)[:4]]
     text = " ".join("; ".join(texts).split())
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
@@ -112,7 +112,7 @@ def object_error(
             "environment, and that they permit this; pass {'requester_pays': True} if readers pay, and "
             f"{{'anon': True}} if it is public. ({said})"
         )
-    if _UNREACHABLE.search(text):
+    if _UNREACHABLE.search(text) or any(_UNREACHABLE.search(str(cause)) for cause in _causes(error)):
         return StorageError(
             f"{name} cannot be {verb}: the storage cannot be reached. Check the network, the URL and endpoint_url, and "
             f"repeat what you did once it answers; nothing is lost. ({said})"
@@ -129,7 +129,12 @@ def object_error(
 
 
 def _everything(error: BaseException) -> str:
-    return " ".join(f"{type(cause).__name__} {cause}" for cause in _causes(error))
+    return " ".join(f"{type(cause).__name__} {_message(cause)}" for cause in _causes(error))
+
+
+def _message(error: BaseException) -> str:
+    """Return what an error says without the dump of options that obstore adds."""
+    return str(error).partition("Debug source:")[0]
 
 
 def _causes(error: BaseException) -> list[BaseException]:

@@ -90,8 +90,8 @@ def _open_fsspec(url: str, protocol: str, options: dict[str, Any], read_only: bo
     import fsspec
     from zarr.storage import FsspecStore
 
-    known = fsspec.available_protocols()
     first = protocol.split("::")[0]
+    known = {*fsspec.available_protocols(), *fsspec.registry}
     if first not in known:
         raise ConfigError(
             f"store: got {url!r}, whose protocol {first!r} is unknown. {near_matches(first, known)} Local stores are "

@@ -247,6 +247,8 @@ class RemoteReader:
 
         async def get() -> Any:
             try:
+                if not self.store._is_open:  # a ZIP file; zarr has no public name for it
+                    await self.store._open()
                 return await self.store.get(key, default_buffer_prototype(), byte_range=byte_range)
             except FileNotFoundError:
                 return None
@@ -288,7 +290,7 @@ class RemoteReader:
         return RemoteReader(store, where, options, secrets)
 
     def root_identity(self) -> Any:
-        """Return what tells versions of the root metadata apart, or None if they are gone."""
+        """Return what tells versions of the root metadata apart, or None; it does not read them if possible."""
         opened = self._of_obstore()
         if opened is None:
             return self.fetch_whole("zarr.json")

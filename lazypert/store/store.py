@@ -114,8 +114,6 @@ class Store:
             )
         self.format_version: int = version
         self.reader = CheckedReader(reader, self.attrs, self._root_identity)
-        if self.is_remote:
-            self.reader.check()  # what was read after the root metadata belongs to them
 
     def __reduce__(self) -> tuple[Any, ...]:
         cache = self.cache_dir, self.cache_size

@@ -4,6 +4,7 @@ import pytest
 
 from lazypert import PerturbationAnnDataSource, PerturbationSourceConfig
 from lazypert.loading.prefetch import divide_steps
+from lazypert.store.remote_reader import RemoteReader
 from tests.support.loaders import loader_of, loader_threads, same_batch
 
 
@@ -45,7 +46,7 @@ def test_indexes_are_requested_once_and_nearby_chunks_together(remote):
     counting = Counting.from_url(remote, read_only=True)
     for matrix in source.matrices:
         for array in (matrix.indptr, matrix.indices, matrix.data):
-            array.reader = type(array.reader)(counting)
+            array.reader = array.indexes.reader = RemoteReader(counting)
     loader = loader_of(source, n_basal_samples=0)
     list(loader)
     n_parts = len(divide_steps(range(len(loader)), loader.plan.batches_per_block))
