@@ -11,10 +11,11 @@ import xarray as xr
 
 from lazypert._internal.validation import make_config, named_options, require_choice, require_names
 from lazypert.dataset.anndata_files import to_anndata, write_h5ad
-from lazypert.dataset.dataset_source import require_stored_labels, selection_config, store_config, unique_rows
+from lazypert.dataset.cell_rows import are_all, as_array, cell_rows, positions_in, unique_rows
+from lazypert.dataset.dataset_source import require_stored_labels, selection_config, store_config
 from lazypert.dataset.selection import rows_with_labels
 from lazypert.dataset.store_access import reopen_store
-from lazypert.dataset.variables import CELL, STORE, STORE_ROW
+from lazypert.dataset.variables import STORE, STORE_ROW
 from lazypert.design.control_coverage import control_coverage
 from lazypert.design.controls import ControlMappingConfig, control_mapping
 from lazypert.errors import ConfigError
@@ -77,15 +78,12 @@ class PertAccessor:
         require_stored_labels(self._ds, store)
         if self._is_complete:
             return store.groups
-        return store.groups.select(self._ds[STORE_ROW].to_numpy())
+        return store.groups.select(as_array(cell_rows(self._ds)))
 
     @property
     def _is_complete(self) -> bool:
         """Whether the Dataset has all cells of the store, in the store's order."""
-        if self._ds.sizes[CELL] != self.store.n_obs:
-            return False
-        rows = self._ds[STORE_ROW].to_numpy()
-        return bool((rows == np.arange(len(rows))).all())
+        return are_all(cell_rows(self._ds), self.store.n_obs)
 
     def obs_names(self, rows: NDArray[np.integer]) -> NDArray[Any]:
         """Read (n,) names of cells by store row."""
@@ -117,7 +115,7 @@ class PertAccessor:
             When `columns` are not a list of names.
         """
         wanted = self.store.obs_columns if columns is None else require_names("columns", columns)
-        rows = np.atleast_1d(self._ds[STORE_ROW].to_numpy())
+        rows = as_array(cell_rows(self._ds))
         values = {name: take_column(self.store, f"obs/{self.store.require_obs(name)}", rows) for name in wanted}
         return pd.DataFrame(values, index=pd.Index(take_column(self.store, "obs/_index", rows)))
 
@@ -256,7 +254,7 @@ class PertAccessor:
         if self._is_complete:
             is_range = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows)
             return self._ds.isel(cell=slice(int(rows[0]), int(rows[-1]) + 1) if is_range else rows)
-        return self._ds.isel(cell=np.flatnonzero(np.isin(self._ds[STORE_ROW].to_numpy(), rows)))
+        return self._ds.isel(cell=positions_in(cell_rows(self._ds), rows))
 
     def split(
         self,
@@ -388,5 +386,5 @@ class PertAccessor:
         store, rows = self.store, unique_rows(self._ds, "a split")
         config = selection_config(self._ds, store, options)
         groups = group_cells(store, config.roles)
-        groups = groups if self._is_complete else groups.select(rows)
+        groups = groups if self._is_complete else groups.select(as_array(rows))
         return PerturbationAnnDataSource(config, store=store, groups=groups)

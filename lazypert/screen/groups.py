@@ -19,6 +19,7 @@ from lazypert.screen.labels import label_array, rename
 from lazypert.screen.roles import AXES, RUN_AXES, missing_controls, no_such_control
 from lazypert.screen.rows import Rows
 from lazypert.screen.run_keys import decode, encode, in_run_order, run_radices
+from lazypert.screen.selected_groups import select_in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -164,6 +165,8 @@ class Groups:
         rows
             (n,) store rows, in any order; a row may occur several times.
         """
+        if (selected := select_in_order(self, rows)) is not None:
+            return selected
         positions = rows if self.row_order is None else inverse(self.row_order)[rows]
         run, columns = self.run_of(positions.astype(np.int64)), self.roles.columns()
         codes: dict[str, NDArray[np.int32] | None]
@@ -240,6 +243,21 @@ class Groups:
         n_batches = len(self.labels["batch"])
         key = run.astype(np.int64) * (n_batches + 1) + self.batch_of(rows) + 1
         return np.searchsorted(self.batch_counts.keys(n_batches), key)
+
+    def run_of_rows(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
+        """(n,) run of each store row, -1 for rows of the store that are in none."""
+        rows = np.asarray(rows, np.int64)
+        if self.row_order is None:
+            return np.where(rows < self.n_obs, self.run_of(rows), -1)
+        return np.where(rows < len(self._run_by_row), self._run_by_row.take(rows, mode="clip"), -1).astype(np.int64)
+
+    @cached_property
+    def _run_by_row(self) -> NDArray[np.integer]:
+        """(n_rows,) run of each store row, up to the last one that is in a run."""
+        assert self.row_order is not None
+        dtype = code_dtype(len(self.start))
+        n_rows = int(self.row_order.max(initial=-1)) + 1
+        return self.expand(np.arange(len(self.start), dtype=dtype), n_rows)
 
     @property
     def sizes(self) -> NDArray[np.int64]:

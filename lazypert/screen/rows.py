@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
+CELLS_AT_ONCE = 1_048_576
+"""Cells that are looked at together where all of a screen would take too much memory."""
+
+
 class Rows:
     """An ordered list of distinct store rows whose memory depends only on the number of intervals.
 
@@ -46,6 +50,21 @@ class Rows:
         interval = np.searchsorted(self._ends, index, side="right")
         return self.stops[interval] - (self._ends[interval] - index)
 
+    def positions_between(self, begin: int, end: int) -> NDArray[np.int64]:
+        """Return the positions of the elements `begin` to `end`, without looking up each of them."""
+        first = int(np.searchsorted(self._ends, begin, side="right"))
+        last = int(np.searchsorted(self._ends, end, side="left")) + 1
+        stops = self.stops[first:last]
+        # From the end of each interval backwards, as `positions` does.
+        lengths = np.diff(np.clip(self._ends[first:last], begin, end), prepend=begin)
+        return np.repeat(stops - self._ends[first:last], lengths) + np.arange(begin, end)
+
+    def chunks(self, size: int = CELLS_AT_ONCE) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Yield the index in this list and the position of every element, a bounded number at a time."""
+        for begin in range(0, len(self), size):
+            end = min(len(self), begin + size)
+            yield np.arange(begin, end), self.positions_between(begin, end)
+
     def find(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the index of each position, all of which must be in the list: the inverse of `positions`."""
         by_start = np.argsort(self.starts, kind="stable")
@@ -72,7 +91,10 @@ class Rows:
     def __getitem__(self, index: slice | list[int] | NDArray[Any]) -> NDArray[np.int64]: ...
     def __getitem__(self, index: Any) -> int | NDArray[np.int64]:
         if isinstance(index, slice):
-            return self.to_rows(self.positions(np.arange(*index.indices(len(self)))))
+            begin, end, step = index.indices(len(self))
+            if step == 1:
+                return self.to_rows(self.positions_between(begin, max(begin, end)))
+            return self.to_rows(self.positions(np.arange(begin, end, step)))
         which = np.asarray(index)
         if which.dtype == bool:
             if which.shape != (len(self),):
@@ -121,9 +143,7 @@ class Rows:
 
     def _filter(self, is_kept: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]) -> Rows:
         starts, stops = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        for begin in range(0, len(self), 1_048_576):
-            index = np.arange(begin, min(len(self), begin + 1_048_576))
-            positions = self.positions(index)
+        for index, positions in self.chunks():
             kept = is_kept(index, positions)
             positions, index = positions[kept], index[kept]
             # The new intervals must not span several of the old ones, each of which belongs to one run.
@@ -136,3 +156,10 @@ class Rows:
 
     def __repr__(self) -> str:
         return f"Rows({len(self):,} rows in {len(self.starts):,} intervals)"
+
+
+def count_distinct(rows: NDArray[np.integer]) -> int:
+    """Return the number of distinct rows, in one byte for each row of the store."""
+    occurs = np.zeros(int(rows.max(initial=-1)) + 1, dtype=bool)  # faster than sorting the rows of a large screen
+    occurs[rows] = True
+    return int(occurs.sum())
