@@ -19,6 +19,9 @@ N_NAMES = 1_000
 
 N_LOADERS = 30
 
+_FILTER = {"enable_knockdown_filter": True, "residual_expression": 1.0, "cell_residual_expression": 1.0}
+"""Options of quality control; perturbations of an atlas do nothing, and half of them pass by chance."""
+
 _LOADER = {"sentence_size": 64, "sentences_per_batch": 8, "to": "numpy"}
 
 

@@ -40,7 +40,10 @@ def positions_in(rows: range | NDArray[np.int64], wanted: NDArray[np.int64]) -> 
     """Positions of the cells of a Dataset whose rows are among `wanted`, ascending."""
     if not isinstance(rows, range):
         return np.flatnonzero(np.isin(rows, wanted))
-    inside = wanted[(wanted >= min(rows[0], rows[-1])) & (wanted <= max(rows[0], rows[-1]))] if len(rows) else wanted[:0]
+    if not len(rows):
+        return np.empty(0, np.int64)
+    low, high = sorted((rows[0], rows[-1]))
+    inside = wanted[(wanted >= low) & (wanted <= high)]
     positions, rest = np.divmod(inside - rows.start, rows.step)
     return np.sort(positions[rest == 0])
 

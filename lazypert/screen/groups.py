@@ -246,10 +246,18 @@ class Groups:
 
     def run_of_rows(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
         """(n,) run of each store row, -1 for rows of the store that are in none."""
-        rows = np.asarray(rows, np.int64)
         if self.row_order is None:
-            return np.where(rows < self.n_obs, self.run_of(rows), -1)
+            return np.where(rows < self.n_obs, self.run_of(rows.astype(np.int64)), -1)
         return np.where(rows < len(self._run_by_row), self._run_by_row.take(rows, mode="clip"), -1).astype(np.int64)
+
+    def runs_between(self, start: int, stop: int) -> NDArray[np.int64]:
+        """(stop - start,) run of each of consecutive store rows, -1 for rows that are in none."""
+        if self.row_order is None:
+            bounds = np.append(self.start[self._by_start], self.n_obs).clip(start, min(stop, self.n_obs))
+            runs = np.repeat(np.arange(len(self.start))[self._by_start], np.diff(bounds))
+        else:
+            runs = self._run_by_row[start:stop].astype(np.int64)
+        return np.append(runs, np.full(stop - start - len(runs), -1))
 
     @cached_property
     def _run_by_row(self) -> NDArray[np.integer]:
