@@ -18,13 +18,14 @@ from lazypert.dataset.store_access import reopen_store
 from lazypert.dataset.variables import STORE, STORE_ROW
 from lazypert.design.control_coverage import control_coverage
 from lazypert.design.controls import ControlMappingConfig, control_mapping
-from lazypert.errors import ConfigError
+from lazypert.errors import ConfigError, LabelNotFoundError
 from lazypert.quality import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter
 from lazypert.screen.roles import Roles
 from lazypert.sources.anndata_source import PerturbationAnnDataSource
 from lazypert.splits.options import SPLIT_MODES, SplitKwargs, SplitMode, SplitOptions
 from lazypert.splits.splitters import SPLITTERS, make_splitter, wrong_mode
 from lazypert.store.columns import open_column, take_column
+from lazypert.store.find_cells import find_cells
 from lazypert.store.group_by_columns import group_cells
 
 if TYPE_CHECKING:
@@ -88,6 +89,39 @@ class PertAccessor:
     def obs_names(self, rows: NDArray[np.integer]) -> NDArray[Any]:
         """Read (n,) names of cells by store row."""
         return self.groups.cells.names(rows)
+
+    @named_options
+    def rows_of(self, names: str | Sequence[str]) -> NDArray[np.int64]:
+        """Find cells by name, without an index: reads the 8 bytes of each cell's name hash, a part at a time.
+
+        One call takes about as long for a million names as for one.
+
+        Parameters
+        ----------
+        names
+            (n,) names of cells of this Dataset, in any order.
+
+        Returns
+        -------
+        (n,) store row of each name: of the whole Dataset, ``ds.isel(cell=ds.pert.rows_of(names))`` are these cells.
+
+        Raises
+        ------
+        LabelNotFoundError
+            When a name does not occur in this Dataset.
+        ConfigError
+            When several cells have one of the names.
+        """
+        names = require_names("names", names)
+        rows = find_cells(self.store, names)
+        if not self._is_complete:
+            is_inside = np.isin(rows, as_array(cell_rows(self._ds)))
+            if not is_inside.all():
+                raise LabelNotFoundError(
+                    f"names: got {names[int(np.argmin(is_inside))]!r}, which is a cell of the store but not of this "
+                    "selection. Look it up in the Dataset from lazypert.open."
+                )
+        return rows
 
     def read_obs(self, column: str, rows: NDArray[np.integer]) -> NDArray[Any]:
         """Read (n,) values of an obs column by store row."""

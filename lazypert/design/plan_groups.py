@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lazypert.design.pool_ranks import count_up
 from lazypert.design.sampler_config import choose_sentence_size
 from lazypert.errors import ConfigError
+from lazypert.screen.rows import index_dtype
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from lazypert.design.sampler_config import PerturbationSamplerConfig
@@ -37,14 +41,14 @@ def with_size(config: PerturbationSamplerConfig, sizes: NDArray[np.int64]) -> Pe
 
 
 def divide_by_batch(
-    groups: Groups, rows: Rows, run: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Sort a split's cells by run and batch.
+    groups: Groups, rows: Rows
+) -> tuple[NDArray[np.integer], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Sort a split's cells by run and batch, in four bytes per cell.
 
     Parameters
     ----------
-    run
-        (n_cells,) run of each cell, ascending.
+    rows
+        The cells, sorted by run.
 
     Returns
     -------
@@ -53,12 +57,20 @@ def divide_by_batch(
     first, run, size
         (n_groups,) first cell, run, and number of cells of each (run, batch).
     """
-    batch = groups.batch_of(rows[:])
-    key = run * (len(groups.labels["batch"]) + 1) + batch + 1
-    split_index = np.argsort(key, kind="stable")
-    key = key[split_index]
-    first = np.flatnonzero(np.diff(key, prepend=-1) != 0)
-    return split_index, first, run[split_index[first]], np.diff(np.append(first, len(key)))
+
+    def subgroups() -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        for index, positions in rows.chunks():
+            yield index, groups.subgroup_of(groups.run_of(positions), rows.to_rows(positions))
+
+    size = np.zeros(len(groups.batch_counts.run), dtype=np.int64)
+    for _, subgroup in subgroups():
+        size += np.bincount(subgroup, minlength=len(size))
+    first = np.cumsum(size) - size
+    split_index, place = np.empty(len(rows), dtype=index_dtype(len(rows))), first.copy()
+    for index, subgroup in subgroups():
+        split_index[count_up(subgroup, place)] = index
+    occurs = size > 0
+    return split_index, first[occurs], groups.batch_counts.run[occurs], size[occurs]
 
 
 def n_conditions_of(groups: Groups, run: NDArray[np.int64]) -> NDArray[np.int64]:
