@@ -66,7 +66,7 @@ def _select_mask(store: str) -> Any:
 
 def _find_cells(store: str) -> Any:
     pert = _pert(store)
-    rows = np.linspace(0, pert.store.n_obs - 1, N_NAMES).astype(np.int64)
+    rows = pert.store.n_obs // 2 + np.arange(min(N_NAMES, pert.store.n_obs // 2))
     names = pert.obs_names(rows)
     assert (pert.rows_of(names) == rows).all()
 
