@@ -34,6 +34,7 @@ from lazypert.errors import ConfigError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from lazypert.design.plan_groups import BatchOrder
     from lazypert.design.sampler_config import PerturbationSamplerConfig
     from lazypert.screen.groups import Groups
     from lazypert.screen.rows import Rows
@@ -74,7 +75,7 @@ class SentencePlan:
     config: PerturbationSamplerConfig
     first: NDArray[np.int64]
     size: NDArray[np.int64]
-    split_index: NDArray[np.integer] | None = None
+    split_index: NDArray[np.int64] | BatchOrder | None = None
     shuffle: bool = True
     weights: NDArray[np.float64] | None = None
     pool: NDArray[np.int64] | None = None
@@ -137,7 +138,7 @@ class SentencePlan:
         first = np.concatenate([[0], ends])[run_starts].astype(np.int64)
         size = np.diff(np.append(first, ends[-1:]))
         run, whole = interval_run[run_starts], None
-        split_index: NDArray[np.integer] | None = None
+        split_index: NDArray[np.int64] | BatchOrder | None = None
         if by_batch:
             split_index, first, of_run, size_of_batch = divide_by_batch(groups, rows)
             number = np.searchsorted(run, of_run)
@@ -326,7 +327,7 @@ class SentencePlan:
         cells = self.first[group][:, None] + cell
         draw = ordinal // n_visited + visit[:, None] * length
         if self.split_index is not None:
-            cells = self.split_index[cells].astype(np.int64)
+            cells = self.split_index[cells]
         return cells, is_padding, draw
 
     def _shuffle_stretches(
