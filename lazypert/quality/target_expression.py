@@ -10,6 +10,7 @@ import numpy as np
 
 from lazypert.quality.value_scale import PER
 from lazypert.screen.targets import target_sums
+from lazypert.store.visibility import check_stores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,6 +96,7 @@ def gather_target_expression(
         Scale each cell to a total of 10,000. Sums over controls of such values are not recorded.
     """
     shape, segments = (len(strata), len(target_column)), list(source.segments(layer))
+    check_stores(segment.matrix.data.reader for segment in segments)
     dtypes = [np.dtype("f8") if normalise_depth else segment.matrix.dense_dtype for segment in segments]
     own = np.full(source.n_rows, np.nan, dtype=max(dtypes, key=lambda d: d.itemsize, default=np.dtype("f4")))
     sums, cells = np.zeros(shape), np.zeros(shape, dtype=np.int64)
@@ -127,13 +129,15 @@ def _stream_segment(
     ranges, batch = list(_task_ranges(len(own))), None
     if lookup.strata.batch_keys is not None:
         batch = groups.cells.batch_codes()
+    # Workers of a cluster get these once, and not with every task.
+    matrix, shared_lookup = (dask.delayed(one, pure=False, traverse=False) for one in (segment.matrix, lookup))
     for begin in range(0, len(ranges), _TASKS_AT_ONCE):
         tasks = []
         for start, stop in ranges[begin : begin + _TASKS_AT_ONCE]:
             first = segment.first_row + start
             runs = groups.runs_between(first, first + stop - start)
             of_rows = None if batch is None else batch[first : first + stop - start]
-            tasks.append(dask.delayed(_stream, pure=False)(segment.matrix, start, runs, of_rows, lookup))
+            tasks.append(dask.delayed(_stream, pure=False)(matrix, start, runs, of_rows, shared_lookup))
         for (start, stop), (values, task_sums) in zip(ranges[begin:], dask.compute(*tasks), strict=False):
             own[start:stop] = values
             sums += task_sums

@@ -12,6 +12,7 @@ import errno
 import os
 import threading
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -84,18 +85,23 @@ class ShardedArray:
         Dtype of the elements.
     grid
         Lengths of the array, its chunks and its shards.
+    is_delta
+        Whether chunks hold the difference of each element to the one before it.
     """
 
     MAX_CHUNKS_IN_MEMORY = 128  # encoded, per read: about 4 MiB of a matrix
     MAX_OPEN_FILES = 64  # per read
 
-    def __init__(self, reader: ByteReader, path: str, dtype: np.dtype[Any], grid: Grid) -> None:
+    def __init__(
+        self, reader: ByteReader, path: str, dtype: np.dtype[Any], grid: Grid, *, is_delta: bool = False
+    ) -> None:
         self.reader, self.path, self.dtype, self.grid = reader, path, np.dtype(dtype), grid
+        self.is_delta = is_delta
         self.indexes = ShardIndexes(reader, path, grid.shard // grid.chunk)
         self._whole: NDArray[Any] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ShardedArray, (self.reader, self.path, self.dtype, self.grid)
+        return partial(ShardedArray, is_delta=self.is_delta), (self.reader, self.path, self.dtype, self.grid)
 
     def __repr__(self) -> str:
         return f"ShardedArray({self.path!r}, {len(self):,} elements, {self.dtype}, {self.grid.n_shards:,} shards)"
@@ -263,14 +269,18 @@ class ShardedArray:
         if files is None:
             buffer, offsets = self._read_chunks(shard, offsets, lengths)
             is_verified, in_files = np.zeros(len(numbers), bool), np.full(len(numbers), -1)
-            yield EncodedChunks(buffer, in_files, offsets, lengths, numbers, self.grid.chunk, is_verified)
+            yield EncodedChunks(
+                buffer, in_files, offsets, lengths, numbers, self.grid.chunk, self.is_delta, is_verified
+            )
             return
         try:
             buffer = _scratch.take(f"encoded {self._name}", int(lengths.max()))
             of_shards = self.indexes.verified(shards, files)
             was_verified = np.stack(of_shards)[nth_shard, within]
             is_verified, in_files = was_verified.copy(), np.array(files)[nth_shard]
-            yield EncodedChunks(buffer, in_files, offsets, lengths, numbers, self.grid.chunk, is_verified)
+            yield EncodedChunks(
+                buffer, in_files, offsets, lengths, numbers, self.grid.chunk, self.is_delta, is_verified
+            )
             for i in np.flatnonzero(is_verified & ~was_verified).tolist():
                 of_shards[nth_shard[i]][within[i]] = True
         finally:
