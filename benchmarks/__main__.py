@@ -1,4 +1,4 @@
-"""``python -m benchmarks convert --help``, and likewise for ``load``, ``fairness`` and ``remote``."""
+"""``python -m benchmarks convert --help``, and likewise for ``load``, ``fairness``, ``remote`` and ``scale``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import convert, fairness, load, remote
+from benchmarks import convert, fairness, load, remote, scale
 from benchmarks.load_summary import CACHES
 from benchmarks.loaders import RIVALS as LOADERS
 from benchmarks.loaders.annbatch import Setting
 from benchmarks.loaders.base import ENDPOINTS
 from benchmarks.rivals import RIVALS
+from benchmarks.scale_operations import OPERATIONS
 from benchmarks.summary import PLAIN
 from lazypert.errors import ConfigError
 
@@ -38,6 +39,10 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a positive integer")
     return int(text)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(_positive(part.strip().replace("_", "")) for part in text.split(",")))
 
 
 def _seconds(text: str) -> float:
@@ -76,7 +81,9 @@ def _add(command: argparse.ArgumentParser, options: type, arguments: Arguments) 
     default = {field.name: field.default for field in fields(options)}
     for name, kind, text in arguments:
         value = default[name]
-        default_text = "" if value is None else f" (default: {','.join(value) if isinstance(value, tuple) else value})"
+        default_text = (
+            "" if value is None else f" (default: {','.join(map(str, value)) if isinstance(value, tuple) else value})"
+        )
         command.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value, help=f"{text}{default_text}")
 
 
@@ -145,6 +152,18 @@ def _parser() -> argparse.ArgumentParser:
     _add_python(command)
     command = commands.add_parser("remote", help="read a store through a server: seconds, requests, bytes")
     _add(command, remote.Options, (*size, ("latency", _seconds, "seconds before each answer of the server"), work))
+    command = commands.add_parser("scale", help="everything one does with a store of many cells: seconds, peak memory")
+    _add(
+        command,
+        scale.Options,
+        (
+            ("sizes", _sizes, "numbers of cells, separated by commas"),
+            ("orders", _listed(scale.ORDERS), "orders of cells, separated by commas"),
+            ("operations", _listed(tuple(OPERATIONS)), "what to measure, separated by commas"),
+            ("memory_limit", str, "memory limit of conversion"),
+            work,
+        ),
+    )
     return parser
 
 
@@ -166,7 +185,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     parser = _parser()
     given = vars(parser.parse_args(arguments))
-    chosen: Any = {"convert": convert, "load": load, "fairness": fairness, "remote": remote}[given.pop("benchmark")]
+    known = {"convert": convert, "load": load, "fairness": fairness, "remote": remote, "scale": scale}
+    chosen: Any = known[given.pop("benchmark")]
     if "python" in given:
         given["python"] = tuple(given["python"])
     try:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lazypert.dataset.variables import CELL_NAME, GENE, STORE_ROW
+from lazypert.dataset.cell_rows import as_array, cell_rows
+from lazypert.dataset.variables import CELL_NAME, GENE
 from lazypert.store.columns import take_column
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def _obsm_frames(ds: xr.Dataset, store: Store) -> dict[str, pd.DataFrame]:
     frames = store.obsm_frames
     if not frames:
         return {}
-    rows = np.asarray(ds[STORE_ROW].to_numpy(), np.int64)
+    rows = as_array(cell_rows(ds))
     names = ds[CELL_NAME].to_numpy() if CELL_NAME in ds else take_column(store, "obs/_index", rows)
     index = pd.Index(names.astype(object))
     return {

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _MAX_KEPT_BYTES = 16 * 1024**2
 """A column of at most this many bytes is kept in memory once it is read."""
 
+_CELLS_AT_ONCE = 1_048_576
+"""Cells whose values are in memory together where a function is applied to each of them."""
+
 _TEXT_BYTES = 64
 """Approximate memory of one distinct string, beside its pointer."""
 
@@ -159,11 +162,40 @@ class CellColumn(NDArrayOperatorsMixin):
         return super().__ne__(other)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        if method == "__call__" and not options and not _has_dask(inputs) and self._is_alone(inputs):
+            return self._by_element(ufunc, inputs, by_label=ufunc in (np.equal, np.not_equal))
         return getattr(ufunc, method)(*_materialise(inputs, is_lazy=_has_dask(inputs)), **options)
 
     def __array_function__(self, function: Any, types: Any, args: Any, options: Any) -> Any:
+        if function is np.isin and args[0] is self and not _has_column((args[1:], options)):
+            return self._by_element(function, args, by_label=True, **options)
         is_lazy = _has_dask((args, options))
         return function(*_materialise(args, is_lazy=is_lazy), **_materialise(options, is_lazy=is_lazy))
+
+    def _is_alone(self, inputs: tuple[Any, ...]) -> bool:
+        """Whether all other inputs of a function are scalars."""
+        return all(value is self or isinstance(value, str) or np.ndim(value) == 0 for value in inputs)
+
+    def _by_element(self, function: Any, args: tuple[Any, ...], *, by_label: bool, **options: Any) -> NDArray[Any]:
+        """Apply a function of each element, a bounded number at a time: a mask takes one byte per cell.
+
+        Parameters
+        ----------
+        by_label
+            Whether it is enough to apply it to the labels of a categorical column, missing ones included.
+        """
+
+        def apply(values: Any) -> Any:
+            return function(*(values if arg is self else arg for arg in args), **options)
+
+        column, labels, parts = self, self.column.labels, []
+        if by_label and labels is not None and self.column.codes is not None:
+            of_label = apply(labels)
+            column = CellColumn(self.column.codes, self.rows, is_text=False)
+        for start in range(0, max(1, len(self)), _CELLS_AT_ONCE):
+            values = column[start : start + _CELLS_AT_ONCE]._read()
+            parts.append(apply(values) if column is self else of_label[values])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _as_slice(rows: range) -> slice:
@@ -176,6 +208,14 @@ def _has_dask(values: Any) -> bool:
     elif not isinstance(values, tuple | list):
         return isinstance(values, da.Array)
     return any(_has_dask(value) for value in values)
+
+
+def _has_column(values: Any) -> bool:
+    if isinstance(values, dict):
+        values = values.values()
+    elif not isinstance(values, tuple | list):
+        return isinstance(values, CellColumn | da.Array)
+    return any(_has_column(value) for value in values)
 
 
 def _materialise(values: Any, *, is_lazy: bool) -> Any:

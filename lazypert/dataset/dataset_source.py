@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lazypert._internal.config import derive
 from lazypert._internal.validation import make_config
 from lazypert.dataset.variables import CELL, CELL_NAME, GENE, OBS_COLUMN, STORE_ROW
@@ -14,7 +12,6 @@ from lazypert.sources.config import PerturbationSourceConfig, roles_of_store
 
 if TYPE_CHECKING:
     import xarray as xr
-    from numpy.typing import NDArray
 
     from lazypert.sources.config import PerturbationSourceKwargs, ScreenOptions
     from lazypert.store.store import Store
@@ -77,17 +74,6 @@ def selection_config(ds: xr.Dataset, store: Store, options: ScreenOptions) -> Pe
 
 def _cache_options(store: Store) -> dict[str, Any]:
     return {"cache_dir": store.cache_dir, "cache_size": store.cache_size} if store.is_remote else {}
-
-
-def unique_rows(ds: xr.Dataset, purpose: str) -> NDArray[np.int64]:
-    """(n_cells,) store rows of a Dataset; raise `ConfigError` if a cell occurs more than once."""
-    rows: NDArray[np.int64] = ds[STORE_ROW].to_numpy()
-    if len(np.unique(rows)) != len(rows):
-        raise ConfigError(
-            f"Some cells occur more than once in this selection, but {purpose} counts each cell once. "
-            "Select cells without repeats, and repeat them afterwards."
-        )
-    return rows
 
 
 def require_stored_labels(ds: xr.Dataset, store: Store) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lazypert.screen.groups import Groups
+    from lazypert.screen.rows import Rows
 
     Labels = str | Sequence[str]
 
@@ -50,10 +51,20 @@ def rows_with_labels(
     if controls is not None:
         _require_agreement(groups, perturbation, require_flag("controls", controls))
         chosen &= groups.is_control == controls
-    rows: NDArray[np.int64] = np.sort(groups.rows(chosen)[:])
-    if batch is not None:
-        rows = rows[np.isin(groups.batch_of(rows), _codes_of(groups, "batch", batch))]
+    found = groups.rows(chosen)
+    rows = found[:] if batch is None else _rows_of_batches(groups, found, _codes_of(groups, "batch", batch))
+    if not (rows[1:] > rows[:-1]).all():
+        rows.sort()
     return rows
+
+
+def _rows_of_batches(groups: Groups, rows: Rows, codes: list[int]) -> NDArray[np.int64]:
+    """Those of the rows that are of some batches."""
+    parts = [np.empty(0, np.int64)]
+    for _, positions in rows.chunks():
+        chunk = rows.to_rows(positions)
+        parts.append(chunk[np.isin(groups.batch_of(chunk), codes)])
+    return np.concatenate(parts)
 
 
 def _require_agreement(groups: Groups, perturbation: Labels | None, controls: bool) -> None:

@@ -13,7 +13,7 @@ it moves through the pool as the epoch goes on.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,8 @@ from lazypert.design.control_policy import SplitControls
 from lazypert.design.key_pools import KeyPools, MatchedPools
 from lazypert.design.match_keys import MatchKeys
 from lazypert.design.pool_errors import incomplete_matches, no_controls
-from lazypert.screen.rows import Rows
+from lazypert.design.pool_ranks import PoolNumbers, count_up
+from lazypert.screen.rows import Rows, index_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +43,30 @@ _ODD = 0x9E3779B97F4A7  # spreads the numbers of pools over 64 bits
 
 _LEVEL = 0x6A09E667F3BCD  # spreads the levels of keys
 
-_CELLS_AT_ONCE = 1_048_576
+_CELLS_AT_ONCE = 262_144
+
+
+class FixedPairs(NamedTuple):
+    """Cells with their controls.
+
+    Attributes
+    ----------
+    positions, rows
+        (m,) positions and store rows of the cells.
+    controls
+        (m, n) store rows of the controls; those of a cell without a pool are the cell itself.
+    has_controls
+        (m,) whether a cell's pool has controls.
+    """
+
+    positions: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    controls: NDArray[np.int64]
+    has_controls: NDArray[np.bool_]
+
+    def where(self, chosen: NDArray[np.bool_]) -> FixedPairs:
+        """Return some of the cells."""
+        return FixedPairs(self.positions[chosen], self.rows[chosen], self.controls[chosen], self.has_controls[chosen])
 
 
 class ControlPools:
@@ -109,11 +133,16 @@ class ControlPools:
         pool = self.groups.matching_ids[run]
         if len(np.unique(run)) == len(np.unique(pool)):
             return None
-        run, pool = np.repeat(run, sizes), np.repeat(pool, sizes)
-        first = np.flatnonzero(np.diff(run, prepend=-1) != 0)
-        n = np.diff(np.append(first, len(run)))
-        place = (np.arange(len(run)) - np.repeat(first, n) + 0.5) / np.repeat(n, n)
-        return np.lexsort((place, pool)).astype(np.int32 if len(pool) < 2**31 else np.int64, copy=False)
+        order = np.empty(len(self.controls), dtype=index_dtype(len(self.controls)))
+        begin = 0
+        for intervals in np.split(np.arange(len(run)), np.flatnonzero(np.diff(pool)) + 1):
+            of_run = np.repeat(run[intervals], sizes[intervals])
+            first = np.flatnonzero(np.diff(of_run, prepend=-1) != 0)
+            n = np.diff(np.append(first, len(of_run)))
+            place = (np.arange(len(of_run)) - np.repeat(first, n) + 0.5) / np.repeat(n, n)
+            order[begin : begin + len(place)] = begin + np.argsort(place, kind="stable")
+            begin += len(place)
+        return order
 
     def matched(
         self, positions: NDArray[np.int64], run: NDArray[np.int64] | None = None, *, strict: bool = True
@@ -175,7 +204,8 @@ class ControlPools:
         if self.match is None or self.match.fallback != "error":
             return
         n_lacking = np.zeros(len(self.groups.start), np.int64)
-        for positions in _chunks(cells):
+        chunks = (part for _, part in cells.chunks()) if isinstance(cells, Rows) else [cells]
+        for positions in chunks:
             lacking = positions[self.matched(positions).size == 0]
             n_lacking += np.bincount(self.groups.run_of(lacking), minlength=len(n_lacking))
         runs = np.flatnonzero(n_lacking)
@@ -215,11 +245,32 @@ class ControlPools:
 
         A cell whose pool is empty gets its own row: call `check` first, or exclude such cells by `sizes`.
         """
-        own = np.repeat(self.controls.to_rows(positions)[:, None], n, axis=1)
+        return self._fixed_pairs(positions, self._rank_of(positions), n, seed).controls
+
+    def fixed_pairs(self, n: int, seed: int, *, with_controls: bool) -> Iterator[FixedPairs]:
+        """Pair all members with controls as `fixed_control_index` does, a bounded number at a time.
+
+        Nothing is kept of the members that were paired before, so this takes less memory than to look them up.
+
+        Parameters
+        ----------
+        n
+            Controls per cell.
+        with_controls
+            Whether members that are controls are paired too; they come last.
+        """
+        for positions, rank in self._ranked_members(with_controls=with_controls):
+            yield self._fixed_pairs(positions, rank, n, seed)
+
+    def _fixed_pairs(self, positions: NDArray[np.int64], rank: NDArray[np.int64], n: int, seed: int) -> FixedPairs:
+        rows, run = self.controls.to_rows(positions), self.groups.run_of(positions)
+        own = np.repeat(rows[:, None], n, axis=1)
         if not len(self.controls):
-            return own
-        drawn = self.controls[self.fixed_control_index(positions, n, seed)]
-        return np.where(self.matched(positions).size[:, None] > 0, drawn, own)
+            return FixedPairs(positions, rows, own, np.zeros(len(rows), bool))
+        pools = self.matched(positions, run)
+        drawn = self.controls[self._fixed_index(run, pools, rank, n, seed)]
+        has_controls = pools.size > 0
+        return FixedPairs(positions, rows, np.where(has_controls[:, None], drawn, own), has_controls)
 
     def control_index(
         self, cells: DrawnCells, n: int, words: tuple[int, ...], reach: Reach | None = None
@@ -272,43 +323,65 @@ class ControlPools:
         -------
         (m, n) int64 indices into `controls`; 0 for a cell whose pool is empty.
         """
-        assert self._members is not None
         run = self.groups.run_of(positions)
-        pools, base = self.matched(positions, run), self._first[run]
-        first, size = pools.first, pools.size
+        return self._fixed_index(run, self.matched(positions, run), self._rank_of(positions), n, seed)
+
+    def _fixed_index(
+        self, run: NDArray[np.int64], pools: MatchedPools, rank: NDArray[np.int64], n: int, seed: int
+    ) -> NDArray[np.int64]:
+        first, size, base = pools.first, pools.size, self._first[run]
         # Each turn through the pool gives every cell n of a new order of its controls.
-        turn, nth = np.divmod(self._fixed_rank[self._members.find(positions)], np.maximum(size // n, 1))
+        turn, nth = np.divmod(rank, np.maximum(size // n, 1))
         within = (nth[:, None] * n + np.arange(n)) % np.maximum(size, 1)[:, None]
         which = (first * 2 + (first != base)) * _ODD + np.maximum(pools.level - np.int64(1), 0) * _LEVEL + turn
         drawn = first[:, None] + permute_index((seed, _FIXED), which[:, None], within, size[:, None])
         return self._to_controls(pools, drawn)
 
-    @cached_property
-    def _fixed_rank(self) -> NDArray[np.int64]:
-        """(n_members,) number of each member among those that draw from the same pool, perturbed cells first."""
+    def _rank_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(m,) number of each member among those that draw from the same pool, perturbed cells first."""
         assert self._members is not None
-        positions = self._members.positions(np.arange(len(self._members)))
-        run = self.groups.run_of(positions)
-        pools = self.matched(positions, run)
-        key = pools.level * np.int64(len(self.controls) + 1) + pools.first
-        key = np.where(pools.size > 0, key, np.iinfo(np.int64).max)  # cells without a pool
+        if self._by_key is None:
+            interval = self._members.interval_of(positions)
+            return self._first_rank[interval] + positions - self._members.starts[interval]
+        return self._ranks[self._members.find(positions)].astype(np.int64)
+
+    @cached_property
+    def _first_rank(self) -> NDArray[np.int64]:
+        """(n_intervals,) what `_rank_of` gives for the first member of each interval, which are of one run each."""
+        assert self._members is not None
+        sizes, run = self._members.stops - self._members.starts, self.groups.run_of(self._members.starts)
+        key = np.where(self._size[run] > 0, self._first[run], -1)
         order = np.lexsort((self.groups.is_control[run], key))
-        starts = np.flatnonzero(np.diff(key[order], prepend=np.iinfo(np.int64).min) != 0)
-        rank = np.empty(len(order), dtype=np.int64)
-        rank[order] = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+        before = np.cumsum(sizes[order]) - sizes[order]
+        of_pool = before[np.searchsorted(key[order], key[order])]
+        rank = np.empty_like(before)
+        rank[order] = before - of_pool
         return rank
+
+    @cached_property
+    def _ranks(self) -> NDArray[np.integer]:
+        """(n_members,) what `_rank_of` gives for each member."""
+        assert self._members is not None
+        ranks = np.empty(len(self._members), dtype=index_dtype(len(self._members)))
+        for positions, rank in self._ranked_members(with_controls=True):
+            ranks[self._members.find(positions)] = rank
+        return ranks
+
+    def _ranked_members(self, *, with_controls: bool) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Positions of the members, controls last, and what `_rank_of` gives for them, counted on the way."""
+        assert self._members is not None
+        numbers = PoolNumbers(self._first, self._size, self._by_key)
+        counts = np.zeros(len(numbers), np.int64)
+        is_control = self.groups.is_control[self.groups.run_of(self._members.starts)]
+        for chosen in [~is_control, is_control][: 1 + with_controls]:
+            for _, positions in self._members.take_intervals(chosen).chunks(_CELLS_AT_ONCE):
+                pool = numbers.of(self.matched(positions)) if len(self.controls) else np.zeros(len(positions), np.int64)
+                yield positions, count_up(pool, counts)
 
     def _turn(self, cells: DrawnCells, reach: Reach, words: tuple[int, ...]) -> NDArray[np.float64]:
         """How far around its pool the reach of each cell begins: anywhere at first, then moving on."""
         begin = counter_uniform((*words, _REACH), self._first[cells.run])
         return (begin + np.asarray(cells.phase) * reach.turns) % 1.0
-
-
-def _chunks(cells: Rows | NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    """Positions of cells, a bounded number at a time."""
-    for begin in range(0, len(cells), _CELLS_AT_ONCE):
-        index = np.arange(begin, min(len(cells), begin + _CELLS_AT_ONCE))
-        yield cells.positions(index) if isinstance(cells, Rows) else cells[index]
 
 
 def control_pools(

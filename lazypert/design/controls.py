@@ -10,13 +10,16 @@ import numpy as np
 from lazypert._internal.config import Config
 from lazypert._internal.validation import require_choice, require_flag, require_integer
 from lazypert.design.control_policy import ControlPolicy, with_own_controls
-from lazypert.design.control_pools import control_pools
+from lazypert.design.control_pools import FixedPairs, control_pools
 from lazypert.design.match_keys import MatchKeys
 from lazypert.design.match_options import Fallback, match_names
+from lazypert.design.row_places import RowPlaces
 from lazypert.errors import ConfigError
 from lazypert.splits.names import SPLITS, Split
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from lazypert.design.control_pools import ControlPools
@@ -153,26 +156,55 @@ class _Mapping:
             If there is no such obs column.
         """
         groups, n = source.groups, self.config.n_basal_samples
-        splits = splits_to_match(groups, self.config, splits)
-        mapped = self._mapped(groups)
-        positions = mapped.positions(np.arange(len(mapped)))
-        positions = positions[np.argsort(mapped.to_rows(positions), kind="stable")]
-        mapping, pool_size = np.empty((len(positions), n), np.int64), np.empty(len(positions), np.int64)
-        number = split_numbers(splits, positions)
-        for i, (_, pools) in enumerate(pools_of_splits(source, self.config, splits)):
-            chosen = number == i
-            if not chosen.any():
-                continue
-            own = positions[chosen]
-            if self.config.on_empty == "error":
-                pools.check(groups.run_of(own))
-                pools.check_matches(own)
-            mapping[chosen] = pools.fixed_controls(own, n, self.config.seed)
-            pool_size[chosen] = pools.matched(own).size
+        place = RowPlaces(self._mapped(groups))
+        mapping = np.empty((len(place), n), np.int64)
+        is_empty = np.zeros(len(place) if self.config.on_empty == "mask" else 0, bool)
+        for block in self.iterate(source, splits):
+            at = place.of(block.positions, block.rows)
+            mapping[at] = block.controls
+            if len(is_empty):
+                is_empty[at] = ~block.has_controls
         if self.config.on_empty == "mask":
-            masked: Any = np.ma.masked_array(mapping, mask=np.repeat(pool_size[:, None] == 0, n, axis=1))
+            masked: Any = np.ma.masked_array(mapping, mask=np.repeat(is_empty[:, None], n, axis=1))
             return masked
         return mapping
+
+    def iterate(self, source: HasGroups, splits: SplitResult | None = None) -> Iterator[FixedPairs]:
+        """Map every perturbed cell to controls, a bounded number of cells at a time.
+
+        For screens whose whole mapping does not fit into memory, where it takes ``8 * n_basal_samples`` bytes per cell.
+        Blocks have some 10^5 cells each, and come in the order of the splits and groups.
+
+        Parameters
+        ----------
+        splits
+            As in `build_mapping`.
+
+        Yields
+        ------
+        `FixedPairs`: (m,) ``rows`` of cells, and (m, n_basal_samples) ``controls``, the rows that `build_mapping` gives
+        for them. With ``on_empty="mask"``, ``has_controls`` says which cells have any.
+
+        Raises
+        ------
+        EmptyPoolError, ConfigError, ColumnNotFoundError
+            As in `build_mapping`, before the first block of a split.
+        """
+        groups = source.groups
+        splits, mapped = splits_to_match(groups, self.config, splits), self._mapped(groups)
+        for name, pools in pools_of_splits(source, self.config, splits):
+            own = _cells_of(groups, mapped, splits, name)
+            if not len(own):
+                continue
+            if self.config.on_empty == "error":
+                pools.check(groups.run_of(own.starts))
+                pools.check_matches(own)
+            is_some = name is None and splits is not None
+            pairs = pools.fixed_pairs(
+                self.config.n_basal_samples, self.config.seed, with_controls=self.config.map_controls
+            )
+            for block in pairs:
+                yield block.where(own.contains(block.positions)) if is_some else block
 
 
 class RandomControlMapping(_Mapping):
@@ -190,6 +222,17 @@ class BatchControlMapping(_Mapping):
 def mapped_cells(groups: Groups, *, map_controls: bool) -> Rows:
     """Return the cells that are matched: the perturbed ones or, with `map_controls`, all that have labels."""
     return groups.rows((groups.ids >= 0) & (map_controls | ~groups.is_control))
+
+
+def _cells_of(groups: Groups, mapped: Rows, splits: SplitResult | None, name: Split | None) -> Rows:
+    """Return those of the mapped cells that are in a split, or in none."""
+    if splits is None:
+        return mapped
+    if name is None:
+        return mapped.without([splits[split] for split in SPLITS])
+    is_mapped = np.zeros(len(groups.start), bool)
+    is_mapped[groups.run_of(mapped.starts)] = True
+    return splits[name].take_intervals(is_mapped[groups.run_of(splits[name].starts)])
 
 
 def match_keys(source: HasGroups, config: ControlMappingConfig) -> MatchKeys | None:

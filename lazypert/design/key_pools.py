@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from lazypert.design.pool_ranks import count_up
+from lazypert.screen.rows import index_dtype
+
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from numpy.typing import NDArray
 
     from lazypert.design.match_keys import MatchKeys
@@ -34,6 +39,24 @@ class MatchedPools:
     size: NDArray[np.int64]
 
 
+class KeyedControls(NamedTuple):
+    """Some controls.
+
+    Attributes
+    ----------
+    control
+        (n,) their numbers.
+    parent
+        (n,) pool of each one level above; -1 if it is in none.
+    code
+        (n,) code of the key.
+    """
+
+    control: NDArray[np.integer]
+    parent: NDArray[np.int64]
+    code: NDArray[np.integer]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PoolLevel:
     """Controls sorted by pools that share one more key than those of the level above.
@@ -58,23 +81,34 @@ class PoolLevel:
 
     @classmethod
     def of(
-        cls, parent: NDArray[np.int64], code: NDArray[np.integer], n_labels: int, *, missing_is_label: bool
+        cls, read: Callable[[], Iterator[KeyedControls]], n_controls: int, n_labels: int, *, missing_is_label: bool
     ) -> PoolLevel:
-        """Sort controls.
+        """Sort controls, a bounded number at a time.
 
         Parameters
         ----------
-        parent
-            (n_controls,) pool of each control one level above; -1 if it is in none.
-        code
-            (n_controls,) code of the key.
+        read
+            Iterates over the controls, and again when it is called again.
+        n_controls
+            Number of all controls.
         """
-        key = parent * (n_labels + 1) + code + np.int64(1)
-        index = np.flatnonzero((parent >= 0) & (missing_is_label | (code >= 0)))
-        index = index[np.argsort(key[index], kind="stable")]
-        keys, first = np.unique(key[index], return_index=True)
-        dtype = np.int32 if len(key) < 2**31 else np.int64
-        return cls(index.astype(dtype), keys, np.append(first, len(index)).astype(np.int64), n_labels)
+
+        def keys() -> Iterator[tuple[NDArray[np.integer], NDArray[np.int64]]]:
+            for control, parent, code in read():
+                chosen = (parent >= 0) & (missing_is_label | (code >= 0))
+                yield control[chosen], parent[chosen] * (n_labels + 1) + code[chosen] + np.int64(1)
+
+        known, n_of = np.empty(0, np.int64), np.empty(0, np.int64)
+        for _, key in keys():
+            found, n_found = np.unique(key, return_counts=True)
+            known, number = np.unique(np.concatenate([known, found]), return_inverse=True)
+            n_of = np.bincount(number, np.concatenate([n_of, n_found]), len(known)).astype(np.int64)
+        first = np.append(0, np.cumsum(n_of))
+        index = np.empty(first[-1], dtype=index_dtype(n_controls))
+        next_place = first[:-1].copy()
+        for control, key in keys():
+            index[count_up(np.searchsorted(known, key), next_place)] = control
+        return cls(index, known, first, n_labels)
 
     def find(self, parent: NDArray[np.int64], code: NDArray[np.integer]) -> NDArray[np.int64]:
         """(m,) number of the pool with a code within a pool one level above; -1 if there is none."""
@@ -111,16 +145,25 @@ class KeyPools:
         """
         pool_keys = groups.matching_ids[groups.run_of(controls.starts)]
         sizes = controls.stops - controls.starts
-        starts = np.cumsum(sizes) - sizes
-        parent = np.repeat(starts[np.searchsorted(pool_keys, pool_keys)], sizes)
-        order = np.arange(len(controls)) if order is None else order
-        positions, parent = controls.positions(np.arange(len(controls)))[order], parent[order]
-        levels = []
+        first_of_pool = (np.cumsum(sizes) - sizes)[np.searchsorted(pool_keys, pool_keys)]
+        levels: list[PoolLevel] = []
+
+        def read() -> Iterator[KeyedControls]:
+            """Controls in their order, with their pool at the last level so far and their code of the next key."""
+            names = keys.names[: len(levels) + 1]
+            for index, positions in controls.chunks():
+                control: NDArray[np.integer] = index
+                if order is not None:
+                    control = order[index[0] : index[-1] + 1]
+                    positions = controls.positions(control)
+                parent = first_of_pool[controls.interval_of(positions)]
+                for name, pools in zip(names, levels, strict=False):
+                    parent = pools.find(parent, keys.codes(name, positions))
+                yield KeyedControls(control, parent, keys.codes(names[-1], positions))
+
         for name in keys.names:
-            code = keys.codes(name, positions)
-            level = PoolLevel.of(parent, code, keys.n_labels(name), missing_is_label=keys.missing_is_label)
-            parent = level.find(parent, code)
-            levels.append(replace(level, index=order[level.index].astype(level.index.dtype, copy=False)))
+            n_labels, missing = keys.n_labels(name), keys.missing_is_label
+            levels.append(PoolLevel.of(read, len(controls), n_labels, missing_is_label=missing))
         return cls(keys, tuple(levels))
 
     def match(self, positions: NDArray[np.int64], first: NDArray[np.int64], size: NDArray[np.int64]) -> MatchedPools:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lazypert.design.pool_ranks import count_up
 from lazypert.design.sampler_config import choose_sentence_size
 from lazypert.errors import ConfigError
+from lazypert.screen.rows import index_dtype
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from lazypert.design.sampler_config import PerturbationSamplerConfig
@@ -36,15 +41,51 @@ def with_size(config: PerturbationSamplerConfig, sizes: NDArray[np.int64]) -> Pe
     return replace(config, sentence_size=choose_sentence_size(sizes))
 
 
+class BatchOrder:
+    """Split index of a split's cells, sorted by run and batch; made when it is first used, in four bytes per cell.
+
+    Parameters
+    ----------
+    groups
+        The screen's groups.
+    rows
+        The cells, sorted by run.
+    first
+        (n_subgroups,) where the cells of each (run, batch) of ``groups.batch_counts`` begin.
+    """
+
+    def __init__(self, groups: Groups, rows: Rows, first: NDArray[np.int64]) -> None:
+        self._groups, self._rows, self._first = groups, rows, first
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_index"}
+
+    def __getitem__(self, cells: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self._index[cells].astype(np.int64)
+
+    @cached_property
+    def _index(self) -> NDArray[np.integer]:
+        index, place = np.empty(len(self._rows), dtype=index_dtype(len(self._rows))), self._first.copy()
+        for number, subgroup in _subgroups(self._groups, self._rows):
+            index[count_up(subgroup, place)] = number
+        return index
+
+
+def _subgroups(groups: Groups, rows: Rows) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Split index and subgroup of all cells, a bounded number at a time."""
+    for index, positions in rows.chunks():
+        yield index, groups.subgroup_of(groups.run_of(positions), rows.to_rows(positions))
+
+
 def divide_by_batch(
-    groups: Groups, rows: Rows, run: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    groups: Groups, rows: Rows
+) -> tuple[BatchOrder, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Sort a split's cells by run and batch.
 
     Parameters
     ----------
-    run
-        (n_cells,) run of each cell, ascending.
+    rows
+        The cells, sorted by run.
 
     Returns
     -------
@@ -53,12 +94,12 @@ def divide_by_batch(
     first, run, size
         (n_groups,) first cell, run, and number of cells of each (run, batch).
     """
-    batch = groups.batch_of(rows[:])
-    key = run * (len(groups.labels["batch"]) + 1) + batch + 1
-    split_index = np.argsort(key, kind="stable")
-    key = key[split_index]
-    first = np.flatnonzero(np.diff(key, prepend=-1) != 0)
-    return split_index, first, run[split_index[first]], np.diff(np.append(first, len(key)))
+    size = np.zeros(len(groups.batch_counts.run), dtype=np.int64)
+    for _, subgroup in _subgroups(groups, rows):
+        size += np.bincount(subgroup, minlength=len(size))
+    first = np.cumsum(size) - size
+    occurs = size > 0
+    return BatchOrder(groups, rows, first), first[occurs], groups.batch_counts.run[occurs], size[occurs]
 
 
 def n_conditions_of(groups: Groups, run: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -34,6 +34,7 @@ from lazypert.errors import ConfigError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from lazypert.design.plan_groups import BatchOrder
     from lazypert.design.sampler_config import PerturbationSamplerConfig
     from lazypert.screen.groups import Groups
     from lazypert.screen.rows import Rows
@@ -74,7 +75,7 @@ class SentencePlan:
     config: PerturbationSamplerConfig
     first: NDArray[np.int64]
     size: NDArray[np.int64]
-    split_index: NDArray[np.int64] | None = None
+    split_index: NDArray[np.int64] | BatchOrder | None = None
     shuffle: bool = True
     weights: NDArray[np.float64] | None = None
     pool: NDArray[np.int64] | None = None
@@ -136,9 +137,10 @@ class SentencePlan:
         ends = np.cumsum(rows.stops - rows.starts)
         first = np.concatenate([[0], ends])[run_starts].astype(np.int64)
         size = np.diff(np.append(first, ends[-1:]))
-        run, split_index, whole = interval_run[run_starts], None, None
+        run, whole = interval_run[run_starts], None
+        split_index: NDArray[np.int64] | BatchOrder | None = None
         if by_batch:
-            split_index, first, of_run, size_of_batch = divide_by_batch(groups, rows, np.repeat(run, size))
+            split_index, first, of_run, size_of_batch = divide_by_batch(groups, rows)
             number = np.searchsorted(run, of_run)
             run, size, whole = of_run, size_of_batch, (number, size[number])
         codes = {axis: groups.codes[axis][run] for axis in ("perturbation", "cell_type")}
@@ -324,7 +326,9 @@ class SentencePlan:
         cell = (cell + np.where(n_visited < size, subset_start, 0)) % size
         cells = self.first[group][:, None] + cell
         draw = ordinal // n_visited + visit[:, None] * length
-        return cells if self.split_index is None else self.split_index[cells], is_padding, draw
+        if self.split_index is not None:
+            cells = self.split_index[cells]
+        return cells, is_padding, draw
 
     def _shuffle_stretches(
         self, cell: NDArray[np.int64], group: NDArray[np.int64], visit_id: NDArray[np.int64], epoch: int

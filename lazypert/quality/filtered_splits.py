@@ -11,6 +11,8 @@ from lazypert.splits.names import SPLITS
 
 if TYPE_CHECKING:
     from lazypert.quality.knockdown import KnockdownResult
+    from lazypert.screen.groups import Groups
+    from lazypert.screen.rows import Rows
     from lazypert.splits.split_result import SplitResult
 
 
@@ -28,9 +30,8 @@ def filter_splits(splits: SplitResult, knockdown: KnockdownResult) -> SplitResul
         For every other split whose perturbed cells all fail.
     """
     kept = splits.keep(knockdown.mask)
-    is_perturbed = ~splits.groups.expand(splits.groups.is_control, len(knockdown.mask))
     for name in SPLITS:
-        before, after = (len(s[name].keep(is_perturbed)) for s in (splits, kept))
+        before, after = (_n_perturbed(s.groups, s[name]) for s in (splits, kept))
         if not before or after:
             continue
         left = f"its {len(kept[name]):,} controls are" if len(kept[name]) else "nothing is"
@@ -46,6 +47,12 @@ def filter_splits(splits: SplitResult, knockdown: KnockdownResult) -> SplitResul
             )
         warnings.warn(happened + "Change the filter's options or the split.", stacklevel=4)
     return kept
+
+
+def _n_perturbed(groups: Groups, rows: Rows) -> int:
+    """Number of perturbed cells among the rows, whose intervals are of one run each."""
+    is_control = groups.is_control[groups.run_of(rows.starts)]
+    return int((rows.stops - rows.starts)[~is_control].sum())
 
 
 def _reasons(knockdown: KnockdownResult) -> str:

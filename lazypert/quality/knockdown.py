@@ -10,7 +10,8 @@ import pandas as pd
 
 from lazypert.quality.config import KnockdownFilterConfig
 from lazypert.quality.contexts import Contexts
-from lazypert.quality.target_expression import ControlStrata, gather_target_expression
+from lazypert.quality.control_strata import ControlStrata
+from lazypert.quality.target_expression import gather_target_expression
 from lazypert.quality.target_map import targets_of_labels
 from lazypert.quality.unmeasured import hint, require_targets
 from lazypert.quality.value_scale import require_comparable
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lazypert.quality.verdicts import Evidence
+    from lazypert.screen.groups import Groups
     from lazypert.screen.targets import TargetPart
     from lazypert.sources.base import PerturbationSource
 
@@ -167,10 +169,10 @@ class OnTargetKnockdownFilter:
         for context, code, runs in to_judge:
             rows, label = groups.rows(runs)[:], str(groups.labels["perturbation"][code])
             if len(parts[code]) > 1:
-                of_parts = [evidence.of(k + 1, rows, code) for k in range(len(parts[code]))]
+                of_parts = [evidence.of(k + 1, rows, runs, code) for k in range(len(parts[code]))]
                 verdict, kept = judge_parts(config, label, [part.name for part in parts[code]], of_parts)
             else:
-                verdict, kept = judge(config, label, *evidence.of(0, rows, code))
+                verdict, kept = judge(config, label, *evidence.of(0, rows, runs, code))
             if verdict.reason == NOT_MEASURED:
                 verdict.reason += hint(label, known)
             rows_of_table.append(contexts.labels[context] | asdict(verdict))
@@ -200,13 +202,16 @@ class _Evidence:
         For each list of targets, (n_obs,) expression of each cell's own target.
     control_mean
         For each list of targets, (n_strata, n_perturbations) mean of each target in the controls of a stratum.
-    stratum
-        (n_obs,) stratum of each cell.
+    strata
+        Which controls each cell is compared with.
+    groups
+        Groups of the cells.
     """
 
     own: list[NDArray[Any]]
     control_mean: list[NDArray[np.float64]]
-    stratum: NDArray[np.int32]
+    strata: ControlStrata
+    groups: Groups
 
     @classmethod
     def gather(
@@ -218,17 +223,18 @@ class _Evidence:
     ) -> _Evidence:
         """Look up, or read, each list of (n_perturbations,) target columns: of single labels, then of each part."""
         groups = source.groups
-        run_of_row = groups.expand(np.arange(len(groups.start), dtype=np.int32), source.n_rows)
-        strata = ControlStrata.of(groups, config.control_match, run_of_row, contexts)
+        strata = ControlStrata.of(groups, config.control_match, contexts)
         own, control_mean = [], []
         for targets in columns:
             expression = gather_target_expression(
-                source, groups, targets, run_of_row, strata, config.layer, normalise_depth=config.normalise_depth
+                source, groups, targets, strata, config.layer, normalise_depth=config.normalise_depth
             )
             own.append(expression.own)
             control_mean.append(expression.control_means(strata.wider))
-        return cls(own, control_mean, strata.of_row)
+        return cls(own, control_mean, strata, groups)
 
-    def of(self, number: int, rows: NDArray[np.integer], code: int) -> Evidence:
-        """Evidence on one perturbation by one of the lists, in these rows."""
-        return self.own[number][rows], self.control_mean[number][self.stratum[rows], code]
+    def of(self, number: int, rows: NDArray[np.integer], runs: NDArray[np.int64], code: int) -> Evidence:
+        """Evidence on one perturbation by one of the lists, in the rows of its runs."""
+        run = np.repeat(runs, self.groups.sizes[runs])
+        batch = None if self.strata.batch_keys is None else self.groups.batch_of(rows)
+        return self.own[number][rows], self.control_mean[number][self.strata.of_cells(run, batch), code]

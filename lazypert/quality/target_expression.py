@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lazypert.quality.config import ControlMatch
-    from lazypert.quality.contexts import Contexts
+    from lazypert.quality.control_strata import ControlStrata
     from lazypert.screen.groups import Groups
     from lazypert.sources.base import PerturbationSource
     from lazypert.sources.matrix_segment import MatrixSegment
@@ -29,6 +28,10 @@ _BLOCK_VALUES = 4_194_304  # stored values that a task reads at once
 
 # Floating-point sums depend on where rows are divided, so the number of tasks is the same on every machine.
 _TASKS_PER_MATRIX = 64
+
+_TASKS_AT_ONCE = 16  # whose results are in memory together
+
+_ROWS_AT_ONCE = 1_048_576
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,57 +71,10 @@ class TargetExpression:
         return np.where(self.control_cells > 0, own_means, wider_means)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ControlStrata:
-    """Which controls each cell is compared with.
-
-    Attributes
-    ----------
-    of_row
-        (n_rows,) int32 number of each cell's stratum; -1 for cells that are in no run.
-    wider
-        (n_strata,) number of the stratum whose controls serve a stratum that has none.
-    """
-
-    of_row: NDArray[np.int32]
-    wider: NDArray[np.int64]
-
-    @classmethod
-    def of(
-        cls, groups: Groups, match: ControlMatch, run_of_row: NDArray[np.int32], contexts: Contexts
-    ) -> ControlStrata:
-        """Divide the cells of a screen into strata.
-
-        Parameters
-        ----------
-        run_of_row
-            (n_rows,) run of each row, -1 for rows in no run.
-        contexts
-            Cells are compared only with controls of their own context.
-        """
-        if match == "all":
-            of_context = np.append(contexts.of_run, -1).astype(np.int32)
-            return cls(of_context[run_of_row], np.arange(len(contexts.labels)))
-        keys, of_run = np.unique(groups.matching_ids, return_inverse=True)
-        if match == "cell_type":
-            return cls(np.append(of_run, -1).astype(np.int32)[run_of_row], np.arange(len(keys)))
-        counts, n_batches = groups.batch_counts, len(groups.labels["batch"])
-        batch_key = of_run[counts.run].astype(np.int64) * (n_batches + 1) + counts.batch + 1
-        batch_keys, of_subgroup = np.unique(batch_key, return_inverse=True)
-        of_row = np.full(len(run_of_row), -1, dtype=np.int32)
-        rows = np.flatnonzero(run_of_row >= 0)
-        of_row[rows] = of_subgroup[groups.subgroup_of(run_of_row[rows], rows)]
-        return cls(of_row, batch_keys // (n_batches + 1))
-
-    def __len__(self) -> int:
-        return len(self.wider)
-
-
 def gather_target_expression(
     source: PerturbationSource,
     groups: Groups,
     target_column: NDArray[np.int64],
-    run_of_row: NDArray[np.int32],
     strata: ControlStrata,
     layer: str | None,
     *,
@@ -127,51 +83,64 @@ def gather_target_expression(
     """Gather the expression of every target in one pass.
 
     Takes the cell statistics recorded during conversion where they describe these cells and targets.
-    Otherwise reads the matrix, block by block, in Dask tasks of consecutive rows.
+    Otherwise reads the matrix, block by block, in Dask tasks of consecutive rows. Takes the memory of the values
+    that it returns, and a few tasks.
 
     Parameters
     ----------
     target_column
         (n_perturbations,) column of each perturbation's target among the source's genes; -1 for none.
-    run_of_row
-        (n_rows,) run of each row, -1 for rows in no run.
     strata
         Which controls each cell is compared with.
     normalise_depth
         Scale each cell to a total of 10,000. Sums over controls of such values are not recorded.
     """
-    n_strata, n_targets = len(strata), len(target_column)
-    control_stratum = np.where(np.append(groups.is_control, False)[run_of_row], strata.of_row, -1)
-    row_ranges, tasks, segments = [], [], list(source.segments(layer))
+    shape, segments = (len(strata), len(target_column)), list(source.segments(layer))
     check_stores(segment.matrix.data.reader for segment in segments)
-    for segment in segments:
-        columns = np.append(segment.column_of, -1)[target_column].astype(np.int64)  # -1 picks the last entry
-        run_target = np.append(np.append(columns, -1)[groups.codes["perturbation"]], -1)
-        lookup = _Lookup(columns, run_target, n_strata, normalise_depth)
-        index = None if normalise_depth else _recorded_index(segment, groups, columns)
-        n_rows = segment.matrix.shape[0]
-        if index is not None:
-            row_ranges.append((segment.first_row, segment.first_row + n_rows))
-            rows = slice(*row_ranges[-1])
-            recorded = segment, index, run_of_row[rows], control_stratum[rows], lookup
-            tasks.append(dask.delayed(_read_recorded, pure=False)(*recorded))
-            continue
-        # Workers of a cluster get these once, and not with every task.
-        matrix, shared_lookup = (dask.delayed(one, pure=False, traverse=False) for one in (segment.matrix, lookup))
-        for start, stop in _task_ranges(n_rows):
-            row_ranges.append((segment.first_row + start, segment.first_row + stop))
-            rows = slice(*row_ranges[-1])
-            tasks.append(
-                dask.delayed(_stream, pure=False)(matrix, start, run_of_row[rows], control_stratum[rows], shared_lookup)
-            )
     dtypes = [np.dtype("f8") if normalise_depth else segment.matrix.dense_dtype for segment in segments]
     own = np.full(source.n_rows, np.nan, dtype=max(dtypes, key=lambda d: d.itemsize, default=np.dtype("f4")))
-    sums, cells = np.zeros((n_strata, n_targets)), np.zeros((n_strata, n_targets), dtype=np.int64)
-    for (start, stop), (values, task_sums, task_cells) in zip(row_ranges, dask.compute(*tasks), strict=True):
-        own[start:stop] = values
-        sums += task_sums
-        cells += task_cells
+    sums, cells = np.zeros(shape), np.zeros(shape, dtype=np.int64)
+    segment_of_run = _segment_of_run(groups, segments)
+    for number, segment in enumerate(segments):
+        columns = np.append(segment.column_of, -1)[target_column].astype(np.int64)  # -1 picks the last entry
+        run_target = np.append(np.append(columns, -1)[groups.codes["perturbation"]], -1)
+        lookup = _Lookup(columns, run_target, groups.is_control, strata, normalise_depth)
+        own_of_segment = own[segment.first_row : segment.first_row + segment.matrix.shape[0]]
+        n_controls = strata.count(groups, groups.is_control & (segment_of_run == number))
+        cells += n_controls[:, None] * (columns >= 0)
+        index = None if normalise_depth else _recorded_index(segment, groups, columns)
+        if index is not None:
+            sums += _read_recorded(segment, index, groups, lookup, own_of_segment)
+        else:
+            _stream_segment(segment, groups, lookup, own_of_segment, sums)
     return TargetExpression(own, sums, cells)
+
+
+def _segment_of_run(groups: Groups, segments: list[MatrixSegment]) -> NDArray[np.int64]:
+    """(n_runs,) number of the segment that holds the cells of each run, which are of one dataset."""
+    first_rows = groups.rows(np.arange(len(groups.start))).firsts()
+    return np.searchsorted([segment.first_row for segment in segments], first_rows, side="right") - 1
+
+
+def _stream_segment(
+    segment: MatrixSegment, groups: Groups, lookup: _Lookup, own: NDArray[Any], sums: NDArray[np.float64]
+) -> None:
+    """Read a segment's matrix in tasks; fill `own` and add to `sums`, always in the same order."""
+    ranges, batch = list(_task_ranges(len(own))), None
+    if lookup.strata.batch_keys is not None:
+        batch = groups.cells.batch_codes()
+    # Workers of a cluster get these once, and not with every task.
+    matrix, shared_lookup = (dask.delayed(one, pure=False, traverse=False) for one in (segment.matrix, lookup))
+    for begin in range(0, len(ranges), _TASKS_AT_ONCE):
+        tasks = []
+        for start, stop in ranges[begin : begin + _TASKS_AT_ONCE]:
+            first = segment.first_row + start
+            runs = groups.runs_between(first, first + stop - start)
+            of_rows = None if batch is None else batch[first : first + stop - start]
+            tasks.append(dask.delayed(_stream, pure=False)(matrix, start, runs, of_rows, shared_lookup))
+        for (start, stop), (values, task_sums) in zip(ranges[begin:], dask.compute(*tasks), strict=False):
+            own[start:stop] = values
+            sums += task_sums
 
 
 def _task_ranges(n_rows: int) -> Iterator[tuple[int, int]]:
@@ -192,25 +161,25 @@ class _Lookup:
     run_target
         (n_runs + 1,) column of the target of a run's cells, -1 for none. The last entry is for run -1,
         the cells that are in no group.
-    n_strata
-        Number of strata.
+    is_control
+        (n_runs,) whether a run's cells are controls.
+    strata
+        Strata of the controls.
     normalise_depth
         Whether each cell is scaled to a total of 10,000.
     """
 
     columns: NDArray[np.int64]
     run_target: NDArray[np.int64]
-    n_strata: int
+    is_control: NDArray[np.bool_]
+    strata: ControlStrata
     normalise_depth: bool
 
-    def count_controls(self, stratum: NDArray[np.integer]) -> NDArray[np.int64]:
-        """(n_strata, n_perturbations) controls in which each target was measured, from the rows' strata."""
-        counts = np.bincount(stratum[stratum >= 0], minlength=self.n_strata)
-        return counts[:, None] * (self.columns >= 0)
-
-
-_Gathered = tuple["NDArray[Any]", "NDArray[np.float64]", "NDArray[np.int64]"]
-"""Expression of each row's own target, and the control sums and counts of the rows."""
+    def control_stratum(self, run: NDArray[np.integer], batch: NDArray[np.integer] | None) -> NDArray[np.int64]:
+        """(n,) stratum of each control, -1 for other cells, from the runs and batches of cells."""
+        if self.strata.batch_keys is not None and batch is None:  # the screen has no batch column
+            batch = np.zeros(len(run), np.int8)
+        return np.where(np.append(self.is_control, False)[run], self.strata.of_cells(run, batch), -1)
 
 
 def _recorded_index(segment: MatrixSegment, groups: Groups, columns: NDArray[np.int64]) -> NDArray[np.int64] | None:
@@ -227,54 +196,58 @@ def _recorded_index(segment: MatrixSegment, groups: Groups, columns: NDArray[np.
 
 
 def _read_recorded(
-    segment: MatrixSegment,
-    index: NDArray[np.int64],
-    runs: NDArray[np.int32],
-    stratum: NDArray[np.int32],
-    lookup: _Lookup,
-) -> _Gathered:
-    """Return what `_stream` computes for a whole segment from the recorded cell statistics."""
+    segment: MatrixSegment, index: NDArray[np.int64], groups: Groups, lookup: _Lookup, own: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Fill `own` from the recorded cell statistics of a whole segment, and return its control sums."""
     stats = segment.cell_stats
     assert stats is not None
     has_target = lookup.columns >= 0
-    sums = np.zeros((lookup.n_strata, len(lookup.columns)))
+    sums = np.zeros((len(lookup.strata), len(lookup.columns)))
     target_index = np.flatnonzero(has_target)
-    np.add.at(
-        sums, (stratum[stats.control_row][:, None], target_index[None, :]), stats.control_sum[:, index[has_target]]
-    )
-    values = stats.own_target.read(0, len(stats.own_target)).astype(segment.matrix.dense_dtype)
-    values[lookup.run_target[runs] < 0] = np.nan  # recorded, but not a target here
-    return values, sums, lookup.count_controls(stratum)
+    rows = segment.first_row + stats.control_row
+    stratum = lookup.strata.of_cells(groups.run_of_rows(rows), groups.batch_of(rows))
+    np.add.at(sums, (stratum[:, None], target_index[None, :]), stats.control_sum[:, index[has_target]])
+    for start in range(0, len(own), _ROWS_AT_ONCE):
+        stop = min(len(own), start + _ROWS_AT_ONCE)
+        values = own[start:stop]
+        values[:] = stats.own_target.read(start, stop)
+        runs = groups.runs_between(segment.first_row + start, segment.first_row + stop)
+        values[lookup.run_target[runs] < 0] = np.nan  # recorded, but not a target here
+    return sums
 
 
 def _stream(
-    matrix: Matrix, first: int, runs: NDArray[np.int32], stratum: NDArray[np.int32], lookup: _Lookup
-) -> _Gathered:
+    matrix: Matrix, first: int, runs: NDArray[np.integer], batch: NDArray[np.integer] | None, lookup: _Lookup
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """Read the rows from `first` on, block by block.
 
     Parameters
     ----------
-    runs, stratum
-        (n,) run of each row, and the stratum of each control, -1 for other rows.
+    runs, batch
+        (n,) run and batch of each row.
+
+    Returns
+    -------
+    Expression of each row's own target, and the control sums of the rows.
     """
     values = np.full(len(runs), np.nan, dtype=np.float64 if lookup.normalise_depth else matrix.dense_dtype)
-    sums = np.zeros((lookup.n_strata, len(lookup.columns)))
+    sums = np.zeros((len(lookup.strata), len(lookup.columns)))
     target_of_column = np.full(matrix.shape[1], -1, dtype=np.int64)
     target_index = np.flatnonzero(lookup.columns >= 0)
     target_of_column[lookup.columns[target_index]] = target_index
     # All targets are wanted in controls, and only the own target in other cells.
-    own_column = lookup.run_target[runs]
     density = max(1.0, matrix.stats["nnz"] / max(1, matrix.shape[0]))
     step = max(1, int(_BLOCK_VALUES / density))
     for start in range(0, len(runs), step):
         rows = slice(start, min(len(runs), start + step))
-        own, strata = own_column[rows], stratum[rows]
+        own = lookup.run_target[runs[rows]]
+        strata = lookup.control_stratum(runs[rows], None if batch is None else batch[rows])
         if (own >= 0).any() or (strata >= 0).any():
             block = matrix.read(first + rows.start, first + rows.stop)
             data = per_total(block) if lookup.normalise_depth else block.data
             target_sums(block.indptr, block.indices, data, own, strata, target_of_column, values[rows], sums)
     sums[:, target_index] = sums[:, target_of_column[lookup.columns[target_index]]]  # targets may be shared
-    return values, sums, lookup.count_controls(stratum)
+    return values, sums
 
 
 def per_total(block: CSRBlock) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ from lazypert.screen.labels import label_array, rename
 from lazypert.screen.roles import AXES, RUN_AXES, missing_controls, no_such_control
 from lazypert.screen.rows import Rows
 from lazypert.screen.run_keys import decode, encode, in_run_order, run_radices
+from lazypert.screen.selected_groups import select_in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -164,6 +165,8 @@ class Groups:
         rows
             (n,) store rows, in any order; a row may occur several times.
         """
+        if (selected := select_in_order(self, rows)) is not None:
+            return selected
         positions = rows if self.row_order is None else inverse(self.row_order)[rows]
         run, columns = self.run_of(positions.astype(np.int64)), self.roles.columns()
         codes: dict[str, NDArray[np.int32] | None]
@@ -240,6 +243,29 @@ class Groups:
         n_batches = len(self.labels["batch"])
         key = run.astype(np.int64) * (n_batches + 1) + self.batch_of(rows) + 1
         return np.searchsorted(self.batch_counts.keys(n_batches), key)
+
+    def run_of_rows(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
+        """(n,) run of each store row, -1 for rows of the store that are in none."""
+        if self.row_order is None:
+            return np.where(rows < self.n_obs, self.run_of(rows.astype(np.int64)), -1)
+        return np.where(rows < len(self._run_by_row), self._run_by_row.take(rows, mode="clip"), -1).astype(np.int64)
+
+    def runs_between(self, start: int, stop: int) -> NDArray[np.int64]:
+        """(stop - start,) run of each of consecutive store rows, -1 for rows that are in none."""
+        if self.row_order is None:
+            bounds = np.append(self.start[self._by_start], self.n_obs).clip(start, min(stop, self.n_obs))
+            runs = np.repeat(np.arange(len(self.start))[self._by_start], np.diff(bounds))
+        else:
+            runs = self._run_by_row[start:stop].astype(np.int64)
+        return np.append(runs, np.full(stop - start - len(runs), -1))
+
+    @cached_property
+    def _run_by_row(self) -> NDArray[np.integer]:
+        """(n_rows,) run of each store row, up to the last one that is in a run."""
+        assert self.row_order is not None
+        dtype = code_dtype(len(self.start))
+        n_rows = int(self.row_order.max(initial=-1)) + 1
+        return self.expand(np.arange(len(self.start), dtype=dtype), n_rows)
 
     @property
     def sizes(self) -> NDArray[np.int64]:

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
+
+
+CELLS_AT_ONCE = 1_048_576
+"""Cells that are looked at together where all of a screen would take too much memory."""
 
 
 class Rows:
@@ -27,7 +31,7 @@ class Rows:
         (n_cells,) integer row of each position, or None if positions are rows.
     """
 
-    __slots__ = ("_ends", "row_order", "starts", "stops")
+    __slots__ = ("_by_start", "_ends", "row_order", "starts", "stops")
 
     def __init__(self, starts: ArrayLike, stops: ArrayLike, row_order: NDArray[np.integer] | None = None) -> None:
         starts, stops = np.asarray(starts, dtype=np.int64), np.asarray(stops, dtype=np.int64)
@@ -36,6 +40,7 @@ class Rows:
         self.stops: NDArray[np.int64] = stops[filled]
         self.row_order = row_order
         self._ends = np.cumsum(self.stops - self.starts)
+        self._by_start: NDArray[np.int64] | slice | None = None
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -46,17 +51,38 @@ class Rows:
         interval = np.searchsorted(self._ends, index, side="right")
         return self.stops[interval] - (self._ends[interval] - index)
 
+    def positions_between(self, begin: int, end: int) -> NDArray[np.int64]:
+        """Return the positions of the elements `begin` to `end`, without looking up each of them."""
+        first = int(np.searchsorted(self._ends, begin, side="right"))
+        last = int(np.searchsorted(self._ends, end, side="left")) + 1
+        stops = self.stops[first:last]
+        # From the end of each interval backwards, as `positions` does.
+        lengths = np.diff(np.clip(self._ends[first:last], begin, end), prepend=begin)
+        return np.repeat(stops - self._ends[first:last], lengths) + np.arange(begin, end)
+
+    def chunks(self, size: int = CELLS_AT_ONCE) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Yield the index in this list and the position of every element, a bounded number at a time."""
+        for begin in range(0, len(self), size):
+            end = min(len(self), begin + size)
+            yield np.arange(begin, end), self.positions_between(begin, end)
+
+    def interval_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the number of the last interval that begins at or before each position; -1 if there is none."""
+        if self._by_start is None:
+            is_ascending = bool((self.starts[1:] >= self.starts[:-1]).all())
+            self._by_start = slice(None) if is_ascending else np.argsort(self.starts, kind="stable")
+        number = np.searchsorted(self.starts[self._by_start], positions, side="right") - 1
+        return number if isinstance(self._by_start, slice) else np.append(self._by_start, -1)[number]
+
     def find(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the index of each position, all of which must be in the list: the inverse of `positions`."""
-        by_start = np.argsort(self.starts, kind="stable")
-        interval = by_start[np.searchsorted(self.starts[by_start], positions, side="right") - 1]
+        interval = self.interval_of(positions)
         return self._ends[interval] - (self.stops[interval] - positions)
 
     def contains(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return whether each position is in the list."""
-        by_start = np.argsort(self.starts, kind="stable")
-        number = np.searchsorted(self.starts[by_start], positions, side="right") - 1
-        return (number >= 0) & (positions < np.append(self.stops[by_start], 0)[number])
+        number = self.interval_of(positions)
+        return (number >= 0) & (positions < np.append(self.stops, 0)[number])
 
     def to_rows(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the store rows of positions."""
@@ -72,7 +98,10 @@ class Rows:
     def __getitem__(self, index: slice | list[int] | NDArray[Any]) -> NDArray[np.int64]: ...
     def __getitem__(self, index: Any) -> int | NDArray[np.int64]:
         if isinstance(index, slice):
-            return self.to_rows(self.positions(np.arange(*index.indices(len(self)))))
+            begin, end, step = index.indices(len(self))
+            if step == 1:
+                return self.to_rows(self.positions_between(begin, max(begin, end)))
+            return self.to_rows(self.positions(np.arange(begin, end, step)))
         which = np.asarray(index)
         if which.dtype == bool:
             if which.shape != (len(self),):
@@ -119,11 +148,17 @@ class Rows:
         """
         return self._filter(lambda index, _: mask[index])
 
+    def without(self, others: Sequence[Rows]) -> Rows:
+        """Return the rows that are in none of some other lists, in the same order."""
+        return self._filter(lambda _, positions: ~np.logical_or.reduce([rows.contains(positions) for rows in others]))
+
+    def take_intervals(self, chosen: NDArray[np.bool_]) -> Rows:
+        """Return the rows of some of the (n_intervals,) intervals."""
+        return Rows(self.starts[chosen], self.stops[chosen], self.row_order)
+
     def _filter(self, is_kept: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]) -> Rows:
         starts, stops = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        for begin in range(0, len(self), 1_048_576):
-            index = np.arange(begin, min(len(self), begin + 1_048_576))
-            positions = self.positions(index)
+        for index, positions in self.chunks():
             kept = is_kept(index, positions)
             positions, index = positions[kept], index[kept]
             # The new intervals must not span several of the old ones, each of which belongs to one run.
@@ -136,3 +171,15 @@ class Rows:
 
     def __repr__(self) -> str:
         return f"Rows({len(self):,} rows in {len(self.starts):,} intervals)"
+
+
+def count_distinct(rows: NDArray[np.integer]) -> int:
+    """Return the number of distinct rows, in one byte for each row of the store."""
+    occurs = np.zeros(int(rows.max(initial=-1)) + 1, dtype=bool)  # faster than sorting the rows of a large screen
+    occurs[rows] = True
+    return int(occurs.sum())
+
+
+def index_dtype(n: int) -> type[np.signedinteger[Any]]:
+    """Return the smaller one of int32 and int64 that can number `n` things."""
+    return np.int32 if n < 2**31 else np.int64

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from lazypert.screen.rows import Rows
     from lazypert.sources.config import PerturbationSourceConfig
     from lazypert.sources.matrix_segment import MatrixSegment
     from lazypert.sparse.row_reader import RowReader
@@ -141,14 +142,14 @@ class PerturbationSource(CellCodes):
         - Each of ``additional_obs``, and ``barcode`` with ``include_barcodes``: (n,).
         """
         rows = np.asarray(rows, dtype=np.int64)
-        codes = {axis: self._codes(axis)[rows] for axis in ("perturbation", "cell_type", "batch")}
+        codes = {axis: self.codes_of(axis, rows) for axis in ("perturbation", "cell_type", "batch")}
         names = {axis: np.append(self.groups.labels[axis], "")[code] for axis, code in codes.items()}
         out = {
             "counts": self.read_features(rows),
             "pert_code": codes["perturbation"],
             "cell_type_code": codes["cell_type"],
             "batch_code": codes["batch"],
-            "is_control": self.get_control_mask()[rows],
+            "is_control": np.append(self.groups.is_control_code, False)[codes["perturbation"]],
             "pert_emb": _take_features(self.perturbation_features, codes["perturbation"]),
             "cell_type_onehot": _onehot(codes["cell_type"], len(self.groups.labels["cell_type"])),
             "batch_onehot": _onehot(codes["batch"], len(self.groups.labels["batch"])),
@@ -157,7 +158,7 @@ class PerturbationSource(CellCodes):
             "batch_name": names["batch"],
         }
         if self.groups.roles.covariates:
-            out["condition_code"] = self.get_condition_codes()[rows]
+            out["condition_code"] = self.codes_of("condition", rows)
             labels = self.groups.conditions.labels.values()
             out["condition_name"] = np.stack([np.append(texts, "")[out["condition_code"]] for texts in labels], axis=1)
         out |= {column: self.read_obs(column, rows) for column in self.config.additional_obs}
@@ -191,14 +192,19 @@ class PerturbationSource(CellCodes):
         return self.batch(chosen if self._visible_rows is None else self._visible_rows[chosen])
 
     @cached_property
-    def _visible_rows(self) -> NDArray[np.int64] | None:
-        """Rows that indexing and iteration cover; None for all."""
+    def _visible_rows(self) -> Rows | NDArray[np.integer] | None:
+        """Rows that indexing and iteration cover, ascending; None for all."""
         groups = self.groups
         is_selection = groups.n_obs != self.n_rows
         if not is_selection and self.config.should_yield_controls:
             return None
-        rows = np.sort(groups.rows(np.arange(len(groups.start)))[:])
-        return rows if self.config.should_yield_controls else rows[~self.get_control_mask()[rows]]
+        chosen = np.ones(len(groups.start), bool) if self.config.should_yield_controls else ~groups.is_control
+        if groups.row_order is None:  # intervals, which take little memory
+            runs = np.flatnonzero(chosen)
+            return groups.rows(runs[np.argsort(groups.start[runs], kind="stable")])
+        rows = groups.rows(chosen)[:].astype(groups.row_order.dtype)
+        rows.sort()
+        return rows
 
     # Features
 

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from lazypert.screen.groups import Groups
 
 
+_MAX_KEPT_BYTES = 16 * 1024**2
+"""Codes of all cells that take at most this many bytes are kept in memory once they are asked for."""
+
+
 class CellCodes(ABC):
     """The codes and labels of a source's cells."""
 
@@ -49,16 +53,31 @@ class CellCodes(ABC):
         """One row per condition, by its number, and a column for each covariate: labels, empty where missing."""
         return self.groups.conditions.table()
 
+    def codes_of(self, axis: str, rows: NDArray[np.integer]) -> NDArray[np.int32]:
+        """(n,) codes of cells by store row, on an axis or ``"condition"``; -1 where the label is missing."""
+        groups = self.groups
+        if axis == "batch":
+            return groups.batch_of(rows)
+        per_run = groups.condition if axis == "condition" else groups.codes[axis]
+        run = groups.run_of_rows(rows)
+        return np.where(run < 0, np.int32(-1), per_run[run])
+
     def _codes(self, axis: str) -> NDArray[np.int32]:
-        if axis not in self._code_cache:
-            if axis == "batch":
-                codes = self.groups.batch_of(np.arange(self.n_rows))
-            elif axis == "condition":
-                codes = self.groups.expand(self.groups.condition, self.n_rows)
-            else:
-                codes = self.groups.expand(self.groups.codes[axis], self.n_rows)
+        if axis in self._code_cache:
+            return self._code_cache[axis]
+        if axis == "batch":
+            codes = self._batch_codes()
+        elif axis == "condition":
+            codes = self.groups.expand(self.groups.condition, self.n_rows)
+        else:
+            codes = self.groups.expand(self.groups.codes[axis], self.n_rows)
+        if codes.nbytes <= _MAX_KEPT_BYTES:
             self._code_cache[axis] = codes
-        return self._code_cache[axis]
+        return codes
+
+    def _batch_codes(self) -> NDArray[np.int32]:
+        codes = self.groups.cells.batch_codes()
+        return np.zeros(self.n_rows, np.int32) if codes is None else codes.astype(np.int32)
 
     @cached_property
     def _code_cache(self) -> dict[str, NDArray[np.int32]]:
@@ -78,9 +97,7 @@ class CellCodes(ABC):
 
     def get_control_mask(self) -> NDArray[np.bool_]:
         """(n_obs,) bool by store row: whether each cell is a control."""
-        return np.append(self.groups.is_control_code, False)[
-            self.get_pert_codes()
-        ]  # code -1 indexes the appended False
+        return self.groups.expand(self.groups.is_control, self.n_rows)
 
     def get_group_codes(self) -> NDArray[np.int64]:
         """(n_obs,) ``cell_type_code * n_perturbations + pert_code`` by store row; -1 where one is missing.

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
-from lazypert.screen.cell_order import repeat_hash
 from lazypert.splits.coverage import uncovered
-from lazypert.splits.digest import iterate_cells
+from lazypert.splits.digest import iterate_by_row
+from lazypert.splits.equal_hashes import find_equal_hashes, find_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     from numpy.typing import NDArray
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lazypert.screen.groups import Groups
     from lazypert.screen.rows import Rows
 
-_AT_ONCE = 1_048_576  # hashes, or rows of the store whose names are read
+_AT_ONCE = 1_048_576  # rows of the store whose names are read
 
 NOTHING = np.uint64(0)
 """Hash of a cell that is compared with no other."""
@@ -50,8 +50,8 @@ class Repeats(NamedTuple):
 def repeated_names(groups: Groups, parts: Sequence[Rows], read_names: ReadNames | None) -> Repeats:
     """Find the cells of splits whose names occur more than once.
 
-    Reads the name hash of every cell, and again if some are equal. Sorts 8 bytes per cell in memory: 800 MB for 10^8
-    cells. If all of them occur twice, it takes 80 bytes per cell.
+    Reads the name hash of every cell, several times if there are more than 8 million, and sorts them part by part. If
+    all of them occur twice, this takes 80 bytes per cell; if none does, a few hundred megabytes at most.
 
     In tables of hashes, the second and every later cell of one name in a run have other hashes, which are functions
     of the first one's. They are recognised as long as `groups` has the first cell too: it may be in no split, but a
@@ -96,25 +96,26 @@ def _find(
         there are no such hashes.
     """
     every = parts if others is None else [*parts, others]
-    hashes, end = np.empty(sum(map(len, every)), np.uint64), 0
-    for cells in iterate_cells(groups, every):
-        hashes[end : end + len(cells.row)] = hashes_of(cells.row)
-        end += len(cells.row)
-    hashes.sort()
-    wanted = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+
+    def read() -> Iterator[NDArray[np.uint64]]:
+        for cells in iterate_by_row(groups, every):
+            yield hashes_of(cells.row)
+
+    equal, later, first = find_equal_hashes(read, sum(map(len, every)), have_later=others is not None)
+    wanted = np.unique(np.concatenate([equal, later, first]))
     wanted = wanted[wanted != NOTHING]
-    later, first = (wanted[:0], wanted[:0]) if others is None else find_repeat_hashes(hashes)
-    del hashes
-    wanted = np.union1d(wanted, np.union1d(later, first))
     columns: list[list[NDArray[Any]]] = [[np.empty(0, dtype)] for dtype in (np.int8, np.int64, np.int32, np.uint64)]
-    for cells in iterate_cells(groups, parts) if len(wanted) else ():
+    for cells in iterate_by_row(groups, parts) if len(wanted) else ():
         hashes = hashes_of(cells.row)
-        is_wanted = _find_in(wanted, hashes)[0]
+        is_wanted = find_in(wanted, hashes)[0]
         for column, values in zip(columns, (*cells, hashes), strict=True):
             column.append(values[is_wanted].astype(column[0].dtype))
     split, row, run, key = (_join(column) for column in columns)
+    if groups.row_order is not None:  # as by position, which is by run and hash
+        order = np.lexsort((key, run))
+        split, row, run, key = split[order], row[order], run[order], key[order]
     for _ in range(64):  # a hash may have been replaced more than once, if cells were grouped by other columns
-        is_later, position = _find_in(later, key)
+        is_later, position = find_in(later, key)
         if not is_later.any():
             break
         key[is_later] = first[position[is_later]]
@@ -126,50 +127,6 @@ def _join(pieces: list[NDArray[Any]]) -> NDArray[Any]:
     joined = np.concatenate(pieces)
     pieces.clear()
     return joined
-
-
-def find_repeat_hashes(hashes: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Find the hashes that stand for a second or later cell of a name.
-
-    Parameters
-    ----------
-    hashes
-        (n,) sorted.
-
-    Returns
-    -------
-    later, first
-        (m,) these hashes, sorted, and those of the first cells of the same names.
-    """
-    laters, firsts = [hashes[:0]], [hashes[:0]]
-    for begin in range(0, len(hashes), _AT_ONCE):
-        first = np.unique(hashes[begin : begin + _AT_ONCE])
-        later = repeat_hash(first, np.uint64(1))
-        by_value = np.argsort(later)  # looking up sorted values is several times as fast
-        first, later = first[by_value], later[by_value]
-        exists = _find_in(hashes, later)[0]
-        laters.append(later[exists])
-        firsts.append(first[exists])
-    alive, nth = np.unique(np.concatenate(firsts)), 2
-    while len(alive):  # in steps that double, because one name may occur a million times
-        width = nth
-        first = np.repeat(alive, width)
-        later = repeat_hash(first, np.tile(np.arange(nth, nth + width, dtype=np.uint64), len(alive)))
-        exists = _find_in(hashes, later)[0].reshape(len(alive), width)
-        exists = np.logical_and.accumulate(exists, axis=1)
-        laters.append(later[exists.ravel()])
-        firsts.append(first[exists.ravel()])
-        alive, nth = alive[exists[:, -1]], nth + width
-    later, index = np.unique(np.concatenate(laters), return_index=True)
-    return later, np.concatenate(firsts)[index]
-
-
-def _find_in(known: NDArray[np.uint64], values: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Whether and where each value is in a sorted array."""
-    if not len(known):
-        return np.zeros(len(values), bool), np.zeros(len(values), np.int64)
-    position = np.minimum(np.searchsorted(known, values), len(known) - 1)
-    return known[position] == values, position
 
 
 def _sort(cells: Repeats, key: NDArray[np.uint64], order: NDArray[np.int64]) -> Repeats:

@@ -13,7 +13,7 @@ from lazypert.errors import ConfigError
 from lazypert.screen.cell_order import name_hashes
 from lazypert.splits.cell_content import MIN_GENES, content_hashes
 from lazypert.splits.coverage import uncovered
-from lazypert.splits.digest import iterate_cells
+from lazypert.splits.digest import iterate_by_row, iterate_cells
 from lazypert.splits.findings import N_EXAMPLES, Finding
 from lazypert.splits.leaks import batch_codes, find_borrowed_controls, find_combinations, find_shared_labels
 from lazypert.splits.names import SPLITS
@@ -96,7 +96,7 @@ def make_report(
     """Report what splits hold and what leaks between them.
 
     No matrix is read without `content`. Reads the name hash of every cell, and its batch code if the screen has
-    batches; sorts 8 bytes per cell in memory (see `lazypert.splits.repeats.repeated_names`). Names are read only where
+    batches; sorts the hashes part by part (see `lazypert.splits.repeats.repeated_names`). Names are read only where
     hashes are equal.
 
     Parameters
@@ -200,8 +200,10 @@ def _hash_content(
 def _count_cells(groups: Groups, parts: Sequence[Rows]) -> NDArray[np.int64]:
     """(n_splits + 1, n_subgroups) cells of each split, and of none, in each (run, batch)."""
     counts = np.zeros((len(parts) + 1, len(groups.batch_counts.run)), np.int64)
-    for cells in iterate_cells(groups, [*parts, uncovered(groups, parts)]):
-        np.add.at(counts, (cells.split, groups.subgroup_of(cells.run, cells.row)), 1)
+    for cells in iterate_by_row(groups, [*parts, uncovered(groups, parts)]):
+        key = cells.split * counts.shape[1] + groups.subgroup_of(cells.run, cells.row)
+        number, n_cells = np.unique(key, return_counts=True)
+        counts.ravel()[number] += n_cells
     return counts
 
 

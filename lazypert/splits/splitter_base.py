@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-import numpy as np
-
 from lazypert.errors import ConfigError
+from lazypert.screen.rows import count_distinct
 from lazypert.splits.cell_source import as_cell_source
 from lazypert.splits.config import SplitRule
 from lazypert.splits.filters import usable_runs
@@ -16,6 +15,7 @@ from lazypert.splits.split_result import SplitResult
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     import xarray as xr
     from numpy.typing import NDArray
 
@@ -82,9 +82,7 @@ def _require_unique_cells(source: CellSource) -> None:
     rows = source.groups.row_order
     if rows is None:
         return
-    occurs = np.zeros(int(rows.max(initial=-1)) + 1, dtype=bool)  # faster than sorting the rows of a large screen
-    occurs[rows] = True
-    n_distinct = int(occurs.sum())
+    n_distinct = count_distinct(rows)
     if n_distinct < len(rows):
         raise ConfigError(
             f"source: got a selection of {len(rows):,} cells, of which {n_distinct:,} are distinct; expected each cell "

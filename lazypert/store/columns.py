@@ -33,11 +33,15 @@ class LazyColumn:
         Dtype of the values.
     read
         Reads the values ``start`` to ``stop``; picklable.
+    codes, labels
+        Of a categorical column: its codes, and the labels that they stand for, with the missing value last.
     """
 
     length: int
     dtype: np.dtype[Any]
     read: Callable[[int, int], NDArray[Any]]
+    codes: LazyColumn | None = None
+    labels: NDArray[Any] | None = None
     ndim = 1
 
     def __repr__(self) -> str:
@@ -128,7 +132,7 @@ def decode_categories(codes: LazyColumn, categories: NDArray[Any]) -> LazyColumn
     labels = np.empty(len(categories) + 1, dtype=dtype)
     labels[:-1] = categories
     labels[-1] = np.nan if dtype.kind == "f" else None
-    return LazyColumn(codes.length, labels.dtype, partial(_read_decoded, codes, labels))
+    return LazyColumn(codes.length, labels.dtype, partial(_read_decoded, codes, labels), codes, labels)
 
 
 def _decoded_dtype(categories: NDArray[Any]) -> np.dtype[Any]:

@@ -12,7 +12,7 @@ from lazypert.screen.conditions import Conditions
 from lazypert.screen.groups import Groups
 from lazypert.screen.labels import label_array
 from lazypert.screen.roles import AXES, RUN_AXES, missing_controls
-from lazypert.store.columns import open_column
+from lazypert.store.columns import numeric_column, open_column
 from lazypert.store.format import COLUMN_CHUNK, TABLES
 from lazypert.store.group_by_columns import group_by_columns
 
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lazypert.store.store import Store
+
+_NEAR = 1_048_576
+"""Rows, of which a table is read as a whole."""
+
+_FEW = 65_536
+"""Scattered rows that are read one by one."""
 
 _LOG = logging.getLogger("lazypert")
 
@@ -96,11 +102,15 @@ class StoredCells:
         """(n,) name hashes of cells."""
         if not len(rows):
             return np.empty(0, np.uint64)
+        if self._hashes is not None:
+            return self._hashes[rows]
         first, last = int(rows.min()), int(rows.max())
-        if self._hashes is None and last - first < 4 * len(rows) + COLUMN_CHUNK:
-            return self._store.open_array(f"{TABLES}/name_hash").read(first, last + 1)[rows - first]
-        if self._hashes is None:  # scattered rows, which are rarely asked for once
-            self._hashes = self._store.read_array(f"{TABLES}/name_hash")
+        array = self._store.open_array(f"{TABLES}/name_hash")
+        if last - first < 4 * len(rows) + COLUMN_CHUNK or last - first < _NEAR:
+            return array.read(first, last + 1)[rows - first]
+        if len(rows) <= _FEW:
+            return numeric_column(array)[rows]
+        self._hashes = array.read(0, len(array))  # many scattered rows, which are rarely asked for once
         return self._hashes[rows]
 
     def names(self, rows: NDArray[np.integer]) -> NDArray[Any]:

@@ -325,3 +325,39 @@ def test_whatever_is_derived_from_a_dataset_finds_the_credentials_of_its_store(g
         shown = f"{each!r} {each._repr_html_()} {each.attrs} {each.encoding} {each.pert!r} {each.pert.store!r}"
         assert "secret" not in shown
     assert lp.verify(guarded, storage_options={"key": "secret"}) > 0
+
+
+class TestCellsByName:
+    def test_rows_are_those_of_the_names(self, made):
+        ds, obs = made
+        rows = np.random.default_rng(0).permutation(len(obs))[:50]
+        names = obs.index[rows]
+        assert ds.pert.rows_of([*names, names[0]]).tolist() == [*rows, rows[0]]
+        assert ds.pert.rows_of(names[0]).tolist() == [rows[0]]
+        assert ds.pert.rows_of([]).tolist() == []
+        assert ds.isel(cell=ds.pert.rows_of(list(names))).cell_name.values.tolist() == names.tolist()
+
+    def test_hashes_are_read_a_part_at_a_time(self, made, monkeypatch):
+        ds, obs = made
+        monkeypatch.setattr("lazypert.store.find_cells._AT_ONCE", 7)
+        assert ds.pert.rows_of(list(obs.index[::-1])).tolist() == list(range(len(obs)))[::-1]
+
+    def test_names_that_do_not_occur_raise(self, made):
+        ds, obs = made
+        with pytest.raises(
+            LabelNotFoundError, match=r"got 1 of 2 names that no cell of the store has, such as 'nobody'"
+        ):
+            ds.pert.rows_of([obs.index[3], "nobody"])
+        selected = ds.isel(cell=slice(5, 20))
+        assert selected.pert.rows_of([obs.index[6]]).tolist() == [6]
+        with pytest.raises(LabelNotFoundError, match="not of this selection"):
+            selected.pert.rows_of([obs.index[6], obs.index[3]])
+
+    def test_a_name_of_several_cells_raises(self, tmp_path):
+        adata = screen()
+        names = adata.obs_names.to_numpy(dtype=object).copy()
+        names[7] = names[3]
+        adata.obs_names = names
+        _, store = converted(tmp_path, adata)
+        with pytest.raises(ConfigError, match="which several cells of the store have"):
+            lp.open(store).pert.rows_of([names[3]])

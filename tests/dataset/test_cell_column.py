@@ -165,3 +165,23 @@ def test_comparisons_are_elementwise(made):
     values = cell_type.to_numpy()
     np.testing.assert_array_equal(cell_type != values[0], values != values[0])
     np.testing.assert_array_equal(cell_type != values[::-1], values != values[::-1])
+
+
+@pytest.mark.parametrize("order", ["all", "some"])
+def test_masks_are_made_a_part_at_a_time(made, order, monkeypatch):
+    monkeypatch.setattr(cell_column, "_CELLS_AT_ONCE", 7)
+    ds = lp.open(made)
+    ds = ds if order == "all" else ds.isel(cell=[5, 3, 3, 80, 11, 12, 40, 41, 42, 7])
+    for name in ("perturbation", "batch", "u1", "f4", "cell_name"):
+        cells, values = ds[name].variable.data, np.asarray(ds[name].variable.data)
+        value = values[4]
+        for found, expected in (
+            (cells == value, values == value),
+            (cells != value, values != value),
+            (np.isin(cells, [value, values[0]]), np.isin(values, [value, values[0]])),
+        ):
+            assert found.dtype == bool
+            np.testing.assert_array_equal(found, expected)
+        if values.dtype.kind != "O":
+            np.testing.assert_array_equal(cells > value, values > value)
+            np.testing.assert_array_equal(cells * 2, values * 2)

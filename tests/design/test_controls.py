@@ -243,3 +243,40 @@ class TestOptions:
     def test_repr_shows_what_differs_from_the_defaults(self):
         mapping = control_mapping(ControlMappingConfig(strategy="batch", seed=7))
         assert repr(mapping) == "BatchControlMapping(ControlMappingConfig(seed=7, strategy='batch'))"
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"map_controls": True}, {"controls": "disjoint"}, {"n_basal_samples": 3}], ids=str
+)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("has_splits", [False, True])
+def test_blocks_are_the_mapping(strategy, options, has_splits, monkeypatch):
+    cells = random_cells(300, 3, n_batches=4, missing=0.05)
+    splits = RandomSplitter(RandomSplitterConfig(exclude_perturbations=("P1",))).split(cells) if has_splits else None
+    rows, expected = build(cells, strategy, splits, on_empty="mask", **options)
+    monkeypatch.setattr("lazypert.design.control_pools._CELLS_AT_ONCE", 7)
+    mapping = control_mapping(ControlMappingConfig(strategy=strategy, on_empty="mask", **options))
+    blocks = list(mapping.iterate(cells, splits))
+    assert max(len(block.rows) for block in blocks) <= 7
+    found = {
+        row: controls.tolist() if has_some else None
+        for block in blocks
+        for row, controls, has_some in zip(block.rows.tolist(), block.controls, block.has_controls, strict=True)
+    }
+    is_empty = np.ma.getmaskarray(expected)[:, 0]
+    data = np.ma.getdata(expected)
+    assert found == {
+        int(row): None if empty else controls.tolist()
+        for row, controls, empty in zip(rows, data, is_empty, strict=True)
+    }
+    assert sum(len(block.rows) for block in blocks) == len(rows)
+
+
+def test_cells_that_a_selection_has_twice_are_mapped_twice(design):
+    class Selection:
+        groups = design.groups.select(np.r_[np.arange(900), 5, 700, 5])
+
+    rows, mapped = build(Selection, "random")
+    assert len(rows) == len(mapped) == 753
+    assert (np.diff(rows) >= 0).all()
+    assert (rows == 5).sum() == 3

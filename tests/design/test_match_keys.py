@@ -215,7 +215,7 @@ class TestFairness:
         for first, size in self.LEVELS:
             rows = np.arange(first, first + 24)
             position = drawn_cells(cells, rows).position
-            rank = pools._fixed_rank[pools._members.find(position)]
+            rank = pools._rank_of(position)
             drawn = pools.fixed_controls(position[np.argsort(rank)], n, 7)
             assert all(len(set(controls)) == n for controls in drawn.tolist())
             for start in range(0, 24, size // n):

@@ -5,7 +5,8 @@ import pytest
 
 from lazypert.quality import KnockdownFilterConfig, OnTargetKnockdownFilter
 from lazypert.quality.contexts import Contexts
-from lazypert.quality.target_expression import ControlStrata, TargetExpression, gather_target_expression
+from lazypert.quality.control_strata import ControlStrata
+from lazypert.quality.target_expression import TargetExpression, gather_target_expression
 from lazypert.screen.targets import target_genes
 from lazypert.store.matrix import Matrix
 from tests.support.screens import CONTROL, holey_screen, in_store_order, make_cells, source_of
@@ -23,29 +24,29 @@ def case(tmp_path_factory):
 
 
 def strata_of(groups, match):
-    return ControlStrata.of(
-        groups, match, groups.expand(np.arange(len(groups.start), dtype=np.int32)), Contexts.of(groups, ())
-    )
+    """The strata, and the stratum of each row."""
+    strata = ControlStrata.of(groups, match, Contexts.of(groups, ()))
+    rows = np.arange(groups.n_obs)
+    return strata, strata.of_cells(groups.run_of_rows(rows), groups.batch_of(rows))
 
 
 def gather(source, match, layer=None):
     groups = source.groups
-    run_of_row = groups.expand(np.arange(len(groups.start), dtype=np.int32), source.n_rows)
-    strata = ControlStrata.of(groups, match, run_of_row, Contexts.of(groups, ()))
+    strata, of_row = strata_of(groups, match)
     columns = target_genes(groups, source.gene_labels(None))
-    return gather_target_expression(source, groups, columns, run_of_row, strata, layer), strata
+    return gather_target_expression(source, groups, columns, strata, layer), of_row
 
 
 def check(source, adata, match, layer=None):
     """Compare with sums over a dense matrix."""
-    found, strata = gather(source, match, layer)
+    found, of_row = gather(source, match, layer)
     dense = (adata.X if layer is None else adata.layers[layer]).toarray().astype(np.float64)
     label = adata.obs["perturbation"].astype(object).to_numpy()
     own = [dense[i, GENES.index(name)] if name in ("A", "B") else np.nan for i, name in enumerate(label)]
     np.testing.assert_array_equal(found.own, own)
     for code, name in enumerate(source.get_pert_categories()):
         for number in range(len(found.control_sum)):
-            cells = (label == CONTROL) & (strata.of_row == number)
+            cells = (label == CONTROL) & (of_row == number)
             expected = (dense[cells, GENES.index(name)].sum(), cells.sum()) if name in ("A", "B") else (0, 0)
             assert (found.control_sum[number, code], found.control_cells[number, code]) == expected
 
@@ -83,8 +84,8 @@ def test_strata_share_a_cell_type_and_a_batch():
     groups = make_cells(
         perturbation=[CONTROL] * 6, cell_type=["T", "T", "U", "U", "T", None], batch=["b", "c", "b", "b", "b", "b"]
     ).groups
-    assert set(strata_of(groups, "all").of_row) == {0}
-    by_type, by_batch = strata_of(groups, "cell_type").of_row, strata_of(groups, "batch").of_row
+    assert set(strata_of(groups, "all")[1]) == {0}
+    by_type, by_batch = (strata_of(groups, match)[1] for match in ("cell_type", "batch"))
     assert by_type[0] == by_type[1] == by_type[4]
     assert len(set(by_type)) == 3
     assert by_batch[0] == by_batch[4] != by_batch[1]
@@ -94,9 +95,9 @@ def test_strata_share_a_cell_type_and_a_batch():
 
 def test_a_stratum_without_controls_gets_the_mean_of_its_cell_type():
     groups = make_cells(perturbation=[CONTROL, "A", CONTROL], cell_type=["T", "T", "U"], batch=["b", "c", "b"]).groups
-    strata = strata_of(groups, "batch")
+    strata, of_row = strata_of(groups, "batch")
     sums, cells = np.zeros((3, 2)), np.zeros((3, 2), dtype=np.int64)
-    sums[strata.of_row[0]], cells[strata.of_row[0]] = (8, 2), (2, 0)
+    sums[of_row[0]], cells[of_row[0]] = (8, 2), (2, 0)
     means = TargetExpression(np.empty(0), sums, cells).control_means(strata.wider)
-    assert means[strata.of_row[0], 0] == means[strata.of_row[1], 0] == 4
-    assert np.isnan(means[strata.of_row[2], 0])
+    assert means[of_row[0], 0] == means[of_row[1], 0] == 4
+    assert np.isnan(means[of_row[2], 0])

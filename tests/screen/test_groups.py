@@ -244,3 +244,45 @@ def test_a_selection_has_the_groups_of_its_cells(seed):
         names = np.append(selected.labels[axis].astype(object), None)[selected.codes[axis][run]]
         assert names.tolist() == cells.labels(axis, in_order).tolist()
     assert selected.cells.names(in_order).tolist() == cells.names[in_order].tolist()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_selection_in_the_order_of_its_store_equals_one_that_is_sorted(seed, monkeypatch):
+    cells = random_cells(90, seed, missing=0.1)
+    random = np.random.default_rng(seed)
+    picks = {
+        "ascending": np.sort(random.permutation(90)[:40]),
+        "any order": random.permutation(90)[:40],
+        "a range": np.arange(20, 60),
+        "a prefix": np.arange(30),
+        "all": np.arange(90),
+        "none": np.empty(0, np.int64),
+        "repeats": random.integers(0, 90, 60),
+    }
+    for name, rows in picks.items():
+        found = cells.groups.select(rows)
+        with monkeypatch.context() as patch:
+            patch.setattr("lazypert.screen.groups.select_in_order", lambda *_: None)
+            expected = cells.groups.select(rows)
+        assert found.n_obs == expected.n_obs, name
+        assert (found.row_order is None) == (expected.row_order is None), name
+        for array in ("start", "stop", "condition"):
+            assert getattr(found, array).tolist() == getattr(expected, array).tolist(), name
+        assert {axis: codes.tolist() for axis, codes in found.codes.items()} == {
+            axis: codes.tolist() for axis, codes in expected.codes.items()
+        }
+        every = np.arange(len(found.start))
+        assert found.rows(every)[:].tolist() == expected.rows(every)[:].tolist(), name
+        assert found.batch_counts.n_cells.tolist() == expected.batch_counts.n_cells.tolist(), name
+
+
+@pytest.mark.parametrize("rows", [None, np.arange(30), np.arange(12, 70), [3, 80, 41, 7]], ids=str)
+def test_runs_are_found_by_row(rows):
+    groups = random_cells(90, 1, missing=0.1).groups
+    groups = groups if rows is None else groups.select(np.asarray(rows))
+    expected = np.full(90, -1)
+    for run in range(len(groups.start)):
+        expected[groups.rows(np.array([run]))[:]] = run
+    assert groups.run_of_rows(np.arange(90)).tolist() == expected.tolist()
+    for start, stop in ((0, 90), (5, 6), (30, 30), (11, 73), (85, 90)):
+        assert groups.runs_between(start, stop).tolist() == expected[start:stop].tolist()

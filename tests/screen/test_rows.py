@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazypert.screen.rows import Rows
+from lazypert.screen.rows import Rows, count_distinct
 
 
 @st.composite
@@ -132,3 +132,29 @@ def test_where_selects_by_index():
     mask = np.array([True, True, False, True, False, True, True])
     assert rows.where(mask)[:].tolist() == rows[:][mask].tolist()
     assert rows.where(np.zeros(7, dtype=bool))[:].tolist() == []
+
+
+@given(rows_and_array(), st.integers(1, 4))
+@cases
+def test_chunks_are_the_array(case, size):
+    rows, array, _ = case
+    index, positions = zip(*rows.chunks(size), strict=True) if len(rows) else ([], [])
+    assert [i for part in index for i in part] == list(range(len(array)))
+    assert [row for part in positions for row in rows.to_rows(part)] == array.tolist()
+    assert all(0 < len(part) <= size for part in positions)
+
+
+@given(rows_and_array(), st.data())
+@cases
+def test_rows_of_other_lists_are_left_out(case, data):
+    rows, array, _ = case
+    chosen = data.draw(st.lists(st.booleans(), min_size=len(rows.starts), max_size=len(rows.starts)))
+    some = rows.take_intervals(np.array(chosen, dtype=bool))
+    rest = rows.without([some, Rows([], [])])
+    assert rest[:].tolist() == [row for row in array.tolist() if row not in set(some[:].tolist())]
+    assert len(some) + len(rest) == len(array)
+
+
+def test_repeated_rows_are_counted_once():
+    assert count_distinct(np.array([5, 0, 5, 2])) == 3
+    assert count_distinct(np.empty(0, np.int32)) == 0

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from lazypert.screen.cell_order import name_hashes
 from lazypert.screen.cell_table import CellArrays
 from lazypert.screen.groups import Groups
-from lazypert.splits.repeats import NOTHING, find_repeat_hashes, repeated_content, repeated_names
+from lazypert.splits.equal_hashes import find_equal_hashes
+from lazypert.splits.repeats import NOTHING, repeated_content, repeated_names
 from tests.support.reports import Named, parts_of
 from tests.support.screens import make_cells
 
@@ -112,13 +113,20 @@ def test_the_order_of_sets_depends_on_names_only():
     assert found[0] == found[1]
 
 
-def test_hashes_are_followed_from_the_first_to_the_last():
+@pytest.mark.parametrize("at_once", [1, 3, 1000])
+def test_hashes_are_followed_from_the_first_to_the_last(at_once, monkeypatch):
+    monkeypatch.setattr("lazypert.splits.equal_hashes._HASHES_AT_ONCE", at_once)
     groups = make_cells(perturbation=["A"] * 9, names=["x"] * 6 + ["a", "b", "c"], control=None).groups
-    hashes = np.sort(groups.cells.hashes(np.arange(9)))
-    later, first = find_repeat_hashes(hashes)
+    hashes = groups.cells.hashes(np.arange(9))
+
+    def find(hashes):
+        return find_equal_hashes(lambda: iter([hashes[:4], hashes[4:]]), len(hashes), have_later=True)
+
+    equal, later, first = find(np.append(hashes, hashes[8:]))
+    assert equal.tolist() == [hashes[8]]
     assert set(first.tolist()) == set(name_hashes(["x"]).tolist())
     assert set(later.tolist()) == set(hashes.tolist()) - set(name_hashes(["x", "a", "b", "c"]).tolist())
-    assert len(find_repeat_hashes(hashes[:0])[0]) == 0
+    assert all(len(found) == 0 for found in find(hashes[:0]))
 
 
 def test_equal_content_is_found_and_nothing_is_left_out():
@@ -133,9 +141,9 @@ def test_no_cells_have_no_repeats():
     assert len(repeated_names(groups, parts_of(groups, [-1]), Named(["c"]).obs_names).row) == 0
 
 
-@pytest.mark.parametrize(("n_copies", "bytes_per_cell"), [(0, 14), (1, 90)], ids=["all distinct", "all twice"])
+@pytest.mark.parametrize(("n_copies", "bytes_per_cell"), [(0, 8), (1, 90)], ids=["all distinct", "all twice"])
 def test_memory_is_a_few_arrays_of_8_bytes_per_cell(monkeypatch, n_copies, bytes_per_cell):
-    monkeypatch.setattr("lazypert.splits.repeats._AT_ONCE", 32_768)
+    monkeypatch.setattr("lazypert.splits.equal_hashes._HASHES_AT_ONCE", 100_000)
     monkeypatch.setattr("lazypert.splits.digest._CELLS_AT_ONCE", 32_768)
     n = 1_000_000
     hashes = np.random.default_rng(0).integers(1, 2**63, n).astype(np.uint64)

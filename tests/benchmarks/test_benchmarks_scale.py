@@ -1,0 +1,50 @@
+"""The scale benchmark, run tiny: that every operation works and is measured, not how fast it is."""
+
+import json
+import sys
+
+import pytest
+
+from benchmarks import scale
+from benchmarks.atlas import atlas
+from benchmarks.processes import run_worker
+from benchmarks.scale_operations import OPERATIONS
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks need /proc")
+
+CELLS = 120_000
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder with a store in either order."""
+    folder = tmp_path_factory.mktemp("scale")
+    atlas(folder, cells=CELLS)
+    for order in scale.ORDERS:
+        scale._store(folder, CELLS, order, "256MiB")
+    return folder
+
+
+@pytest.mark.parametrize("order", ["grouped", pytest.param("source", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_operation_runs(work, name, order):
+    OPERATIONS[name].run(str(work / f"atlas-{CELLS}-{order}.zarr"))
+
+
+@pytest.mark.slow
+def test_the_report_has_a_row_for_each_operation(work, capsys):
+    options = scale.Options(sizes=(CELLS,), operations=("open", "table"), work=work)
+    report = scale.run(options)
+    assert not report["failed"]
+    assert [run["operation"] for run in report["runs"]] == ["open", "table"]
+    assert all(run["seconds"] > 0 and run["peak_over_imports_bytes"] > 0 for run in report["runs"])
+    assert json.loads((work / "scale.json").read_text())["runs"] == report["runs"]
+    printed = capsys.readouterr().out
+    assert printed.strip() == (work / "scale.md").read_text().strip()
+    assert "| ds.pert.table() |" in printed
+
+
+@pytest.mark.slow
+def test_a_worker_reports_the_size_of_the_answer(work):
+    run = run_worker("benchmarks._scale_worker", "codes", str(work / f"atlas-{CELLS}-grouped.zarr"))
+    assert run["answer_bytes"] == 8 * CELLS
