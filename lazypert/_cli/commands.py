@@ -58,6 +58,7 @@ def convert(options: argparse.Namespace) -> None:
             overwrite=options.overwrite,
             join=options.join,
             obs=options.obs,
+            isolate=True,
         )
     _print_summary(Store(path), time.perf_counter() - start)
 
