@@ -18,7 +18,7 @@ import numpy as np
 
 from lazypert._internal.machine import machine_error
 from lazypert.store import native
-from lazypert.store.chunk_kernels import ChunkDamage, decode_ranges, select_columns, take_selected
+from lazypert.store.chunk_kernels import NO_LIMIT, ChunkDamage, decode_ranges, select_columns, take_selected
 from lazypert.store.damage import store_damaged
 from lazypert.store.encoded_chunks import UNREADABLE, EncodedChunks
 from lazypert.store.shard_index import ShardIndexes
@@ -84,18 +84,20 @@ class ShardedArray:
         Dtype of the elements.
     grid
         Lengths of the array, its chunks and its shards.
+    limit
+        Number of columns that the elements are numbers of: one beyond it is damage.
     """
 
     MAX_CHUNKS_IN_MEMORY = 128  # encoded, per read: about 4 MiB of a matrix
     MAX_OPEN_FILES = 64  # per read
 
-    def __init__(self, reader: ByteReader, path: str, dtype: np.dtype[Any], grid: Grid) -> None:
-        self.reader, self.path, self.dtype, self.grid = reader, path, np.dtype(dtype), grid
+    def __init__(self, reader: ByteReader, path: str, dtype: np.dtype[Any], grid: Grid, limit: int = NO_LIMIT) -> None:
+        self.reader, self.path, self.dtype, self.grid, self.limit = reader, path, np.dtype(dtype), grid, limit
         self.indexes = ShardIndexes(reader, path, grid.shard // grid.chunk)
         self._whole: NDArray[Any] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ShardedArray, (self.reader, self.path, self.dtype, self.grid)
+        return ShardedArray, (self.reader, self.path, self.dtype, self.grid, self.limit)
 
     def __repr__(self) -> str:
         return f"ShardedArray({self.path!r}, {len(self):,} elements, {self.dtype}, {self.grid.n_shards:,} shards)"
@@ -157,7 +159,7 @@ class ShardedArray:
         for numbers, overlapping in self.read_steps(starts, stops):
             with self.open_chunks(numbers) as chunks:
                 ranges = starts[overlapping], stops[overlapping]
-                damage = decode_ranges(chunks, ranges, offsets[overlapping], out, scratch)
+                damage = decode_ranges(chunks, ranges, offsets[overlapping], out, scratch, self.limit)
             self.raise_damage(damage, numbers)
 
     def select_columns(
@@ -183,7 +185,9 @@ class ShardedArray:
             ends = range_ends[overlapping], chunk_ends[n_read : n_read + len(numbers)]
             with self.open_chunks(numbers) as chunks:
                 ranges, out = (starts[overlapping], stops[overlapping]), (out_columns, out_offsets)
-                damage, n_selected = select_columns(chunks, ranges, columns, n_selected, ends, out, scratch)
+                damage, n_selected = select_columns(
+                    chunks, ranges, columns, n_selected, ends, out, scratch, self.limit
+                )
             self.raise_damage(damage, numbers)
             n_read += len(numbers)
         return SelectedElements(out_columns[:n_selected].copy(), out_offsets[:n_selected], range_ends, chunk_ends)

@@ -50,6 +50,7 @@ _NO_LINKS = (
 )  # fmt: skip
 _FULL, _READ_ONLY = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM, errno.EROFS)
 _SYNC_THREADS = 16
+_LITTLE = 64 << 20  # free bytes of a disk that is full for what is written at once
 _COPY = "Only local stores can be changed: add to the local copy, then upload it again. Nothing was changed."
 
 
@@ -114,7 +115,7 @@ class StoreUpdate:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         remove_folder(self._folder, after_error=error is not None)
         self._lock.release()
-        if not isinstance(error, OSError) or isinstance(error, LazypertError):
+        if not isinstance(error, OSError) or isinstance(error, LazypertError) or not self._is_of_store(error):
             return
         if error.errno in _FULL:
             raise DiskFullError(
@@ -123,6 +124,14 @@ class StoreUpdate:
             ) from error
         if error.errno in _READ_ONLY:
             raise self._not_writable(error) from error
+
+    def _is_of_store(self, error: OSError) -> bool:
+        """Whether an error is about files of the store, and not about others that the caller reads or writes."""
+        if error.filename is not None:
+            named = (name for name in (error.filename, error.filename2) if name is not None)
+            return any(Path(os.fsdecode(name)).absolute().is_relative_to(self.target.parent) for name in named)
+        # Writing to an open file names none.
+        return error.errno in _FULL and shutil.disk_usage(self.target.parent).free < _LITTLE
 
     def start(self, replaced: Iterable[str] = ()) -> ArrayWriter:
         """Link the files of the store into its new version, and return a writer for what is added to it.

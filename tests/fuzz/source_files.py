@@ -77,7 +77,7 @@ def outcome(base: str, path: Path, original: Path, **options: Any) -> tuple[str,
         return "exact", ""
     try:
         kind.assert_converted(store, original)
-    except AssertionError as error:
+    except Exception as error:  # noqa: BLE001 - the store itself may be unreadable
         return "differs", f"from the mutant: {reason[:800]}\nfrom the original: {str(error)[:800]}"
     return "original", ""
 

@@ -106,7 +106,7 @@ class WildReader:
         self.act("obs_names")
         return np.array([f"c{i}" for i in range(_N_OBS)], dtype=object)[start:stop]
 
-    def obs_column(self, name, start=0, stop=None):  # noqa: ARG002
+    def obs_column(self, name, start=0, stop=None):
         self.act("obs_column")
         return pd.Categorical.from_codes(np.arange(_N_OBS) % 2, ["NT", "TP53"])[start:stop]
 
@@ -114,13 +114,13 @@ class WildReader:
         self.act("var")
         return pd.DataFrame(index=[f"g{j}" for j in range(_N_VARS)])
 
-    def nnz(self, matrix):  # noqa: ARG002
+    def nnz(self, matrix):
         return _N_OBS * _N_VARS
 
-    def scratch_bytes(self, matrix):  # noqa: ARG002
+    def scratch_bytes(self, matrix):
         return 0
 
-    def blocks(self, matrix, max_bytes):  # noqa: ARG002
+    def blocks(self, matrix, max_bytes):
         return [BlockSpec(matrix, 0, 12), BlockSpec(matrix, 12, _N_OBS)]
 
     def read_block(self, spec):
