@@ -64,7 +64,11 @@ class ReaderProcess:
                 "or convert with isolate=False. Nothing was written."
             ) from error
         self._requests, self._answers = _raw(self._process.stdin), _raw(self._process.stdout)
-        self._lock, self._pending, self._numbers = threading.Lock(), dict[int, tuple[Future[Any], str]](), itertools.count()
+        self._lock, self._pending, self._numbers = (
+            threading.Lock(),
+            dict[int, tuple[Future[Any], str]](),
+            itertools.count(),
+        )
         self._progress = _Progress(self._process.pid)
         self._verdict: Exception | None = None
         weakref.finalize(self, _end, self._process)

@@ -13,6 +13,7 @@ import numpy as np
 
 from lazypert.errors import ConfigError, StoreDamagedError
 from lazypert.screen.roles import Roles
+from lazypert.screen.run_keys import encode, in_run_order, run_radices
 from lazypert.store.format import MARKER, TABLES
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from lazypert.screen.groups import Groups
 
 _PER_CELL = ("batch", "name_hash", "order", "source_row", "facts/total", "facts/n_genes", "facts/own_target")
-_STATS = ("nnz", "n_cols", "sum", "minimum", "maximum", "n_nonfinite")
 
 
 def contradiction(key: str, problem: str) -> StoreDamagedError:
@@ -113,14 +113,6 @@ def check_order(path: str, rows: NDArray[Any], n_obs: int) -> NDArray[Any]:
     return rows
 
 
-def check_finite(path: str, values: NDArray[Any], *, least: float) -> NDArray[Any]:
-    """Return numbers after checking that each is at least `least`; NaN is not."""
-    if values.dtype.kind not in "iuf" or (values.size and not float(values.min()) >= least):
-        raise contradiction(path, f"got {values.min() if values.dtype.kind in 'iuf' else values.dtype}, expected numbers "
-                            f"of at least {least:g}")  # fmt: skip
-    return values
-
-
 def check_groups(groups: Groups) -> Groups:
     """Return groups after checking their runs, labels and numbers of cells; no cell is looked at.
 
@@ -134,7 +126,9 @@ def check_groups(groups: Groups) -> Groups:
     columns = {**groups.codes, "stop": stop, "condition": groups.condition}
     for name, column in {"start": start, **columns}.items():
         if len(column) != len(start) or column.dtype.kind not in "iu":
-            raise contradiction(f"{runs}/{name}", f"got {len(column):,} values of {column.dtype}, expected {len(start):,}")
+            raise contradiction(
+                f"{runs}/{name}", f"got {len(column):,} values of {column.dtype}, expected {len(start):,}"
+            )
     edges = np.append(start, groups.n_obs)
     if edges[0] != 0 or (np.diff(edges.astype(np.int64)) <= 0).any() or (stop != edges[1:]).any():
         raise contradiction(runs, f"the runs do not cover the {groups.n_obs:,} cells one after another")
@@ -146,6 +140,9 @@ def check_groups(groups: Groups) -> Groups:
     n_conditions = len(groups.conditions) if groups.roles.covariates else 1
     if len(start) and not 0 <= groups.condition.min() <= groups.condition.max() < n_conditions:
         raise contradiction(f"{runs}/condition", f"got conditions beyond the {n_conditions:,} that there are")
+    radices = run_radices(groups.labels, groups.conditions)
+    if (np.diff(encode(in_run_order(groups.codes, groups.condition), radices, len(start))) <= 0).any():
+        raise contradiction(runs, "the runs are not in the order of their labels, or two have the same ones")
     _check_batch_counts(groups)
     if groups.row_order is not None:
         check_order(f"{TABLES}/order", groups.row_order, groups.n_obs)

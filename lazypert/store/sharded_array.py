@@ -185,9 +185,7 @@ class ShardedArray:
             ends = range_ends[overlapping], chunk_ends[n_read : n_read + len(numbers)]
             with self.open_chunks(numbers) as chunks:
                 ranges, out = (starts[overlapping], stops[overlapping]), (out_columns, out_offsets)
-                damage, n_selected = select_columns(
-                    chunks, ranges, columns, n_selected, ends, out, scratch, self.limit
-                )
+                damage, n_selected = select_columns(chunks, ranges, columns, n_selected, ends, out, scratch, self.limit)
             self.raise_damage(damage, numbers)
             n_read += len(numbers)
         return SelectedElements(out_columns[:n_selected].copy(), out_offsets[:n_selected], range_ends, chunk_ends)

@@ -229,7 +229,9 @@ class Store:
         arrays = {array: self.open_array(f"{name}/{array}") for array in ("indptr", "indices", "data")}
         stats = self.attrs["matrices"][name]
         if len(arrays["indptr"]) != self.n_obs + 1 or arrays["indptr"].dtype.kind not in "iu":
-            raise contradiction(f"{name}/indptr", f"got {len(arrays['indptr']):,} row bounds, expected {self.n_obs + 1:,}")
+            raise contradiction(
+                f"{name}/indptr", f"got {len(arrays['indptr']):,} row bounds, expected {self.n_obs + 1:,}"
+            )
         for array in ("indices", "data"):
             if len(arrays[array]) != stats["nnz"]:
                 raise contradiction(f"{name}/{array}", f"got {len(arrays[array]):,} values, expected {stats['nnz']:,}")

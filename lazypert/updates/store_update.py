@@ -105,6 +105,7 @@ class StoreUpdate:
         self._linked: set[str] = set()
         self._copied: list[Path] = []
         self._dropped: tuple[str, ...] = ()
+        self._is_at_work = False  # during `start` and `publish`, and after an error in them
 
     def __repr__(self) -> str:
         return f"StoreUpdate({str(self.target)!r})"
@@ -127,6 +128,8 @@ class StoreUpdate:
 
     def _is_of_store(self, error: OSError) -> bool:
         """Whether an error is about files of the store, and not about others that the caller reads or writes."""
+        if self._is_at_work:
+            return True
         if error.filename is not None:
             named = (name for name in (error.filename, error.filename2) if name is not None)
             return any(Path(os.fsdecode(name)).absolute().is_relative_to(self.target.parent) for name in named)
@@ -141,7 +144,7 @@ class StoreUpdate:
         replaced
             Elements to leave out, such as ``"obs/guide"``, which are then written again.
         """
-        self._dropped = tuple(replaced)
+        self._dropped, self._is_at_work = tuple(replaced), True
         self.work.mkdir(parents=True)
         rewritten = {_ROOT, _OBS, *(f"{MANIFEST}/{name}" for name in ("key", "size", "crc32"))}
         self._link(self.target, self._root, "", rewritten.union(self._dropped))
@@ -150,6 +153,7 @@ class StoreUpdate:
         for key in (_ROOT, _OBS):
             shutil.copy2(self.target / key, self._root / key)
         self._writer = ArrayWriter(self._root)
+        self._is_at_work = False
         return self._writer
 
     def publish(
@@ -166,6 +170,7 @@ class StoreUpdate:
         matrices
             Summaries of those that are matrices, for the root metadata.
         """
+        self._is_at_work = True
         if columns:
             self._list_columns(columns)
         new = [key for key in _files(self._root, added) if key not in self._linked]
@@ -189,6 +194,7 @@ class StoreUpdate:
         writer.write_root(attrs, nodes)
         self._sync([*new, *manifest_files, _ROOT, _OBS])
         self._swap()
+        self._is_at_work = False
 
     def _list_columns(self, columns: Sequence[str]) -> None:
         """Append new columns to the ``column-order`` of obs; replaced ones keep their place."""

@@ -110,7 +110,7 @@ def test_the_process_ends_with_its_readers(tmp_path):
     readers = open_isolated([path, path])
     pid = readers[0]._process._process.pid
     assert readers[1]._process is readers[0]._process
-    assert not Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    assert Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     del readers
     gc.collect()
     assert gone(pid)

@@ -7,7 +7,6 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import anndata
 import h5py
 import numpy as np
 import scanpy
@@ -24,6 +23,8 @@ from tests.support.zarr_stores import write_zarr
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    import anndata
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ READS: dict[str, Callable[[Path], Any]] = {
     "codes": lambda path: np.asarray(_dataset(path)["cell_type_code"]).tolist(),
     "knockdown": lambda path: _dataset(path).pert.knockdown().table.to_csv(),
     "splits": lambda path: _dataset(path).pert.split("random").train_indices[:].tolist(),
-    "regroup": lambda path: _dataset(path).pert.regroup(pert_col="ordered", control_pert="low").pert.table().to_csv(),
+    "regroup": lambda path: _dataset(path).pert.regroup(pert_col="ordered", control_pert="low").table().to_csv(),
     "matrix": lambda path: _dataset(path).X[:, ::3].compute().values.tolist(),
     "anndata": lambda path: _dataset(path).pert.to_anndata().to_df().to_csv(),
     "pipeline": lambda path: np.asarray(_result(path).splits.test_indices[:]).tolist(),
@@ -187,7 +187,9 @@ def main() -> None:
             except AssertionError as error:
                 record["raised"] = str(error)
             else:
-                record["refused"] = {name: f"{type(v).__name__}: {v}" for name, v in found.items() if isinstance(v, Exception)}
+                record["refused"] = {
+                    name: f"{type(v).__name__}: {v}" for name, v in found.items() if isinstance(v, Exception)
+                }
                 record["differs"] = [
                     name for name, value in found.items() if not isinstance(value, Exception) and value != right[name]
                 ]

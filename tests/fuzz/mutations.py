@@ -12,7 +12,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _ODD_NUMBERS = (0, 1, -1, 2, 127, 255, 65_535, 2**31 - 1, 2**31, -(2**31), 2**40, 2**63 - 1, -(2**63))
-_ODD_TEXT = ("", "/", "..", "array", "csr_matrix", "csc_matrix", "categorical", "dataframe", "null", "x" * 300, "\udcff", "é")
+_ODD_TEXT = (
+    "",
+    "/",
+    "..",
+    "array",
+    "csr_matrix",
+    "csc_matrix",
+    "categorical",
+    "dataframe",
+    "null",
+    "x" * 300,
+    "\udcff",
+    "é",
+)
 _ODD_TYPES = ("i1", "u1", "i4", "u8", "f2", "f4", "f8", "S3", "bool", "c8", "V5")
 
 
@@ -137,7 +150,18 @@ def _mutate_attribute(node: Any, rng: np.random.Generator) -> str:
     if rng.random() < 0.3 and name in node.attrs:
         del node.attrs[name]
         return f"attribute {name} deleted"
-    odd = (*_ODD_NUMBERS, *_ODD_TEXT[:-2], [], [1, 2], [0, 0], [-1, 5], [2**40, 2**40], 1.5, float("nan"), h5py.Empty("i4"))
+    odd = (
+        *_ODD_NUMBERS,
+        *_ODD_TEXT[:-2],
+        [],
+        [1, 2],
+        [0, 0],
+        [-1, 5],
+        [2**40, 2**40],
+        1.5,
+        float("nan"),
+        h5py.Empty("i4"),
+    )
     value = odd[rng.integers(len(odd))]
     node.attrs[name] = value
     return f"attribute {name} = {value!r}"
