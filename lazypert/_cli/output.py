@@ -13,17 +13,22 @@ def printable(text: object) -> str:
 
     Examples
     --------
-    >>> printable("TP53\x1b[2J")
-    'TP53\\x1b[2J'
+    >>> printable("TP53\\x1b[2J")
+    'TP53\\\\x1b[2J'
     """
     return "".join(
         char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode() for char in str(text)
     )
 
 
+def printable_line(text: object) -> str:
+    """As `printable`, but line breaks are escaped too."""
+    return printable(text).replace("\n", "\\n")
+
+
 def print_field(name: str, value: object) -> None:
     """Print a name and a value."""
-    print(f"{name:<14} {printable(value)}".replace("\n", "\\n"))
+    print(f"{name:<14} {printable_line(value)}")
 
 
 def print_warnings(store: Store) -> None:

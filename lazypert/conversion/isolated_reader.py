@@ -57,7 +57,9 @@ class ReaderProcess:
     def __init__(self) -> None:
         command = [sys.executable, "-c", _CODE.format(path=sys.path)]
         try:
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+            self._process = subprocess.Popen(  # noqa: S603 - our own code
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+            )
         except OSError as error:
             raise MachineError(
                 f"isolate: another Python process, {sys.executable!r}, cannot be started ({error}). Free some memory, "

@@ -12,7 +12,6 @@ import os
 import pickle
 import signal
 import struct
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -59,7 +58,7 @@ def read_message(file: BinaryIO, allocate: Callable[[int], Any]) -> Any:
     length, n_buffers = _HEAD.unpack(_exactly(file, bytearray(_HEAD.size)))
     sizes = [_LENGTH.unpack(_exactly(file, bytearray(_LENGTH.size)))[0] for _ in range(n_buffers)]
     body = _exactly(file, bytearray(length))
-    return pickle.loads(body, buffers=[_exactly(file, allocate(size)) for size in sizes])
+    return pickle.loads(body, buffers=[_exactly(file, allocate(size)) for size in sizes])  # noqa: S301 - from our own process
 
 
 def _exactly(file: BinaryIO, out: Any) -> Any:
@@ -145,7 +144,3 @@ def _unpicklable(value: Any, error: Exception) -> Exception:
     if isinstance(value, BaseException):
         return SourceFormatError(f"{type(value).__name__}: {value}")
     return TypeError(f"a reader returned {type(value).__name__}, which cannot be sent to another process ({error})")
-
-
-if __name__ == "__main__":
-    sys.exit(serve())

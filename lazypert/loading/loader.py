@@ -398,7 +398,6 @@ class LoaderIterator:
         self._batches: Generator[PerturbationBatch] | None = None
 
     def __iter__(self) -> LoaderIterator:
-        self._prepare_if_forked()
         return self
 
     def __next__(self) -> PerturbationBatch:

@@ -123,8 +123,8 @@ def check_groups(groups: Groups) -> Groups:
         numbers of cells by batch do not add up.
     """
     runs, start, stop = f"{TABLES}/runs", groups.start, groups.stop
-    columns = {**groups.codes, "stop": stop, "condition": groups.condition}
-    for name, column in {"start": start, **columns}.items():
+    columns: dict[str, NDArray[Any]] = {"start": start, "stop": stop, "condition": groups.condition, **groups.codes}
+    for name, column in columns.items():
         if len(column) != len(start) or column.dtype.kind not in "iu":
             raise contradiction(
                 f"{runs}/{name}", f"got {len(column):,} values of {column.dtype}, expected {len(start):,}"

@@ -131,8 +131,11 @@ class StoreUpdate:
         if self._is_at_work:
             return True
         if error.filename is not None:
-            named = (name for name in (error.filename, error.filename2) if name is not None)
-            return any(Path(os.fsdecode(name)).absolute().is_relative_to(self.target.parent) for name in named)
+            named = Path(os.fsdecode(error.filename)).absolute()
+            if not named.is_relative_to(self.target.parent):
+                return False
+            first = next(iter(named.relative_to(self.target.parent).parts), "")
+            return first in ("", self.target.name) or first.startswith(self._prefix)
         # Writing to an open file names none.
         return error.errno in _FULL and shutil.disk_usage(self.target.parent).free < _LITTLE
 

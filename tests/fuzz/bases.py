@@ -51,8 +51,11 @@ class Base:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 read = scanpy.read_10x_h5 if self.name.endswith(".h5") else scanpy.read_10x_mtx
-                source = read(source)
-            assert_same_as_scanpy(store, source, dtype="f4")
+                adata = read(source)
+            lines = Store(store).attrs["warnings"]
+            lost = [name for name in adata.var if any(f"features/{name}: not one value" in line for line in lines)]
+            adata.var = adata.var.drop(columns=lost)
+            assert_same_as_scanpy(store, adata, dtype="f4")
         else:
             adata = _without_what_was_left_out(read_with_anndata(source), Store(store).attrs["warnings"])
             assert_equal(store, adata, rows=source_row(store) if self.roles else None)
