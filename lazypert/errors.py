@@ -16,6 +16,7 @@ Each is a `LazypertError` and also the built-in exception that fits, so both
     ├── StoreChangedError (OSError)                      a store, or a column, was replaced after it was opened
     ├── DiskFullError (OSError)                          not enough space on the disk
     ├── MachineError (OSError)                           open files, locks, permissions, or a failing disk
+    ├── ClusterError (RuntimeError)                      a Dask cluster was lost, or a worker lacks what it needs
     ├── RunChangedError (ValueError)                     something that a run manifest describes has changed
     ├── EmptyPoolError (ValueError)                      a group has no controls to match with
     └── NotCountsError (ValueError)                      the matrix does not hold raw counts
@@ -83,6 +84,10 @@ class StoreDamagedError(LazypertError, OSError):
 
 class StoreChangedError(LazypertError, OSError):
     """A store, or an obs column of it, was replaced after the store was opened; open it again."""
+
+
+class ClusterError(LazypertError, RuntimeError):
+    """A Dask cluster was lost, or one of its workers cannot see the files that it needs."""
 
 
 class RunChangedError(LazypertError, ValueError):

@@ -19,7 +19,7 @@ from lazypert.design.experiment_entries import DATASET_ROLES
 from lazypert.downsampling.config import DownsamplingConfig
 from lazypert.errors import ConfigError, RunChangedError
 from lazypert.loading.loader import Loader
-from lazypert.pipeline import PerturbationPipeline, PerturbationPipelineConfig, PerturbationPipelineResult
+from lazypert.pipeline import PerturbationPipeline, PerturbationPipelineConfig
 from lazypert.quality.target_map import is_targets_file
 from lazypert.sources.anndata_source import PerturbationAnnDataSource
 from lazypert.splits.options import SplitOptions
@@ -28,6 +28,7 @@ from lazypert.store.verify import verify as verify_store
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lazypert.pipeline_result import PerturbationPipelineResult
     from lazypert.sources.base import PerturbationSource
     from lazypert.store.store import Store
 

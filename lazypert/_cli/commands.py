@@ -59,6 +59,7 @@ def convert(options: argparse.Namespace) -> None:
             join=options.join,
             obs=options.obs,
             isolate=True,
+            compression=options.compression,
         )
     _print_summary(Store(path), time.perf_counter() - start)
 

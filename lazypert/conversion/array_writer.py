@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +11,10 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from lazypert._internal.files import crc32_of, write_atomic
-from lazypert.store.format import CODEC, MARKER, Codec, Grid, astype_codec
+from lazypert.store.format import CODEC, MARKER, Codec, Grid, astype_codec, delta_codec
 from lazypert.store.manifest import MANIFEST, MANIFEST_FILES, Entry, root_digest
 from lazypert.store.shard_encoding import encode_shard
-from lazypert_zarr import AsType
+from lazypert_zarr import AsType, Delta
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -167,15 +167,17 @@ class ArrayWriter:
         declared: np.dtype[Any] | None = None,
         overwrite: bool = True,
     ) -> Any:
-        blosc, filters = asdict(codec), None
+        blosc, filters = codec.blosc(), list[Any]()
         if declared is not None and declared != dtype:
             blosc["typesize"] = dtype.itemsize  # by default Zarr takes that of the declared dtype
-            filters = [AsType.from_dict(astype_codec(dtype, declared))]
+            filters.append(AsType.from_dict(astype_codec(dtype, declared)))
+        if codec.is_delta:
+            filters.append(Delta.from_dict(delta_codec(dtype)))
         return self._zarr.create_array(
             path,
             **dict(zip(("shape", "chunks", "shards"), lengths, strict=True)),
             dtype=dtype if declared is None else declared,
-            filters=filters,
+            filters=filters or None,
             compressors=[BloscCodec(**blosc), Crc32cCodec()],
             fill_value="" if dtype == "string" else 0,
             attributes=attrs or {},

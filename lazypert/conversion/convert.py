@@ -14,6 +14,7 @@ from lazypert._internal.memory import Budget, release_memory
 from lazypert._internal.paths import local_path
 from lazypert._internal.validation import named_options, require_flag, require_integer
 from lazypert.conversion.cell_stats import CellStatsPlan
+from lazypert.conversion.cluster_needs import check_cluster
 from lazypert.conversion.given_sources import GivenSources
 from lazypert.conversion.isolated_reader import ended_by_interrupt
 from lazypert.conversion.joined_obs import join_obs
@@ -36,6 +37,7 @@ from lazypert.converter import is_in_memory
 from lazypert.errors import ConfigError, DiskFullError, NotCopiedWarning
 from lazypert.progress import Bar
 from lazypert.screen.roles import Roles, control_labels, covariate_names
+from lazypert.store.format import default_compression
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from lazypert.converter import ScreenReader
     from lazypert.progress import Progress, Report
     from lazypert.screen.renames import Renames
+    from lazypert.store.format import Compression
 
 _LOG = logging.getLogger("lazypert")
 _SHOWN_LINES = 5  # of what was not copied, in a warning
@@ -77,6 +80,7 @@ def convert(
     join: Join = "inner",
     obs: ObsTables | None = None,
     isolate: bool = False,
+    compression: Compression | None = None,
     progress: Callable[[Progress], None] | bool | None = None,
 ) -> Path:
     """Convert one or more source files into a lazypert store.
@@ -149,6 +153,10 @@ def convert(
         Read the files in a process of their own. Some damaged files crash the library that reads them, or keep it
         busy for ever; this then becomes a `SourceFormatError` instead of the end of the whole process. The store has
         the same bytes. The command ``lazypert convert`` always does this. Objects are read in this process.
+    compression
+        How column numbers are stored: ``"fast"`` as they are, or ``"compact"`` as differences, which takes about a
+        third less space and decodes more slowly. None: ``"fast"`` in a local folder, where decoding limits
+        loading, and ``"compact"`` at a URL, where the network does. All values are the same.
     progress
         Called with every `lazypert.progress.Progress`. None shows a bar if stderr is a terminal;
         False shows nothing.
@@ -173,6 +181,9 @@ def convert(
         If a column or the control label does not exist.
     ConfigError
         If an option is invalid, a path is a URL, or `memory_limit` is too small for a chunk of the file.
+    ClusterError
+        If a `dask.distributed.Client` is active and a worker cannot read the files or write beside the store, which
+        is checked first, or if the cluster is lost. An interrupted conversion resumes.
     DiskFullError
         If the spills or the store do not fit on the disk; raised before anything is written
         if that is certain.
@@ -203,12 +214,20 @@ def convert(
             FutureWarning,
             stacklevel=3,
         )
-    options = ConversionOptions(roles=roles, layer=layer, order=order, join=join, control_col=control_col)
+    options = ConversionOptions(
+        roles=roles,
+        layer=layer,
+        order=order,
+        join=join,
+        control_col=control_col,
+        compression=default_compression(store) if compression is None else compression,
+    )
     budget = Budget.of(memory_limit)
     target = _resolve_target(store, sources.files)
     StoreWriter.check(target, overwrite=overwrite)
     require_flag("isolate", isolate)
     readers = sources.open(isolate=isolate)
+    check_cluster(sources.files, target)
     with ended_by_interrupt(readers):
         plan = _make_plan(readers, options, budget, obs)
         _convert(plan, sources, target, overwrite=overwrite, progress=progress)

@@ -15,7 +15,7 @@ from lazypert._internal.validation import require, require_choice
 from lazypert.converter import is_in_memory
 from lazypert.errors import ConfigError, DiskFullError
 from lazypert.screen.roles import ROLE_OF_AXIS
-from lazypert.store.format import COLUMN_SHARD, FORMAT_VERSION, MATRIX_SHARD
+from lazypert.store.format import COLUMN_SHARD, FORMAT_VERSION, MATRIX_SHARD, Compression
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,10 +70,12 @@ class ConversionOptions:
     order: Order
     join: Join
     control_col: str | None = None
+    compression: Compression = "fast"
 
     def __post_init__(self) -> None:
         require_choice("order", self.order, Order)
         require_choice("join", self.join, Join)
+        require_choice("compression", self.compression, Compression)
         columns: dict[str, Any] = self.roles.columns()
         for axis, name in columns.items():
             role = ROLE_OF_AXIS[axis]
@@ -272,7 +274,7 @@ class ConversionPlan:
             "format": FORMAT_VERSION,
             "sources": [[str(reader.path.resolve()), *source_stamp(reader.path)] for reader in self.readers],
             "roles": self.options.roles.to_json(),
-            "options": [self.options.layer, self.options.order, self.options.join],
+            "options": [self.options.layer, self.options.order, self.options.join, self.options.compression],
             "obs": self.joined_digest,
             "blocks": [self.map_task_sizes(source_name).block_bytes for source_name in self.matrices.values()],
         }

@@ -12,7 +12,7 @@ from typing import Any
 from lazypert._internal.files import remove_folder, swap, sync
 from lazypert.conversion.array_writer import ArrayWriter, read_nodes
 from lazypert.conversion.staging import StagingDirectory
-from lazypert.errors import DiskFullError, LazypertError, MachineError, StoreExistsError
+from lazypert.errors import ClusterError, DiskFullError, LazypertError, MachineError, StoreExistsError
 from lazypert.store.format import FORMAT_VERSION
 from lazypert.store.manifest import MANIFEST, Entry, manifest_digest
 
@@ -151,7 +151,7 @@ def _is_replaceable(target: Path) -> bool:
 def _is_interruption(error: BaseException | None) -> bool:
     """Whether the cause of an error may be temporary."""
     if error is None or isinstance(error, LazypertError):
-        return isinstance(error, DiskFullError | MachineError)
+        return isinstance(error, ClusterError | DiskFullError | MachineError)
     if isinstance(error, OSError):
         return error.errno in _TRANSIENT
     lost_worker = type(error).__module__.partition(".")[0] == "distributed"

@@ -8,7 +8,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lazypert.errors import StoreChangedError
+from lazypert._internal.cluster import this_worker
+from lazypert.errors import StoreChangedError, StoreNotFoundError
 from lazypert.store.added import ADDED
 from lazypert.store.damage import store_damaged
 from lazypert.store.format import MARKER
@@ -113,11 +114,15 @@ class CheckedReader:
         ------
         StoreChangedError
             If the store or the column was replaced.
+        StoreNotFoundError
+            If the whole store is gone, or this process cannot see it.
         StoreDamagedError
             If its root metadata cannot be read any more.
         """
         identity = root_identity(self.reader.root)
-        if identity == self.seen or identity is None:  # None: the store is gone, as the next read will say
+        if identity is None and not _has_files(self.reader.root):
+            raise store_gone(str(self.reader.root))
+        if identity == self.seen or identity is None:
             return
         try:
             attrs = json.loads((self.reader.root / "zarr.json").read_bytes())["attributes"][MARKER]
@@ -166,6 +171,29 @@ class CheckedReader:
         counts = self.reader.read_ranges(ranges, out)
         self.check()
         return counts
+
+
+def store_gone(path: str) -> StoreNotFoundError:
+    """Return the error for an open store of which this process sees no file."""
+    worker = this_worker()
+    if worker is None:
+        return StoreNotFoundError(
+            f"There is no store at {path!r} any more: it was deleted or moved, or this process does not see it. "
+            "Open it again."
+        )
+    return StoreNotFoundError(
+        f"The Dask worker {worker} sees no store at {path!r}, which the client has opened. The store is not damaged. "
+        "Put it on storage that every worker mounts at the same path, or stop this worker."
+    )
+
+
+def _has_files(folder: Path) -> bool:
+    try:
+        return any(folder.iterdir())
+    except FileNotFoundError:
+        return False
+    except OSError:  # as the next read will say
+        return True
 
 
 def _column_digest(attrs: Mapping[str, Any], column: str | None) -> str | None:

@@ -48,6 +48,8 @@ def encode_shard(values: NDArray[Any], grid: Grid, codec: Codec = CODEC) -> list
         chunk = values[start : start + grid.chunk]
         if len(chunk) < grid.chunk:  # Zarr chunks are always full; the array's shape hides the padding
             chunk = np.concatenate([chunk, np.zeros(grid.chunk - len(chunk), dtype=values.dtype)])
+        if codec.is_delta:
+            chunk = np.diff(chunk, prepend=chunk.dtype.type(0))
         body = blosc.compress(
             np.ascontiguousarray(chunk),
             codec.cname.encode(),

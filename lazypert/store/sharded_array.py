@@ -12,6 +12,7 @@ import errno
 import os
 import threading
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -86,18 +87,31 @@ class ShardedArray:
         Lengths of the array, its chunks and its shards.
     limit
         Number of columns that the elements are numbers of: one beyond it is damage.
+    is_delta
+        Whether chunks hold the difference of each element to the one before it.
     """
 
     MAX_CHUNKS_IN_MEMORY = 128  # encoded, per read: about 4 MiB of a matrix
     MAX_OPEN_FILES = 64  # per read
 
-    def __init__(self, reader: ByteReader, path: str, dtype: np.dtype[Any], grid: Grid, limit: int = NO_LIMIT) -> None:
-        self.reader, self.path, self.dtype, self.grid, self.limit = reader, path, np.dtype(dtype), grid, limit
+    def __init__(
+        self,
+        reader: ByteReader,
+        path: str,
+        dtype: np.dtype[Any],
+        grid: Grid,
+        *,
+        is_delta: bool = False,
+        limit: int = NO_LIMIT,
+    ) -> None:
+        self.reader, self.path, self.dtype, self.grid = reader, path, np.dtype(dtype), grid
+        self.is_delta, self.limit = is_delta, limit
         self.indexes = ShardIndexes(reader, path, grid.shard // grid.chunk)
         self._whole: NDArray[Any] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ShardedArray, (self.reader, self.path, self.dtype, self.grid, self.limit)
+        options = {"is_delta": self.is_delta, "limit": self.limit}
+        return partial(ShardedArray, **options), (self.reader, self.path, self.dtype, self.grid)
 
     def __repr__(self) -> str:
         return f"ShardedArray({self.path!r}, {len(self):,} elements, {self.dtype}, {self.grid.n_shards:,} shards)"
@@ -265,14 +279,18 @@ class ShardedArray:
         if files is None:
             buffer, offsets = self._read_chunks(shard, offsets, lengths)
             is_verified, in_files = np.zeros(len(numbers), bool), np.full(len(numbers), -1)
-            yield EncodedChunks(buffer, in_files, offsets, lengths, numbers, self.grid.chunk, is_verified)
+            yield EncodedChunks(
+                buffer, in_files, offsets, lengths, numbers, self.grid.chunk, self.is_delta, is_verified
+            )
             return
         try:
             buffer = _scratch.take(f"encoded {self._name}", int(lengths.max()))
             of_shards = self.indexes.verified(shards, files)
             was_verified = np.stack(of_shards)[nth_shard, within]
             is_verified, in_files = was_verified.copy(), np.array(files)[nth_shard]
-            yield EncodedChunks(buffer, in_files, offsets, lengths, numbers, self.grid.chunk, is_verified)
+            yield EncodedChunks(
+                buffer, in_files, offsets, lengths, numbers, self.grid.chunk, self.is_delta, is_verified
+            )
             for i in np.flatnonzero(is_verified & ~was_verified).tolist():
                 of_shards[nth_shard[i]][within[i]] = True
         finally:

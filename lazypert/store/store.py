@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 import lazypert_zarr  # noqa: F401 - opens counts without zarr's warning even if lazypert is not installed
+from lazypert._internal.cluster import this_worker
 from lazypert._internal.files import crc32
 from lazypert._internal.paths import is_url, location
 from lazypert.errors import StoreDamagedError, StoreNotFoundError, no_such_column
@@ -18,11 +19,11 @@ from lazypert.store.arrays import DenseArray, StringArray
 from lazypert.store.byte_reader import LocalReader
 from lazypert.store.content_checks import check_attributes, check_codes, check_length, contradiction
 from lazypert.store.damage import store_damaged
-from lazypert.store.format import FORMAT_VERSION, MARKER, RAW, TABLES, Grid, matrix_name, stored_dtype
+from lazypert.store.format import FORMAT_VERSION, MARKER, RAW, TABLES, Grid, matrix_name, stored_elements
 from lazypert.store.manifest import MANIFEST, Entry, manifest_digest
 from lazypert.store.matrix import Matrix
 from lazypert.store.opening import open_root
-from lazypert.store.replaced import CheckedReader, Version, root_identity, store_changed
+from lazypert.store.replaced import CheckedReader, Version, root_identity, store_changed, store_gone
 from lazypert.store.sharded_array import ShardedArray
 from lazypert.store.stored_cell_stats import StoredCellStats
 from lazypert.store.stored_groups import read_groups
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from lazypert.screen.groups import Groups
     from lazypert.store.byte_reader import ByteReader
+    from lazypert.store.format import Compression
 
 _CELL_STATS = f"{TABLES}/facts"
 
@@ -111,6 +113,11 @@ class Store:
     def matrices(self) -> tuple[str, ...]:
         """Names of the sparse matrices, X first: ``"X"``, ``"layers/<name>"``, ``"raw/X"``, ``"obsm/<name>"``."""
         return tuple(self.attrs["matrices"])
+
+    @property
+    def compression(self) -> Compression:
+        """How the column numbers of X are stored; `convert` describes the options."""
+        return "compact" if self.open_array("X/indices").is_delta else "fast"
 
     @property
     def obs_columns(self) -> tuple[str, ...]:
@@ -258,11 +265,11 @@ class Store:
             (length,), (chunk,), (shard,) = array.shape, array.chunks, array.shards
             grid = Grid(length, chunk, shard)
             (sharding,) = array.metadata.to_dict()["codecs"]
-            dtype = stored_dtype(array.dtype, sharding["configuration"]["codecs"])
+            dtype, is_delta = stored_elements(array.dtype, sharding["configuration"]["codecs"])
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise store_damaged(f"{path}/zarr.json", str(error)) from error
         check_length(path, length, self.n_obs)
-        return ShardedArray(self._reader_of(path), path, dtype, grid)
+        return ShardedArray(self._reader_of(path), path, dtype, grid, is_delta=is_delta)
 
     def open_strings(self, path: str) -> StringArray:
         """Open an array of strings, such as ``"obs/_index"``."""
@@ -293,8 +300,8 @@ class Store:
     def content_digest(self) -> str:
         """SHA-256 of the sizes and checksums of all files of values that were converted.
 
-        Two conversions of one file have the same digest, with whatever version of Zarr they were made: metadata, whose
-        text differs between versions, do not count, nor does what was added to the store later.
+        Two conversions of one file with one `compression` have the same digest, with whatever version of Zarr they were
+        made: metadata, whose text differs between versions, do not count, nor does what was added to the store later.
         """
         try:
             entries, added = self.read_manifest(), self.added
@@ -426,6 +433,8 @@ class Store:
 
 def _reopen(location: str, storage_options: dict[str, Any] | None, version: Version) -> Store:
     """Open a store that another process had open; raise `StoreChangedError` if it was replaced meanwhile."""
+    if not is_url(location) and root_identity(Path(location)) is None and this_worker() is not None:
+        raise store_gone(location)
     store = Store(location, storage_options)
     if version.is_replaced_by(Version.of(store.attrs)):
         raise store_changed(location)
