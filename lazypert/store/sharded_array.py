@@ -110,8 +110,8 @@ class ShardedArray:
         self._whole: NDArray[Any] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        options = {"is_delta": self.is_delta, "limit": self.limit}
-        return partial(ShardedArray, **options), (self.reader, self.path, self.dtype, self.grid)
+        make = partial(ShardedArray, is_delta=self.is_delta, limit=self.limit)
+        return make, (self.reader, self.path, self.dtype, self.grid)
 
     def __repr__(self) -> str:
         return f"ShardedArray({self.path!r}, {len(self):,} elements, {self.dtype}, {self.grid.n_shards:,} shards)"
