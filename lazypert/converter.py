@@ -8,6 +8,7 @@ group ``lazypert.converters``, so those of third parties work exactly like the o
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -16,11 +17,12 @@ from lazypert._internal.files import open_to_read, read_at
 from lazypert._internal.kernels import kernel
 from lazypert._internal.machine import raise_machine_error
 from lazypert._internal.paths import is_entry_name, local_path
-from lazypert.errors import SourceFormatError, SourceMissingError
+from lazypert.errors import LazypertError, SourceFormatError, SourceMissingError
 from lazypert.sparse.csr import CSRBlock, first_bad_index
 from lazypert.store.remote_file import RemoteFile, as_remote
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import pandas as pd
@@ -264,14 +266,36 @@ def open_source(path: Any) -> ScreenReader:
                 f"{str(path)!r} cannot be read ({error.strerror}). Check its permissions. Nothing was written."
             ) from error
     known = converters()
-    for converter in known.values():
-        if converter.recognises(path):
-            return converter.open(path)
+    for name, converter in known.items():
+        with _explained(name, path):
+            if converter.recognises(path):
+                return converter.open(path)
     raise SourceFormatError(
         f"{str(path)!r} has an unknown format: it {_described(path)}, expected one of: "
         f"{', '.join(sorted(known.keys() - {'foreign'})) or 'none installed'}. Check the path, or install a converter "
         "for the format. Nothing was written."
     )
+
+
+@contextmanager
+def _explained(converter: str, path: Path) -> Iterator[None]:
+    """Turn what libraries raise about a damaged file, beyond what the converter expects, into an error that names it.
+
+    Raises
+    ------
+    SourceFormatError, MachineError
+        For any exception that is not lazypert's own.
+    """
+    try:
+        yield
+    except (LazypertError, MemoryError):
+        raise
+    except Exception as error:
+        raise_machine_error(path, error)
+        raise SourceFormatError(
+            f"{str(path)!r} cannot be opened by the converter {converter!r}: {type(error).__name__}: {error}. The file "
+            "is probably damaged; get it again. Nothing was written."
+        ) from error
 
 
 def _described(path: Path) -> str:

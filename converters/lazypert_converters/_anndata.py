@@ -134,7 +134,8 @@ class AnnDataReader(Reader):
         with self.tree.root() as root, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old encodings
             element: Any = root.child(path)
-            return anndata.io.read_elem(element.node)
+            with element.reading():
+                return anndata.io.read_elem(element.node)
 
     def column_names(self, matrix: str) -> NDArray[Any] | None:
         """(n_columns,) names of the columns of a sparse obsm entry, if an earlier conversion stored them in uns."""

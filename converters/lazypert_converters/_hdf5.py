@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import h5py
 import numpy as np
@@ -19,11 +19,13 @@ from lazypert_converters._direct import RANGE_BYTES, RANGES_AT_ONCE, read_slices
 from lazypert_converters._tree import Array, Group, Tree, join, kind_of, native
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
     from lazypert_converters._tree import Node
+
+T = TypeVar("T")
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MAX_DEPTH = 8  # of virtual datasets that refer to one another, before they are taken for a cycle
@@ -33,8 +35,6 @@ _FILTERS = {  # registered with The HDF Group; libraries may not know the name o
 }  # fmt: skip
 _READ_ONCE = re.compile(r"(?!(obs|var|uns)/).*/(data|indices)|X|layers/[^/]+|raw/X|raw\.X")
 """Paths of values of matrices: they are not kept on the local disk, as each block is read once."""
-
-_LOOKUP_ERRORS = (KeyError, RuntimeError, OSError, ValueError)
 
 
 def is_hdf5(path: Path) -> bool:
@@ -56,6 +56,22 @@ def open_hdf5(path: Path) -> Any:
     return h5py.File(path if as_remote(path) is None else path.open("rb"), "r")
 
 
+def ask(path: Path, question: Callable[[h5py.File], T], *, if_damaged: T) -> T:
+    """Return what a function says of an open HDF5 file; `if_damaged` if HDF5 cannot read what it looks at.
+
+    Raises
+    ------
+    MachineError
+        If the machine, and not the file, is the reason.
+    """
+    try:
+        with open_hdf5(path) as file:
+            return question(file)
+    except Exception as error:  # damage raises types that differ between parts of h5py
+        raise_machine_error(path, error)
+        return if_damaged
+
+
 @dataclass(frozen=True)
 class Hdf5Tree(Tree):
     """An HDF5 file."""
@@ -68,7 +84,7 @@ class Hdf5Tree(Tree):
         """Open the file."""
         try:
             file = open_hdf5(self.path)
-        except (OSError, RuntimeError) as error:
+        except Exception as error:  # damage raises types that differ between parts of h5py
             raise self.unreadable("HDF5", error) from error
         with file:
             yield Hdf5Group(self, "", file)
@@ -104,7 +120,7 @@ class Hdf5Group(Group):
         where = name.strip("/") if name.startswith("/") else join(self.where, name)
         try:
             node = self.node[name]
-        except _LOOKUP_ERRORS as error:
+        except Exception as error:  # a damaged object raises types that differ between its kinds
             raise_machine_error(self.tree.path, error)
             raise self.tree.fault(where, *_why_absent(self.node, name, error)) from error
         if isinstance(node, h5py.Group):
@@ -117,7 +133,7 @@ class Hdf5Group(Group):
 def _why_absent(group: Any, name: str, error: Exception) -> tuple[str, str]:
     """Explain a failed lookup, as (got, expected)."""
     link = None
-    with suppress(*_LOOKUP_ERRORS):
+    with suppress(Exception):  # a damaged link raises types that differ between its kinds
         link = group.get(name, getlink=True)
     if link is None:
         return "is missing", "an array or a group"
@@ -180,9 +196,9 @@ class Hdf5Array(Array):
     def unwritten(self) -> list[tuple[int, int]]:
         """Element ranges of chunks that were never written."""
         n = self.shape[0]
-        if n == 0 or self.node.is_virtual:
-            return []
         with self.reading():
+            if n == 0 or self.node.is_virtual:
+                return []
             if self.chunks is None:
                 return [(0, n)] if self.node.id.get_storage_size() == 0 else []
             size, n_written = self.chunks[0], self.node.id.get_num_chunks()

@@ -153,6 +153,8 @@ class ZarrArray(Array):
             self.shape, self.dtype, self.chunks = node.shape, np.dtype(node.dtype), node.chunks
             self.kind = "text" if self.dtype.kind == "O" else kind_of(self.dtype)
             self._file_shape = node.shards or node.chunks
+        if 0 in self._file_shape and 0 not in self.shape:
+            raise self.fault(f"has chunks of shape {self._file_shape}", "chunks of at least one element")
 
     def attributes(self) -> dict[str, Any]:
         """All attributes."""

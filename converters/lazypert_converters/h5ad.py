@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lazypert.converter import raise_machine_error
 from lazypert_converters._anndata import open_anndata
-from lazypert_converters._hdf5 import Hdf5Tree, is_hdf5, open_hdf5
+from lazypert_converters._hdf5 import Hdf5Tree, ask, is_hdf5
 from lazypert_converters.anndata_object import is_anndata, open_anndata_object
 
 if TYPE_CHECKING:
@@ -27,11 +26,8 @@ class H5adConverter:
         """Whether the file is HDF5 and either holds an element of AnnData or is named ``.h5ad``."""
         if not is_hdf5(path):
             return False
-        try:
-            with open_hdf5(path) as file:
-                names = set(file)
-        except (OSError, RuntimeError) as error:  # damaged HDF5: `open` explains it
-            raise_machine_error(path, error)
+        names = ask(path, set, if_damaged=None)
+        if names is None:  # `open` explains it
             return True
         return not names & _OTHER_NAMES and (bool(names & _ANNDATA_NAMES) or path.suffix.lower() == ".h5ad")
 

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import pandas as pd
 
-from lazypert.converter import raise_machine_error
 from lazypert.errors import SourceFormatError
 from lazypert_converters._feature_types import columns_by_matrix, names_of, select
-from lazypert_converters._hdf5 import Hdf5Tree, is_hdf5, open_hdf5
+from lazypert_converters._hdf5 import Hdf5Tree, ask, is_hdf5
 from lazypert_converters._matrices import ARRAYS, Matrix, blocks, open_sparse, read_block, scratch_bytes, stored_values
 from lazypert_converters._reader import Reader
 from lazypert_converters._tree import Array, Group, join
@@ -43,20 +42,15 @@ class TenxConverter:
 
     def recognises(self, path: Path) -> bool:
         """Whether the file is HDF5 with a group ``matrix`` or one group per genome, and is not an AnnData."""
-        if not is_hdf5(path):
-            return False
-        try:
-            with open_hdf5(path) as file:
-                return "obs" not in file and "var" not in file and bool(_matrix_groups(file))
-        except (OSError, RuntimeError) as error:  # damaged HDF5: its format is unknown
-            raise_machine_error(path, error)
-            return False
+        return is_hdf5(path) and ask(path, _is_tenx, if_damaged=False)
 
     def open(self, path: Path) -> TenxReader:
         """Open a file and check its structure and lengths, without reading values."""
         tree = Hdf5Tree(path, "10x file")
         with tree.root() as root:
-            return _open_matrix(tree, root, _matrix_groups(root.node))
+            with root.reading():
+                groups = _matrix_groups(root.node)
+            return _open_matrix(tree, root, groups)
 
 
 @dataclass(frozen=True)
@@ -123,6 +117,10 @@ class TenxReader(Reader):
         with self.tree.root() as root:
             values = root.array(join(self.layout.where, where)).read(start, stop)
         return values if values.dtype.kind in "bO" else values.astype(str).astype(object)
+
+
+def _is_tenx(file: Any) -> bool:
+    return "obs" not in file and "var" not in file and bool(_matrix_groups(file))
 
 
 def _matrix_groups(file: Any) -> list[str]:

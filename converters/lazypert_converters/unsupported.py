@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import h5py
 
-from lazypert.converter import raise_machine_error
 from lazypert.errors import SourceFormatError
-from lazypert_converters._hdf5 import is_hdf5, open_hdf5
+from lazypert_converters._hdf5 import ask, is_hdf5
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,12 +36,8 @@ def _advice(path: Path) -> str | None:
         is_mudata = file.read(len(_MUDATA_SIGNATURE)) == _MUDATA_SIGNATURE
     if not is_mudata and not is_hdf5(path):
         return None
-    try:
-        with open_hdf5(path) as file:
-            return _advice_on(path, file, is_mudata)
-    except (OSError, RuntimeError) as error:  # damaged
-        raise_machine_error(path, error)
-        return _mudata_advice(path, []) if is_mudata else None
+    if_damaged = _mudata_advice(path, []) if is_mudata else None
+    return ask(path, lambda file: _advice_on(path, file, is_mudata), if_damaged=if_damaged)
 
 
 def _advice_on(path: Path, file: h5py.File, is_mudata: bool) -> str | None:

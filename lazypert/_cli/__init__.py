@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from lazypert._cli.arguments import parse
+from lazypert._cli.output import printable
 from lazypert.errors import LazypertError
 
 if TYPE_CHECKING:
@@ -45,9 +46,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (LazypertError, OSError) as error:
-        print(f"lazypert: error: {error}", file=sys.stderr)
+        print(f"lazypert: error: {printable(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+class _Printable(logging.Formatter):
+    """Formats messages without what a terminal would take for commands."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def _log_to_stderr() -> None:
@@ -55,5 +63,5 @@ def _log_to_stderr() -> None:
     log = logging.getLogger("lazypert")
     log.setLevel(logging.INFO)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("lazypert: %(message)s"))
+    handler.setFormatter(_Printable("lazypert: %(message)s"))
     log.handlers, log.propagate = [handler], False

@@ -58,6 +58,7 @@ def convert(options: argparse.Namespace) -> None:
             overwrite=options.overwrite,
             join=options.join,
             obs=options.obs,
+            isolate=True,
             storage_options=storage_options,
             source_storage_options=_storage_options("--source-storage-option", options.source_storage_option),
             work_dir=options.work_dir,

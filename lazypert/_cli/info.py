@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lazypert._cli.output import print_field, print_warnings
+from lazypert._cli.output import print_field, print_warnings, printable_line
 
 if TYPE_CHECKING:
     import argparse
@@ -79,7 +79,7 @@ def _print_groups(store: Store) -> None:
     if not len(shown):
         return
     heads = ["cell type", "perturbation", *store.roles.covariates]
-    columns = [[head, *map(str, shown.iloc[:, place])] for place, head in enumerate(heads)]
+    columns = [[head, *map(printable_line, shown.iloc[:, place])] for place, head in enumerate(heads)]
     widths = [max(map(len, column)) for column in columns]
     padded = [[text.ljust(n) for text in column] for column, n in zip(columns, widths, strict=True)]
     lines = ["  ".join(line) for line in zip(*padded, strict=True)]

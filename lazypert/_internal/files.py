@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-import threading
 import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from isal import isal_zlib
+
+from lazypert._internal.fork import forkable_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -76,7 +77,7 @@ def remove_folder(path: Path, *, after_error: bool = False) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-_SEEK = threading.Lock()
+_SEEK = forkable_lock()
 
 
 def read_at(fd: int, out: memoryview, offset: int) -> int:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from lazypert._internal.inverse_permutation import inverse
 from lazypert._internal.memory import Budget, release_memory
 from lazypert._internal.paths import is_url, local_path, location
-from lazypert._internal.validation import named_options, require_integer
+from lazypert._internal.validation import named_options, require_flag, require_integer
 from lazypert.conversion.cell_stats import CellStatsPlan
 from lazypert.conversion.cluster_needs import check_cluster
 from lazypert.conversion.given_sources import GivenSources
+from lazypert.conversion.isolated_reader import ended_by_interrupt
 from lazypert.conversion.joined_obs import join_obs
 from lazypert.conversion.kept_elements import write_elements
 from lazypert.conversion.matrices import X_FOLDER, write_matrices
@@ -78,6 +79,7 @@ def convert(
     overwrite: bool = False,
     join: Join = "inner",
     obs: ObsTables | None = None,
+    isolate: bool = False,
     compression: Compression | None = None,
     storage_options: Mapping[str, Any] | None = None,
     source_storage_options: Mapping[str, Any] | None = None,
@@ -150,6 +152,10 @@ def convert(
         tables. Barcodes are in the index of a DataFrame, in a column such as ``cell_barcode``, or in the first column
         of a file, so that Cell Ranger's ``protospacer_calls_per_cell.csv`` can be passed as it is. `pert_col`
         and the other options may name these columns. Cells without a row get missing values.
+    isolate
+        Read the files in a process of their own. Some damaged files crash the library that reads them, or keep it
+        busy for ever; this then becomes a `SourceFormatError` instead of the end of the whole process. The store has
+        the same bytes. The command ``lazypert convert`` always does this. Objects are read in this process.
     compression
         How column numbers are stored: ``"fast"`` as they are, or ``"compact"`` as differences, which takes about a
         third less space and decodes more slowly. None: ``"fast"`` in a local folder, where decoding limits
@@ -236,13 +242,31 @@ def convert(
     target = _resolve_target(place, storage_options, sources.files)
     folder = _work_folder(target, work_dir)
     StoreWriter.check(target, overwrite=overwrite)
-    readers = sources.open()
+    require_flag("isolate", isolate)
+    readers = sources.open(isolate=isolate)
     check_cluster(sources.files, target if isinstance(target, Path) else folder / "store")
-    plan = _make_plan(readers, options, budget, obs)
+    with ended_by_interrupt(readers):
+        plan = _make_plan(readers, options, budget, obs)
+        _convert(plan, sources, target, folder, overwrite=overwrite, progress=progress)
+    if NO_CONTROLS in plan.notes:
+        _LOG.warning("%s: %s", target, NO_CONTROLS)
+    return Path(place) if isinstance(target, Path) else place
+
+
+def _convert(
+    plan: ConversionPlan,
+    sources: GivenSources,
+    target: Path | ObjectFolder,
+    folder: Path,
+    *,
+    overwrite: bool,
+    progress: Callable[[Progress], None] | bool | None,
+) -> None:
+    """Carry out a conversion."""
     plan.check_memory()
     _check_disk(plan, folder, holds_store=isinstance(target, Path))
     if plan.not_copied:  # before anything is written, so that nothing is left behind if warnings are errors
-        warnings.warn(_not_copied_text(plan.not_copied), NotCopiedWarning, stacklevel=3)
+        warnings.warn(_not_copied_text(plan.not_copied), NotCopiedWarning, stacklevel=4)
     with contextlib.ExitStack() as stack:
         stack.callback(sources.forget)
         report = stack.enter_context(Bar()) if progress is None or progress is True else progress or None
@@ -251,9 +275,6 @@ def convert(
         attrs = _write(writer, plan, report)
         sources.check_unchanged()
         writer.finalise(attrs)
-    if NO_CONTROLS in plan.notes:
-        _LOG.warning("%s: %s", target, NO_CONTROLS)
-    return Path(place) if isinstance(target, Path) else place
 
 
 def _make_plan(

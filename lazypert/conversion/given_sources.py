@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lazypert._internal.paths import is_url, location
 from lazypert._internal.tasks import uses_processes
+from lazypert.conversion.isolated_reader import open_isolated
 from lazypert.conversion.plan import source_stamp
 from lazypert.converter import is_in_memory, is_object, open_source
 from lazypert.errors import ConfigError, SourceFormatError
@@ -70,8 +71,8 @@ class GivenSources:
         files = [file for one in given if (file := _file_of(one)) is not None]
         return cls(given, files, [source_stamp(file) for file in files])
 
-    def open(self) -> list[ScreenReader]:
-        """Open all sources.
+    def open(self, *, isolate: bool = False) -> list[ScreenReader]:
+        """Open all sources; with `isolate`, files are read in a process of their own.
 
         Raises
         ------
@@ -80,7 +81,7 @@ class GivenSources:
         ConfigError
             If an object would have to be sent to other processes.
         """
-        readers = [open_source(one) for one in self.given]
+        readers = open_isolated(self.given) if isolate else [open_source(one) for one in self.given]
         if any(map(is_in_memory, readers)) and uses_processes():
             raise ConfigError(
                 "source: got an AnnData object with a Dask scheduler that uses other processes, expected files, which "

@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from lazypert._internal.machine import raise_machine_error
 from lazypert._internal.memory import format_bytes
 from lazypert._internal.paths import is_entry_name
@@ -105,6 +107,8 @@ def _why_not_storable(path: str, readers: Sequence[ScreenReader]) -> str | None:
             value = read_element(reader, path)
             if path.startswith("uns/") and (per_cell := _value_per_cell(value, reader.n_obs, path)) is not None:
                 return f"{per_cell} has a value for each cell, which stores keep in obs and obsm only"
+            if not _fits_genes(path, value, reader):
+                return f"it does not have a row for each of the {reader.n_vars:,} genes, as AnnData requires"
             encoded = _encoded(path, value)
         except Exception as error:  # noqa: BLE001 - AnnData and its encoders raise many types; see `Node.reading`
             raise_machine_error(reader.path, error)
@@ -114,6 +118,17 @@ def _why_not_storable(path: str, readers: Sequence[ScreenReader]) -> str | None:
             return "it differs between the files"
         first = encoded
     return None
+
+
+def _fits_genes(path: str, value: Any, reader: ScreenReader) -> bool:
+    """Whether an entry of varm or varp has the shape, and a table the index, without which AnnData reads no store."""
+    kind = path.partition("/")[0]
+    if kind not in ALONG_GENES:
+        return True
+    n_axes = 1 + (kind == "varp")
+    if getattr(value, "shape", ())[:n_axes] != (reader.n_vars,) * n_axes:
+        return False
+    return not isinstance(value, pd.DataFrame) or bool(value.index.equals(reader.var().index))
 
 
 def _value_per_cell(value: Any, n_obs: int, path: str) -> str | None:

@@ -188,7 +188,7 @@ def _obs_variables(store: Store, names: _Names) -> Iterator[VariableSpec]:
         values = CellColumn(open_column(store, path), is_text="string" in encoding)
         yield VariableSpec(name, (CELL,), values, True, {OBS_COLUMN: column})
         if encoding == "categorical":
-            codes = CellColumn(code_column(store.open_array(f"{path}/codes")), is_text=False)
+            codes = CellColumn(code_column(store, path), is_text=False)
             labels = [str(label) for label in store.read_categories(path)]
             yield VariableSpec(names.unique(f"{name}{CODES}", "obs"), (CELL,), codes, True, {CATEGORIES: labels})
 

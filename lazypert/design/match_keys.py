@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lazypert._internal.fork import forkable_lock
 from lazypert._internal.validation import require
 from lazypert.design.match_options import CELL_TYPE, UNUSABLE
 from lazypert.errors import ColumnNotFoundError, ConfigError
@@ -91,7 +91,7 @@ class MatchKeys:
 
     def _clear(self) -> None:
         self._columns: dict[str, tuple[NDArray[np.integer], int]] = {}
-        self._lock = threading.Lock()
+        self._lock = forkable_lock()
 
     def _check(self, source: CellSource) -> None:
         groups, seen = source.groups, set()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import textwrap
-import threading
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from lazypert._internal.fork import forkable_lock
 
 if TYPE_CHECKING:
     import jax
@@ -18,7 +19,7 @@ _STATIC = {"static": True}
 """Metadata of fields that JAX treats as constants."""
 
 _pytrees: set[type] = set()
-_REGISTRATION = threading.Lock()
+_REGISTRATION = forkable_lock()
 
 
 def _register(cls: type) -> None:

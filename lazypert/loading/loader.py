@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from functools import cached_property
@@ -9,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lazypert._internal.fork import is_forked_with_jax
 from lazypert._internal.memory import parse_bytes
 from lazypert._internal.validation import require, require_integer
+from lazypert.errors import ConfigError
 from lazypert.loading.block_reader import BlockConfig, BlockReader
 from lazypert.loading.buffer_pool import BufferPool
 from lazypert.loading.cell_metadata import CellMetadata
@@ -119,8 +122,25 @@ class Loader:
         buffers = BufferPool(self._memory.buffer_bytes)
         self._collator = self._make_collator(buffers)
         self._block_reader = self._make_block_reader(buffers)
-        self._lock = threading.Lock()
+        self._lock, self._process = threading.Lock(), os.getpid()
         self._planned_epoch: Epoch | None = None
+
+    def _prepare_if_forked(self) -> None:
+        """Make anew, in a forked child, what threads of the parent may have been changing.
+
+        Raises
+        ------
+        ConfigError
+            If batches are JAX arrays and the parent had imported JAX, which would wait for its threads for ever.
+        """
+        if self._process == os.getpid():
+            return
+        if self.config.to == "jax" and is_forked_with_jax():
+            raise ConfigError(
+                "to: got 'jax' in a process that was forked after JAX was imported, which would hang. Start processes "
+                "with 'spawn' or 'forkserver', or load with to='numpy'."
+            )
+        self._prepare()
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or another process needs: what to read, and the position; no threads, caches or buffers."""
@@ -260,6 +280,7 @@ class Loader:
         return epoch
 
     def __iter__(self) -> LoaderIterator:
+        self._prepare_if_forked()
         # The threads refer to the loader. If it referred to the iterator, the iterator would never be collected.
         with self._lock:
             self._latest = position = Position(self.epoch, self._start)
@@ -274,6 +295,7 @@ class Loader:
         IndexError
             If the epoch has no such step.
         """
+        self._prepare_if_forked()
         planned = self._plan_epoch(require_integer("epoch", epoch))
         if not 0 <= step < planned.n_batches:
             raise IndexError(f"step: got {step!r}, expected 0 to {planned.n_batches - 1}.")
@@ -372,15 +394,18 @@ class LoaderIterator:
 
     def __init__(self, loader: Loader, position: Position) -> None:
         self._loader, self._position = loader, position
-        self._lock = threading.Lock()
+        self._lock, self._process = threading.Lock(), os.getpid()
         self._batches: Generator[PerturbationBatch] | None = None
 
     def __iter__(self) -> LoaderIterator:
         return self
 
     def __next__(self) -> PerturbationBatch:
+        if self._process != os.getpid():  # forked: go on with threads of this process
+            self._lock, self._process, self._batches = threading.Lock(), os.getpid(), None
         with self._lock:
             if self._batches is None:
+                self._loader._prepare_if_forked()
                 self._batches = self._loader._batches(self._position)
             try:
                 batch = next(self._batches)
@@ -402,7 +427,7 @@ class LoaderIterator:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._lock, self._batches = threading.Lock(), None
+        self._lock, self._batches, self._process = threading.Lock(), None, os.getpid()
 
     def __copy__(self) -> LoaderIterator:
         return LoaderIterator(self._loader, Position(self._position.epoch, self._position.step))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,17 @@ def _stop_all() -> None:
         prefetcher.stop()
 
 
+def _forget_threads() -> None:
+    """Make prefetchers of the parent harmless in a forked child, which has none of their threads."""
+    for prefetcher in list(_running):
+        prefetcher.forget_threads()
+    _running.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
+
+
 class _Prefetcher:
     """State shared by the threads: which parts and batches are pending, in progress and done."""
 
@@ -105,11 +117,19 @@ class _Prefetcher:
         self._blocks: dict[int, Any] = {}  # what was read, by part, while it has batches left to collate
         self._batches_left: dict[int, int] = {}  # number of these batches, by part
         self._batches: dict[int, tuple[Any, BaseException | None]] = {}
+        self._make_conditions()
+        self._workers: list[threading.Thread] = []
+        self._stopped = False
+
+    def _make_conditions(self) -> None:
         # Reentrant, because a garbage collection may call stop() while this thread holds the lock.
         lock = threading.RLock()
         self._part_wanted, self._batch_wanted, self._batch_ready = (threading.Condition(lock) for _ in range(3))
-        self._workers: list[threading.Thread] = []
-        self._stopped = False
+
+    def forget_threads(self) -> None:
+        """Stop without waiting for threads, which a forked child does not have; one may have held the lock."""
+        self._make_conditions()
+        self._workers, self._stopped = [], True
 
     def start(self, tasks: list[Callable[[], None]]) -> None:
         """Run each task in its own thread."""

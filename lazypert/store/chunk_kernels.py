@@ -20,6 +20,7 @@ from lazypert.store.encoded_chunks import (
     CHECKSUM,
     OK,
     PROBLEMS,
+    TOO_LARGE,
     UNDECODABLE,
     WRONG_SIZE,
     EncodedChunks,
@@ -36,9 +37,17 @@ Ranges = tuple[NDArray[np.int64], NDArray[np.int64]]
 ChunkDamage = tuple[int, str] | None
 """Position of the first damaged chunk among those given, and what is wrong with it."""
 
+NO_LIMIT = -1
+"""Elements of any size are right."""
+
 
 def decode_ranges(
-    chunks: EncodedChunks, ranges: Ranges, offsets: NDArray[np.int64], out: NDArray[Any], scratch: NDArray[Any]
+    chunks: EncodedChunks,
+    ranges: Ranges,
+    offsets: NDArray[np.int64],
+    out: NDArray[Any],
+    scratch: NDArray[Any],
+    limit: int = NO_LIMIT,
 ) -> ChunkDamage:
     """Decode the elements of ranges that lie in the chunks.
 
@@ -50,13 +59,15 @@ def decode_ranges(
         Receives the elements; of the array's width, or integers of another width.
     scratch
         (n_elements,) of the array's dtype, for one decoded chunk.
+    limit
+        Elements, taken as unsigned, that are not smaller are damage.
     """
     # Elements are copied bit for bit, so one kernel per width is enough.
     bits = scratch.view(f"u{scratch.itemsize}")
     out_bits = out.view(f"u{out.itemsize}")
     if not native.are_available():
-        return _damage(_decode_with_python(chunks, *ranges, offsets, out_bits, bits), chunks)
-    return _damage(_decode_ranges(_addresses(), chunks, *ranges, offsets, out_bits, bits), chunks)
+        return _damage(_decode_with_python(chunks, *ranges, offsets, out_bits, bits, limit), chunks)
+    return _damage(_decode_ranges(_addresses(), chunks, *ranges, offsets, out_bits, bits, limit), chunks)
 
 
 def select_columns(
@@ -67,6 +78,7 @@ def select_columns(
     ends: tuple[NDArray[np.int64], NDArray[np.int64]],
     out: tuple[NDArray[Any], NDArray[np.uint32]],
     scratch: NDArray[Any],
+    limit: int,
 ) -> tuple[ChunkDamage, int]:
     """Decode column numbers and collect the selected ones. Needs `native.FUNCTIONS`.
 
@@ -78,14 +90,17 @@ def select_columns(
         Receive the number of selected elements up to the end of each range, and of each chunk.
     out
         Receive the output column of each selected element, and its offset in its chunk, starting at `n_selected`.
+    limit
+        Number of columns; a column number beyond it is damage.
 
     Returns
     -------
     Damage, and the number of elements selected so far.
     """
     status, n_selected = _select_columns(
-        _addresses(), chunks, *ranges, columns.lookup, columns.is_selected, n_selected, *ends, *out, scratch
-    )
+        _addresses(), chunks, *ranges, columns.lookup, columns.is_selected, n_selected, *ends, *out,
+        scratch.view(f"u{scratch.itemsize}"), limit,
+    )  # fmt: skip
     return _damage(status, chunks), n_selected
 
 
@@ -127,6 +142,7 @@ def scatter_dense(
     sums: NDArray[np.float64],
     out: NDArray[np.float32],
     scratch: tuple[NDArray[Any], NDArray[Any], NDArray[np.float32]],
+    limit: int,
 ) -> tuple[ChunkDamage, ChunkDamage]:
     """Decode column numbers and values, and write the selected columns of rows densely. Needs `native.FUNCTIONS`.
 
@@ -140,11 +156,13 @@ def scatter_dense(
         Sum so far of each row, for rows that continue in the next chunks.
     scratch
         One decoded chunk of column numbers, one of values, and ``n_columns + 1`` values of a row.
+    limit
+        Number of columns of the matrix; a column number beyond it is damage.
     """
-    *decoded, row = scratch
+    indices, data, row = scratch
     index_status, value_status = _scatter_dense(
         _addresses(), *chunks, *ranges, out_rows, columns.lookup, columns.n_columns, target_sum, sums, row, out,
-        *decoded,
+        indices.view(f"u{indices.itemsize}"), data, limit,
     )  # fmt: skip
     return _damage(index_status, chunks[0]), _damage(value_status, chunks[1])
 
@@ -176,8 +194,20 @@ def _ranges_in_chunk(starts: Any, stops: Any, first: Any, begin: Any, stop: Any)
 
 
 @kernel
+def _exceed(values: Any, limit: Any) -> Any:
+    """Whether one of the unsigned values is not below the limit, if there is one."""
+    if limit < 0 or len(values) == 0:
+        return False
+    largest = values[0]
+    for j in range(len(values)):  # finds the largest instead of stopping early, so that the loop is vectorised
+        if values[j] > largest:
+            largest = values[j]
+    return largest >= np.uint64(limit)
+
+
+@kernel
 def _decode_ranges(
-    functions: Any, chunks: Any, starts: Any, stops: Any, offsets: Any, out: Any, scratch: Any
+    functions: Any, chunks: Any, starts: Any, stops: Any, offsets: Any, out: Any, scratch: Any, limit: Any
 ) -> int:  # fmt: skip
     first = 0
     for k in range(len(chunks.numbers)):
@@ -190,6 +220,8 @@ def _decode_ranges(
             start, stop = max(starts[i], begin), min(stops[i], begin + chunks.n_elements)
             offset = offsets[i] + start - starts[i]
             source, target = scratch[start - begin : stop - begin], out[offset : offset + stop - start]
+            if _exceed(source, limit):
+                return 8 * k + TOO_LARGE
             for j in range(len(target)):
                 target[j] = source[j]
     return OK
@@ -198,7 +230,7 @@ def _decode_ranges(
 @kernel
 def _select_columns(
     functions: Any, chunks: Any, starts: Any, stops: Any, lookup: Any, is_selected: Any, n_selected: Any,
-    range_ends: Any, chunk_ends: Any, out_columns: Any, out_offsets: Any, scratch: Any,
+    range_ends: Any, chunk_ends: Any, out_columns: Any, out_offsets: Any, scratch: Any, limit: Any,
 ) -> Any:  # fmt: skip
     first, mask = 0, np.uint64(len(lookup) - 1)
     for k in range(len(chunks.numbers)):
@@ -210,6 +242,8 @@ def _select_columns(
         for i in range(first, last):
             start, stop = max(starts[i], begin), min(stops[i], begin + chunks.n_elements)
             columns, before = scratch[start - begin : stop - begin], n_selected
+            if _exceed(columns, limit):
+                return 8 * k + TOO_LARGE, n_selected
             at = np.uint64(n_selected)  # unsigned, so that no index can count from the end
             for j in range(len(columns)):
                 out_offsets[at] = j
@@ -247,7 +281,7 @@ def _take_selected(
 @kernel
 def _scatter_dense(
     functions: Any, index_chunks: Any, value_chunks: Any, starts: Any, stops: Any, out_rows: Any, lookup: Any,
-    n_columns: Any, target_sum: Any, sums: Any, row: Any, out: Any, indices: Any, data: Any,
+    n_columns: Any, target_sum: Any, sums: Any, row: Any, out: Any, indices: Any, data: Any, limit: Any,
 ) -> Any:  # fmt: skip
     first, mask, size = 0, np.uint64(len(lookup) - 1), index_chunks.n_elements
     for k in range(len(index_chunks.numbers)):
@@ -268,6 +302,8 @@ def _scatter_dense(
                 for j in range(n_columns):
                     row[j] = target[j]
             columns, values = indices[start - begin : stop - begin], data[start - begin : stop - begin]
+            if _exceed(columns, limit):
+                return 8 * k + TOO_LARGE, OK
             for j in range(len(columns)):  # values that are not selected go to the extra element at the end
                 row[np.uint64(lookup[np.uint64(columns[j]) & mask])] = values[j]
             if target_sum > 0:
@@ -286,6 +322,7 @@ def _decode_with_python(
     offsets: NDArray[np.int64],
     out: NDArray[Any],
     scratch: NDArray[Any],
+    limit: int,
 ) -> int:
     for k, number in enumerate(chunks.numbers.tolist()):
         encoded = chunks.buffer[chunks.offsets[k] : chunks.offsets[k] + chunks.lengths[k]].tobytes()
@@ -304,5 +341,7 @@ def _decode_with_python(
         for i in range(np.searchsorted(stops, begin, side="right"), np.searchsorted(starts, end, side="left")):
             start, stop = max(int(starts[i]), begin), min(int(stops[i]), end)
             offset = int(offsets[i]) + start - int(starts[i])
+            if 0 <= limit <= int(scratch[start - begin : stop - begin].max(initial=0)) and stop > start:
+                return 8 * k + TOO_LARGE
             out[offset : offset + stop - start] = scratch[start - begin : stop - begin]
     return OK

@@ -10,6 +10,7 @@ import dask.array as da
 import numpy as np
 import pandas as pd
 
+from lazypert.store.content_checks import check_codes
 from lazypert.store.format import COLUMN_CHUNK, COLUMN_SHARD
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ def open_column(store: Store, path: str) -> LazyColumn:
     """
     encoding = store.encoding(path)
     if encoding == "categorical":
-        return decode_categories(numeric_column(store.open_array(f"{path}/codes")), store.read_categories(path))
+        categories = store.read_categories(path)
+        return decode_categories(category_codes(store, path, len(categories)), categories)
     if encoding == "string-array":
         text = store.open_strings(path)
         return LazyColumn(len(text), text.dtype, text.read)
@@ -107,8 +109,7 @@ def take_column(store: Store, path: str, rows: NDArray[np.integer]) -> Any:
     """
     encoding = store.encoding(path)
     if encoding == "categorical":
-        codes = numeric_column(store.open_array(f"{path}/codes"))[rows]
-        return pd.Categorical.from_codes(codes, store.read_categories(path), ordered=store.is_ordered(path))
+        return store.categorical(path, category_codes(store, path)[rows])
     if encoding in ("nullable-integer", "nullable-boolean"):
         values, mask = (numeric_column(store.open_array(f"{path}/{part}"))[rows] for part in ("values", "mask"))
         return (pd.arrays.BooleanArray if encoding == "nullable-boolean" else pd.arrays.IntegerArray)(values, mask)
@@ -121,9 +122,17 @@ def numeric_column(array: ShardedArray) -> LazyColumn:
     return LazyColumn(len(array), array.dtype, array.read)
 
 
-def code_column(array: ShardedArray) -> LazyColumn:
+def category_codes(store: Store, path: str, n_categories: int | None = None) -> LazyColumn:
+    """Make a column of the codes of a categorical column, as they are stored; each is checked when it is read."""
+    array = store.open_array(f"{path}/codes")
+    n_labels = store.n_categories(path) if n_categories is None else n_categories
+    return LazyColumn(len(array), array.dtype, partial(_read_codes, array, n_labels))
+
+
+def code_column(store: Store, path: str) -> LazyColumn:
     """Make a column of codes as int32: they are stored as int8 if they fit, which would wrap in arithmetic."""
-    return LazyColumn(len(array), np.dtype(np.int32), partial(_read_codes, array))
+    codes = category_codes(store, path)
+    return LazyColumn(codes.length, np.dtype(np.int32), partial(_read_as_int32, codes))
 
 
 def decode_categories(codes: LazyColumn, categories: NDArray[Any]) -> LazyColumn:
@@ -144,8 +153,12 @@ def _decoded_dtype(categories: NDArray[Any]) -> np.dtype[Any]:
     return np.dtype("f8" if is_exact else object)
 
 
-def _read_codes(array: ShardedArray, start: int, stop: int) -> NDArray[np.int32]:
-    return array.read(start, stop).astype(np.int32)
+def _read_codes(array: ShardedArray, n_labels: int, start: int, stop: int) -> NDArray[Any]:
+    return check_codes(array.path, array.read(start, stop), n_labels)
+
+
+def _read_as_int32(codes: LazyColumn, start: int, stop: int) -> NDArray[np.int32]:
+    return codes.read(start, stop).astype(np.int32)
 
 
 def _read_decoded(codes: LazyColumn, labels: NDArray[Any], start: int, stop: int) -> NDArray[Any]:

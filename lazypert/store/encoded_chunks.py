@@ -28,7 +28,7 @@ _STORED_PLAIN = 2
 
 # Kernels return 8 times the position of the damaged chunk plus one of these problems, or `OK`.
 OK = -1
-BAD_CHECKSUM, WRONG_SIZE, UNDECODABLE, _CUT_SHORT, _UNREADABLE = 1, 2, 3, 4, 5
+BAD_CHECKSUM, WRONG_SIZE, UNDECODABLE, _CUT_SHORT, _UNREADABLE, TOO_LARGE = 1, 2, 3, 4, 5, 6
 UNREADABLE = "the file cannot be read"
 """Problem of the machine, not of the chunk."""
 
@@ -38,6 +38,7 @@ PROBLEMS = {
     UNDECODABLE: "chunk {number} cannot be decoded",
     _CUT_SHORT: "the file is cut short",
     _UNREADABLE: UNREADABLE,
+    TOO_LARGE: "chunk {number} holds a number of a column that does not exist",
 }
 
 

@@ -14,6 +14,7 @@ from lazypert.screen.labels import factorise
 from lazypert.screen.renames import rename_labels
 from lazypert.screen.roles import ROLE_OF_AXIS, Roles
 from lazypert.store.columns import open_column
+from lazypert.store.content_checks import check_hashes
 from lazypert.store.format import TABLES
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def group_by_columns(store: Store, roles: Roles) -> Groups:
 def read_name_hashes(store: Store) -> NDArray[np.uint64]:
     """(n_obs,) name hashes of all cells; computed from the names for stores of format versions 1 and 2."""
     if store.format_version >= 3:
-        return store.read_array(f"{TABLES}/name_hash")
+        return check_hashes(store.read_array(f"{TABLES}/name_hash"), store.groups)
     names = store.open_strings("obs/_index")
     steps = range(0, len(names), _NAMES_AT_ONCE)
     parts = [name_hashes(names.read(start, min(len(names), start + _NAMES_AT_ONCE))) for start in steps]

@@ -242,6 +242,7 @@ class Matrix:
                     sums[overlapping],
                     out,
                     scratch,
+                    indices.limit,
                 )
             indices.raise_damage(index_damage, numbers)
             data.raise_damage(value_damage, numbers)

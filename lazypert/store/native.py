@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numcodecs import blosc
+
+from lazypert._internal.fork import forkable_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -179,5 +180,5 @@ _SOURCES: dict[str, tuple[Callable[[], str | None], Callable[[Any], bool]]] = {
 
 FUNCTIONS, _STATUS = _find()
 
-_WARNING = threading.Lock()
+_WARNING = forkable_lock()
 _has_warned = False

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lazypert._internal.fork import forkable_lock
 from lazypert.store.damage import store_damaged
 from lazypert.store.encoded_chunks import CHECKSUM, checksum
 from lazypert.store.shard_encoding import ABSENT, INDEX_ENTRY
@@ -46,7 +46,7 @@ class ShardIndexes:
 
     def __init__(self, reader: ByteReader, path: str, chunks_per_shard: int) -> None:
         self.reader, self.path, self.chunks_per_shard = reader, path, chunks_per_shard
-        self._lock = threading.Lock()
+        self._lock = forkable_lock()
         self._cached: OrderedDict[int, NDArray[np.int64]] = OrderedDict()
         self._verified: dict[int, tuple[tuple[int, ...], NDArray[np.bool_]]] = {}
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from lazypert._internal.machine import machine_error
 from lazypert.store import native
-from lazypert.store.chunk_kernels import ChunkDamage, decode_ranges, select_columns, take_selected
+from lazypert.store.chunk_kernels import NO_LIMIT, ChunkDamage, decode_ranges, select_columns, take_selected
 from lazypert.store.damage import store_damaged
 from lazypert.store.encoded_chunks import UNREADABLE, EncodedChunks
 from lazypert.store.shard_index import ShardIndexes
@@ -89,6 +89,8 @@ class ShardedArray:
         Dtype of the elements.
     grid
         Lengths of the array, its chunks and its shards.
+    limit
+        Number of columns that the elements are numbers of: one beyond it is damage.
     is_delta
         Whether chunks hold the difference of each element to the one before it.
     """
@@ -98,15 +100,23 @@ class ShardedArray:
     MAX_CHUNKS_IN_REQUEST = 512  # encoded, per read of object storage: about 16 MiB, so that few steps wait for it
 
     def __init__(
-        self, reader: ByteReader, path: str, dtype: np.dtype[Any], grid: Grid, *, is_delta: bool = False
+        self,
+        reader: ByteReader,
+        path: str,
+        dtype: np.dtype[Any],
+        grid: Grid,
+        *,
+        is_delta: bool = False,
+        limit: int = NO_LIMIT,
     ) -> None:
         self.reader, self.path, self.dtype, self.grid = reader, path, np.dtype(dtype), grid
-        self.is_delta = is_delta
+        self.is_delta, self.limit = is_delta, limit
         self.indexes = ShardIndexes(reader, path, grid.shard // grid.chunk)
         self._whole: NDArray[Any] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(ShardedArray, is_delta=self.is_delta), (self.reader, self.path, self.dtype, self.grid)
+        make = partial(ShardedArray, is_delta=self.is_delta, limit=self.limit)
+        return make, (self.reader, self.path, self.dtype, self.grid)
 
     def __repr__(self) -> str:
         return f"ShardedArray({self.path!r}, {len(self):,} elements, {self.dtype}, {self.grid.n_shards:,} shards)"
@@ -169,7 +179,7 @@ class ShardedArray:
         for numbers, overlapping in self.read_steps(starts, stops):
             with self.open_chunks(numbers) as chunks:
                 ranges = starts[overlapping], stops[overlapping]
-                damage = decode_ranges(chunks, ranges, offsets[overlapping], out, scratch)
+                damage = decode_ranges(chunks, ranges, offsets[overlapping], out, scratch, self.limit)
             self.raise_damage(damage, numbers)
 
     def select_columns(
@@ -195,7 +205,7 @@ class ShardedArray:
             ends = range_ends[overlapping], chunk_ends[n_read : n_read + len(numbers)]
             with self.open_chunks(numbers) as chunks:
                 ranges, out = (starts[overlapping], stops[overlapping]), (out_columns, out_offsets)
-                damage, n_selected = select_columns(chunks, ranges, columns, n_selected, ends, out, scratch)
+                damage, n_selected = select_columns(chunks, ranges, columns, n_selected, ends, out, scratch, self.limit)
             self.raise_damage(damage, numbers)
             n_read += len(numbers)
         return SelectedElements(out_columns[:n_selected].copy(), out_offsets[:n_selected], range_ends, chunk_ends)

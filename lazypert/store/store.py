@@ -20,6 +20,7 @@ from lazypert.screen.roles import OPTIONAL_ROLES, Roles
 from lazypert.store.added import ADDED, combined_digest, is_within
 from lazypert.store.arrays import DenseArray, StringArray
 from lazypert.store.byte_reader import LocalReader
+from lazypert.store.content_checks import check_attributes, check_codes, check_length, contradiction
 from lazypert.store.damage import store_damaged
 from lazypert.store.format import (
     APPENDED,
@@ -113,6 +114,7 @@ class Store:
                 "Upgrade lazypert to read this store."
             )
         self.format_version: int = version
+        check_attributes(self.attrs)
         self.reader = CheckedReader(reader, self.attrs, self._root_identity)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -167,7 +169,26 @@ class Store:
     @property
     def obs_columns(self) -> tuple[str, ...]:
         """Names of the obs columns."""
-        return tuple(self._root["obs"].attrs["column-order"])
+        return self._column_order("obs")
+
+    def _column_order(self, path: str) -> tuple[str, ...]:
+        names = self._attribute(path, "column-order")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise contradiction(f"{path}/zarr.json", f"column-order: got {str(names)[:60]!r}, expected a list of names")
+        return tuple(names)
+
+    def _node(self, path: str) -> Any:
+        """Return an array or group; one that is missing is damage, because the store says that it has it."""
+        try:
+            return self._root[path]
+        except (KeyError, ValueError, TypeError) as error:
+            raise contradiction(path, "there is no such element, or its metadata cannot be read") from error
+
+    def _attribute(self, path: str, name: str) -> Any:
+        try:
+            return self._node(path).attrs[name]
+        except KeyError as error:
+            raise contradiction(f"{path}/zarr.json", f"the attribute {name!r} is missing") from error
 
     def require_obs(self, column: str, role: str = "obs") -> str:
         """Return the name of an obs column after checking that it exists.
@@ -184,11 +205,11 @@ class Store:
 
     def encoding(self, path: str) -> str:
         """AnnData encoding type of an element, such as ``"categorical"``."""
-        return str(self._root[path].attrs["encoding-type"])
+        return str(self._attribute(path, "encoding-type"))
 
     def is_ordered(self, path: str) -> bool:
         """Whether a categorical column is ordered."""
-        return bool(self._root[path].attrs["ordered"])
+        return bool(self._attribute(path, "ordered"))
 
     def text_dtype(self, path: str) -> pd.StringDtype:
         """Return the pandas dtype of a nullable text column, whose missing values are NA or NaN."""
@@ -261,6 +282,16 @@ class Store:
         """Open one of `matrices` by its full name."""
         arrays = {array: self.open_array(f"{name}/{array}") for array in ("indptr", "indices", "data")}
         stats = self.attrs["matrices"][name]
+        if len(arrays["indptr"]) != self.n_obs + 1 or arrays["indptr"].dtype.kind not in "iu":
+            raise contradiction(
+                f"{name}/indptr", f"got {len(arrays['indptr']):,} row bounds, expected {self.n_obs + 1:,}"
+            )
+        for array in ("indices", "data"):
+            if len(arrays[array]) != stats["nnz"]:
+                raise contradiction(f"{name}/{array}", f"got {len(arrays[array]):,} values, expected {stats['nnz']:,}")
+        if arrays["indices"].dtype.kind not in "iu" or arrays["data"].dtype.kind not in "iufb":
+            raise contradiction(name, "got column numbers or values of a type that matrices do not have")
+        arrays["indices"].limit = stats["n_cols"]
         return Matrix(name, (self.n_obs, stats["n_cols"]), arrays, stats)
 
     @property
@@ -276,18 +307,24 @@ class Store:
 
         Its dtype is the stored one, which differs from the one that other readers see in the values of a matrix.
         """
-        array = self._root[path]
-        grid = Grid(array.shape[0], array.chunks[0], array.shards[0])
-        (sharding,) = array.metadata.to_dict()["codecs"]
+        array = self._node(path)
         try:
+            (length,), (chunk,), (shard,) = array.shape, array.chunks, array.shards
+            grid = Grid(length, chunk, shard)
+            (sharding,) = array.metadata.to_dict()["codecs"]
             dtype, is_delta = stored_elements(array.dtype, sharding["configuration"]["codecs"])
-        except (ValueError, TypeError, KeyError, IndexError) as error:
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise store_damaged(f"{path}/zarr.json", str(error)) from error
+        check_length(path, length, self.n_obs)
         return ShardedArray(self._reader_of(path), path, dtype, grid, is_delta=is_delta)
 
     def open_strings(self, path: str) -> StringArray:
         """Open an array of strings, such as ``"obs/_index"``."""
-        return StringArray(self._reader_of(path), self._root[path], path)
+        array = self._node(path)
+        if getattr(array, "ndim", 0) != 1 or array.shards is None:
+            raise contradiction(path, "expected an array of one dimension in shards")
+        check_length(path, array.shape[0], self.n_obs)
+        return StringArray(self._reader_of(path), array, path)
 
     def _reader_of(self, path: str) -> ByteReader:
         """Return the reader of an array's files; those of obs columns may be replaced while the store is open."""
@@ -353,12 +390,25 @@ class Store:
         is_text = self.encoding(categories) == "string-array"
         return self.read_strings(categories) if is_text else self.read_array(categories)
 
+    def n_categories(self, path: str) -> int:
+        """Return the number of categories of a categorical column."""
+        return int(self._node(f"{path}/categories").shape[0])
+
+    def categorical(self, path: str, codes: NDArray[Any]) -> pd.Categorical:
+        """Make a Categorical of codes of a categorical column."""
+        categories = self.read_categories(path)
+        try:
+            return pd.Categorical.from_codes(
+                check_codes(f"{path}/codes", codes, len(categories)), categories, ordered=self.is_ordered(path)
+            )
+        except ValueError as error:  # categories that are not unique
+            raise contradiction(f"{path}/categories", str(error).rstrip(".")) from error
+
     def read_column(self, path: str) -> Any:
         """Read all of an obs or var column as pandas would hold it: an array, a Categorical or a nullable array."""
         encoding = self.encoding(path)
         if encoding == "categorical":
-            codes = self.read_array(f"{path}/codes")
-            return pd.Categorical.from_codes(codes, self.read_categories(path), ordered=self.is_ordered(path))
+            return self.categorical(path, self.read_array(f"{path}/codes"))
         if encoding == "string-array":
             return self.read_strings(path)
         if encoding == "nullable-string-array":
@@ -398,10 +448,13 @@ class Store:
         return self._read_var("raw/var")
 
     def _read_var(self, path: str) -> pd.DataFrame:
-        return pd.DataFrame(
-            {name: self.read_column(f"{path}/{name}") for name in self._root[path].attrs["column-order"]},
-            index=pd.Index(self.read_strings(f"{path}/_index")),
-        )
+        n_genes = self.attrs["matrices"].get(RAW, {}).get("n_cols") if path == "raw/var" else self.n_vars
+        columns = {name: self.read_column(f"{path}/{name}") for name in self._column_order(path)}
+        index = self.read_strings(f"{path}/_index")
+        for name, column in {"_index": index, **columns}.items():
+            if len(column) != n_genes:
+                raise contradiction(f"{path}/{name}", f"got {len(column):,} values, expected {n_genes:,}, one per gene")
+        return pd.DataFrame(columns, index=pd.Index(index))
 
     @cached_property
     def groups(self) -> Groups:
@@ -422,13 +475,19 @@ class Store:
         of_groups = f"{self.group_tables}/facts"
         control_row = self.read_array(f"{of_groups}/control_row")
         control_sum = self.read_array(f"{of_groups}/control_sum")
+        target, labels = self.read_array(f"{of_groups}/target"), self.groups.labels["perturbation"]
+        check_codes(f"{of_groups}/target", target, self.n_vars)
+        if len(target) != len(labels) or len(control_sum) != len(control_row) * len(labels):
+            raise contradiction(of_groups, f"its tables are not those of {len(labels):,} perturbations")
+        if len(control_row) and not 0 <= int(control_row.min()) <= int(control_row.max()) < self.n_obs:
+            raise contradiction(f"{of_groups}/control_row", "got rows that do not exist")
         return StoredCellStats(
-            gene_col=self._root[of_groups].attrs["gene_col"],
+            gene_col=self._attribute(of_groups, "gene_col"),
             total=self.open_array(f"{_CELL_STATS}/total"),
             n_genes=self.open_array(f"{_CELL_STATS}/n_genes"),
             own_target=self.open_array(f"{_CELL_STATS}/own_target"),
-            target=self.read_array(f"{of_groups}/target"),
-            control_sum=control_sum.reshape(len(control_row), len(self.groups.labels["perturbation"])),
+            target=target,
+            control_sum=control_sum.reshape(len(control_row), len(labels)),
             control_row=control_row,
         )
 

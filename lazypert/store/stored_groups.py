@@ -13,6 +13,7 @@ from lazypert.screen.groups import Groups
 from lazypert.screen.labels import label_array
 from lazypert.screen.roles import AXES, RUN_AXES, missing_controls
 from lazypert.store.columns import numeric_column, open_column
+from lazypert.store.content_checks import check_codes, check_groups
 from lazypert.store.format import COLUMN_CHUNK, TABLES
 from lazypert.store.group_by_columns import group_by_columns
 
@@ -52,7 +53,7 @@ def read_groups(store: Store) -> Groups:
     labels = {axis: label_array(store.read_strings(f"{store.group_tables}/labels/{axis}").tolist()) for axis in AXES}
     # Conversion refuses control labels that are neither labels nor parts of them.
     control_parts = missing_controls(roles, labels["perturbation"].tolist()) if roles.separator is not None else []
-    return Groups(
+    groups = Groups(
         roles=roles,
         labels=labels,
         start=start,
@@ -68,6 +69,7 @@ def read_groups(store: Store) -> Groups:
         conditions=conditions,
         control_parts=tuple(control_parts),
     )
+    return check_groups(groups)
 
 
 def _read_conditions(store: Store) -> Conditions:
@@ -95,7 +97,9 @@ class StoredCells:
         if self._store.roles.batch_col is None:
             return None
         if self._batch is None:
-            self._batch = self._store.read_array(f"{self._store.group_tables}/batch")
+            tables = self._store.group_tables
+            path, labels = f"{tables}/batch", self._store.open_strings(f"{tables}/labels/batch")
+            self._batch = check_codes(path, self._store.read_array(path), len(labels))
         return self._batch
 
     def hashes(self, rows: NDArray[np.integer]) -> NDArray[np.uint64]:

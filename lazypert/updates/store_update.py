@@ -50,6 +50,7 @@ _NO_LINKS = (
 )  # fmt: skip
 _FULL, _READ_ONLY = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM, errno.EROFS)
 _SYNC_THREADS = 16
+_LITTLE = 64 << 20  # free bytes of a disk that is full for what is written at once
 _COPY = "Only local stores can be changed: add to the local copy, then upload it again. Nothing was changed."
 
 
@@ -104,6 +105,7 @@ class StoreUpdate:
         self._linked: set[str] = set()
         self._copied: list[Path] = []
         self._dropped: tuple[str, ...] = ()
+        self._is_at_work = False  # during `start` and `publish`, and after an error in them
 
     def __repr__(self) -> str:
         return f"StoreUpdate({str(self.target)!r})"
@@ -114,7 +116,7 @@ class StoreUpdate:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         remove_folder(self._folder, after_error=error is not None)
         self._lock.release()
-        if not isinstance(error, OSError) or isinstance(error, LazypertError):
+        if not isinstance(error, OSError) or isinstance(error, LazypertError) or not self._is_of_store(error):
             return
         if error.errno in _FULL:
             raise DiskFullError(
@@ -124,6 +126,19 @@ class StoreUpdate:
         if error.errno in _READ_ONLY:
             raise self._not_writable(error) from error
 
+    def _is_of_store(self, error: OSError) -> bool:
+        """Whether an error is about files of the store, and not about others that the caller reads or writes."""
+        if self._is_at_work:
+            return True
+        if error.filename is not None:
+            named = Path(os.fsdecode(error.filename)).absolute()
+            if not named.is_relative_to(self.target.parent):
+                return False
+            first = next(iter(named.relative_to(self.target.parent).parts), "")
+            return first in ("", self.target.name) or first.startswith(self._prefix)
+        # Writing to an open file names none.
+        return error.errno in _FULL and shutil.disk_usage(self.target.parent).free < _LITTLE
+
     def start(self, replaced: Iterable[str] = ()) -> ArrayWriter:
         """Link the files of the store into its new version, and return a writer for what is added to it.
 
@@ -132,7 +147,7 @@ class StoreUpdate:
         replaced
             Elements to leave out, such as ``"obs/guide"``, which are then written again.
         """
-        self._dropped = tuple(replaced)
+        self._dropped, self._is_at_work = tuple(replaced), True
         self.work.mkdir(parents=True)
         rewritten = {_ROOT, _OBS, *(f"{MANIFEST}/{name}" for name in ("key", "size", "crc32"))}
         self._link(self.target, self._root, "", rewritten.union(self._dropped))
@@ -141,6 +156,7 @@ class StoreUpdate:
         for key in (_ROOT, _OBS):
             shutil.copy2(self.target / key, self._root / key)
         self._writer = ArrayWriter(self._root)
+        self._is_at_work = False
         return self._writer
 
     def publish(
@@ -157,6 +173,7 @@ class StoreUpdate:
         matrices
             Summaries of those that are matrices, for the root metadata.
         """
+        self._is_at_work = True
         if columns:
             self._list_columns(columns)
         new = [key for key in _files(self._root, added) if key not in self._linked]
@@ -180,6 +197,7 @@ class StoreUpdate:
         writer.write_root(attrs, nodes)
         self._sync([*new, *manifest_files, _ROOT, _OBS])
         self._swap()
+        self._is_at_work = False
 
     @property
     def writer(self) -> ArrayWriter:

@@ -14,7 +14,7 @@ import pytest
 
 import lazypert as lp
 from lazypert.conversion.target_lock import TargetLock
-from lazypert.errors import ConfigError, MachineError, StoreDamagedError, StoreNotFoundError
+from lazypert.errors import ConfigError, DiskFullError, MachineError, StoreDamagedError, StoreNotFoundError
 from lazypert.store.store import Store
 from lazypert.updates import store_update
 from lazypert.updates.store_update import StoreUpdate
@@ -224,3 +224,18 @@ def test_without_an_exchange_of_folders_the_next_update_puts_a_store_back(store,
     lp.verify(store)
     assert "other" in Store(store).obs_columns
     assert names(store.parent) == [store.name]
+
+
+def test_an_error_about_the_callers_own_files_is_not_about_the_store(store, tmp_path):
+    """A full or protected disk of something else keeps its own error; one of the store is explained."""
+    own = tmp_path / "own"
+    for number, kind in ((errno.ENOSPC, OSError), (errno.EACCES, PermissionError)):
+        with pytest.raises(kind) as caught, StoreUpdate(store):
+            raise OSError(number, os.strerror(number), str(own))
+        assert type(caught.value) is kind
+        with pytest.raises(kind) as caught, StoreUpdate(store):
+            raise OSError(number, os.strerror(number))
+        assert type(caught.value) is kind
+    with pytest.raises(DiskFullError, match="The store is as it was"), StoreUpdate(store):
+        raise OSError(errno.ENOSPC, "No space left on device", str(store / "x"))
+    lp.verify(store)
