@@ -67,7 +67,7 @@ def ask(path: Path, question: Callable[[h5py.File], T], *, if_damaged: T) -> T:
     try:
         with open_hdf5(path) as file:
             return question(file)
-    except Exception as error:  # damage raises types that differ between parts of h5py
+    except Exception as error:  # noqa: BLE001 - damage raises types that differ between parts of h5py
         raise_machine_error(path, error)
         return if_damaged
 
