@@ -82,7 +82,9 @@ def read_slices(node: h5py.Dataset, *slices: slice, fetch: Fetch | None = None) 
     return out
 
 
-def _chunks(node: h5py.Dataset, origin: tuple[int, ...], shape: tuple[int, ...], driver: str) -> list[_Chunk] | None:
+def _chunks(
+    node: h5py.Dataset, origin: tuple[int, ...], shape: tuple[int, ...], driver: str = "sec2"
+) -> list[_Chunk] | None:
     """Chunks that overlap a box, or None if only HDF5 can read them."""
     created = node.id.get_create_plist()
     filters = [created.get_filter(i)[0] for i in range(created.get_nfilters())]

@@ -68,6 +68,7 @@ def to_s3(server, tmp_path):
             "storage_options": server.options,
             "source_storage_options": {},
             "work_dir": tmp_path / "work",
+            "compression": "fast",  # as local stores have it
         } | options
         return lp.convert(source, url, **ROLES, **options)
 

@@ -10,6 +10,7 @@ from scipy import sparse
 
 from lazypert.conversion.array_writer import Template
 from lazypert.conversion.external_sort import BlockSorter, ShardWriter, save_reduce_inputs
+from lazypert.conversion.store_files import FolderFiles
 from lazypert.converter import BlockSpec, RowBlock
 from lazypert.sparse.csr import CSRBlock
 from lazypert.store.byte_reader import LocalReader
@@ -47,7 +48,8 @@ def sort_matrix(folder, matrix, destination, block, grid_shape, new_col=None, n_
     indptr = np.concatenate([[0], np.cumsum(lengths)])
     save_reduce_inputs(folder, spills, indptr)
     grid = Grid(int(indptr[-1]), *grid_shape)
-    data, indices = Template(folder, "data", np.dtype("u4"), grid), Template(folder, "indices", np.dtype("i4"), grid)
+    files = FolderFiles(folder)
+    data, indices = Template(files, "data", np.dtype("u4"), grid), Template(files, "indices", np.dtype("i4"), grid)
     for array in ("data", "indices"):
         (folder / array / "c").mkdir(parents=True, exist_ok=True)
     writer = ShardWriter(data=data, indices=indices, n_cols=n_cols, work=folder)

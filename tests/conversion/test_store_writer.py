@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lazypert.conversion import store_writer as writer_module
+from lazypert.conversion import staging
 from lazypert.conversion.store_writer import StoreWriter
 from lazypert.errors import LazypertError, StoreExistsError
 from lazypert.store.format import MARKER, TABLES, Grid
@@ -36,9 +36,14 @@ def test_the_target_does_not_exist_before_finalise(tmp_path):
 
 def test_everything_is_synced_before_the_rename(tmp_path, monkeypatch):
     synced, at_rename = set(), set()
-    monkeypatch.setattr(writer_module, "sync", lambda path: synced.add(path.relative_to(tmp_path).parts[2:]))
-    publish = StoreWriter._publish
-    monkeypatch.setattr(StoreWriter, "_publish", lambda self: [at_rename.update(synced), publish(self)])
+    monkeypatch.setattr(staging, "sync", lambda path: synced.add(path.relative_to(tmp_path).parts[2:]))
+    rename = Path.rename
+
+    def renamed(self, target):
+        at_rename.update(synced if self.name == "store" else ())
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", renamed)
     with StoreWriter(tmp_path / "s.zarr") as writer:
         fill(writer)
         writer.finalise(ATTRS)

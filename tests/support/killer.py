@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 import lazypert as lp
-from lazypert.conversion import plan, store_writer
+from lazypert.conversion import plan
+from lazypert.conversion import staging as staging_module
 from lazypert.errors import StoreNotFoundError
 from lazypert.store import format as schema
 from lazypert_converters import h5ad, tenx  # noqa: F401 - imported once, before the forks
@@ -75,7 +76,7 @@ def is_refused_or_complete(staging):
 def main(source, folder, n_kills, seed):
     schema.MATRIX_CHUNK, schema.MATRIX_SHARD = 512, 4_096  # many shards
     plan.MAX_BLOCK_BYTES, plan.MIN_BLOCK_BYTES = 65_536, 1  # many blocks
-    store_writer.sync = lambda _: None  # what a killed process wrote is there without it
+    staging_module.sync = lambda _: None  # what a killed process wrote is there without it
     rng, folder = random.Random(seed), Path(folder)
     reference, target = folder / "reference.zarr", folder / "s.zarr"
     assert wait(in_child(convert, source, reference)) == 0
