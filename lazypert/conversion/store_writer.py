@@ -18,7 +18,7 @@ from lazypert.store.manifest import MANIFEST, Entry, manifest_digest
 
 _LOG = logging.getLogger("lazypert")
 _TRANSIENT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
-_MATRIX_FILE = re.compile(r".+/(data|indices|indptr)/(c/\d+|zarr\.json)")
+_KEPT_FILE = re.compile(r".+/(data|indices|indptr)/(c/\d+|zarr\.json)|obsm?/.+/c/\d+")
 _TARGET_EXISTS = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
@@ -52,7 +52,7 @@ class StoreWriter(ArrayWriter):
         self._can_resume = fingerprint is not None
         self.staging = StagingDirectory(self.target, fingerprint)
         if self.staging.is_resumed:
-            _delete_all_but_matrices(self.staging.store)
+            _delete_all_but_shards(self.staging.store)
         super().__init__(self.staging.store)
 
     def __repr__(self) -> str:
@@ -129,10 +129,10 @@ class StoreWriter(ArrayWriter):
         sync(self.target.parent)
 
 
-def _delete_all_but_matrices(root: Path) -> None:
-    """Delete what an interrupted writer left, except complete files of matrices, as only these are slow to write."""
+def _delete_all_but_shards(root: Path) -> None:
+    """Delete what an interrupted writer left, except shards of matrices and obs, as only these are slow to write."""
     for path in root.rglob("*"):
-        if path.is_file() and not _MATRIX_FILE.fullmatch(path.relative_to(root).as_posix()):
+        if path.is_file() and not _KEPT_FILE.fullmatch(path.relative_to(root).as_posix()):
             path.unlink()
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from lazypert._internal.kernels import kernel
 from lazypert._internal.randomness import GOLDEN, mix
+from lazypert._internal.texts import Texts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,22 +33,23 @@ def name_hashes(names: Any) -> NDArray[np.uint64]:
     ----------
     Eastlake et al., "The FNV Non-Cryptographic Hash Algorithm", IETF draft-eastlake-fnv.
     """
-    encoded = [str(name).encode() for name in names]
-    ends = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), dtype=np.int64)
-    hashes = np.empty(len(encoded), dtype=np.uint64)
-    _hash_texts(np.frombuffer(b"".join(encoded), dtype=np.uint8), ends, hashes)
+    return text_hashes(Texts.of(names))
+
+
+def text_hashes(texts: Texts) -> NDArray[np.uint64]:
+    """Return one 64-bit hash per text; see `name_hashes`."""
+    hashes = np.empty(len(texts), dtype=np.uint64)
+    _hash_texts(texts.data, texts.bounds, hashes)
     return hashes
 
 
 @kernel
-def _hash_texts(data: Any, ends: Any, hashes: Any) -> None:
-    start = 0
-    for i in range(len(ends)):
+def _hash_texts(data: Any, bounds: Any, hashes: Any) -> None:
+    for i in range(len(hashes)):
         value = np.uint64(0xCBF29CE484222325)
-        for k in range(start, ends[i]):
+        for k in range(bounds[i], bounds[i + 1]):
             value = (value ^ np.uint64(data[k])) * np.uint64(0x100000001B3)
         hashes[i] = mix(value)
-        start = ends[i]
 
 
 def order_cells(keys: NDArray[np.integer], hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
