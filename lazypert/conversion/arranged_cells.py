@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,17 +205,16 @@ class _Sorted:
     def load(cls, work: Path) -> _Sorted | None:
         """Return what an interrupted run sorted, if all its files are intact."""
         record = load_checkpoint(work / _DONE)
-        if record is None:
-            return None
-        files = {
-            kind: [ArrayFile.from_checkpoint(work / name) for name in record[kind]]
-            for kind in ("cells", "placed", "names")
-        }
-        if None in files["cells"] + files["placed"]:
-            (work / _DONE).unlink()
-            return None
-        known: dict[str, Any] = files | {"names": [] if None in files["names"] else files["names"]}
-        return cls(**known, repeats=record["repeats"], n_shared=record["shared"])
+        with contextlib.suppress(KeyError, TypeError):  # there is none, or not one of this version
+            files: dict[str, list[Any]] = {
+                kind: [ArrayFile.from_checkpoint(work / name) for name in record[kind]]  # type: ignore[index]
+                for kind in ("cells", "placed", "names")
+            }
+            if None not in files["cells"] + files["placed"]:
+                files["names"] = [] if None in files["names"] else files["names"]
+                return cls(**files, repeats=record["repeats"], n_shared=record["shared"])  # type: ignore[index]
+        (work / _DONE).unlink(missing_ok=True)
+        return None
 
     def save(self, work: Path) -> None:
         """Save the checkpoint that all cells are sorted."""
@@ -253,7 +253,7 @@ def _sort(plan: ConversionPlan, labels: ObsLabels, groups: CellGroups, work: Pat
     placer = PiecePlacer(back, pieces, ("position",) if plan.is_grouped else ("hash", "subgroup"))
     tasks = [(placer, piece, work / f"placed-{piece.number:06d}.bin") for piece in pieces]
     placed = run(PiecePlacer.place, tasks, phase="obs: placing cells", size=_size, **how)
-    repeats = np.array([file.notes["repeats"] for file in counts]).sum(axis=0).tolist()
+    repeats = np.sum([file.read("repeats") for file in counts], axis=0).tolist()
     n_shared = sum(file.notes["shared"] for file in counts)
     done = _Sorted([cells for cells, _ in sorted_cells], placed, [names for _, names in read], repeats, n_shared)
     done.save(work)

@@ -99,7 +99,11 @@ class NameCounter:
     n_sources: int
 
     def count(self, number: int, path: Path) -> ArrayFile:
-        """Run one task; the notes are the cells of each source with an earlier name, and the names in several."""
+        """Run one task.
+
+        The file has the array ``repeats``, the cells of each source with the name of an earlier one. The note
+        ``shared`` is the number of names in several sources.
+        """
         if (finished := ArrayFile.from_checkpoint(path)) is not None:
             return finished
         repeats, distinct = [], []
@@ -121,7 +125,7 @@ class NameCounter:
         if self.n_sources > 1:
             _, n_sources = np.unique(np.concatenate(distinct), return_counts=True)
             n_shared = int((n_sources > 1).sum())
-        return ArrayFile.write(path, {}, {"repeats": repeats, "shared": n_shared})
+        return ArrayFile.write(path, {"repeats": np.array(repeats)}, {"shared": n_shared})
 
     @staticmethod
     def _read(file: ArrayFile, number: int) -> NDArray[np.uint64]:
@@ -203,7 +207,7 @@ class BucketSorter:
             The arrays ``cell``, ``hash`` and ``subgroup`` in sorted order. The note ``is_in_order`` says whether cells
             are where they were.
         back
-            In the order of the cells: ``cell``, and ``position`` (grouped) or ``hash`` and ``subgroup``; and
+            By piece: ``cell``, and ``position`` (grouped) or ``hash`` and ``subgroup``; and
             ``bounds``, where each piece begins.
         """
         paths = [folder / f"{kind}-{bucket:06d}.bin" for kind in ("sorted", "back")]
@@ -217,9 +221,9 @@ class BucketSorter:
             subgroup, hashes, cell = self._move(bucket, (subgroup, hashes, cell), moves[slice(*parts)])
             order = np.lexsort((cell, hashes))
         subgroup, hashes, cell = subgroup[order], hashes[order], cell[order]
-        back = np.argsort(cell, kind="stable")
-        by_cell = cell[back]
-        arrays = {"cell": by_cell, "bounds": np.searchsorted(by_cell, self.piece_bounds)}
+        piece = np.searchsorted(self.piece_bounds, cell, side="right") - 1
+        back, bounds = partition(piece, len(self.files))
+        arrays = {"cell": cell[back], "bounds": bounds}
         if self.is_grouped:
             arrays["position"] = (back + begin).astype(self.dtype)
         else:

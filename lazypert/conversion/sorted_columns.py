@@ -6,6 +6,7 @@ of the result; each reduce task puts together one shard. Every value is read onc
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -181,12 +182,8 @@ class ColumnJob:
         """
         work = self.folder / f"{number:06d}"
         grid = Grid.column(len(self.destination))
-        if (done := load_checkpoint(work / _DONE)) is not None:
-            entries = [Entry(*entry) for entry in done["files"]]
-            if match_files(self.writer.root, entries):
-                create_column(self.writer, path, head, grid, has_missing=done["has_missing"])
-                self.writer.add(entries)
-                return
+        if self._reuse(work, path, head, grid):
+            return
         work.mkdir(parents=True, exist_ok=True)
         sorter = ColumnSorter(read, encode_column, self.destination, grid.shard)
         files = run(
@@ -215,6 +212,17 @@ class ColumnJob:
         )
         for file in files:
             file.remove()
+
+    def _reuse(self, work: Path, path: str, head: Any, grid: Grid) -> bool:
+        """Whether an interrupted run has written a column, which then is added to the store."""
+        record = load_checkpoint(work / _DONE)
+        with contextlib.suppress(KeyError, TypeError):  # there is none, or not one of this version
+            entries = [Entry(*entry) for entry in record["files"]]  # type: ignore[index]
+            if match_files(self.writer.root, entries):
+                create_column(self.writer, path, head, grid, has_missing=record["has_missing"])  # type: ignore[index]
+                self.writer.add(entries)
+                return True
+        return False
 
 
 def write_sorted_rows(job: ColumnJob, array: Any, read: ReadPiece, pieces: Sequence[Piece], rows: int) -> None:

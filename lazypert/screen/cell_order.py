@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lazypert._internal.kernels import kernel
+from lazypert._internal.partition import partition
 from lazypert._internal.randomness import GOLDEN, mix
 from lazypert._internal.texts import Texts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+_MIN_KEYS = 1024  # possible keys that are always few
 
 
 def name_hashes(names: Any) -> NDArray[np.uint64]:
@@ -72,15 +76,26 @@ def order_cells(keys: NDArray[np.integer], hashes: NDArray[np.uint64]) -> tuple[
     hashes
         (n,) the hashes, distinct within each key.
     """
-    order = np.lexsort((hashes, keys))
+    order = _sorted(keys, hashes)
     is_repeat = np.diff(hashes[order]) == 0
     if is_repeat.any():
         is_repeat &= np.diff(keys[order]) == 0
     if is_repeat.any():
         hashes = hashes.copy()
         _separate(order, is_repeat, hashes)
-        order = np.lexsort((hashes, keys))
+        order = _sorted(keys, hashes)
     return order, hashes
+
+
+def _sorted(keys: NDArray[np.integer], hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """``np.lexsort((hashes, keys))``, in half the time if the keys are in a small range."""
+    first = int(keys.min(initial=0))
+    n_possible = int(keys.max(initial=0)) - first + 1
+    if n_possible > max(len(keys), _MIN_KEYS):
+        return np.lexsort((hashes, keys))
+    order = np.argsort(hashes, kind="stable")
+    by_key, _ = partition(keys[order] - first, n_possible)
+    return order[by_key]
 
 
 @kernel
