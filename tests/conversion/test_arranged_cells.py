@@ -1,5 +1,7 @@
 """Cells are sorted outside of memory: pieces and buckets of any size give the same store, byte by byte."""
 
+import shutil
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -8,9 +10,11 @@ import pytest
 import lazypert as lp
 from lazypert.conversion import cell_groups, cell_pieces, plan
 from lazypert.conversion.cell_buckets import Buckets
+from lazypert.errors import DiskFullError
 from lazypert.screen import run_keys
 from lazypert.store.store import Store
 from tests.support.odd_screens import CASES, odd_screen, sources
+from tests.support.sampling import sampled
 from tests.support.stores import files, leftovers, small_blocks, small_grids, write
 
 pytestmark = pytest.mark.filterwarnings("ignore:Observation names are not unique", "ignore::UserWarning")
@@ -30,7 +34,7 @@ def metadata(store):
     return {path.relative_to(store): path.read_bytes() for path in store.rglob("*/zarr.json")}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", sampled(CASES, 6))
 def test_pieces_and_buckets_of_any_size_give_the_same_bytes(tmp_path, monkeypatch, case):
     small_grids(monkeypatch, 8, 16)
     screens, options = sources(case)
@@ -80,6 +84,7 @@ def test_every_cell_is_in_one_bucket_in_the_order_of_runs_and_hashes(capacity):
             assert sizes[runs].sum() == (found == bucket).sum() <= capacity
 
 
+@pytest.mark.slow
 def test_an_interruption_at_any_step_resumes_with_the_same_bytes(tmp_path, monkeypatch):
     small_grids(monkeypatch, 8, 16)
     small_pieces(monkeypatch, 9, 6)
@@ -128,3 +133,20 @@ def test_finished_names_and_columns_are_not_read_again(tmp_path, monkeypatch):
     store = lp.convert(path, tmp_path / "s.zarr", **sources("grouped")[1])
     assert max(read) <= 1, "only the dtype of each column is looked up again"
     assert files(store) == files(expected)
+
+
+def test_what_an_unfinished_conversion_holds_counts_as_free(tmp_path, monkeypatch):
+    path = write(odd_screen(50, 0), tmp_path / "a.h5ad")
+    options = sources("grouped")[1]
+
+    def stop(event):
+        if event.phase == "X: writing shards":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lp.convert(path, tmp_path / "s.zarr", progress=stop, **options)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1))
+    with pytest.raises(DiskFullError):
+        lp.convert(path, tmp_path / "other.zarr", **options)
+    lp.verify(lp.convert(path, tmp_path / "s.zarr", **options))
