@@ -15,7 +15,8 @@ from lazypert.design.sampler_config import PerturbationSamplerConfig
 from lazypert.downsampling.config import DownsamplingConfig
 from lazypert.errors import LazypertError
 from lazypert.loading.config import LoaderConfig
-from lazypert.pipeline import PerturbationPipeline, PerturbationPipelineConfig, PerturbationPipelineResult
+from lazypert.pipeline import PerturbationPipeline, PerturbationPipelineConfig
+from lazypert.pipeline_result import PerturbationPipelineResult
 from lazypert.progress import Progress
 from lazypert.quality import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter, is_on_target_knockdown
 from lazypert.sources.anndata_source import PerturbationAnnDataSource

@@ -18,6 +18,7 @@ from lazypert._internal.machine import raise_machine_error
 from lazypert._internal.paths import is_entry_name, local_path
 from lazypert.errors import SourceFormatError, SourceMissingError
 from lazypert.sparse.csr import CSRBlock, first_bad_index
+from lazypert.store.remote_file import RemoteFile, as_remote
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +35,8 @@ __all__ = [
     "ScreenReader",
     # what it may use
     "CSRBlock",
+    "RemoteFile",
+    "as_remote",
     "first_bad_index",
     "is_entry_name",
     "kernel",
@@ -85,7 +88,7 @@ class ScreenReader(Protocol):
     Attributes
     ----------
     path
-        The file.
+        The file: a path, or a `RemoteFile` in its place.
     n_obs, n_vars
         Number of cells and genes.
     obs_columns
@@ -247,10 +250,11 @@ def open_source(path: Any) -> ScreenReader:
     if is_object(path):
         opened: ScreenReader = _object_converter(path).open_object(path)
         return opened
-    path = local_path("source", path, "Copy the file to this machine first. Nothing was written.")
+    if not isinstance(path, RemoteFile):
+        path = local_path("source", path, "Pass it to lazypert.convert, which reads URLs. Nothing was written.")
     if not path.exists():
         raise SourceMissingError(f"{str(path)!r} does not exist. Check the path. Nothing was written.")
-    if path.is_file():
+    if path.is_file() and not isinstance(path, RemoteFile):
         try:
             path.open("rb").close()
         except OSError as error:

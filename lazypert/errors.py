@@ -16,6 +16,9 @@ Each is a `LazypertError` and also the built-in exception that fits, so both
     ├── StoreChangedError (OSError)                      a store, or a column, was replaced after it was opened
     ├── DiskFullError (OSError)                          not enough space on the disk
     ├── MachineError (OSError)                           open files, locks, permissions, or a failing disk
+    │   └── StorageError                                 object storage that does not answer, or answers with an error
+    │       └── AccessDeniedError (PermissionError)      credentials that are missing, wrong or not sufficient
+    ├── ClusterError (RuntimeError)                      a Dask cluster was lost, or a worker lacks what it needs
     ├── RunChangedError (ValueError)                     something that a run manifest describes has changed
     ├── EmptyPoolError (ValueError)                      a group has no controls to match with
     └── NotCountsError (ValueError)                      the matrix does not hold raw counts
@@ -77,12 +80,20 @@ class MachineError(LazypertError, OSError):
     """The machine could not read a file, which may be intact: too many open files, a lock, a failing disk."""
 
 
+class StorageError(MachineError):
+    """Object storage did not answer, or answered with an error; what it holds may be intact."""
+
+
 class StoreDamagedError(LazypertError, OSError):
     """The bytes of a store are not those that were written."""
 
 
 class StoreChangedError(LazypertError, OSError):
     """A store, or an obs column of it, was replaced after the store was opened; open it again."""
+
+
+class ClusterError(LazypertError, RuntimeError):
+    """A Dask cluster was lost, or one of its workers cannot see the files that it needs."""
 
 
 class RunChangedError(LazypertError, ValueError):
@@ -101,12 +112,16 @@ class NotCopiedWarning(UserWarning):
     """A conversion leaves out something that the source files hold."""
 
 
-# FileNotFoundError comes first in the next two classes: only `OSError.__new__` can construct both of their bases, and
+# A built-in error comes first in the next classes: only `OSError.__new__` can construct both of their bases, and
 # libraries that rebuild exceptions in another process call the `__new__` of the first base.
 
 
 class ExperimentFileNotFoundError(FileNotFoundError, ConfigError):
     """An experiment's TOML file, or a dataset that it names, does not exist."""
+
+
+class AccessDeniedError(PermissionError, StorageError):
+    """Object storage refuses access: credentials are missing, wrong or not sufficient."""
 
 
 class SourceMissingError(FileNotFoundError, SourceFormatError):

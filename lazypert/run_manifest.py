@@ -19,7 +19,7 @@ from lazypert.design.experiment_entries import DATASET_ROLES
 from lazypert.downsampling.config import DownsamplingConfig
 from lazypert.errors import ConfigError, RunChangedError
 from lazypert.loading.loader import Loader
-from lazypert.pipeline import PerturbationPipeline, PerturbationPipelineConfig, PerturbationPipelineResult
+from lazypert.pipeline import PerturbationPipeline, PerturbationPipelineConfig
 from lazypert.quality.target_map import is_targets_file
 from lazypert.sources.anndata_source import PerturbationAnnDataSource
 from lazypert.splits.options import SplitOptions
@@ -28,6 +28,7 @@ from lazypert.store.verify import verify as verify_store
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lazypert.pipeline_result import PerturbationPipelineResult
     from lazypert.sources.base import PerturbationSource
     from lazypert.store.store import Store
 
@@ -239,6 +240,11 @@ def _sources(result: PerturbationPipelineResult) -> list[dict[str, Any]]:
                 f"result: got a selection of {source.groups.n_obs:,} of the {source.n_rows:,} cells of "
                 f"{source.store.path!r}, expected whole screens: a selection cannot be opened again by its path. "
                 "Leave cells out with exclude_perturbations and similar options, or with splits=..."
+            )
+        if not isinstance(source.config.file_path, str | Path):
+            raise ConfigError(
+                f"result: got a screen opened from the Zarr store {source.store.path!r}, expected a path or a URL, "
+                "which a run manifest can hold. Open the screen by its URL."
             )
         found.append(
             {

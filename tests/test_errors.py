@@ -20,6 +20,7 @@ KINDS = {
     errors.MachineError: OSError,
     errors.StoreDamagedError: OSError,
     errors.StoreChangedError: OSError,
+    errors.ClusterError: RuntimeError,
     errors.RunChangedError: ValueError,
     errors.EmptyPoolError: ValueError,
     errors.NotCountsError: ValueError,

@@ -30,6 +30,7 @@ LAYERS = {
     "quality": "on-target knockdown quality control",
     "downsampling": "differentiable read downsampling in JAX",
     "loading": "epoch plan to batches: block reader, control cache, collation, prefetching, buffer pool",
+    "pipeline_result": "what the pipeline sets up: splits, controls, loaders",
     "pipeline": "sources, quality control, splits, controls and loaders in one call",
     "run_manifest": "manifests of runs, and setting a run up again from its manifest",
     "dataset": "the xarray view: open, variables, backend, the ds.pert accessor",

@@ -10,7 +10,7 @@ from lazypert import PerturbationPipeline, PerturbationPipelineConfig
 from lazypert.design.sampler_config import PerturbationSamplerConfig
 from lazypert.errors import ConfigError, EmptyPoolError, LabelNotFoundError
 from lazypert.loading.config import LoaderConfig
-from lazypert.pipeline import PipelineLoaderOptions
+from lazypert.pipeline_result import PipelineLoaderOptions
 from lazypert.simulate import reference_screen
 from lazypert.splits.names import SPLITS
 from tests.support.screens import CONTROL, in_store_order, make_screen, source_of, write_screen

@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.loaders.base import Batch, Genes, Job, Opened
 from benchmarks.loaders.lazypert import pipeline
-from lazypert.store.format import ASTYPE, stored_dtype
+from lazypert.store.format import ASTYPE, DELTA, stored_elements
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,7 +54,7 @@ class Chunks:
         metadata = json.loads((array / "zarr.json").read_text())
         (sharding,) = metadata["codecs"]
         options = sharding["configuration"]
-        names = [codec["name"] for codec in options["codecs"] if codec["name"] != ASTYPE]
+        names = [codec["name"] for codec in options["codecs"] if codec["name"] not in (ASTYPE, DELTA)]
         if names != ["bytes", "blosc", "crc32c"] or options.get("index_location", "end") != "end":
             raise ValueError(
                 f"{array.name}: got codecs {names}, expected ['bytes', 'blosc', 'crc32c'] "
@@ -74,7 +74,7 @@ class Chunks:
             bodies += [
                 view[offset : offset + size - CHECKSUM] for offset, size in index[:written].astype(np.int64).tolist()
             ]
-        dtype = stored_dtype(np.dtype(metadata["data_type"]), options["codecs"])
+        dtype, _ = stored_elements(np.dtype(metadata["data_type"]), options["codecs"])
         return cls(length, length * dtype.itemsize, bodies)
 
 

@@ -2,14 +2,16 @@
 
 HDF5 reads, inflates and converts in one thread at a time, however many threads call it. If a dataset is
 contiguous, or chunked and either plain or gzip-compressed, its bytes can be read at their file offsets and
-inflated in the calling thread. Everything else (other filters, virtual datasets, fill values) goes through
-h5py. Both routes give the same values.
+inflated in the calling thread; those of a remote file are requested in large ranges. Everything else (other filters,
+virtual datasets, fill values) goes through h5py. Both routes give the same values.
 """
 
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -19,12 +21,18 @@ from isal import isal_zlib
 from lazypert.converter import kernel, open_to_read, read_at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
+    Fetch = Callable[[int, int], bytes]
+
 _DEFLATE, _SHUFFLE = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE
 _DAMAGED: tuple[type[Exception], ...] = (isal_zlib.error, EOFError)  # type: ignore[assignment]  # isal's stub is wrong
+RANGE_BYTES, RANGES_AT_ONCE = 8 << 20, 4
+"""Bytes of a request for chunks of a remote file, at most, and requests of one task at the same time."""
+
+_GAP_BYTES = 1 << 16  # between chunks that are read in one request
 _UNALLOCATED = 2**64 - 1  # HADDR_UNDEF: the chunk was never written
 
 
@@ -42,8 +50,13 @@ class _Chunk:
     filters: tuple[int, ...]
 
 
-def read_slices(node: h5py.Dataset, *slices: slice) -> NDArray[Any]:
+def read_slices(node: h5py.Dataset, *slices: slice, fetch: Fetch | None = None) -> NDArray[Any]:
     """Read a box of a numeric dataset, given one slice per dimension.
+
+    Parameters
+    ----------
+    fetch
+        Returns the bytes of a remote file from one offset to another; None for a local file.
 
     Raises
     ------
@@ -52,26 +65,29 @@ def read_slices(node: h5py.Dataset, *slices: slice) -> NDArray[Any]:
     """
     bounds = [one.indices(n)[:2] for one, n in zip(slices, node.shape, strict=True)]
     origin, shape = tuple(lo for lo, _ in bounds), tuple(max(0, hi - lo) for lo, hi in bounds)
-    chunks = _chunks(node, origin, shape)
+    chunks = _chunks(node, origin, shape, "sec2" if fetch is None else "fileobj")
     if chunks is None:
         values: NDArray[Any] = node[slices]
         return values
     out = np.empty(shape, dtype=node.dtype)
+    if fetch is not None:
+        _read_remote(fetch, chunks, out, origin)
+        return out
     fd = open_to_read(node.file.filename)
     try:
         for chunk in chunks:
-            _read_chunk(fd, chunk, out, origin)
+            _read_chunk(partial(_fill, fd), chunk, out, origin)
     finally:
         os.close(fd)
     return out
 
 
-def _chunks(node: h5py.Dataset, origin: tuple[int, ...], shape: tuple[int, ...]) -> list[_Chunk] | None:
+def _chunks(node: h5py.Dataset, origin: tuple[int, ...], shape: tuple[int, ...], driver: str) -> list[_Chunk] | None:
     """Chunks that overlap a box, or None if only HDF5 can read them."""
     created = node.id.get_create_plist()
     filters = [created.get_filter(i)[0] for i in range(created.get_nfilters())]
     # Not every version of HDF5 counts the user block in the offsets of chunks.
-    supported = node.dtype.kind in "fiu" and not node.file.userblock_size and node.file.driver == "sec2"
+    supported = node.dtype.kind in "fiu" and not node.file.userblock_size and node.file.driver == driver
     # HDF5 supports 12-bit integers at a bit offset; NumPy's dtype cannot tell them from 16-bit ones.
     supported = supported and node.id.get_type().equal(h5py.h5t.py_create(node.dtype))
     if not supported or not {*filters} <= {_DEFLATE, _SHUFFLE} or h5py.check_enum_dtype(node.dtype) is not None:
@@ -101,17 +117,62 @@ def _corners(grid: list[range]) -> Iterator[tuple[int, ...]]:
     return ((i, *rest) for i in grid[0] for rest in _corners(grid[1:])) if grid else iter([()])
 
 
-def _read_chunk(fd: int, chunk: _Chunk, out: NDArray[Any], origin: tuple[int, ...]) -> None:
+def _read_remote(fetch: Fetch, chunks: list[_Chunk], out: NDArray[Any], origin: tuple[int, ...]) -> None:
+    """Read chunks in few requests: neighbours in one, and several requests at the same time."""
+
+    def read(group: list[_Chunk]) -> None:
+        first = group[0].offset
+        data = np.frombuffer(fetch(first, max(chunk.offset + chunk.n_bytes for chunk in group)), np.uint8)
+        for chunk in group:
+            _read_chunk(partial(_fill_from, data, first), chunk, out, origin)
+
+    if len(chunks) == 1 and not chunks[0].filters:  # contiguous rows, of any length
+        view, offset = out.reshape(-1).view(np.uint8), chunks[0].offset
+
+        def copy(start: int) -> None:
+            part = view[start : start + RANGE_BYTES]
+            part[:] = np.frombuffer(fetch(offset + start, offset + start + len(part)), np.uint8)
+
+        if chunks[0].n_bytes == len(view):
+            with ThreadPoolExecutor(RANGES_AT_ONCE) as pool:
+                list(pool.map(copy, range(0, len(view), RANGE_BYTES)))
+            return
+    with ThreadPoolExecutor(RANGES_AT_ONCE) as pool:
+        list(pool.map(read, _neighbours(chunks)))
+
+
+def _neighbours(chunks: list[_Chunk]) -> list[list[_Chunk]]:
+    """Group chunks that lie close together in the file."""
+    groups: list[list[_Chunk]] = []
+    end = 0
+    for chunk in sorted(chunks, key=lambda chunk: chunk.offset):
+        stop = chunk.offset + chunk.n_bytes
+        if groups and chunk.offset - end <= _GAP_BYTES and stop - groups[-1][0].offset <= RANGE_BYTES:
+            groups[-1].append(chunk)
+        else:
+            groups.append([chunk])
+        end = stop
+    return groups
+
+
+def _fill_from(data: NDArray[np.uint8], first: int, out: NDArray[Any], offset: int) -> None:
+    n = out.nbytes
+    out.view(np.uint8)[:] = data[offset - first : offset - first + n]
+
+
+def _read_chunk(
+    fill: Callable[[NDArray[Any], int], None], chunk: _Chunk, out: NDArray[Any], origin: tuple[int, ...]
+) -> None:
     """Copy the overlap of a chunk with ``out`` into it; element 0 of ``out`` is `origin` in the dataset."""
     lows = [max(a, b) for a, b in zip(origin, chunk.origin, strict=True)]
     highs = [min(a + n, b + m) for a, n, b, m in zip(origin, out.shape, chunk.origin, chunk.shape, strict=True)]
     source = tuple(slice(lo - a, hi - a) for lo, hi, a in zip(lows, highs, chunk.origin, strict=True))
     target = out[tuple(slice(lo - a, hi - a) for lo, hi, a in zip(lows, highs, origin, strict=True))]
     if not chunk.filters and out.ndim == 1:
-        _fill(fd, target, chunk.offset + source[0].start * out.itemsize)
+        fill(target, chunk.offset + source[0].start * out.itemsize)
         return
     raw: Any = np.empty(chunk.n_bytes, np.uint8)
-    _fill(fd, raw, chunk.offset)
+    fill(raw, chunk.offset)
     n_bytes = int(np.prod(chunk.shape)) * out.itemsize
     for code in reversed(chunk.filters):
         if code == _DEFLATE:

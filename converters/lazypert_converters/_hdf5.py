@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 
-from lazypert.converter import raise_machine_error
+from lazypert.converter import as_remote, raise_machine_error
 from lazypert.errors import SourceFormatError
-from lazypert_converters._direct import read_slices
+from lazypert_converters._direct import RANGE_BYTES, RANGES_AT_ONCE, read_slices
 from lazypert_converters._tree import Array, Group, Tree, join, kind_of, native
 
 if TYPE_CHECKING:
@@ -28,6 +31,9 @@ _FILTERS = {  # registered with The HDF Group; libraries may not know the name o
     307: "bzip2", 32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32013: "zfp", 32015: "zstd",
     32017: "SZ", 32026: "blosc2",
 }  # fmt: skip
+_READ_ONCE = re.compile(r"(?!(obs|var|uns)/).*/(data|indices)|X|layers/[^/]+|raw/X|raw\.X")
+"""Paths of values of matrices: they are not kept on the local disk, as each block is read once."""
+
 _LOOKUP_ERRORS = (KeyError, RuntimeError, OSError, ValueError)
 
 
@@ -36,13 +42,18 @@ def is_hdf5(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        size, offset = path.stat().st_size, 0
+        size, offset = file.seek(0, os.SEEK_END), 0
         while offset + len(SIGNATURE) <= size:
             file.seek(offset)
             if file.read(len(SIGNATURE)) == SIGNATURE:
                 return True
             offset = max(512, 2 * offset)
     return False
+
+
+def open_hdf5(path: Path) -> Any:
+    """Open a local file, or a remote one, which is read by ranges."""
+    return h5py.File(path if as_remote(path) is None else path.open("rb"), "r")
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,7 @@ class Hdf5Tree(Tree):
     def root(self) -> Iterator[Hdf5Group]:
         """Open the file."""
         try:
-            file = h5py.File(self.path, "r")
+            file = open_hdf5(self.path)
         except (OSError, RuntimeError) as error:
             raise self.unreadable("HDF5", error) from error
         with file:
@@ -143,12 +154,20 @@ class Hdf5Array(Array):
             if self.shape == ():
                 return native(np.asarray(self.node[()]))
             other_axes = (slice(None),) * (len(self.shape) - 1)
-            return native(read_slices(self.node, slice(start, stop), *other_axes))
+            return native(read_slices(self.node, slice(start, stop), *other_axes, fetch=self._fetch))
 
     def tile(self, rows: slice, cols: slice) -> NDArray[Any]:
         """A rectangle of a two-dimensional dataset."""
         with self.reading():
-            return native(read_slices(self.node, rows, cols))
+            return native(read_slices(self.node, rows, cols, fetch=self._fetch))
+
+    @property
+    def _fetch(self) -> Any:
+        """Return a function that reads bytes of a remote file; None if it is local."""
+        remote = as_remote(self.tree.path)
+        if remote is None:
+            return None
+        return partial(remote.read, is_kept=not _READ_ONCE.fullmatch(self.where))
 
     def read_field(self, name: str, start: int, stop: int | None) -> NDArray[Any]:
         """Rows `start` to `stop` of one field of a compound dataset."""
@@ -175,7 +194,8 @@ class Hdf5Array(Array):
     @property
     def scratch_bytes(self) -> int:
         """Bytes of a chunk, twice: compressed and decompressed."""
-        return 0 if self.chunks is None else 2 * int(np.prod(self.chunks)) * self.dtype.itemsize
+        chunks = 0 if self.chunks is None else 2 * int(np.prod(self.chunks)) * self.dtype.itemsize
+        return chunks + (RANGE_BYTES * RANGES_AT_ONCE if as_remote(self.tree.path) else 0)
 
     @contextmanager
     def reading(self) -> Iterator[None]:

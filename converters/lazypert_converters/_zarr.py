@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lazypert.converter import as_remote
 from lazypert_converters._tree import Array, Group, Tree, join, kind_of, native
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ _CONCURRENT_CHUNKS = 10  # chunks that zarr fetches and decodes at the same time
 
 def is_zarr(path: Path) -> bool:
     """Whether a folder or a zip file has a Zarr group at its root."""
+    if (remote := as_remote(path)) is not None:
+        return remote.is_dir()  # it has such a file
     if path.is_dir():
         return any((path / name).is_file() for name in ROOT_FILES)
     if not path.is_file() or not zipfile.is_zipfile(path):
@@ -50,7 +53,11 @@ class ZarrTree(Tree):
         from zarr.storage import LocalStore, ZipStore
 
         try:
-            store: Any = ZipStore(self.path, mode="r") if self.path.is_file() else LocalStore(self.path, read_only=True)
+            store: Any
+            if (remote := as_remote(self.path)) is not None:
+                store = remote.zarr_store()
+            else:
+                store = ZipStore(self.path, mode="r") if self.path.is_file() else LocalStore(self.path, read_only=True)
             group = zarr.open_group(store, mode="r", use_consolidated=False)
         except Exception as error:  # types differ between versions of zarr
             raise self.unreadable("a Zarr group", error) from error
@@ -73,7 +80,9 @@ class _Keys:
 
 @contextmanager
 def _open_keys(path: Path) -> Iterator[_Keys]:
-    if path.is_dir():
+    if (remote := as_remote(path)) is not None:
+        yield _Keys(None, remote.keys())
+    elif path.is_dir():
         yield _Keys(path, frozenset())
     else:
         with zipfile.ZipFile(path) as archive:

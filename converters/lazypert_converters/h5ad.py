@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import h5py
-
 from lazypert.converter import raise_machine_error
 from lazypert_converters._anndata import open_anndata
-from lazypert_converters._hdf5 import Hdf5Tree, is_hdf5
+from lazypert_converters._hdf5 import Hdf5Tree, is_hdf5, open_hdf5
 from lazypert_converters.anndata_object import is_anndata, open_anndata_object
 
 if TYPE_CHECKING:
@@ -30,7 +28,7 @@ class H5adConverter:
         if not is_hdf5(path):
             return False
         try:
-            with h5py.File(path, "r") as file:
+            with open_hdf5(path) as file:
                 names = set(file)
         except (OSError, RuntimeError) as error:  # damaged HDF5: `open` explains it
             raise_machine_error(path, error)

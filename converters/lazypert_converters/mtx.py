@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lazypert.converter import BlockSpec, CSRBlock, RowBlock, raise_machine_error
+from lazypert.converter import BlockSpec, CSRBlock, RowBlock, as_remote, raise_machine_error
 from lazypert.errors import SourceFormatError
 from lazypert_converters._feature_types import columns_by_matrix, names_of, select
 from lazypert_converters._matrix_market import BANNER, SHORTEST_ENTRY, Header, parse, read_header, scan
@@ -43,6 +43,8 @@ class MtxConverter:
 
     def recognises(self, path: Path) -> bool:
         """Whether the folder has a ``matrix.mtx``, or the file is a Matrix Market file."""
+        if as_remote(path) is not None:  # a folder of three files
+            return False
         if path.is_dir():
             return bool(_matrices(path))
         return path.is_file() and _is_matrix_market(path)

@@ -15,7 +15,7 @@ import pandas as pd
 from lazypert.converter import raise_machine_error
 from lazypert.errors import SourceFormatError
 from lazypert_converters._feature_types import columns_by_matrix, names_of, select
-from lazypert_converters._hdf5 import Hdf5Tree, is_hdf5
+from lazypert_converters._hdf5 import Hdf5Tree, is_hdf5, open_hdf5
 from lazypert_converters._matrices import ARRAYS, Matrix, blocks, open_sparse, read_block, scratch_bytes, stored_values
 from lazypert_converters._reader import Reader
 from lazypert_converters._tree import Array, Group, join
@@ -46,7 +46,7 @@ class TenxConverter:
         if not is_hdf5(path):
             return False
         try:
-            with h5py.File(path, "r") as file:
+            with open_hdf5(path) as file:
                 return "obs" not in file and "var" not in file and bool(_matrix_groups(file))
         except (OSError, RuntimeError) as error:  # damaged HDF5: its format is unknown
             raise_machine_error(path, error)

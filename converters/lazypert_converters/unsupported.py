@@ -8,7 +8,7 @@ import h5py
 
 from lazypert.converter import raise_machine_error
 from lazypert.errors import SourceFormatError
-from lazypert_converters._hdf5 import is_hdf5
+from lazypert_converters._hdf5 import is_hdf5, open_hdf5
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +38,7 @@ def _advice(path: Path) -> str | None:
     if not is_mudata and not is_hdf5(path):
         return None
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             return _advice_on(path, file, is_mudata)
     except (OSError, RuntimeError) as error:  # damaged
         raise_machine_error(path, error)

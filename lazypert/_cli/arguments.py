@@ -77,8 +77,8 @@ def _add_convert(subparsers: Any) -> None:
         help="convert one or more files into a store",
         description="Convert one or more files into a lazypert store, which is also a valid AnnData Zarr store.",
     )
-    convert.add_argument("source", metavar="SOURCE", nargs="+")
-    convert.add_argument("store", metavar="STORE", help="a local directory")
+    convert.add_argument("source", metavar="SOURCE", nargs="+", help="a file or a URL")
+    convert.add_argument("store", metavar="STORE", help="a directory or a URL")
     convert.add_argument("--pert-col", metavar="COL", help="obs column of the perturbation")
     convert.add_argument(
         "--control-pert", metavar="LABEL", action="append", help="label of control cells; repeat it for several labels"
@@ -113,6 +113,25 @@ def _add_convert(subparsers: Any) -> None:
     )
     convert.add_argument(
         "--obs", metavar="FILE", action="append", help="table of obs columns, such as guide calls, joined by barcode"
+    )
+    convert.add_argument(
+        "--storage-option",
+        metavar="KEY=VALUE",
+        action="append",
+        help="option of the storage of URLs, such as endpoint_url=https://...; repeat it for several. Credentials are "
+        "better kept in environment variables",
+    )
+    convert.add_argument(
+        "--source-storage-option",
+        metavar="KEY=VALUE",
+        action="append",
+        help="the same for the sources, if they are on another storage",
+    )
+    convert.add_argument("--work-dir", metavar="DIR", help="local directory of temporary files, if the store is a URL")
+    convert.add_argument(
+        "--compression",
+        choices=("fast", "compact"),
+        help="compact takes about a third less space and loads more slowly; default: fast",
     )
     convert.set_defaults(run=commands.convert)
 

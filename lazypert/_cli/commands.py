@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lazypert._cli.output import print_field, print_warnings
 from lazypert.screen.renames import STRIP
@@ -38,6 +37,7 @@ def convert(options: argparse.Namespace) -> None:
     from lazypert.store.store import Store
 
     start = time.perf_counter()
+    storage_options = _storage_options("--storage-option", options.storage_option)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotCopiedWarning)  # the summary lists what was not copied
         path = convert(
@@ -58,8 +58,27 @@ def convert(options: argparse.Namespace) -> None:
             overwrite=options.overwrite,
             join=options.join,
             obs=options.obs,
+            storage_options=storage_options,
+            source_storage_options=_storage_options("--source-storage-option", options.source_storage_option),
+            work_dir=options.work_dir,
+            compression=options.compression,
         )
-    _print_summary(Store(path), time.perf_counter() - start)
+    _print_summary(Store(path, storage_options), time.perf_counter() - start)
+
+
+def _storage_options(name: str, given: list[str] | None) -> dict[str, Any] | None:
+    """Options by name, from the texts ``KEY=VALUE``; ``true`` and ``false`` are booleans."""
+    from lazypert.errors import ConfigError
+
+    if given is None:
+        return None
+    options: dict[str, Any] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not key or not equals or key in options:
+            raise ConfigError(f"{name}: got {key!r} without a value or twice, expected KEY=VALUE with each key once.")
+        options[key] = {"true": True, "false": False}.get(value.lower(), value)
+    return options
 
 
 def _renames(given: list[str] | None) -> Renames | None:
@@ -83,16 +102,16 @@ def _renames(given: list[str] | None) -> Renames | None:
 
 
 def _print_summary(store: Store, seconds: float) -> None:
-    from lazypert._internal.files import directory_size
     from lazypert._internal.memory import format_bytes, peak_memory
 
+    size = sum(entry.size for entry in store.read_manifest())
     source_size = sum(source["size"] for source in store.attrs["sources"])
     print_field("store", store.path)
     print_field("cells", f"{store.n_obs:,}")
     print_field("genes", f"{store.n_vars:,}")
     print_field("nonzeros", f"{store.matrix().stats['nnz']:,}")
     print_field("groups", f"{store.attrs['summary']['n_groups']:,}")
-    print_field("size", f"{format_bytes(directory_size(Path(store.path)))}, converted from {format_bytes(source_size)}")
+    print_field("size", f"{format_bytes(size)}, converted from {format_bytes(source_size)}")
     print_field("time", f"{seconds:.1f} s")
     print_field("peak memory", format_bytes(peak_memory()))
     print_warnings(store)

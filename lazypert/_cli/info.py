@@ -21,6 +21,8 @@ def print_info(options: argparse.Namespace) -> None:
     store = Store(options.store)
     _print_shape_and_roles(store)
     _print_origin(store)
+    if store.compression != "fast":
+        print_field("compression", store.compression)
     for name in store.matrices:
         print_field("matrix", _describe_matrix(store, name))
     for name, array in store.obsm.items():

@@ -11,7 +11,7 @@ import numpy as np
 
 from lazypert.design.controls import BatchControlMapping, ControlMappingConfig, RandomControlMapping
 from lazypert.errors import ConfigError
-from lazypert.pipeline import PerturbationPipeline, PerturbationPipelineConfig, PerturbationPipelineResult
+from lazypert.pipeline import PerturbationPipeline, PerturbationPipelineConfig
 from lazypert.plots import plot_knockdown, plot_splits, sample_cell_residuals
 from lazypert.quality import KnockdownFilterConfig, OnTargetKnockdownFilter
 from lazypert.splits.config import FewShotSplitterConfig, RandomSplitterConfig, ZeroShotSplitterConfig
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from lazypert._demo.state import Demo
+    from lazypert.pipeline_result import PerturbationPipelineResult
 
 _MAX_ROWS = 12  # of the knockdown table, before "... more"
 _SENTENCE_SIZE, _SENTENCES_PER_BATCH = 16, 4

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from lazypert._demo.report import Report
-    from lazypert.pipeline import PerturbationPipelineResult
+    from lazypert.pipeline_result import PerturbationPipelineResult
     from lazypert.quality import KnockdownResult
     from lazypert.splits.split_result import SplitResult
 

@@ -8,12 +8,14 @@ from uuid import uuid4
 
 import dask
 
+from lazypert._internal.cluster import active_client, call_checked, cluster_errors
 from lazypert._internal.memory import release_memory
 from lazypert.progress import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from lazypert._internal.cluster import Needs
     from lazypert.progress import Report
 
 T = TypeVar("T")
@@ -27,6 +29,7 @@ def run(
     phase: str,
     size: Callable[[T], int],
     report: Report | None,
+    needs: Needs | None = None,
 ) -> list[T]:
     """Call a function with each tuple of arguments, as one task per call.
 
@@ -45,25 +48,34 @@ def run(
         Returns the number of bytes that a result represents, for `report`.
     report
         Called with a `Progress` after each task.
+    needs
+        What workers of a cluster must have, which they check before their first task.
 
     Returns
     -------
     Results in the order of `arguments`.
+
+    Raises
+    ------
+    ClusterError
+        If the cluster is lost, or a worker lacks what it needs.
     """
-    counter = Phase(phase, len(arguments), report)
+    counter, client = Phase(phase, len(arguments), report), active_client()
     shared: dict[int, Any] = {}
     task = dask.delayed(function, pure=False)
+    if client is not None and needs is not None:
+        task = dask.delayed(call_checked, pure=False)
+        arguments = [(needs, function, *values) for values in arguments]
     # Dask runs otherwise equal tasks in descending order of their names; numbering them downwards
     # therefore reads files from front to back.
     name = f"{phase}-{uuid4().hex}"
     tasks = [
-        task(*(_share(value, shared) for value in values), dask_key_name=f"{name}-{remaining:09d}")
+        task(*(share(value, shared) for value in values), dask_key_name=f"{name}-{remaining:09d}")
         for remaining, values in zip(range(len(arguments), 0, -1), arguments, strict=True)
     ]
-    scheduler = dask.base.get_scheduler()
-    client = getattr(scheduler, "__self__", None)
-    if client is not None and hasattr(client, "submit"):
+    if client is not None:
         return _on_cluster(client, tasks, counter, size)
+    scheduler = dask.base.get_scheduler()
     with _counting(counter, size, {task.key for task in tasks}):
         if scheduler is not None:
             return list(dask.compute(*tasks, optimize_graph=False))
@@ -83,23 +95,35 @@ def uses_processes() -> bool:
     return hasattr(scheduler, "__self__") or "multiprocessing" in getattr(scheduler, "__module__", "")
 
 
-def _share(value: Any, shared: dict[int, Any]) -> Any:
-    """Wrap a large argument so that it is sent to each worker only once, however many tasks share it."""
+def share(value: Any, shared: dict[int, Any]) -> Any:
+    """Wrap a large argument so that it is sent to each worker only once, however many tasks share it.
+
+    Parameters
+    ----------
+    shared
+        What was wrapped so far, by its ``id``.
+    """
     if not hasattr(value, "__dict__") and not hasattr(value, "__slots__") and not hasattr(value, "__array__"):
         return value
     return shared.setdefault(id(value), dask.delayed(value, pure=False, traverse=False))
 
 
 def _on_cluster(client: Any, tasks: list[Any], counter: Phase, size: Callable[[Any], int]) -> list[Any]:
-    from distributed import as_completed
+    from distributed import CancelledError, as_completed
 
-    futures = client.compute(tasks, optimize_graph=False)
-    try:
-        for _, result in as_completed(futures, with_results=True):
-            counter.step(size(result))
-        return list(client.gather(futures))
-    finally:
-        client.cancel(futures)
+    results: dict[Any, Any] = {}
+    with cluster_errors():
+        futures = client.compute(tasks, optimize_graph=False)
+        try:
+            for future, result in as_completed(futures, with_results=True):
+                if isinstance(result, CancelledError):  # the cluster was closed
+                    raise result
+                results[future.key] = result
+                counter.step(size(result))
+        finally:
+            if client.status == "running":
+                client.cancel(futures)
+    return [results[future.key] for future in futures]
 
 
 def _counting(counter: Phase, size: Callable[[Any], int], keys: set[Any]) -> Any:

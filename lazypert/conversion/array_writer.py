@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,16 +12,19 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from lazypert._internal.files import crc32_of, write_atomic
 from lazypert._internal.texts import Texts
-from lazypert.store.format import CODEC, MARKER, Codec, Grid, astype_codec
+from lazypert.conversion.store_files import FolderFiles
+from lazypert.store.format import CODEC, MARKER, Codec, Grid, astype_codec, delta_codec
 from lazypert.store.manifest import MANIFEST, MANIFEST_FILES, Entry, root_digest
 from lazypert.store.shard_encoding import encode_shard, encode_text_shard
-from lazypert_zarr import AsType
+from lazypert_zarr import AsType, Delta
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from lazypert.conversion.store_files import StoreFiles
 
     SliceWriter = Callable[[int, Any], None]
 
@@ -33,7 +36,7 @@ DENSE_CHUNK_BYTES = 4_194_304
 class Template:
     """An array with metadata but no shards yet: enough for any task to write one of them."""
 
-    root: Path
+    files: StoreFiles
     path: str
     dtype: np.dtype[Any]
     grid: Grid
@@ -50,16 +53,14 @@ class Template:
         start, stop = self.grid.span(shard)
         assert values.shape == (stop - start,), (self.path, shard, values.shape)
         values = values.astype(self.dtype, copy=False)
-        key = f"{self.path}/c/{shard}"
-        size, crc = write_atomic(self.root / key, encode_shard(values, self.grid, self.codec))
-        return Entry(key, size, crc)
+        return self.files.write(f"{self.path}/c/{shard}", encode_shard(values, self.grid, self.codec))
 
 
 @dataclass(frozen=True, slots=True)
 class TextTemplate:
     """An array of texts with metadata but no shards yet."""
 
-    root: Path
+    files: StoreFiles
     path: str
     grid: Grid
 
@@ -67,22 +68,23 @@ class TextTemplate:
         """Write one complete shard from its texts, the elements of ``grid.span(shard)``."""
         start, stop = self.grid.span(shard)
         assert len(texts) == stop - start, (self.path, shard, len(texts))
-        key = f"{self.path}/c/{shard}"
-        size, crc = write_atomic(self.root / key, encode_text_shard(texts, self.grid))
-        return Entry(key, size, crc)
+        return self.files.write(f"{self.path}/c/{shard}", encode_text_shard(texts, self.grid))
 
 
 class ArrayWriter:
-    """Writes groups and arrays into a folder, and the metadata that make a store of it.
+    """Writes groups and arrays, and the metadata that make a store of them.
 
     Parameters
     ----------
     root
-        The folder, which need not exist. It is not a store before `write_root`.
+        A folder, which need not exist. It is not a store before `write_root`.
+    files
+        Where shards go; None means into the folder. What libraries write into the folder by themselves, such as
+        metadata and text, follows with `collect`.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, files: StoreFiles | None = None) -> None:
+        self.root, self.files = root, files or FolderFiles(root)
         self._entries: dict[str, Entry] = {}
         self._zarr = zarr.open_group(root, mode="a", zarr_format=3, use_consolidated=False)
 
@@ -111,7 +113,7 @@ class ArrayWriter:
         """
         dtype = np.dtype(dtype).newbyteorder("=")  # as Zarr's metadata states
         self._create_sharded(path, dtype, grid, attrs, codec=codec, declared=declared, keep=keep)
-        return Template(self.root, path, dtype, grid, codec)
+        return Template(self.files, path, dtype, grid, codec)
 
     def text_template(
         self, path: str, grid: Grid, attrs: dict[str, Any] | None = None, *, keep: bool = False
@@ -119,7 +121,7 @@ class ArrayWriter:
         """Create an array of variable-length strings without values; with `keep`, existing shards stay."""
         attrs = {"encoding-type": "string-array", "encoding-version": "0.2.0"} | (attrs or {})
         self._create_sharded(path, "string", grid, attrs, keep=keep)
-        return TextTemplate(self.root, path, grid)
+        return TextTemplate(self.files, path, grid)
 
     def _create_sharded(
         self, path: str, dtype: Any, grid: Grid, attrs: dict[str, Any] | None, *, keep: bool, **codecs: Any
@@ -137,6 +139,10 @@ class ArrayWriter:
     def add(self, entries: Iterable[Entry]) -> None:
         """Add files that tasks have written to the manifest."""
         self._entries.update((entry.key, entry) for entry in entries)
+
+    def collect(self) -> None:
+        """Send values that are still in the folder to where shards go, so that it stays small."""
+        self.add(self.files.take(self.root, is_taken=lambda key: not key.endswith("zarr.json")))
 
     def array(self, path: str, values: NDArray[Any], attrs: dict[str, Any] | None = None) -> None:
         """Write a numeric one-dimensional array."""
@@ -194,15 +200,17 @@ class ArrayWriter:
         declared: np.dtype[Any] | None = None,
         overwrite: bool = True,
     ) -> Any:
-        blosc, filters = asdict(codec), None
+        blosc, filters = codec.blosc(), list[Any]()
         if declared is not None and declared != dtype:
             blosc["typesize"] = dtype.itemsize  # by default Zarr takes that of the declared dtype
-            filters = [AsType.from_dict(astype_codec(dtype, declared))]
+            filters.append(AsType.from_dict(astype_codec(dtype, declared)))
+        if codec.is_delta:
+            filters.append(Delta.from_dict(delta_codec(dtype)))
         return self._zarr.create_array(
             path,
             **dict(zip(("shape", "chunks", "shards"), lengths, strict=True)),
             dtype=dtype if declared is None else declared,
-            filters=filters,
+            filters=filters or None,
             compressors=[BloscCodec(**blosc), Crc32cCodec()],
             fill_value="" if dtype == "string" else 0,
             attributes=attrs or {},
@@ -238,8 +246,13 @@ class ArrayWriter:
         file = self.root / "zarr.json"
         consolidated = {"kind": "inline", "must_understand": False, "metadata": dict(sorted(nodes.items(), key=_depth))}
         metadata = json.loads(file.read_bytes()) | {"consolidated_metadata": consolidated}
-        files = sorted(path for path in (self.root / MANIFEST).rglob("*/*") if path.is_file())
-        entries = [self.entry(path.relative_to(self.root).as_posix()) for path in files]
+        files = {
+            path.relative_to(self.root).as_posix() for path in (self.root / MANIFEST).rglob("*/*") if path.is_file()
+        }
+        files |= {
+            key for key in self._entries if key.startswith(f"{MANIFEST}/") and key.count("/") > MANIFEST.count("/") + 1
+        }
+        entries = [self.entry(key) for key in sorted(files)]
         attrs = attrs | {MANIFEST_FILES: [[e.key, e.size, e.crc32] for e in entries]}
         metadata["attributes"] = {"encoding-type": "anndata", "encoding-version": "0.1.0", MARKER: attrs}
         attrs["root_digest"] = root_digest(metadata)

@@ -7,13 +7,15 @@ import errno
 import logging
 import shutil
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lazypert._internal.memory import Budget, release_memory
-from lazypert._internal.paths import local_path
+from lazypert._internal.paths import is_url, local_path, location
 from lazypert._internal.validation import named_options, require_integer
 from lazypert.conversion.arranged_cells import arrange_cells
 from lazypert.conversion.cell_stats import CellStatsPlan
+from lazypert.conversion.cluster_needs import check_cluster
 from lazypert.conversion.given_sources import GivenSources
 from lazypert.conversion.joined_obs import join_obs
 from lazypert.conversion.kept_elements import write_elements
@@ -21,6 +23,7 @@ from lazypert.conversion.matrices import X_FOLDER, write_matrices
 from lazypert.conversion.notes import NO_CONTROLS
 from lazypert.conversion.plan import DATASET, ConversionOptions, source_stamp
 from lazypert.conversion.planner import dataset_names, make_plan
+from lazypert.conversion.remote_staging import default_work_dir, remote_target
 from lazypert.conversion.sorted_columns import ColumnJob
 from lazypert.conversion.staging import held_bytes
 from lazypert.conversion.store_writer import StoreWriter
@@ -37,10 +40,12 @@ from lazypert.converter import is_in_memory
 from lazypert.errors import ConfigError, DiskFullError, NotCopiedWarning
 from lazypert.progress import Bar
 from lazypert.screen.roles import Roles, control_labels, covariate_names
+from lazypert.store.format import default_compression
+from lazypert.store.object_errors import shown_url
+from lazypert.store.remote_file import RemoteFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from lazypert.conversion.given_sources import Source
     from lazypert.conversion.joined_obs import ObsTables
@@ -49,16 +54,14 @@ if TYPE_CHECKING:
     from lazypert.progress import Progress, Report
     from lazypert.screen.groups import Groups
     from lazypert.screen.renames import Renames
+    from lazypert.store.format import Compression
+    from lazypert.store.object_folder import ObjectFolder
 
 _LOG = logging.getLogger("lazypert")
 CELLS_FOLDER = "cells"
 """Folder of the tasks about cells inside the staging directory's ``work``."""
 
 _SHOWN_LINES = 5  # of what was not copied, in a warning
-
-_COPY_STORE = (
-    "Conversion writes to a local folder: convert there, then copy the finished store to the URL. Nothing was written."
-)
 
 
 @named_options
@@ -81,8 +84,12 @@ def convert(
     overwrite: bool = False,
     join: Join = "inner",
     obs: ObsTables | None = None,
+    compression: Compression | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    source_storage_options: Mapping[str, Any] | None = None,
+    work_dir: str | Path | None = None,
     progress: Callable[[Progress], None] | bool | None = None,
-) -> Path:
+) -> Path | str:
     """Convert one or more source files into a lazypert store.
 
     The store is also a valid AnnData Zarr v3 store. It appears only when it is complete: until then
@@ -95,13 +102,13 @@ def convert(
     Parameters
     ----------
     source
-        A file or an AnnData, or a list of them to put into one store. Genes are aligned, labels are merged, and
-        the obs column ``dataset`` holds the stem of each cell's file; a column of that name in a
+        A file, its URL, or an AnnData, or a list of them to put into one store. Genes are aligned, labels are
+        merged, and the obs column ``dataset`` holds the stem of each cell's file; a column of that name in a
         file becomes ``dataset_in_file``. An AnnData may be in memory, backed (``backed="r"``) or lazy
         (``anndata.experimental.read_lazy``), or a view of such. It gives the same store as its ``.h5ad`` file, but
         an interrupted conversion starts over, and it is not sent to other processes. In memory it is called ``adata``.
     store
-        Path of the new store, a local folder. Here and in `source`, ``~`` and ``$VARIABLES`` are replaced.
+        Path or URL of the new store. Here and in `source`, ``~`` and ``$VARIABLES`` are replaced.
     pert_col, cell_type_col, batch_col
         obs columns of the perturbation, the cell type and the batch.
     control_pert
@@ -149,13 +156,25 @@ def convert(
         tables. Barcodes are in the index of a DataFrame, in a column such as ``cell_barcode``, or in the first column
         of a file, so that Cell Ranger's ``protospacer_calls_per_cell.csv`` can be passed as it is. `pert_col`
         and the other options may name these columns. Cells without a row get missing values.
+    compression
+        How column numbers are stored: ``"fast"`` as they are, or ``"compact"`` as differences, which takes about a
+        third less space and decodes more slowly. None: ``"fast"`` in a local folder, where decoding limits
+        loading, and ``"compact"`` at a URL, where the network does. All values are the same.
+    storage_options
+        Credentials, address and region of the storage, for the URLs of `store` and `source`, such as
+        ``{"key": ..., "secret": ..., "endpoint_url": ...}``.
+    source_storage_options
+        Those of the sources, if they are not the same; ``{}`` for none.
+    work_dir
+        Local folder for spills and checkpoints, if `store` is a URL; on a cluster, one that all workers share. By
+        default a folder of this user below that of temporary files. A local store has them beside it.
     progress
         Called with every `lazypert.progress.Progress`. None shows a bar if stderr is a terminal;
         False shows nothing.
 
     Returns
     -------
-    The path of the store.
+    The path of the store, or its URL.
 
     Warns
     -----
@@ -172,7 +191,13 @@ def convert(
     ColumnNotFoundError, LabelNotFoundError
         If a column or the control label does not exist.
     ConfigError
-        If an option is invalid, a path is a URL, or `memory_limit` is too small for a chunk of the file.
+        If an option is invalid, a bucket does not exist, access is refused, or `memory_limit` is too small for a chunk
+        of the file.
+    ClusterError
+        If a `dask.distributed.Client` is active and a worker cannot read the files or write beside the store, which
+        is checked first, or if the cluster is lost. An interrupted conversion resumes.
+    MachineError
+        If a server does not answer. What is finished is kept, and the same call resumes.
     DiskFullError
         If the spills or the store do not fit on the disk; raised before anything is written
         if that is certain.
@@ -185,8 +210,10 @@ def convert(
     >>> lp.convert(path, "screen.zarr", pert_col="perturbation", control_pert="non-targeting",
     ...            cell_type_col="cell_type", batch_col="batch")  # doctest: +SKIP
     """
-    sources = GivenSources.of(source)
-    store = local_path("store", store, _COPY_STORE)
+    if source_storage_options is None:
+        source_storage_options = storage_options
+    sources = GivenSources.of(source, source_storage_options)
+    place = location("store", store)
     roles = Roles(
         pert_col=pert_col,
         cell_type_col=cell_type_col,
@@ -203,25 +230,37 @@ def convert(
             FutureWarning,
             stacklevel=3,
         )
-    options = ConversionOptions(roles=roles, layer=layer, order=order, join=join, control_col=control_col)
+    options = ConversionOptions(
+        roles=roles,
+        layer=layer,
+        order=order,
+        join=join,
+        control_col=control_col,
+        compression=default_compression(place) if compression is None else compression,
+    )
     budget = Budget.of(memory_limit)
-    target = _resolve_target(store, sources.files)
+    target = _resolve_target(place, storage_options, sources.files)
+    folder = _work_folder(target, work_dir)
     StoreWriter.check(target, overwrite=overwrite)
-    plan = _make_plan(sources.open(), options, budget, obs)
+    readers = sources.open()
+    check_cluster(sources.files, target if isinstance(target, Path) else folder / "store")
+    plan = _make_plan(readers, options, budget, obs)
     plan.check_memory()
-    _check_disk(plan, target)
+    n_held = held_bytes(target) if isinstance(target, Path) else 0
+    _check_disk(plan, folder, n_held, holds_store=isinstance(target, Path))
     if plan.not_copied:  # before anything is written, so that nothing is left behind if warnings are errors
         warnings.warn(_not_copied_text(plan.not_copied), NotCopiedWarning, stacklevel=3)
     with contextlib.ExitStack() as stack:
+        stack.callback(sources.forget)
         report = stack.enter_context(Bar()) if progress is None or progress is True else progress or None
-        writer = stack.enter_context(_stage(plan, target, overwrite=overwrite))
+        writer = stack.enter_context(_stage(plan, target, overwrite=overwrite, work_dir=folder))
         stack.enter_context(_explain_full_disk(writer))
         attrs = _write(writer, plan, report)
         sources.check_unchanged()
         writer.finalise(attrs)
     if NO_CONTROLS in plan.notes:
         _LOG.warning("%s: %s", target, NO_CONTROLS)
-    return store
+    return Path(place) if isinstance(target, Path) else place
 
 
 def _make_plan(
@@ -243,29 +282,57 @@ def _not_copied_text(lines: list[str]) -> str:
     return f"{shown}{more}."
 
 
-def _resolve_target(store: Path, paths: list[Path]) -> Path:
+def _resolve_target(
+    place: str, storage_options: Mapping[str, Any] | None, files: list[Path | RemoteFile]
+) -> Path | ObjectFolder:
     """Return where to put the store, and refuse to replace a source file."""
-    target = store.absolute()
+    if is_url(place):
+        url = place.rstrip("/")
+        clash = next(
+            (file for file in files if isinstance(file, RemoteFile) and f"{file.url}/".startswith(f"{url}/")), None
+        )
+        if clash is not None:
+            raise _replaces_source(shown_url(url), str(clash))
+        return remote_target(url, storage_options)
+    target = Path(place).absolute()
     if target.is_symlink():  # the store replaces what the link points to, and the link stays
         target = target.resolve()
     resolved = target.resolve()
-    for path in paths:
-        if resolved in (path.resolve(), *path.resolve().parents):
-            raise ConfigError(
-                f"store: got {str(target)!r}, which is the source {str(path)!r} or a folder that contains it. "
-                "The store would replace it. Choose another path. Nothing was written."
-            )
+    for path in files:
+        if isinstance(path, Path) and resolved in (path.resolve(), *path.resolve().parents):
+            raise _replaces_source(str(target), str(path))
     return target
 
 
-def _check_disk(plan: ConversionPlan, target: Path) -> None:
-    folder = next(path for path in target.parents if path.exists())
-    plan.check_disk(folder, shutil.disk_usage(folder).free, held_bytes(target))
+def _replaces_source(target: str, source: str) -> ConfigError:
+    return ConfigError(
+        f"store: got {target!r}, which is the source {source!r} or a folder that contains it. "
+        "The store would replace it. Choose another path. Nothing was written."
+    )
 
 
-def _stage(plan: ConversionPlan, target: Path, *, overwrite: bool) -> StoreWriter:
+def _work_folder(target: Path | ObjectFolder, work_dir: str | Path | None) -> Path:
+    """Folder of temporary files: beside a local store, or a local folder of its own."""
+    if isinstance(target, Path):
+        if work_dir is not None:
+            raise ConfigError(
+                f"work_dir: got {str(work_dir)!r} for the local store {str(target)!r}, which has its temporary files "
+                "beside it. Leave it out. Nothing was written."
+            )
+        return target.parent
+    if work_dir is None:
+        return default_work_dir()
+    return local_path("work_dir", work_dir, "Temporary files are local.").absolute()
+
+
+def _check_disk(plan: ConversionPlan, folder: Path, n_held: int, *, holds_store: bool) -> None:
+    folder = next(path for path in (folder, *folder.parents) if path.exists())
+    plan.check_disk(folder, shutil.disk_usage(folder).free, n_held, holds_store=holds_store)
+
+
+def _stage(plan: ConversionPlan, target: Path | ObjectFolder, *, overwrite: bool, work_dir: Path) -> StoreWriter:
     """Open a writer in the target's staging directory, and log what it does with earlier work."""
-    writer = StoreWriter(target, overwrite=overwrite, fingerprint=plan.fingerprint())
+    writer = StoreWriter(target, overwrite=overwrite, fingerprint=plan.fingerprint(), work_dir=work_dir)
     if writer.staging.is_resumed:
         _LOG.info("%s: resuming an interrupted conversion", target)
     elif writer.staging.is_restarted:
@@ -281,9 +348,9 @@ def _explain_full_disk(writer: StoreWriter) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DiskFullError(
-            f"The disk of {str(writer.target)!r} is full ({error.strerror}). No store was made. The finished work is "
-            f"kept in {writer.staging.folder.name!r}: free some space and run the same conversion again to resume, "
-            "or delete that folder."
+            f"The disk of {str(writer.staging.target)!r} is full ({error.strerror}). No store was made. The finished "
+            f"work is kept in {writer.staging.folder.name!r}: free some space and run the same conversion again to "
+            "resume, or delete that folder."
         ) from error
 
 
@@ -296,12 +363,14 @@ def _write(writer: StoreWriter, plan: ConversionPlan, report: Report | None) -> 
     for group in ("layers", "obsm", "obsp", "varm", "varp", "uns"):
         writer.group(group, {"encoding-type": "dict", "encoding-version": "0.1.0"})
     write_obs(job, plan, cells)
+    writer.collect()
     cells.forget_names()
     write_var(writer, plan)
     release_memory()
     stats_plan = _plan_cell_stats(plan, cells.groups)
     summaries = write_matrices(writer, plan, cells, stats_plan, report)
     write_embeddings(writer, job, plan)
+    writer.collect()
     write_obsm_frames(job, plan)
     write_elements(writer, plan.readers[0], plan.elements)
     write_column_names(writer, plan)

@@ -196,7 +196,7 @@ class ShardWriter:
             entries, cell_stats = ([Entry(**entry) for entry in record[key]] for key in ("entries", "cell_stats"))
         except (KeyError, TypeError):  # not written by this version
             return None
-        if match_files(self.data.root, entries) and match_files(self.work, cell_stats):
+        if self.data.files.holds(entries) and match_files(self.work, cell_stats):
             return ReducedShard(entries, cell_stats)
         return None
 

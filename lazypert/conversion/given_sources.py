@@ -8,21 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from lazypert._internal.paths import local_path
+from lazypert._internal.paths import is_url, location
 from lazypert._internal.tasks import uses_processes
 from lazypert.conversion.plan import source_stamp
 from lazypert.converter import is_in_memory, is_object, open_source
 from lazypert.errors import ConfigError, SourceFormatError
+from lazypert.store.object_folder import require_object_url
+from lazypert.store.remote_file import RemoteFile, forget
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from anndata import AnnData
 
     from lazypert.converter import ScreenReader
 
 Source: TypeAlias = "str | os.PathLike[str] | AnnData"
 """A file or an object to convert."""
-
-_COPY = "Conversion reads local files: copy it to this machine first. Nothing was written."
 
 
 @dataclass(frozen=True)
@@ -32,25 +34,26 @@ class GivenSources:
     Attributes
     ----------
     given
-        Absolute paths, and objects.
+        Absolute paths, files at URLs, and objects.
     files
-        The files among them, and those of backed AnnData objects.
+        The local and remote files among them, and those of backed AnnData objects.
     stamps
         Size and time of change of each file, before the first byte is read.
     """
 
     given: list[Any]
-    files: list[Path]
+    files: list[Path | RemoteFile]
     stamps: list[tuple[int, int]]
 
     @classmethod
-    def of(cls, source: Any) -> GivenSources:
-        """Take one source, or several.
+    def of(cls, source: Any, storage_options: Mapping[str, Any] | None = None) -> GivenSources:
+        """Take one source, or several; `storage_options` are those of URLs.
 
         Raises
         ------
         ConfigError
-            If there is none, it is neither a path nor an object that can be converted, or a path is a URL.
+            If there is none, it is neither a path nor an object that can be converted, or `storage_options` are
+            refused.
         """
         is_one = isinstance(source, str | os.PathLike) or is_object(source)
         if not is_one and not isinstance(source, Iterable):
@@ -59,7 +62,7 @@ class GivenSources:
                 "written."
             )
         given = [
-            one if is_object(one) else local_path("source", one, _COPY).absolute()
+            one if is_object(one) else _opened(location("source", one), storage_options)
             for one in ([source] if is_one else source)
         ]
         if not given:
@@ -94,9 +97,24 @@ class GivenSources:
                     f"{str(file)!r} changed while it was being converted, and the store would mix its old and new "
                     "content. Convert it again when nothing is writing to it. No store was made."
                 )
+            if isinstance(file, RemoteFile):
+                file.check_unchanged()
+
+    def forget(self) -> None:
+        """Delete what was kept of remote files on the local disk."""
+        forget(self.files)
 
 
-def _file_of(source: Any) -> Path | None:
-    """Path of a source file, or of the file of a backed AnnData; None for other objects."""
+def _opened(path: str, storage_options: Mapping[str, Any] | None) -> Path | RemoteFile:
+    if not is_url(path):
+        return Path(path).absolute()
+    require_object_url("source", path)
+    return RemoteFile(path, storage_options)
+
+
+def _file_of(source: Any) -> Path | RemoteFile | None:
+    """Source file, or file of a backed AnnData; None for other objects."""
+    if isinstance(source, RemoteFile):
+        return source
     path = source if isinstance(source, os.PathLike) else getattr(source, "filename", None)
     return None if path is None else Path(path).absolute()

@@ -13,6 +13,7 @@ import numpy as np
 from lazypert._internal.tasks import run
 from lazypert._internal.texts import bounds_of
 from lazypert.conversion.checkpoints import load_checkpoint, save_checkpoint
+from lazypert.conversion.cluster_needs import needs_of_tasks
 from lazypert.conversion.external_sort import BlockSorter, ShardWriter, save_reduce_inputs
 from lazypert.sparse.value_stats import ValueStats
 from lazypert.store.format import COLUMN_SHARD, Grid, declared_dtype, index_codec, stored_index_dtype, values_codec
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from lazypert._internal.cluster import Needs
     from lazypert.conversion.arranged_cells import ArrangedCells
     from lazypert.conversion.array_writer import ArrayWriter, Template
     from lazypert.conversion.cell_stats import CellStatsPlan
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from lazypert.conversion.spill import Spill
     from lazypert.conversion.store_writer import StoreWriter
     from lazypert.progress import Report
+    from lazypert.store.format import Compression
 
 X_FOLDER = "0"
 """Folder of X's tasks inside the staging directory's ``work``; other matrices get the next numbers."""
@@ -57,6 +60,8 @@ class MatrixJob:
         Where its rows go.
     cell_stats_plan
         Cell statistics to collect; None for none.
+    needs
+        What workers of a cluster must have; None without a cluster.
     """
 
     name: str
@@ -66,6 +71,7 @@ class MatrixJob:
     work: Path
     cells: ArrangedCells
     cell_stats_plan: CellStatsPlan | None
+    needs: Needs | None = None
 
 
 def write_matrices(
@@ -86,13 +92,14 @@ def write_matrices(
     -------
     The summary of each matrix, by its name: its shape and value statistics.
     """
-    summaries = {}
+    summaries: dict[str, Any] = {}
+    needs = needs_of_tasks(plan.readers, writer.staging.work)
     for number, (name, source_name) in enumerate(plan.matrices.items()):  # X is the first
         has_genes = name == "X" or name.startswith("layers/")
         n_cols = len(plan.genes) if has_genes else plan.readers[0].matrices[source_name]
         stats_plan = cell_stats_plan if name == "X" else None
         work = writer.staging.work / str(number)
-        job = MatrixJob(name, source_name, n_cols, has_genes, work, cells, stats_plan)
+        job = MatrixJob(name, source_name, n_cols, has_genes, work, cells, stats_plan, needs)
         summaries[name] = write_matrix(writer, plan, job, report)
     return summaries
 
@@ -109,7 +116,7 @@ def write_matrix(writer: StoreWriter, plan: ConversionPlan, job: MatrixJob, repo
     for spill in spills:
         value_stats = value_stats.merge(spill.value_stats)
     nnz = _write_indptr(writer, plan.n_obs, job, spills)
-    shard_writer = _shard_writer(writer, job, nnz, value_stats)
+    shard_writer = _shard_writer(writer, job, nnz, value_stats, plan.options.compression)
     shards = run(
         ShardWriter.write_shard,
         [(shard_writer, shard) for shard in range(shard_writer.data.grid.n_shards)],
@@ -117,6 +124,7 @@ def write_matrix(writer: StoreWriter, plan: ConversionPlan, job: MatrixJob, repo
         phase=f"{job.name}: writing shards",
         size=lambda reduced: sum(entry.size for entry in reduced.entries),
         report=report,
+        needs=job.needs,
     )
     writer.add(entry for reduced in shards for entry in reduced.entries)
     summary = matrix_summary(job.n_cols, nnz, value_stats, math.fsum(spill.total for spill in spills))
@@ -141,6 +149,7 @@ def _sort_blocks(plan: ConversionPlan, job: MatrixJob, report: Report | None) ->
         phase=f"{job.name}: reading and sorting",
         size=lambda spill: spill.size,
         report=report,
+        needs=job.needs,
     )
 
 
@@ -178,8 +187,10 @@ def index_dtype(nnz: int) -> np.dtype[Any]:
     return np.dtype("i4" if nnz < 2**31 else "i8")
 
 
-def _shard_writer(writer: StoreWriter, job: MatrixJob, nnz: int, value_stats: ValueStats) -> ShardWriter:
-    data, indices = matrix_templates(writer, job.name, (job.n_cols, nnz), value_stats)
+def _shard_writer(
+    writer: StoreWriter, job: MatrixJob, nnz: int, value_stats: ValueStats, compression: Compression
+) -> ShardWriter:
+    data, indices = matrix_templates(writer, job.name, (job.n_cols, nnz), value_stats, compression)
     return ShardWriter(
         data=data,
         indices=indices,
@@ -191,16 +202,21 @@ def _shard_writer(writer: StoreWriter, job: MatrixJob, nnz: int, value_stats: Va
 
 
 def matrix_templates(
-    writer: ArrayWriter, name: str, n_cols_and_nnz: tuple[int, int], value_stats: ValueStats
+    writer: ArrayWriter,
+    name: str,
+    n_cols_and_nnz: tuple[int, int],
+    value_stats: ValueStats,
+    compression: Compression,
 ) -> tuple[Template, Template]:
     """Create the arrays of values and column numbers of a matrix, in the dtypes that its values need."""
     n_cols, nnz = n_cols_and_nnz
     grid, dtype = Grid.matrix(nnz), value_stats.dtype()
     declared = declared_dtype(dtype, value_stats.maximum, value_stats.minimum)
     index = stored_index_dtype(n_cols, index_dtype(nnz))
+    codec = index_codec(index, compression)
     return (
         writer.template(f"{name}/data", dtype, grid, codec=values_codec(dtype), declared=declared, keep=True),
-        writer.template(f"{name}/indices", index, grid, codec=index_codec(index), declared=index_dtype(nnz), keep=True),
+        writer.template(f"{name}/indices", index, grid, codec=codec, declared=index_dtype(nnz), keep=True),
     )
 
 
@@ -244,7 +260,10 @@ def _load_finished(writer: StoreWriter, work: Path) -> dict[str, Any] | None:
     with contextlib.suppress(KeyError, TypeError):  # not written by this version
         entries, cell_stats = ([Entry(*entry) for entry in record[key]] for key in ("files", "cell_stats"))
         summary: dict[str, Any] = record["summary"]
-        if match_files(writer.root, entries) and match_files(work, cell_stats):
+        metadata = [entry for entry in entries if entry.key.endswith("zarr.json")]  # which stay local until the end
+        values = [entry for entry in entries if not entry.key.endswith("zarr.json")]
+        is_there = match_files(writer.root, metadata) and writer.files.holds(values)
+        if is_there and match_files(work, cell_stats):
             writer.add(entries)
             return summary
     shutil.rmtree(work)

@@ -16,7 +16,8 @@ from lazypert.conversion.cell_pieces import READ_STEP
 from lazypert.converter import is_in_memory
 from lazypert.errors import ConfigError, DiskFullError
 from lazypert.screen.roles import ROLE_OF_AXIS
-from lazypert.store.format import FORMAT_VERSION, MATRIX_SHARD
+from lazypert.store.format import FORMAT_VERSION, MATRIX_SHARD, Compression
+from lazypert.store.remote_file import RemoteFile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,10 +82,12 @@ class ConversionOptions:
     order: Order
     join: Join
     control_col: str | None = None
+    compression: Compression = "fast"
 
     def __post_init__(self) -> None:
         require_choice("order", self.order, Order)
         require_choice("join", self.join, Join)
+        require_choice("compression", self.compression, Compression)
         columns: dict[str, Any] = self.roles.columns()
         for axis, name in columns.items():
             role = ROLE_OF_AXIS[axis]
@@ -257,7 +260,7 @@ class ConversionPlan:
                 f"{self.n_obs:,} cells with {self.n_joined} tables in obs. Raise the limit. Nothing was written."
             )
 
-    def check_disk(self, folder: Path, n_free: int, n_held: int) -> None:
+    def check_disk(self, folder: Path, n_free: int, n_held: int = 0, *, holds_store: bool = True) -> None:
         """Check that the disk is not certainly too small.
 
         Parameters
@@ -268,6 +271,8 @@ class ConversionPlan:
             Free bytes.
         n_held
             Bytes of an unfinished conversion to the same target, which are reused or deleted.
+        holds_store
+            Whether the disk holds the store too, or only the spills.
 
         Raises
         ------
@@ -275,13 +280,15 @@ class ConversionPlan:
             If the spills and the store need more than that, by the lowest estimate.
         """
         sizes = [sum(reader.nnz(name) or 0 for reader in self.readers) for name in self.matrices.values()]
-        needed = int(sum(sizes) * _MIN_STORE_BYTES + max(sizes, default=0) * _MIN_SPILL_BYTES)
-        needed = max(needed, _MIN_CELL_BYTES * self.n_obs)
-        if needed > n_free + n_held:
+        store_bytes = sum(sizes) * _MIN_STORE_BYTES if holds_store else 0
+        needed = int(store_bytes + max(sizes, default=0) * _MIN_SPILL_BYTES)
+        needed, n_free = max(needed, _MIN_CELL_BYTES * self.n_obs), n_free + n_held
+        if needed > n_free:
+            what, where = ("the store and ", "a target") if holds_store else ("", "a work_dir")
             raise DiskFullError(
-                f"{str(folder)!r} has {format_bytes(n_free + n_held)} free, and the conversion needs at least "
-                f"{format_bytes(needed)}, for the store and the spills of its largest matrix. "
-                "Free some space, or choose a target on another disk. Nothing was written."
+                f"{str(folder)!r} has {format_bytes(n_free)} free, and the conversion needs at least "
+                f"{format_bytes(needed)}, for {what}the spills of its largest matrix. "
+                f"Free some space, or choose {where} on another disk. Nothing was written."
             )
 
     def fingerprint(self) -> str | None:
@@ -294,9 +301,15 @@ class ConversionPlan:
         identity = {
             "lazypert": version("lazypert"),
             "format": FORMAT_VERSION,
-            "sources": [[str(reader.path.resolve()), *source_stamp(reader.path)] for reader in self.readers],
+            "sources": [_identity(reader.path) for reader in self.readers],
             "roles": self.options.roles.to_json(),
-            "options": [self.options.layer, self.options.order, self.options.join, self.options.control_col],
+            "options": [
+                self.options.layer,
+                self.options.order,
+                self.options.join,
+                self.options.control_col,
+                self.options.compression,
+            ],
             "obs": self.joined_digest,
             "cells": [self.piece_cells, self.bucket_cells],
             "blocks": [self.map_task_sizes(source_name).block_bytes for source_name in self.matrices.values()],
@@ -304,8 +317,15 @@ class ConversionPlan:
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
 
 
-def source_stamp(path: Path) -> tuple[int, int]:
+def _identity(path: Path | RemoteFile) -> list[Any]:
+    """What tells a source from others, and from what was there before."""
+    return list(path.version) if isinstance(path, RemoteFile) else [str(path.resolve()), *source_stamp(path)]
+
+
+def source_stamp(path: Path | RemoteFile) -> tuple[int, int]:
     """Size in bytes and latest modification time (ns) of a file, or of all files in a folder."""
+    if isinstance(path, RemoteFile):
+        return path.stamp()
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     stats = [file.stat() for file in files]
     return sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)

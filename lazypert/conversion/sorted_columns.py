@@ -19,7 +19,7 @@ from lazypert.conversion.array_files import ArrayFile
 from lazypert.conversion.checkpoints import load_checkpoint, save_checkpoint
 from lazypert.conversion.dataframe_writer import TEXT, create_column, encode_column
 from lazypert.store.format import Grid
-from lazypert.store.manifest import Entry, match_files
+from lazypert.store.manifest import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -218,7 +218,7 @@ class ColumnJob:
         record = load_checkpoint(work / _DONE)
         with contextlib.suppress(KeyError, TypeError):  # there is none, or not one of this version
             entries = [Entry(*entry) for entry in record["files"]]  # type: ignore[index]
-            if match_files(self.writer.root, entries):
+            if self.writer.files.holds(entries):
                 create_column(self.writer, path, head, grid, has_missing=record["has_missing"])  # type: ignore[index]
                 self.writer.add(entries)
                 return True

@@ -10,18 +10,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import logging
 import re
 import uuid
 from typing import TYPE_CHECKING
 
 from filelock import Timeout
 
-from lazypert._internal.files import directory_size, remove_folder
+from lazypert._internal.files import directory_size, remove_folder, swap, sync
+from lazypert.conversion.store_files import FolderFiles
 from lazypert.conversion.target_lock import TargetLock
 from lazypert.errors import ConfigError, StoreExistsError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from lazypert.conversion.store_files import StoreFiles
+
+_LOG = logging.getLogger("lazypert")
+_TARGET_EXISTS = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
 class StagingDirectory:
@@ -43,6 +52,8 @@ class StagingDirectory:
         Whether work with this fingerprint was found.
     is_restarted
         Whether work with another fingerprint was deleted.
+    files
+        Where the shards of the store are written.
 
     Raises
     ------
@@ -71,9 +82,15 @@ class StagingDirectory:
         self.is_resumed = self.folder.exists()
         self.store.mkdir(parents=True, exist_ok=True)
         self.work.mkdir(exist_ok=True)
+        self.files: StoreFiles = FolderFiles(self.store)
 
     def __repr__(self) -> str:
         return f"StagingDirectory({str(self.folder)!r})"
+
+    @property
+    def location(self) -> str:
+        """Where the store will be, for messages."""
+        return str(self.target)
 
     @property
     def store(self) -> Path:
@@ -85,9 +102,34 @@ class StagingDirectory:
         """Spills and checkpoints."""
         return self.folder / "work"
 
-    def path_for_replaced_store(self) -> Path:
-        """Return a new path for a replaced store until it is deleted."""
-        return self.target.with_name(f"{self._prefix}-old-{uuid.uuid4().hex[:12]}")
+    def expect(self, sizes: dict[str, int]) -> None:
+        """Say which files a store consists of; in a folder, they are what is there."""
+
+    def publish(self, *, overwrite: bool) -> None:
+        """Put the complete store in its place: only one writer can win, and a replaced store is never missing.
+
+        Raises
+        ------
+        StoreExistsError
+            If a store has appeared at the target in the meantime.
+        """
+        _sync_tree(self.store)
+        if overwrite and self.target.exists():
+            old = self.target.with_name(f"{self._prefix}-old-{uuid.uuid4().hex[:12]}")
+            self.store.rename(old)
+            swap(old, self.target)
+            sync(self.target.parent)
+            remove_folder(old)
+            if old.exists():
+                _LOG.warning("the replaced store could not be deleted: %s", old)
+            return
+        try:
+            self.store.rename(self.target)
+        except OSError as error:
+            if error.errno not in _TARGET_EXISTS:
+                raise
+            raise target_exists(self.target) from error
+        sync(self.target.parent)
 
     def _acquire(self) -> TargetLock:
         """Lock the target. On a file system without locks, the final rename still lets only one writer win."""
@@ -133,3 +175,35 @@ def _leftovers(target: Path) -> list[Path]:
 
 def _names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
+
+
+def check_folder(target: Path, *, overwrite: bool) -> None:
+    """Raise `StoreExistsError` if a folder exists and may not be replaced by a store."""
+    if target.exists() and not overwrite:
+        raise target_exists(target)
+    if target.exists() and not _is_replaceable(target):
+        raise StoreExistsError(
+            f"store: {str(target)!r} exists and is not a Zarr store. overwrite=True replaces only stores, so that "
+            "a mistyped path deletes nothing else. Choose another path. Nothing was written."
+        )
+
+
+def target_exists(target: Path) -> StoreExistsError:
+    """Return the error for a store that exists already."""
+    return StoreExistsError(
+        f"store: {str(target)!r} exists already. Pass overwrite=True to replace it once the new store is complete, "
+        "or choose another path. Nothing was written."
+    )
+
+
+def _is_replaceable(target: Path) -> bool:
+    """Whether a path is a Zarr store, intact or damaged, or an empty folder."""
+    return target.is_dir() and ((target / "zarr.json").exists() or not any(target.iterdir()))
+
+
+def _sync_tree(root: Path) -> None:
+    """Sync all files and folders, because the rename implies that they are on disk."""
+    for path in sorted(root.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):
+            sync(path)
+    sync(root)

@@ -16,7 +16,7 @@ from lazypert.dataset.store_access import remember_store
 from lazypert.dataset.variables import dataset_attributes, store_variables
 from lazypert.errors import ConfigError
 from lazypert.store.format import MARKER
-from lazypert.store.store import Store
+from lazypert.store.store import DEFAULT_CACHE_SIZE, Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,7 +44,7 @@ class LazypertBackendEntrypoint(BackendEntrypoint):
     """Open lazypert stores with xarray."""
 
     description = "Open lazypert stores of perturbation screens"
-    open_dataset_parameters = ("filename_or_obj", "drop_variables", "storage_options")
+    open_dataset_parameters = ("filename_or_obj", "drop_variables", "storage_options", "cache_dir", "cache_size")
 
     def open_dataset(  # type: ignore[override]
         self,
@@ -52,9 +52,11 @@ class LazypertBackendEntrypoint(BackendEntrypoint):
         *,
         drop_variables: str | Iterable[str] | None = None,
         storage_options: dict[str, Any] | None = None,
+        cache_dir: str | Path | None = None,
+        cache_size: int | str = DEFAULT_CACHE_SIZE,
     ) -> xr.Dataset:
         """Open a store; `lazypert.open` lists the variables."""
-        store = Store(filename_or_obj, storage_options)
+        store = Store(filename_or_obj, storage_options, cache_dir=cache_dir, cache_size=cache_size)
         dropped = {drop_variables} if isinstance(drop_variables, str) else set(drop_variables or ())
         variables: dict[str, xr.Variable] = {}
         coords: dict[str, xr.Variable] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,7 +37,7 @@ def store_config(store: Store, options: PerturbationSourceKwargs) -> Perturbatio
     if "file_path" in options:
         raise ConfigError("file_path: unknown option. ds.pert.source reads the store behind the Dataset.")
     defaults = {
-        "file_path": store.path,
+        "file_path": store.given if store.is_remote else store.path,
         "pert_col": roles.pert_col,
         "cell_type_col": roles.cell_type_col,
         "batch_col": roles.batch_col,
@@ -46,6 +46,7 @@ def store_config(store: Store, options: PerturbationSourceKwargs) -> Perturbatio
         "covariates": roles.covariates,
         "rename_perturbations": roles.rename_perturbations,
         "storage_options": store.storage_options,
+        **_cache_options(store),
     }
     return make_config(PerturbationSourceConfig, defaults | options)
 
@@ -66,11 +67,16 @@ def selection_config(ds: xr.Dataset, store: Store, options: ScreenOptions) -> Pe
             "their order. Select cells only, and pass genes=... to the loader."
         )
     of_store = {
-        "file_path": store.path,
+        "file_path": store.given if store.is_remote else store.path,
         "storage_options": store.storage_options,
+        **_cache_options(store),
         **roles_of_store(store.roles, options),
     }
     return derive(PerturbationSourceConfig, options, **of_store)
+
+
+def _cache_options(store: Store) -> dict[str, Any]:
+    return {"cache_dir": store.cache_dir, "cache_size": store.cache_size} if store.is_remote else {}
 
 
 def unique_rows(ds: xr.Dataset, purpose: str) -> NDArray[np.int64]:

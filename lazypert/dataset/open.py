@@ -14,14 +14,22 @@ from lazypert.dataset.variables import (
     dataset_attributes,
     store_variables,
 )
-from lazypert.store.store import Store
+from lazypert.store.store import DEFAULT_CACHE_SIZE, Store
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from zarr.abc.store import Store as ZarrStore
+
 
 @named_options
-def open(store: str | Path, *, storage_options: dict[str, Any] | None = None) -> xr.Dataset:  # noqa: A001
+def open(  # noqa: A001
+    store: str | Path | ZarrStore,
+    *,
+    storage_options: dict[str, Any] | None = None,
+    cache_dir: str | Path | None = None,
+    cache_size: int | str = DEFAULT_CACHE_SIZE,
+) -> xr.Dataset:
     """Open a store as a lazy Dataset.
 
     Reads metadata, gene names and category labels, but no matrix and nothing per cell. Rows are in store
@@ -30,9 +38,16 @@ def open(store: str | Path, *, storage_options: dict[str, Any] | None = None) ->
     Parameters
     ----------
     store
-        A folder or a URL.
+        A folder; a URL, such as ``"s3://bucket/screen.zarr"``; or a Zarr store, such as `zarr.storage.ObjectStore` or
+        the store of an Icechunk session.
     storage_options
-        Passed to fsspec for URLs.
+        Options for URLs, those of fsspec or obstore: ``anon``, ``key``, ``secret``, ``endpoint_url``,
+        ``requester_pays``, ... Besides, ``request_timeout`` (60 seconds for one request), ``max_retries`` (5 for a
+        request that fails, after pauses that double) and ``max_connections`` (96 requests at a time).
+    cache_dir
+        Folder on the local disk that keeps what is read from a URL or a Zarr store; processes share it.
+    cache_size
+        Bytes that all stores may take in that folder; what was not used for longest is deleted.
 
     Returns
     -------
@@ -53,6 +68,10 @@ def open(store: str | Path, *, storage_options: dict[str, Any] | None = None) ->
     ------
     StoreNotFoundError
         When there is no complete lazypert store at that location.
+    ConfigError
+        When a URL or an option cannot be used, or a package is missing that reads such URLs.
+    StorageError
+        When object storage does not answer, or refuses access.
 
     Examples
     --------
@@ -60,7 +79,7 @@ def open(store: str | Path, *, storage_options: dict[str, Any] | None = None) ->
     >>> ds = lp.open("screen.zarr")  # doctest: +SKIP
     >>> ds.pert.select(perturbation="TP53").X.sel(gene=["TP53"]).mean().compute()  # doctest: +SKIP
     """
-    opened = Store(store, storage_options)
+    opened = Store(store, storage_options, cache_dir=cache_dir, cache_size=cache_size)
     variables: dict[str, xr.Variable] = {}
     coords: dict[str, xr.Variable] = {}
     for spec in store_variables(opened):

@@ -7,6 +7,8 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from lazypert.store.requests import stopping
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
@@ -137,8 +139,9 @@ class _Prefetcher:
             return  # stopped before; at exit, modules may be gone by now
         if threading.current_thread() in self._workers:
             return  # a garbage collection in a worker: the others may wait for a lock that it holds
-        for worker in self._workers:
-            worker.join()
+        with stopping(self._workers):  # they may wait for a server that does not answer
+            for worker in self._workers:
+                worker.join()
         self._workers.clear()
 
     def read_parts(self) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from lazypert.quality.value_scale import PER
 from lazypert.screen.targets import target_sums
+from lazypert.store.visibility import check_stores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,6 +143,7 @@ def gather_target_expression(
     n_strata, n_targets = len(strata), len(target_column)
     control_stratum = np.where(np.append(groups.is_control, False)[run_of_row], strata.of_row, -1)
     row_ranges, tasks, segments = [], [], list(source.segments(layer))
+    check_stores(segment.matrix.data.reader for segment in segments)
     for segment in segments:
         columns = np.append(segment.column_of, -1)[target_column].astype(np.int64)  # -1 picks the last entry
         run_target = np.append(np.append(columns, -1)[groups.codes["perturbation"]], -1)
@@ -154,13 +156,13 @@ def gather_target_expression(
             recorded = segment, index, run_of_row[rows], control_stratum[rows], lookup
             tasks.append(dask.delayed(_read_recorded, pure=False)(*recorded))
             continue
+        # Workers of a cluster get these once, and not with every task.
+        matrix, shared_lookup = (dask.delayed(one, pure=False, traverse=False) for one in (segment.matrix, lookup))
         for start, stop in _task_ranges(n_rows):
             row_ranges.append((segment.first_row + start, segment.first_row + stop))
             rows = slice(*row_ranges[-1])
             tasks.append(
-                dask.delayed(_stream, pure=False)(
-                    segment.matrix, start, run_of_row[rows], control_stratum[rows], lookup
-                )
+                dask.delayed(_stream, pure=False)(matrix, start, run_of_row[rows], control_stratum[rows], shared_lookup)
             )
     dtypes = [np.dtype("f8") if normalise_depth else segment.matrix.dense_dtype for segment in segments]
     own = np.full(source.n_rows, np.nan, dtype=max(dtypes, key=lambda d: d.itemsize, default=np.dtype("f4")))

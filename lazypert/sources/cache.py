@@ -8,6 +8,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zarr.abc.store import Store as ZarrStore
+
 from lazypert._internal.paths import is_url, local_path, location
 from lazypert.errors import ConfigError, no_such_column
 from lazypert.screen.roles import OPTIONAL_ROLES
@@ -37,9 +39,14 @@ def open_or_convert(config: PerturbationSourceConfig) -> Store:
     ConfigError
         When the cached store cannot be written to its folder.
     """
+    if is_store(config.file_path):
+        # A local store needs no cache: `cache_dir` is then for files only.
+        given = config.file_path
+        is_remote = isinstance(given, ZarrStore) or is_url(location("file_path", given))
+        cache_dir = config.cache_dir if is_remote else None
+        return Store(given, config.storage_options, cache_dir=cache_dir, cache_size=config.cache_size)
+    assert not isinstance(config.file_path, ZarrStore)
     found = location("file_path", config.file_path)
-    if is_store(found):
-        return Store(found, config.storage_options)
     path = Path(found)
     from lazypert.converter import open_source
 
@@ -100,8 +107,10 @@ def _locked(cached: Path, path: Path) -> Iterator[None]:
         lock.release()
 
 
-def is_store(path: str | Path) -> bool:
+def is_store(path: str | Path | ZarrStore) -> bool:
     """Whether a path or URL is that of a store, rather than of a file to convert."""
+    if isinstance(path, ZarrStore):
+        return True
     found = location("file_path", path)
     return is_url(found) or Path(found).is_dir()
 

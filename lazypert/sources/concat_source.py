@@ -173,4 +173,6 @@ def _name_dataset(groups: Groups, name: str) -> Groups:
 
 
 def _stem(source: PerturbationAnnDataSource) -> str:
-    return Path(location("file_path", source.config.file_path)).name.split(".")[0]
+    given = source.config.file_path
+    path = location("file_path", given) if isinstance(given, str | Path) else source.store.path
+    return Path(path).name.split(".")[0]

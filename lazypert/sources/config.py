@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from lazypert._internal.config import SECRET, Config
-from lazypert._internal.memory import Budget
+from lazypert._internal.memory import Budget, parse_bytes
 from lazypert._internal.validation import require, require_choice, require_flag, require_integer, require_names
 from lazypert.errors import ConfigError
 from lazypert.screen.roles import ControlLabels, Roles, covariate_names
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from zarr.abc.store import Store as ZarrStore
 
     from lazypert.screen.renames import Renames
 
@@ -40,6 +42,7 @@ class ScreenOptions(Config):
     additional_obs: tuple[str, ...] = ()
     perturbation_features_file: str | Path | None = None
     cache_dir: str | Path | None = None
+    cache_size: int | str = "20GiB"
     memory_limit: int | str = "1GiB"
     seed: int = 42
     storage_options: dict[str, Any] | None = field(default=None, metadata=SECRET)
@@ -52,8 +55,8 @@ class PerturbationSourceConfig(ScreenOptions):
     Parameters
     ----------
     file_path
-        A lazypert store or its URL, or an ``.h5ad`` file, which is converted on first use. In this and the other
-        paths, ``~`` and ``$VARIABLES`` are replaced.
+        A lazypert store, its URL, or a Zarr store that holds it; or an ``.h5ad`` file, which is converted on first
+        use. In this and the other paths, ``~`` and ``$VARIABLES`` are replaced.
     pert_col, cell_type_col, batch_col
         obs columns. `cell_type_col` and `batch_col` may be None if the screen has no such column.
     control_pert
@@ -92,15 +95,18 @@ class PerturbationSourceConfig(ScreenOptions):
     cache_dir
         Folder for the cached store of an ``.h5ad`` file. None puts it beside the file, as
         ``<name>.lazypert.zarr``; in `cache_dir`, the name also contains a hash of the file's path.
+        For a store at a URL, it is the folder on the local disk that keeps what is read; None keeps nothing.
+    cache_size
+        Bytes that stores at URLs may take in `cache_dir`; what was not used for longest is deleted.
     memory_limit
         Memory for the conversion of an ``.h5ad`` file.
     seed
         Seed of `get_batch`.
     storage_options
-        Passed to fsspec for URLs.
+        Options for URLs; `lazypert.open` explains them.
     """
 
-    file_path: str | Path
+    file_path: str | Path | ZarrStore
     should_yield_controls: bool = True
     include_barcodes: bool = False
 
@@ -114,11 +120,11 @@ class PerturbationSourceConfig(ScreenOptions):
         require(is_column, "control_col", self.control_col, "the name of an obs column, or None")
         if self.covariates is not None:
             object.__setattr__(self, "covariates", covariate_names(self.covariates))
-        _ = self.roles, Budget.of(self.memory_limit)
+        _ = self.roles, Budget.of(self.memory_limit), parse_bytes(self.cache_size, "cache_size")
         require_integer("seed", self.seed)
         is_mapping = self.storage_options is None or isinstance(self.storage_options, Mapping)
         kind = type(self.storage_options).__name__  # what it holds may be secret
-        require(is_mapping, "storage_options", kind, "a dictionary of fsspec options, or None")
+        require(is_mapping, "storage_options", kind, "a dictionary of options, or None")
         for name in ("should_yield_controls", "include_barcodes"):
             require_flag(name, getattr(self, name))
         columns = tuple(require_names("additional_obs", self.additional_obs))
@@ -180,6 +186,7 @@ class PerturbationSourceKwargs(TypedDict, total=False):
     include_barcodes: bool
     perturbation_features_file: str | Path | None
     cache_dir: str | Path | None
+    cache_size: int | str
     memory_limit: int | str
     seed: int
     storage_options: dict[str, Any] | None

@@ -8,6 +8,7 @@ import numpy as np
 
 from lazypert._internal.machine import raise_machine_error
 from lazypert.store.damage import store_damaged
+from lazypert.store.format import COLUMN_CHUNK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +41,8 @@ class StringArray:
             If a shard is missing or cannot be decoded.
         """
         shard = self._array.shards[0]
+        if len(self) <= COLUMN_CHUNK:
+            self._reader.hold([f"{self._path}/c/0"])
         keys = [f"{self._path}/c/{number}" for number in range(start // shard, -(-stop // shard))]
         return np.asarray(read_checked(self._reader, keys, lambda: self._array[start:stop]), dtype=object)
 
@@ -76,6 +79,7 @@ class DenseArray:
         rows = key[0] if isinstance(key, tuple) else key
         rows = np.arange(*rows.indices(self.shape[0])) if isinstance(rows, slice) else np.atleast_1d(rows)
         keys = [f"{self._path}/c/{number}/0" for number in np.unique(rows // self.chunks[0])]
+        self._reader.hold(keys)
         return np.asarray(read_checked(self._reader, keys, lambda: self._array.oindex[key]))
 
     @property
@@ -107,9 +111,9 @@ def read_checked(reader: ByteReader, keys: list[str], read: Callable[[], Any]) -
     try:
         found = read()
     except (ValueError, RuntimeError, TypeError, IndexError, OverflowError, OSError) as error:
-        reader.size(keys[0])  # raises if the store was replaced
+        reader.check()
         raise_machine_error(keys[0], error)
         raise store_damaged(keys[0] if len(keys) == 1 else f"{keys[0]} to {keys[-1]}", str(error)) from error
     if keys:
-        reader.size(keys[-1])  # raises if the store was replaced meanwhile
+        reader.size(keys[-1])  # raises if a local store was replaced meanwhile
     return found

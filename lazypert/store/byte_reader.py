@@ -1,4 +1,4 @@
-"""Reading byte ranges of a store: from files of a folder, or objects of any Zarr store."""
+"""Reading byte ranges of a store: what every reader does, and files of a folder."""
 
 from __future__ import annotations
 
@@ -43,8 +43,13 @@ class ByteReader(Protocol):
         """Whether objects are local files that can be opened."""
         ...
 
-    def open_files(self, keys: Sequence[str]) -> list[int]:
-        """Open files; the caller closes the descriptors.
+    @property
+    def file_offset(self) -> int:
+        """Offset of an object's bytes in its file."""
+        ...
+
+    def open_files(self, keys: Sequence[str], ranges: Sequence[ByteRange] = ()) -> list[int]:
+        """Open files of which the ranges will be read; the caller closes the descriptors.
 
         Raises
         ------
@@ -62,6 +67,26 @@ class ByteReader(Protocol):
         """
         ...
 
+    def begin(self, ranges: Sequence[ByteRange]) -> None:
+        """Start to read ranges that this thread will read next, where that saves waiting."""
+        ...
+
+    def read_tails(self, keys: Sequence[str], length: int) -> list[tuple[bytes | None, int | None]]:
+        """Last bytes of objects, None for one that does not exist, with its size if that is known."""
+        ...
+
+    def hold(self, keys: Sequence[str]) -> None:
+        """Read small objects as a whole and keep them, where each read would be a request."""
+        ...
+
+    def check(self) -> None:
+        """Raise `StoreChangedError` if the store was replaced, as far as the reader knows."""
+        ...
+
+    def fresh(self) -> ByteReader:
+        """Return a reader of the same files that keeps nothing."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class LocalReader:
@@ -70,6 +95,7 @@ class LocalReader:
     root: Path
     coalescing_gap: int = 0
     has_files: bool = True
+    file_offset: int = 0
 
     def size(self, key: str) -> int | None:
         """Size of a file in bytes, or None."""
@@ -86,7 +112,7 @@ class LocalReader:
         (n_read,) = self.read_ranges([(key, offset, length)], memoryview(out))
         return bytes(out[:n_read])
 
-    def open_files(self, keys: Sequence[str]) -> list[int]:
+    def open_files(self, keys: Sequence[str], ranges: Sequence[ByteRange] = ()) -> list[int]:  # noqa: ARG002
         """Open files."""
         opened: list[int] = []
         try:
@@ -119,6 +145,42 @@ class LocalReader:
                     os.close(fd)
         return counts
 
+    def begin(self, ranges: Sequence[ByteRange]) -> None:
+        """Nothing is gained by starting early."""
+
+    def read_tails(self, keys: Sequence[str], length: int) -> list[tuple[bytes | None, int | None]]:
+        """Last bytes of files, and their sizes."""
+        sizes = [self.size(key) for key in keys]
+        return [
+            (None if size is None else self.read(key, max(0, size - length), length), size)
+            for key, size in zip(keys, sizes, strict=True)
+        ]
+
+    def hold(self, keys: Sequence[str]) -> None:
+        """Files are read where they are."""
+
+    def check(self) -> None:
+        """A folder alone does not know."""
+
+    def root_identity(self) -> Any:
+        """Return what tells a version of the root metadata from others, or None: inode, time of change, bytes."""
+        try:
+            found = os.stat(f"{self.root}/zarr.json")  # noqa: PTH116 - a Path would take longer, and every read asks
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    def root_metadata(self) -> bytes | None:
+        """Read the root metadata, or return None."""
+        try:
+            return (self.root / "zarr.json").read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def fresh(self) -> LocalReader:
+        """Return a reader that keeps nothing."""
+        return self
+
 
 def _failed(key: str, error: OSError) -> Exception:
     """Return the error for a file that cannot be read: folders in place of files are damage, all else is not."""
@@ -135,62 +197,3 @@ def _fill(fd: int, out: memoryview, offset: int) -> int:
             break
         n_read += n
     return n_read
-
-
-@dataclass(frozen=True)
-class RemoteReader:
-    """Objects of any Zarr store: S3 and other remote storage, memory, ZIP files."""
-
-    store: Any
-    coalescing_gap: int = 256 * 1024  # a request's latency equals the transfer time of a few hundred kilobytes
-    has_files: bool = False
-
-    def size(self, key: str) -> int | None:
-        """Size of an object in bytes, or None."""
-        from zarr.core.sync import sync
-
-        try:
-            return int(sync(self.store.getsize(key)))
-        except FileNotFoundError:
-            return None
-        except Exception as error:  # each backend of fsspec raises types of its own
-            raise machine_error(key, error) from error
-
-    def read(self, key: str, offset: int, length: int) -> bytes:
-        """Read part of an object with one request."""
-        out = bytearray(length)
-        (n_read,) = self.read_ranges([(key, offset, length)], memoryview(out))
-        return bytes(out[:n_read])
-
-    def open_files(self, keys: Sequence[str]) -> list[int]:
-        """Not possible: objects are not files."""
-        raise NotImplementedError(f"keys: got {list(keys[:1])!r}, expected files. Objects cannot be opened.")
-
-    def read_ranges(self, ranges: Sequence[ByteRange], out: memoryview) -> list[int]:
-        """Read parts of objects with one concurrent request per range."""
-        import asyncio
-
-        from zarr.abc.store import RangeByteRequest
-        from zarr.core.buffer import default_buffer_prototype
-        from zarr.core.sync import sync
-
-        async def fetch() -> list[Any]:
-            prototype = default_buffer_prototype()
-            requests = (
-                self.store.get(key, prototype, byte_range=RangeByteRequest(offset, offset + length))
-                for key, offset, length in ranges
-            )
-            return await asyncio.gather(*requests)
-
-        counts: list[int] = []
-        at = 0
-        try:
-            responses = sync(fetch())
-        except Exception as error:  # each backend of fsspec raises types of its own
-            raise machine_error(ranges[0][0], error) from error
-        for (_, _, length), response in zip(ranges, responses, strict=True):
-            body = b"" if response is None else response.to_bytes()[:length]
-            out[at : at + len(body)] = body
-            counts.append(len(body))
-            at += length
-        return counts

@@ -298,6 +298,8 @@ def _decode_with_python(
             blosc.decompress(body, scratch)
         except (RuntimeError, ValueError):
             return 8 * k + UNDECODABLE
+        if chunks.is_delta:
+            np.cumsum(scratch, out=scratch)
         begin, end = number * chunks.n_elements, (number + 1) * chunks.n_elements
         for i in range(np.searchsorted(stops, begin, side="right"), np.searchsorted(starts, end, side="left")):
             start, stop = max(int(starts[i]), begin), min(int(stops[i]), end)

@@ -9,6 +9,7 @@ import numpy as np
 
 from lazypert._internal.kernels import kernel
 from lazypert.store.native import call_blosc_decompress, call_blosc_getitem, call_crc32c, call_pread
+from lazypert.store.prefix_sum import add_up
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,6 +61,8 @@ class EncodedChunks(NamedTuple):
         (n,) numbers of the chunks in the array, ascending.
     n_elements
         Elements of one chunk.
+    is_delta
+        Whether chunks hold the difference of each element to the one before it.
     is_verified
         (n,) whether the checksum of each chunk in a file has been found right. Of such a chunk, only the Blosc blocks
         that are needed are read. Decoding sets it.
@@ -71,6 +74,7 @@ class EncodedChunks(NamedTuple):
     lengths: NDArray[np.int64]
     numbers: NDArray[np.int64]
     n_elements: int
+    is_delta: bool
     is_verified: NDArray[np.bool_]
 
 
@@ -152,7 +156,8 @@ def decode_chunk(
 ) -> Any:
     """Read chunk `k`, and decode the elements of ranges `first` to `last` into their places: problem or 0.
 
-    It is verified when it is first read. The Blosc blocks between two ranges are not decoded.
+    It is verified when it is first read. The Blosc blocks between two ranges are not decoded; of differences, all
+    blocks up to the last range are.
     """
     _, _, decompress, getitem = functions
     size, itemsize, decoded = chunks.n_elements, scratch.itemsize, scratch.ctypes.data
@@ -171,7 +176,20 @@ def decode_chunk(
             if problem:
                 return problem
         n_bytes = call_blosc_decompress(decompress, (encoded, decoded, size * itemsize, 1))
-        return 0 if n_bytes == size * itemsize else UNDECODABLE
+        if n_bytes != size * itemsize:
+            return UNDECODABLE
+        if chunks.is_delta:
+            add_up(scratch)
+        return 0
+    if chunks.is_delta:
+        high = min(stops[last - 1] - begin, size)
+        problem = _read_blocks(functions, chunks, k, 0, (high - 1) // block) if by_block else 0
+        if problem:
+            return problem
+        if call_blosc_getitem(getitem, (encoded, 0, high, decoded)) != high * itemsize:
+            return UNDECODABLE
+        add_up(scratch[:high])
+        return 0
     low, high = max(starts[first] - begin, 0), min(stops[first] - begin, size)
     for i in range(first + 1, last + 1):
         if i < last and (starts[i] - begin) // block <= (high - 1) // block + 1:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from lazypert._internal.paths import is_url
+
 if TYPE_CHECKING:
     from collections.abc import Container
+    from pathlib import Path
 
 FORMAT_VERSION = 3
 """Version 3 orders the cells of a group by a hash of their names, and declares counts as floats; versions 1 and 2,
@@ -30,14 +33,27 @@ MATRIX_CHUNK, MATRIX_SHARD = 65_536, 8_388_608
 COLUMN_CHUNK, COLUMN_SHARD = 65_536, 1_048_576
 
 
+Compression = Literal["fast", "compact"]
+"""How the column numbers of a matrix are stored: as they are, or as differences."""
+
+
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """How the chunks of an array are compressed; the fields are those of Zarr's ``blosc`` codec."""
+    """How the chunks of an array are compressed.
+
+    `is_delta` says whether a chunk holds the difference of each element to the one before it, modulo the range of the
+    dtype; the other fields are those of Zarr's ``blosc`` codec.
+    """
 
     cname: str = "lz4"
     clevel: int = 5
     shuffle: str = "shuffle"
     blocksize: int = 0
+    is_delta: bool = False
+
+    def blosc(self) -> dict[str, Any]:
+        """Configuration of Zarr's ``blosc`` codec, without the element size."""
+        return {"cname": self.cname, "clevel": self.clevel, "shuffle": self.shuffle, "blocksize": self.blocksize}
 
 
 # Measured on chunks of 65,536 counts and column numbers of a screen. Counts are mostly 1 to 3: bit shuffling
@@ -49,6 +65,11 @@ class Codec:
 # not need, instead of 2.
 CODEC, NARROW_CODEC = Codec(blocksize=16_384), Codec(blocksize=8_192)
 COUNTS_CODEC = Codec(shuffle="bitshuffle", blocksize=8_192)
+
+# Differences of column numbers are small, and take 0.61 bytes each where the numbers take 1.11: with counts, 1.17
+# bytes per nonzero instead of 1.67. Zstandard would bring that to 0.98, and decode at a third of the speed.
+DELTA_CODEC = Codec(shuffle="bitshuffle", blocksize=16_384, is_delta=True)
+NARROW_DELTA_CODEC = Codec(shuffle="bitshuffle", blocksize=8_192, is_delta=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +109,9 @@ class Grid:
 ASTYPE = "numcodecs.astype"
 """Codec that lets an array be stored with one dtype and read with another."""
 
+DELTA = "numcodecs.delta"
+"""Codec that stores the differences of neighbouring elements; it starts anew in every chunk."""
+
 
 def declared_dtype(stored: np.dtype[Any], maximum: float, minimum: float) -> np.dtype[Any]:
     """Dtype that other readers get the values of a matrix in.
@@ -105,8 +129,21 @@ def astype_codec(stored: np.dtype[Any], declared: np.dtype[Any]) -> dict[str, An
     return {"name": ASTYPE, "configuration": {key: dtype.newbyteorder("<").str for key, dtype in dtypes.items()}}
 
 
-def stored_dtype(declared: np.dtype[Any], codecs: list[dict[str, Any]]) -> np.dtype[Any]:
-    """Dtype of the encoded elements of an array.
+def delta_codec(stored: np.dtype[Any]) -> dict[str, Any]:
+    """Metadata of the codec that turns elements into differences, which wrap around in the same dtype."""
+    dtype = stored.newbyteorder("<").str
+    return {"name": DELTA, "configuration": {"dtype": dtype, "astype": dtype}}
+
+
+class StoredElements(NamedTuple):
+    """What the encoded chunks of an array hold: elements of a dtype, or their differences."""
+
+    dtype: np.dtype[Any]
+    is_delta: bool
+
+
+def stored_elements(declared: np.dtype[Any], codecs: list[dict[str, Any]]) -> StoredElements:
+    """Return what the encoded chunks of an array hold.
 
     Parameters
     ----------
@@ -120,15 +157,21 @@ def stored_dtype(declared: np.dtype[Any], codecs: list[dict[str, Any]]) -> np.dt
     ValueError
         If another codec changes the elements before they become bytes.
     """
-    name, stored = codecs[0]["name"], declared
-    if name == ASTYPE:
-        dtypes = codecs[0]["configuration"]
-        stored, name = np.dtype(dtypes["encode_dtype"]).newbyteorder("="), codecs[1]["name"]
+    stored, rest = declared, codecs
+    if rest[0]["name"] == ASTYPE:
+        dtypes = rest[0]["configuration"]
+        stored, rest = np.dtype(dtypes["encode_dtype"]).newbyteorder("="), rest[1:]
         if np.dtype(dtypes["decode_dtype"]) != declared:
             raise ValueError(f"decode_dtype: got {dtypes['decode_dtype']!r} in an array of {declared}")
-    if name != "bytes":
-        raise ValueError(f"codecs: got {[codec['name'] for codec in codecs]}, expected only {ASTYPE!r} before 'bytes'")
-    return stored
+    is_delta = rest[0]["name"] == DELTA
+    if is_delta:
+        dtypes, rest = rest[0]["configuration"], rest[1:]
+        if stored.kind not in "iu" or any(np.dtype(dtypes.get(key, stored)) != stored for key in ("dtype", "astype")):
+            raise ValueError(f"{DELTA}: got {dtypes!r} in an array stored as {stored}")
+    if rest[0]["name"] != "bytes":
+        names = [codec["name"] for codec in codecs]
+        raise ValueError(f"codecs: got {names}, expected only {ASTYPE!r} and {DELTA!r}, in this order, before 'bytes'")
+    return StoredElements(stored, is_delta)
 
 
 def values_codec(dtype: np.dtype[Any]) -> Codec:
@@ -145,9 +188,16 @@ def stored_index_dtype(n_columns: int, declared: np.dtype[Any]) -> np.dtype[Any]
     return np.dtype("u2") if n_columns <= 2**16 else declared
 
 
-def index_codec(dtype: np.dtype[Any]) -> Codec:
+def index_codec(dtype: np.dtype[Any], compression: Compression) -> Codec:
     """Codec of the column numbers of a matrix."""
+    if compression == "compact":
+        return NARROW_DELTA_CODEC if dtype.itemsize == 2 else DELTA_CODEC
     return NARROW_CODEC if dtype.itemsize == 2 else CODEC
+
+
+def default_compression(store: str | Path) -> Compression:
+    """Compression of a new store, if none was chosen: decoding limits reading from disks, the network from URLs."""
+    return "compact" if is_url(store) else "fast"
 
 
 def dense_dtype(stored: np.dtype[Any], maximum: float, minimum: float) -> np.dtype[Any]:

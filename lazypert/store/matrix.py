@@ -155,6 +155,7 @@ class Matrix:
         breaks = np.flatnonzero((starts[1:] != stops[:-1]) | (np.diff(offsets) != (stops - starts)[:-1])) + 1
         heads, tails = np.append(0, breaks)[:n], np.append(breaks, n)[:n] - 1
         ranges = starts[heads], stops[tails], offsets[heads]
+        self._begin_both(*ranges[:2])
         self.indices.gather(*ranges, indices)
         self.data.gather(*ranges, data)
 
@@ -166,6 +167,7 @@ class Matrix:
         starts, stops = self._bounds(unique)
         is_filled = stops > starts
         ranges = starts[is_filled], stops[is_filled]
+        self._begin_both(*ranges)
         selected = self.indices.select_columns(*ranges, columns)
         offsets, lengths = np.zeros((2, len(unique)), np.int64)
         data, sums = self.data.take_selected(*ranges, selected, totals=totals)
@@ -226,6 +228,7 @@ class Matrix:
     ) -> None:
         """Decode sorted, distinct, non-empty rows and write their selected columns; a `target_sum` of 0 means none."""
         indices, data, sums = self.indices, self.data, np.zeros(len(starts))
+        self._begin_both(starts, stops)
         scratch = indices.scratch_chunk(), data.scratch_chunk(), np.zeros(columns.n_columns + 1, np.float32)
         for numbers, overlapping in indices.read_steps(starts, stops):
             ranges, step_rows = (starts[overlapping], stops[overlapping]), out_rows[overlapping]
@@ -242,6 +245,11 @@ class Matrix:
                 )
             indices.raise_damage(index_damage, numbers)
             data.raise_damage(value_damage, numbers)
+
+    def _begin_both(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> None:
+        """Read both arrays at a time where each read waits for a server."""
+        self.indices.begin_ranges(starts, stops)
+        self.data.begin_ranges(starts, stops)
 
     @property
     def _decodes_in_kernels(self) -> bool:

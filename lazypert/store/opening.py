@@ -4,39 +4,58 @@ from __future__ import annotations
 
 import glob
 import json
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import zarr
 
-from lazypert._internal.machine import machine_error, raise_machine_error
+from lazypert._internal.machine import raise_machine_error
 from lazypert._internal.paths import is_url
-from lazypert.errors import ConfigError, LazypertError, MachineError, StoreDamagedError, StoreNotFoundError
-from lazypert.store.byte_reader import LocalReader, RemoteReader
+from lazypert.errors import StoreNotFoundError
+from lazypert.store.byte_reader import LocalReader
 from lazypert.store.damage import store_damaged
+from lazypert.store.disk_cache import DiskCache
 from lazypert.store.format import MARKER
-
-if TYPE_CHECKING:
-    from lazypert.store.byte_reader import ByteReader
-
+from lazypert.store.object_store import open_object_store
+from lazypert.store.reader_store import ReaderStore
+from lazypert.store.remote_reader import RemoteReader
+from lazypert.store.storage_options import own_options, secrets_of
+from lazypert.store.table_objects import annotation_objects
+from lazypert.store.unfinished import CLAIM, unfinished_store
 
 _FILES = (".h5ad", ".h5", ".h5mu", ".loom")
 
 
-def open_root(path: str, storage_options: dict[str, Any] | None) -> tuple[ByteReader, zarr.Group]:
-    """Return a reader of a store's files, and its root group.
+def open_root(
+    path: str, storage_options: dict[str, Any] | None, given: Any = None, cache: tuple[Any, int] | None = None
+) -> tuple[LocalReader | RemoteReader, zarr.Group, Any]:
+    """Return a reader of a store's files, its root group, and what identifies its root metadata.
+
+    Parameters
+    ----------
+    path
+        Its folder or URL.
+    storage_options
+        Options for URLs.
+    given
+        A Zarr store, opened by the caller, that is read in place of `path`.
+    cache
+        Folder and limit of a cache on the local disk, for URLs and Zarr stores.
 
     Raises
     ------
     ConfigError
-        If fsspec cannot open such URLs, or refuses `storage_options`.
+        If the URL cannot be opened, or the storage refuses `storage_options`.
     StoreNotFoundError
         If there is no lazypert store.
     StoreDamagedError
         If its root metadata cannot be read.
+    StorageError
+        If the storage does not answer, or refuses access.
     """
-    if is_url(path):
-        return _open_url(path, storage_options)
+    if given is not None or is_url(path):
+        return _open_remote(path, storage_options, given, cache)
     folder = Path(path).absolute()
     if not folder.exists():
         raise _no_store(folder, path)
@@ -45,7 +64,9 @@ def open_root(path: str, storage_options: dict[str, Any] | None) -> tuple[ByteRe
             f"store: got the file {path!r}, expected the folder of a lazypert store. Convert the file first: "
             f"lazypert.convert({path!r}, 'screen.zarr', pert_col=..., control_pert=...)."
         )
-    return LocalReader(folder), _open_group(folder, path)
+    reader = LocalReader(folder)
+    identity = reader.root_identity()
+    return reader, _open_group(folder, path), identity
 
 
 def _no_store(folder: Path, path: str) -> StoreNotFoundError:
@@ -70,54 +91,43 @@ def _no_store(folder: Path, path: str) -> StoreNotFoundError:
     )
 
 
-def _open_url(url: str, storage_options: dict[str, Any] | None) -> tuple[ByteReader, zarr.Group]:
-    from zarr.storage import FsspecStore
-
-    if url.partition("?")[0].endswith(_FILES):
+def _open_remote(
+    url: str, storage_options: dict[str, Any] | None, given: Any, cache: tuple[Any, int] | None
+) -> tuple[RemoteReader, zarr.Group, Any]:
+    if given is None and url.partition("?")[0].endswith(_FILES):
         raise StoreNotFoundError(
-            f"store: got {url!r}, the URL of a file, expected that of a lazypert store. Files are converted on this "
-            "machine: copy it here, and convert it with lazypert.convert(...)."
+            f"store: got {url!r}, the URL of a file, expected that of a lazypert store. Convert the file first, with "
+            "lazypert.convert(...)."
         )
-    try:
-        remote = FsspecStore.from_url(url, storage_options=storage_options, read_only=True)
-    except (ImportError, ValueError, TypeError) as error:
-        raise ConfigError(
-            f"store: got {url!r}, which fsspec cannot open: {error}. Install the package that reads such URLs, or "
-            "correct the URL or storage_options."
-        ) from error
-    reader = RemoteReader(remote)
-    try:
-        return reader, _open_group(remote, url)
-    except StoreDamagedError:
-        _require_readable(reader, url, storage_options)
-        raise
-    except LazypertError:
-        raise
-    except Exception as error:  # each backend of fsspec raises types of its own
-        raise machine_error(url, error) from error
+    options, rest = own_options(storage_options)
+    opened = open_object_store(url, storage_options) if given is None else given
+    secrets = secrets_of(rest)
+    reader = RemoteReader(opened, url, options, secrets)
+    root, identity = reader.read_root()
+    if root is None:
+        raise _no_root(url) if reader.size(CLAIM) is None else unfinished_store(url)
+    if cache is not None:
+        folder, limit = cache
+        of_version = DiskCache(folder, limit, f"{url}\n{sha256(root).hexdigest()}")
+        reader = RemoteReader(opened, url, options, secrets, of_version)
+    reader.provide({"zarr.json": root})
+    group = _open_group(ReaderStore(reader), url)
+    reader.hold(annotation_objects(group))
+    return reader, group, identity
 
 
-def _require_readable(reader: RemoteReader, url: str, storage_options: dict[str, Any] | None) -> None:
-    """Raise an error if the root metadata cannot be read at all: then nothing says that they are damaged."""
-    try:
-        reader.read("zarr.json", 0, 1)
-    except MachineError as error:
-        if not isinstance(error.__cause__, TypeError):
-            raise
-        raise ConfigError(
-            f"storage_options: got the options {sorted(storage_options or ())} for {url!r}, which refuses them: "
-            f"{error.__cause__}. Correct their names and types. The store is not damaged."
-        ) from error
+def _no_root(path: str) -> StoreNotFoundError:
+    return StoreNotFoundError(
+        f"store: got {path!r}, which has no zarr.json; expected a lazypert store. "
+        "Check the path, or create a store with lazypert.convert(...)."
+    )
 
 
 def _open_group(where: Any, path: str) -> zarr.Group:
     try:
         group = zarr.open_group(where, mode="r", zarr_format=3)
     except FileNotFoundError as error:
-        raise StoreNotFoundError(
-            f"store: got {path!r}, which has no zarr.json; expected a lazypert store. "
-            "Check the path, or create a store with lazypert.convert(...)."
-        ) from error
+        raise _no_root(path) from error
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise_machine_error(path, error)
         raise store_damaged(f"{path}/zarr.json", str(error)) from error

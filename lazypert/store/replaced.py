@@ -6,33 +6,24 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lazypert.errors import StoreChangedError
+from lazypert._internal.cluster import this_worker
+from lazypert.errors import StoreChangedError, StoreNotFoundError
 from lazypert.store.added import ADDED
+from lazypert.store.byte_reader import LocalReader
 from lazypert.store.damage import store_damaged
 from lazypert.store.format import MARKER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
-    from lazypert.store.byte_reader import ByteRange, LocalReader
+    from lazypert.store.byte_reader import ByteRange
+    from lazypert.store.remote_reader import RemoteReader
 
 _OF_CONVERSION = ("format_version", "sources", "roles", "order", "layer", "n_obs", "n_vars", "summary")
 """Root attributes that additions to a store do not change."""
-
-Identity = tuple[int, int, int]
-"""What tells a version of the root metadata from others: inode, time of change in nanoseconds, bytes."""
-
-
-def root_identity(folder: Path) -> Identity | None:
-    """Return the identity of a store's root metadata, or None if there are none."""
-    try:
-        found = os.stat(f"{folder}/zarr.json")  # noqa: PTH116 - a Path would take longer, and every read asks
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +71,10 @@ def store_changed(path: str) -> StoreChangedError:
 class CheckedReader:
     """Reads files of a store, and raises an error once the store, or the column that is read, has been replaced.
 
-    What was opened before, such as groups or categories, would not fit the new files. Thread-safe and picklable.
+    What was opened before, such as groups or categories, would not fit the new files. Local files are checked after
+    every read. Of object storage, the root metadata are asked for after the index of a shard or a whole object was
+    read: what is read of a shard later has the checksums that belong to its index, or is checked again. Thread-safe and
+    picklable.
 
     Parameters
     ----------
@@ -94,17 +88,25 @@ class CheckedReader:
         Path of the obs column that is read, which may be replaced on its own; None for other files.
     """
 
-    coalescing_gap = 0
-    has_files = True
-
     def __init__(
-        self, reader: LocalReader, attrs: Mapping[str, Any], seen: Identity | None, column: str | None = None
+        self, reader: LocalReader | RemoteReader, attrs: Mapping[str, Any], seen: Any, column: str | None = None
     ) -> None:
         self.reader, self.column, self.seen = reader, column, seen
         self.version, self.digest = Version.of(attrs), _column_digest(attrs, column)
+        self.coalescing_gap, self.has_files, self.file_offset = (
+            reader.coalescing_gap,
+            reader.has_files,
+            reader.file_offset,
+        )
+        self._is_local = isinstance(reader, LocalReader)
 
     def __repr__(self) -> str:
         return f"CheckedReader({self.reader!r}, column={self.column!r})"
+
+    @property
+    def where(self) -> str:
+        """Path or URL of the store."""
+        return str(self.reader.root) if isinstance(self.reader, LocalReader) else self.reader.where
 
     def check(self) -> None:
         """Raise an error if the files are not those of the store that was opened.
@@ -113,48 +115,59 @@ class CheckedReader:
         ------
         StoreChangedError
             If the store or the column was replaced.
+        StoreNotFoundError
+            If the whole store is gone, or this process cannot see it.
         StoreDamagedError
             If its root metadata cannot be read any more.
         """
-        identity = root_identity(self.reader.root)
-        if identity == self.seen or identity is None:  # None: the store is gone, as the next read will say
+        identity = self.reader.root_identity()
+        if identity is None and self._is_local and not _has_files(Path(self.where)):
+            raise store_gone(self.where)
+        if identity == self.seen:
             return
+        found = None if identity is None else self.reader.root_metadata()
+        if found is None:
+            if not self._is_local:
+                raise store_changed(self.where)  # something else may be written there, and its objects come first
+            return  # the store is gone, as the next read will say
         try:
-            attrs = json.loads((self.reader.root / "zarr.json").read_bytes())["attributes"][MARKER]
-        except FileNotFoundError:
-            return
+            attrs = json.loads(found)["attributes"][MARKER]
         except (ValueError, KeyError, TypeError) as error:
             raise store_damaged("zarr.json", f"it cannot be read ({error})") from error
         if self.version.is_replaced_by(Version.of(attrs)):
-            raise store_changed(str(self.reader.root))
+            raise store_changed(self.where)
         if _column_digest(attrs, self.column) != self.digest:
             raise StoreChangedError(
-                f"{self.column}: the column was replaced after {str(self.reader.root)!r} was opened. "
+                f"{self.column}: the column was replaced after {self.where!r} was opened. "
                 "Open the store again to read the new values."
             )
         self.seen = identity
 
+    def _check_local(self) -> None:
+        if self._is_local:
+            self.check()
+
     def size(self, key: str) -> int | None:
         """Size of a file in bytes, or None."""
         size = self.reader.size(key)
-        self.check()
+        self._check_local()
         return size
 
     def read(self, key: str, offset: int, length: int) -> bytes:
         """Read part of a file."""
         data = self.reader.read(key, offset, length)
-        self.check()
+        self._check_local()
         return data
 
-    def open_files(self, keys: Sequence[str]) -> list[int]:
+    def open_files(self, keys: Sequence[str], ranges: Sequence[ByteRange] = ()) -> list[int]:
         """Open files."""
         try:
-            files = self.reader.open_files(keys)
+            files = self.reader.open_files(keys, ranges)
         except FileNotFoundError:
             self.check()
             raise
         try:
-            self.check()
+            self._check_local()
         except BaseException:
             for file in files:
                 os.close(file)
@@ -164,8 +177,57 @@ class CheckedReader:
     def read_ranges(self, ranges: Sequence[ByteRange], out: memoryview) -> list[int]:
         """Read parts of files."""
         counts = self.reader.read_ranges(ranges, out)
-        self.check()
+        self._check_local()
         return counts
+
+    def begin(self, ranges: Sequence[ByteRange]) -> None:
+        """Start to read ranges."""
+        self.reader.begin(ranges)
+
+    def read_tails(self, keys: Sequence[str], length: int) -> list[tuple[bytes | None, int | None]]:
+        """Last bytes of files."""
+        held = not isinstance(self.reader, LocalReader) and not self.reader.not_held(keys)
+        tails = self.reader.read_tails(keys, length)
+        if not held:
+            self.check()
+        return tails
+
+    def hold(self, keys: Sequence[str]) -> None:
+        """Read small objects as a whole."""
+        if isinstance(self.reader, LocalReader) or not self.reader.not_held(keys):
+            return
+        self.reader.hold(keys)
+        self.check()
+
+    def fresh(self) -> CheckedReader:
+        """Return a reader that keeps nothing."""
+        other = CheckedReader.__new__(CheckedReader)
+        other.__dict__.update(self.__dict__)
+        other.reader = self.reader.fresh()
+        return other
+
+
+def store_gone(path: str) -> StoreNotFoundError:
+    """Return the error for an open store of which this process sees no file."""
+    worker = this_worker()
+    if worker is None:
+        return StoreNotFoundError(
+            f"There is no store at {path!r} any more: it was deleted or moved, or this process does not see it. "
+            "Open it again."
+        )
+    return StoreNotFoundError(
+        f"The Dask worker {worker} sees no store at {path!r}, which the client has opened. The store is not damaged. "
+        "Put it on storage that every worker mounts at the same path, or stop this worker."
+    )
+
+
+def _has_files(folder: Path) -> bool:
+    try:
+        return any(folder.iterdir())
+    except FileNotFoundError:
+        return False
+    except OSError:  # as the next read will say
+        return True
 
 
 def _column_digest(attrs: Mapping[str, Any], column: str | None) -> str | None:

@@ -69,6 +69,8 @@ def _with_index(chunks: Iterable[NDArray[Any]], grid: Grid, codec: Codec) -> lis
     buffers: list[bytes] = []
     offset = 0
     for number, chunk in enumerate(chunks):
+        if codec.is_delta:
+            chunk = np.diff(chunk, prepend=chunk.dtype.type(0))
         body = blosc.compress(
             np.ascontiguousarray(chunk),
             codec.cname.encode(),

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from lazypert.store.byte_reader import ByteReader
 
 
+_LARGEST_SHARD = 2**31
+"""Bytes; what an object without a known size is checked against. Reading beyond its end is an error in any case."""
+
+
 class ShardIndexes:
     """The shard indexes of one array, each read on first use; the most recently used ones are cached.
 
@@ -69,13 +73,14 @@ class ShardIndexes:
             known = {shard: self._cached[shard] for shard in shards if shard in self._cached}
             for shard in known:
                 self._cached.move_to_end(shard)
-        indexes = {shard: known[shard] if shard in known else self._read(self.key(shard)) for shard in shards}
-        if len(known) < len(indexes):
+        unread = [shard for shard in dict.fromkeys(shards) if shard not in known]
+        indexes = known | dict(zip(unread, self._read(unread), strict=True)) if unread else known
+        if unread:
             with self._lock:
                 self._cached.update(indexes)
                 while len(self._cached) > self.MAX_CACHED:
                     self._verified.pop(self._cached.popitem(last=False)[0], None)
-        return list(indexes.values())
+        return [indexes[shard] for shard in shards]
 
     def verified(self, shards: Sequence[int], files: Sequence[int]) -> list[NDArray[np.bool_]]:
         """(chunks_per_shard,) whether each chunk has been verified, for each shard; readers set it.
@@ -100,18 +105,23 @@ class ShardIndexes:
                 self._verified[shard] = identity, is_verified
         return is_verified
 
-    def _read(self, key: str) -> NDArray[np.int64]:
-        size = self.reader.size(key)
-        if size is None:
-            raise store_damaged(key, "the file is missing")
-        length = self.chunks_per_shard * INDEX_ENTRY
-        encoded = self.reader.read(key, max(0, size - length - CHECKSUM), length + CHECKSUM)
-        if len(encoded) != length + CHECKSUM or checksum(encoded[:-CHECKSUM]) != encoded[-CHECKSUM:]:
-            raise store_damaged(key, "the shard index is damaged or cut short")
-        entries = np.frombuffer(encoded[:-CHECKSUM], dtype="<u8").reshape(-1, 2)
-        # A file that is cut short right after a chunk ends in a valid checksum too.
-        written, n_chunk_bytes = entries[entries[:, 0] != ABSENT], size - len(encoded)
-        beyond = (written > n_chunk_bytes).any() or (written.sum(axis=1) > n_chunk_bytes).any()
-        if beyond or (written[:, 1] < CHECKSUM).any():
-            raise store_damaged(key, "the shard index is damaged or cut short")
-        return entries.astype(np.int64)  # ABSENT becomes -1
+    def _read(self, shards: Sequence[int]) -> list[NDArray[np.int64]]:
+        keys = [self.key(shard) for shard in shards]
+        length = self.chunks_per_shard * INDEX_ENTRY + CHECKSUM
+        tails = self.reader.read_tails(keys, length)
+        return [_parse(key, tail, size, length) for key, (tail, size) in zip(keys, tails, strict=True)]
+
+
+def _parse(key: str, encoded: bytes | None, size: int | None, length: int) -> NDArray[np.int64]:
+    """Return the entries of an encoded index; the size of its file is None if it is not known."""
+    if encoded is None:
+        raise store_damaged(key, "the file is missing")
+    if len(encoded) != length or checksum(encoded[:-CHECKSUM]) != encoded[-CHECKSUM:]:
+        raise store_damaged(key, "the shard index is damaged or cut short")
+    entries = np.frombuffer(encoded[:-CHECKSUM], dtype="<u8").reshape(-1, 2)
+    # A file that is cut short right after a chunk ends in a valid checksum too.
+    written, n_chunk_bytes = entries[entries[:, 0] != ABSENT], _LARGEST_SHARD if size is None else size - len(encoded)
+    beyond = (written > n_chunk_bytes).any() or (written.sum(axis=1) > n_chunk_bytes).any()
+    if beyond or (written[:, 1] < CHECKSUM).any():
+        raise store_damaged(key, "the shard index is damaged or cut short")
+    return entries.astype(np.int64)  # ABSENT becomes -1

@@ -12,6 +12,7 @@ import errno
 import os
 import threading
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from lazypert.sparse.columns import ColumnSelection
     from lazypert.store.byte_reader import ByteRange, ByteReader
     from lazypert.store.format import Grid
+
+
+_SMALL = 4 * 1024**2
+"""Bytes of a decoded array that is read as a whole from object storage."""
 
 
 class _Scratch(threading.local):
@@ -84,18 +89,24 @@ class ShardedArray:
         Dtype of the elements.
     grid
         Lengths of the array, its chunks and its shards.
+    is_delta
+        Whether chunks hold the difference of each element to the one before it.
     """
 
     MAX_CHUNKS_IN_MEMORY = 128  # encoded, per read: about 4 MiB of a matrix
     MAX_OPEN_FILES = 64  # per read
+    MAX_CHUNKS_IN_REQUEST = 512  # encoded, per read of object storage: about 16 MiB, so that few steps wait for it
 
-    def __init__(self, reader: ByteReader, path: str, dtype: np.dtype[Any], grid: Grid) -> None:
+    def __init__(
+        self, reader: ByteReader, path: str, dtype: np.dtype[Any], grid: Grid, *, is_delta: bool = False
+    ) -> None:
         self.reader, self.path, self.dtype, self.grid = reader, path, np.dtype(dtype), grid
+        self.is_delta = is_delta
         self.indexes = ShardIndexes(reader, path, grid.shard // grid.chunk)
         self._whole: NDArray[Any] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ShardedArray, (self.reader, self.path, self.dtype, self.grid)
+        return partial(ShardedArray, is_delta=self.is_delta), (self.reader, self.path, self.dtype, self.grid)
 
     def __repr__(self) -> str:
         return f"ShardedArray({self.path!r}, {len(self):,} elements, {self.dtype}, {self.grid.n_shards:,} shards)"
@@ -154,6 +165,7 @@ class ShardedArray:
         if not is_filled.all():
             starts, stops, offsets = starts[is_filled], stops[is_filled], offsets[is_filled]
         scratch = self.scratch_chunk()
+        self._hold_if_small()
         for numbers, overlapping in self.read_steps(starts, stops):
             with self.open_chunks(numbers) as chunks:
                 ranges = starts[overlapping], stops[overlapping]
@@ -236,46 +248,92 @@ class ShardedArray:
         Numbers of the chunks of a step, and the ranges that overlap them.
         """
         numbers = _chunks_of(starts, stops, self.grid.chunk)
-        nth_shard = np.cumsum(np.diff(numbers // self._per_shard, prepend=-1) != 0)
-        at, from_files = 0, native.are_available() and self.reader.has_files
-        while at < len(numbers):
-            end = at + self.MAX_CHUNKS_IN_MEMORY
-            if from_files:
-                end = int(np.searchsorted(nth_shard, nth_shard[at] + self.MAX_OPEN_FILES))
-            end = min(end, len(numbers))
+        ends = self._step_ends(numbers)
+        for at, end, next_end in zip([0, *ends], ends, [*ends[1:], None], strict=False):
+            if next_end is not None:
+                self.begin(numbers[end:next_end])
             start, stop = numbers[at] * self.grid.chunk, (numbers[end - 1] + 1) * self.grid.chunk
             overlapping = slice(np.searchsorted(stops, start, side="right"), np.searchsorted(starts, stop, side="left"))
             yield numbers[at:end], overlapping
-            at = end
+
+    def _step_ends(self, numbers: NDArray[np.int64]) -> list[int]:
+        nth_shard = np.cumsum(np.diff(numbers // self._per_shard, prepend=-1) != 0)
+        from_files = native.are_available() and self.reader.has_files
+        is_local = self.reader.coalescing_gap == 0
+        ends, at = [], 0
+        while at < len(numbers):
+            end = at + (self.MAX_CHUNKS_IN_MEMORY if is_local else self.MAX_CHUNKS_IN_REQUEST)
+            if from_files:
+                n_files = self.MAX_OPEN_FILES
+                last = int(np.searchsorted(nth_shard, nth_shard[at] + n_files))
+                end = last if is_local else min(last, end)
+            at = min(end, len(numbers))
+            ends.append(at)
+        return ends
+
+    def begin(self, numbers: NDArray[np.int64]) -> None:
+        """Start to read chunks that this thread will read next, if they are objects."""
+        if self.reader.coalescing_gap == 0 or not len(numbers):
+            return
+        shard, _, offsets, lengths = self._locate(numbers)
+        if not self.reader.has_files or not native.are_available():
+            self.reader.begin(self._coalesce(shard, offsets, lengths)[0])
+
+    def begin_ranges(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> None:
+        """Start to read the first step of ranges that this thread will read after another array."""
+        if self.reader.coalescing_gap:
+            self._hold_if_small()
+            is_filled = stops > starts
+            numbers = _chunks_of(starts[is_filled], stops[is_filled], self.grid.chunk)
+            self.begin(numbers[: self._step_ends(numbers)[0]] if len(numbers) else numbers)
+
+    def _hold_if_small(self) -> None:
+        """Let a small array be read by one request, instead of one for its index and another for its chunks."""
+        is_small = self.grid.n_shards == 1 and self.grid.length * self.dtype.itemsize <= _SMALL
+        if is_small and self.reader.coalescing_gap and not self.reader.has_files:
+            self.reader.hold([self.indexes.key(0)])
 
     @contextmanager
     def open_chunks(self, numbers: NDArray[np.int64]) -> Iterator[EncodedChunks]:
         """Locate chunks in files that are open within the context, or read them into memory."""
-        shard, within = np.divmod(numbers, self._per_shard)
+        shard, within, offsets, lengths = self._locate(numbers)
         is_new = np.diff(shard, prepend=-1) != 0
         nth_shard, shards = np.cumsum(is_new) - 1, shard[is_new].tolist()
-        entries = np.stack(self.indexes.read(shards))[nth_shard, within]
-        absent = np.flatnonzero(entries[:, 0] < 0)
-        if len(absent):
-            raise self._damaged(int(shard[absent[0]]), "the shard index says that a chunk was never written")
-        offsets, lengths = np.ascontiguousarray(entries.T)
-        files = self._open_files(shards)
+        files = self._open_files(shards, shard, offsets, lengths)
         if files is None:
             buffer, offsets = self._read_chunks(shard, offsets, lengths)
             is_verified, in_files = np.zeros(len(numbers), bool), np.full(len(numbers), -1)
-            yield EncodedChunks(buffer, in_files, offsets, lengths, numbers, self.grid.chunk, is_verified)
+            yield EncodedChunks(
+                buffer, in_files, offsets, lengths, numbers, self.grid.chunk, self.is_delta, is_verified
+            )
             return
         try:
             buffer = _scratch.take(f"encoded {self._name}", int(lengths.max()))
             of_shards = self.indexes.verified(shards, files)
             was_verified = np.stack(of_shards)[nth_shard, within]
             is_verified, in_files = was_verified.copy(), np.array(files)[nth_shard]
-            yield EncodedChunks(buffer, in_files, offsets, lengths, numbers, self.grid.chunk, is_verified)
+            in_file = offsets + self.reader.file_offset
+            yield EncodedChunks(
+                buffer, in_files, in_file, lengths, numbers, self.grid.chunk, self.is_delta, is_verified
+            )
             for i in np.flatnonzero(is_verified & ~was_verified).tolist():
                 of_shards[nth_shard[i]][within[i]] = True
         finally:
             for file in files:
                 os.close(file)
+
+    def _locate(
+        self, numbers: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Shard of each chunk, its number within it, and its offset and length in bytes."""
+        shard, within = np.divmod(numbers, self._per_shard)
+        is_new = np.diff(shard, prepend=-1) != 0
+        entries = np.stack(self.indexes.read(shard[is_new].tolist()))[np.cumsum(is_new) - 1, within]
+        absent = np.flatnonzero(entries[:, 0] < 0)
+        if len(absent):
+            raise self._damaged(int(shard[absent[0]]), "the shard index says that a chunk was never written")
+        offsets, lengths = np.ascontiguousarray(entries.T)
+        return shard, within, offsets, lengths
 
     def raise_damage(self, damage: ChunkDamage, numbers: NDArray[np.int64]) -> None:
         """Raise the error for damage, if any, among the chunks of a step, or for a failed read."""
@@ -284,18 +342,23 @@ class ShardedArray:
         position, problem = damage
         shard, within = divmod(int(numbers[position]), self._per_shard)
         if problem != UNREADABLE:
+            self.reader.check()  # parts of a new store do not fit the index of the old one
             raise self._damaged(shard, problem)
         # Kernels cannot say why a read failed: read the same bytes in Python, which raises the reason.
         offset, length = self.indexes.read([shard])[0][within].tolist()
         self.reader.read(self.indexes.key(shard), offset, length)
         raise machine_error(self.indexes.key(shard), OSError(errno.EIO, "a read failed, and succeeded when repeated"))
 
-    def _open_files(self, shards: list[int]) -> list[int] | None:
+    def _open_files(
+        self, shards: list[int], shard: NDArray[np.int64], offsets: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> list[int] | None:
         """Open the files of shards; None if there are none, kernels cannot read them, or too many are open."""
         if not (native.are_available() and self.reader.has_files):
             return None
+        is_local = self.reader.coalescing_gap == 0
+        ranges = [] if is_local else self._coalesce(shard, offsets, lengths)[0]
         try:
-            return self.reader.open_files([self.indexes.key(shard) for shard in shards])
+            return self.reader.open_files([self.indexes.key(number) for number in shards], ranges)
         except FileNotFoundError as error:
             raise store_damaged(str(error.filename), "the file is missing") from None
         except OSError as error:
@@ -307,23 +370,31 @@ class ShardedArray:
         self, shard: NDArray[np.int64], offsets: NDArray[np.int64], lengths: NDArray[np.int64]
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Read chunks into memory: the bytes, and the offset of each chunk in them."""
-        # Chunks lie in the order of their numbers, so nearby ones coalesce into one byte range.
-        gap = offsets[1:] - (offsets + lengths)[:-1]
-        is_apart = (np.diff(shard) != 0) | (gap < 0) | (gap > self.reader.coalescing_gap)
-        first = np.append(0, np.flatnonzero(is_apart) + 1)
-        last = np.append(first[1:], len(shard)) - 1
+        ranges, first, last = self._coalesce(shard, offsets, lengths)
         sizes = offsets[last] + lengths[last] - offsets[first]
         buffer = _scratch.take(f"encoded {self._name}", int(sizes.sum()))
-        ranges: list[ByteRange] = [
-            (self.indexes.key(number), offset, size)
-            for number, offset, size in zip(shard[first].tolist(), offsets[first].tolist(), sizes.tolist(), strict=True)
-        ]
         missing = sizes - np.array(self.reader.read_ranges(ranges, memoryview(buffer)), dtype=np.int64)  # type: ignore[arg-type]
         if missing.any():
             worst = int(missing.argmax())
             raise self._damaged(int(shard[first[worst]]), f"the file is cut short by {int(missing[worst])} bytes")
         range_offsets = np.cumsum(sizes) - sizes
         return buffer, offsets + np.repeat(range_offsets - offsets[first], last - first + 1)
+
+    def _coalesce(
+        self, shard: NDArray[np.int64], offsets: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> tuple[list[ByteRange], NDArray[np.int64], NDArray[np.int64]]:
+        """Byte ranges that hold chunks, and the first and the last chunk of each."""
+        # Chunks lie in the order of their numbers, so nearby ones coalesce into one byte range.
+        gap = offsets[1:] - (offsets + lengths)[:-1]
+        is_apart = (np.diff(shard) != 0) | (gap < 0) | (gap > self.reader.coalescing_gap)
+        first = np.append(0, np.flatnonzero(is_apart) + 1)
+        last = np.append(first[1:], len(shard)) - 1
+        sizes = offsets[last] + lengths[last] - offsets[first]
+        ranges: list[ByteRange] = [
+            (self.indexes.key(number), offset, size)
+            for number, offset, size in zip(shard[first].tolist(), offsets[first].tolist(), sizes.tolist(), strict=True)
+        ]
+        return ranges, first, last
 
     @property
     def _name(self) -> str:

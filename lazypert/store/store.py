@@ -7,24 +7,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from zarr.abc.store import Store as ZarrStore
+from zarr.storage import LocalStore
 
 import lazypert_zarr  # noqa: F401 - opens counts without zarr's warning even if lazypert is not installed
+from lazypert._internal.cluster import this_worker
 from lazypert._internal.files import crc32
-from lazypert._internal.paths import is_url, location
+from lazypert._internal.memory import parse_bytes
+from lazypert._internal.paths import is_url, local_path, location
 from lazypert.errors import StoreDamagedError, StoreNotFoundError, no_such_column
 from lazypert.screen.roles import OPTIONAL_ROLES, Roles
 from lazypert.store.added import ADDED, combined_digest, is_within
 from lazypert.store.arrays import DenseArray, StringArray
 from lazypert.store.byte_reader import LocalReader
 from lazypert.store.damage import store_damaged
-from lazypert.store.format import FORMAT_VERSION, MARKER, RAW, TABLES, Grid, matrix_name, stored_dtype
+from lazypert.store.format import FORMAT_VERSION, MARKER, RAW, TABLES, Grid, matrix_name, stored_elements
 from lazypert.store.manifest import MANIFEST, Entry, manifest_digest
 from lazypert.store.matrix import Matrix
 from lazypert.store.opening import open_root
-from lazypert.store.replaced import CheckedReader, Version, root_identity, store_changed
+from lazypert.store.replaced import CheckedReader, Version, store_changed, store_gone
 from lazypert.store.sharded_array import ShardedArray
 from lazypert.store.stored_cell_stats import StoredCellStats
 from lazypert.store.stored_groups import read_groups
+from lazypert.store.table_objects import group_objects
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -33,6 +38,9 @@ if TYPE_CHECKING:
 
     from lazypert.screen.groups import Groups
     from lazypert.store.byte_reader import ByteReader
+    from lazypert.store.format import Compression
+
+DEFAULT_CACHE_SIZE = "20GiB"
 
 _CELL_STATS = f"{TABLES}/facts"
 
@@ -45,9 +53,15 @@ class Store:
     Parameters
     ----------
     path
-        A folder, in which ``~`` and ``$VARIABLES`` are replaced, or a URL such as ``"s3://bucket/screen.zarr"``.
+        A folder, in which ``~`` and ``$VARIABLES`` are replaced; a URL such as ``"s3://bucket/screen.zarr"``; or a
+        Zarr store, such as `zarr.storage.ObjectStore` or the store of an Icechunk session.
     storage_options
-        Passed to fsspec for URLs.
+        Options for URLs: those of fsspec or obstore, and `RequestOptions`.
+    cache_dir
+        Folder on the local disk that keeps what is read from a URL or a Zarr store; processes share it. None keeps
+        nothing but tables in memory.
+    cache_size
+        Bytes that all stores may take in that folder, such as ``"50GiB"``.
 
     Raises
     ------
@@ -56,14 +70,29 @@ class Store:
     StoreDamagedError
         If its root metadata cannot be read.
     ConfigError
-        If a variable is not set, or a `pathlib.Path` was made of a URL, which must be text.
+        If a variable is not set, or a `pathlib.Path` was made of a URL, which must be text; or an option is unknown.
+    StorageError
+        If object storage does not answer, or refuses access.
     """
 
-    def __init__(self, path: str | Path, storage_options: dict[str, Any] | None = None) -> None:
-        self.path, self.storage_options = location("store", path), storage_options
-        self._root_identity = None if is_url(self.path) else root_identity(Path(self.path).absolute())
+    def __init__(
+        self,
+        path: str | Path | ZarrStore,
+        storage_options: dict[str, Any] | None = None,
+        *,
+        cache_dir: str | Path | None = None,
+        cache_size: int | str = DEFAULT_CACHE_SIZE,
+    ) -> None:
+        if isinstance(path, LocalStore):
+            path = path.root
+        self._zarr_store = path if isinstance(path, ZarrStore) else None
+        self.path = _name_of(path) if isinstance(path, ZarrStore) else location("store", path)
+        self.storage_options, self.cache_dir, self.cache_size = storage_options, cache_dir, cache_size
+        limit = parse_bytes(cache_size, "cache_size")
+        cache = None if cache_dir is None else (local_path("cache_dir", cache_dir, "The cache is local."), limit)
         self._root: Any  # a Zarr group, whose type does not say what a path holds
-        self.reader, self._root = open_root(self.path, storage_options)
+        self.reader: ByteReader
+        reader, self._root, self._root_identity = open_root(self.path, storage_options, self._zarr_store, cache)
         self.attrs: dict[str, Any] = dict(self._root.attrs[MARKER])
         version = self.attrs.get("format_version")
         if not isinstance(version, int):
@@ -74,11 +103,13 @@ class Store:
                 "Upgrade lazypert to read this store."
             )
         self.format_version: int = version
-        if isinstance(self.reader, LocalReader):
-            self.reader = CheckedReader(self.reader, self.attrs, self._root_identity)
+        self.reader = CheckedReader(reader, self.attrs, self._root_identity)
+        if self.is_remote:
+            self.reader.check()  # what was read after the root metadata belongs to them
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.location, self.storage_options, Version.of(self.attrs))
+        cache = self.cache_dir, self.cache_size
+        return _reopen, (self.given, self.storage_options, cache, Version.of(self.attrs))
 
     def __repr__(self) -> str:
         return f"Store({self.path!r}, {self.n_obs:,} cells x {self.n_vars:,} genes)"
@@ -89,6 +120,16 @@ class Store:
     def location(self) -> str:
         """Absolute path or URL of the store, which is valid in any working directory."""
         return self.path if is_url(self.path) else str(Path(self.path).absolute())
+
+    @property
+    def given(self) -> Any:
+        """What opens the store again: its `location`, or the Zarr store that it was opened from."""
+        return self.location if self._zarr_store is None else self._zarr_store
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the store is at a URL, or was opened from a Zarr store."""
+        return is_url(self.path)
 
     @property
     def n_obs(self) -> int:
@@ -109,6 +150,11 @@ class Store:
     def matrices(self) -> tuple[str, ...]:
         """Names of the sparse matrices, X first: ``"X"``, ``"layers/<name>"``, ``"raw/X"``, ``"obsm/<name>"``."""
         return tuple(self.attrs["matrices"])
+
+    @property
+    def compression(self) -> Compression:
+        """How the column numbers of X are stored; `convert` describes the options."""
+        return "compact" if self.open_array("X/indices").is_delta else "fast"
 
     @property
     def obs_columns(self) -> tuple[str, ...]:
@@ -226,10 +272,10 @@ class Store:
         grid = Grid(array.shape[0], array.chunks[0], array.shards[0])
         (sharding,) = array.metadata.to_dict()["codecs"]
         try:
-            dtype = stored_dtype(array.dtype, sharding["configuration"]["codecs"])
+            dtype, is_delta = stored_elements(array.dtype, sharding["configuration"]["codecs"])
         except (ValueError, TypeError, KeyError, IndexError) as error:
             raise store_damaged(f"{path}/zarr.json", str(error)) from error
-        return ShardedArray(self._reader_of(path), path, dtype, grid)
+        return ShardedArray(self._reader_of(path), path, dtype, grid, is_delta=is_delta)
 
     def open_strings(self, path: str) -> StringArray:
         """Open an array of strings, such as ``"obs/_index"``."""
@@ -256,8 +302,8 @@ class Store:
     def content_digest(self) -> str:
         """SHA-256 of the sizes and checksums of all files of values that were converted.
 
-        Two conversions of one file have the same digest, with whatever version of Zarr they were made: metadata, whose
-        text differs between versions, do not count, nor does what was added to the store later.
+        Two conversions of one file with one `compression` have the same digest, with whatever version of Zarr they were
+        made: metadata, whose text differs between versions, do not count, nor does what was added to the store later.
         """
         try:
             entries, added = self.read_manifest(), self.added
@@ -265,7 +311,7 @@ class Store:
         except (StoreDamagedError, ValueError):
             is_current = False
         if not is_current:  # the manifest is rewritten when something is added to the store, which may be now
-            current = Store(self.path, self.storage_options)
+            current = Store(self.given, self.storage_options)
             entries, added = current.read_manifest(), current.added
         return manifest_digest(
             entry for entry in entries if not entry.key.endswith("zarr.json") and not is_within(entry.key, added)
@@ -340,6 +386,7 @@ class Store:
     @cached_property
     def groups(self) -> Groups:
         """Groups by the store's own roles."""
+        self.reader.hold(group_objects(self._root) if self.is_remote else [])
         return read_groups(self)
 
     @property
@@ -365,9 +412,21 @@ class Store:
         )
 
 
-def _reopen(location: str, storage_options: dict[str, Any] | None, version: Version) -> Store:
+def _reopen(
+    given: Any, storage_options: dict[str, Any] | None, cache: tuple[Any, int | str], version: Version
+) -> Store:
     """Open a store that another process had open; raise `StoreChangedError` if it was replaced meanwhile."""
-    store = Store(location, storage_options)
+    cache_dir, cache_size = cache
+    is_local = isinstance(given, str | Path) and not is_url(given)
+    if is_local and this_worker() is not None and LocalReader(Path(given)).root_identity() is None:
+        raise store_gone(str(given))
+    store = Store(given, storage_options, cache_dir=cache_dir, cache_size=cache_size)
     if version.is_replaced_by(Version.of(store.attrs)):
-        raise store_changed(location)
+        raise store_changed(store.path)
     return store
+
+
+def _name_of(store: ZarrStore) -> str:
+    """Return a text for a Zarr store, in the form of a URL."""
+    text = str(store)
+    return text if "://" in text else f"zarr://{text}"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lazypert.conversion.array_writer import ArrayWriter
+    from lazypert.store.format import Compression
     from lazypert.store.store import Store
 
 _BLOCK_BYTES = 32 * 1024**2
@@ -34,8 +35,9 @@ _ORDER = "A layer needs the store's cells and genes in their order, which anndat
 def add_layer(store: str | Path, name: str, matrix: Any) -> None:
     """Add a layer to a store, in one step as `add_obs` does.
 
-    Values are stored like those of X: rows sparse, in the smallest dtype that holds them all exactly. Beside one block,
-    memory holds 16 bytes per cell; the values are collected in a temporary file beside the store.
+    Values are stored like those of X: rows sparse, in the smallest dtype that holds them all exactly, and with the
+    store's compression. Beside one block, memory holds 16 bytes per cell; the values are collected in a temporary file
+    beside the store.
 
     Parameters
     ----------
@@ -73,7 +75,7 @@ def add_layer(store: str | Path, name: str, matrix: Any) -> None:
                 raise ConfigError(f"matrix: got more than the store's {opened.n_obs:,} rows. {_ORDER}")
         if spool.n_rows < opened.n_obs:
             raise ConfigError(f"matrix: got {spool.n_rows:,} rows, expected {opened.n_obs:,}. {_ORDER}")
-        summary = _write(writer, path, spool)
+        summary = _write(writer, path, spool, opened.compression)
         update.publish([path], matrices={path: summary})
 
 
@@ -203,13 +205,14 @@ def _check_indices(option: str, matrix: Any) -> None:
         ) from error
 
 
-def _write(writer: ArrayWriter, path: str, spool: _Spool) -> dict[str, Any]:
+def _write(writer: ArrayWriter, path: str, spool: _Spool, compression: Compression) -> dict[str, Any]:
     """Write a matrix from temporary files; return its summary."""
     shape = [spool.n_rows, spool.n_cols]
     writer.group(path, {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": shape})
     indptr = np.concatenate([np.zeros(1, np.int64), *spool.ends])
     writer.array(f"{path}/indptr", indptr.astype(index_dtype(spool.nnz)))
-    for number, template in enumerate(matrix_templates(writer, path, (spool.n_cols, spool.nnz), spool.stats)):
+    templates = matrix_templates(writer, path, (spool.n_cols, spool.nnz), spool.stats, compression)
+    for number, template in enumerate(templates):
         for shard in range(template.grid.n_shards):
             writer.add([template.write_shard(shard, spool.read(number, *template.grid.span(shard)))])
     return matrix_summary(spool.n_cols, spool.nnz, spool.stats, _sum(spool.totals))

@@ -49,6 +49,13 @@ def test_convert_accepts_several_files_and_all_options(screen, tmp_path, capsys)
     assert printed.count("\nsource  ") == 2
 
 
+def test_convert_to_a_compact_store(screen, tmp_path, capsys):
+    assert main(["convert", str(screen), str(tmp_path / "s.zarr"), *ALL_ROLES, "--compression", "compact"]) == 0
+    capsys.readouterr()
+    assert main(["info", str(tmp_path / "s.zarr")]) == 0
+    assert fields(capsys.readouterr().out)["compression"] == "compact"
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [(["MYC=KRAS", "TP53=a=b"], {"MYC": "KRAS", "TP53": "a=b"}), (["strip"], "strip")],

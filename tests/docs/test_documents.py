@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md"]
 DOCUMENTS += sorted((ROOT / "docs").glob("*.md"))
-SLOW = ("quality-control.md", "leaks.md")  # several seconds each
+SLOW = ("quality-control.md", "leaks.md", "clusters.md")  # several seconds each
 SET_UP = ("Try it", "Test it")  # .ci/run runs these
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -76,6 +76,16 @@ def test_reader_gets_the_matrices_of_the_source_file(every_kind):
     assert list(store.ours["matrices"]) == ["X", "layers/lognorm", "obsm/guides"]
 
 
+def test_reader_gets_the_matrices_of_a_compact_store(every_kind, tmp_path, monkeypatch):
+    small_grids(monkeypatch)
+    source = screen()
+    path = lp.convert(write(source, tmp_path / "s.h5ad"), tmp_path / "s.zarr", **ROLES, compression="compact")
+    compact, fast = SpecStore(path), every_kind[0]
+    assert [compact.is_delta(f"X/{name}") for name in ("indices", "data", "indptr")] == [True, False, False]
+    for name in compact.ours["matrices"]:
+        np.testing.assert_array_equal(compact.matrix(name), fast.matrix(name))
+
+
 def test_reader_gets_the_columns_of_the_source_file(every_kind):
     store, source = every_kind
     rows = store.array(f"{TABLES}/source_row")
@@ -389,8 +399,12 @@ def test_reader_reads_every_version(tmp_path, version):
 @pytest.fixture(scope="module")
 def rewritten(reference, stored, tmp_path_factory):
     """The reference screen, written by the other implementation from the file."""
-    source, folder = reference.adata, tmp_path_factory.mktemp("rewritten")
-    SpecWriter(folder / "screen.zarr").write(
+    return rewrite(reference, stored, tmp_path_factory.mktemp("rewritten") / "screen.zarr")
+
+
+def rewrite(reference, stored, path, *, is_compact=False):
+    source = reference.adata
+    SpecWriter(path, is_compact=is_compact).write(
         dense(source.X),
         source.obs_names.tolist(),
         {name: source.obs[name].astype(str).tolist() for name in source.obs},
@@ -398,15 +412,22 @@ def rewritten(reference, stored, tmp_path_factory):
         stored.ours["roles"],
         stored.ours["sources"],
     )
-    return folder / "screen.zarr"
+    return path
 
 
-def test_writer_writes_the_same_bytes(rewritten, reference, tmp_path):
+@pytest.mark.parametrize("compression", ["fast", "compact"])
+def test_writer_writes_the_same_bytes(rewritten, reference, stored, tmp_path, compression):
     """lazypert makes the same shards from a file with this X, obs and var index, bit for bit."""
+    if compression == "compact":
+        rewritten = rewrite(reference, stored, tmp_path / "rewritten.zarr", is_compact=True)
     source = anndata.AnnData(reference.adata.X, reference.adata.obs)
     source.var_names = reference.adata.var["gene_name"].astype(str).tolist()
-    store = lp.convert(write(source, tmp_path / "screen.h5ad"), tmp_path / "screen.zarr", **ROLES)
+    options = {**ROLES, "compression": compression}
+    store = lp.convert(write(source, tmp_path / "screen.h5ad"), tmp_path / "screen.zarr", **options)
     ours, theirs = SpecStore(store), SpecStore(rewritten)
+    for path in ("X/indices", "X/data"):
+        (chain, other_chain) = (spec.node(path)["codecs"][0]["configuration"]["codecs"] for spec in (ours, theirs))
+        assert [{k: v for k, v in codec.items() if v} for codec in chain] == other_chain
     shards = {p.relative_to(store): p.read_bytes() for p in store.rglob("c/*") if p.is_file()}
     other = {p.relative_to(rewritten): p.read_bytes() for p in rewritten.rglob("c/*") if p.is_file()}
     assert shards.keys() == other.keys()

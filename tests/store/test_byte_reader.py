@@ -9,7 +9,8 @@ import pytest
 from zarr.storage import LocalStore, MemoryStore
 
 from lazypert.errors import MachineError, StoreDamagedError
-from lazypert.store.byte_reader import LocalReader, RemoteReader
+from lazypert.store.byte_reader import LocalReader
+from lazypert.store.remote_reader import RemoteReader
 
 CONTENT = {"a": bytes(range(256)), "deep/b": b"0123456789"}
 

@@ -15,7 +15,7 @@ from lazypert.errors import MachineError, StoreDamagedError
 from lazypert.store import native
 from lazypert.store.byte_reader import LocalReader
 from lazypert.store.encoded_chunks import PROBLEMS, checksum
-from lazypert.store.format import CODEC, COUNTS_CODEC, Grid
+from lazypert.store.format import CODEC, COUNTS_CODEC, DELTA_CODEC, NARROW_DELTA_CODEC, Grid
 from lazypert.store.shard_encoding import encode_shard
 from lazypert.store.sharded_array import ShardedArray
 from tests.support.native import hide_native_functions
@@ -24,7 +24,10 @@ from tests.support.stores import flip
 pytestmark = pytest.mark.skipif(native.FUNCTIONS is None, reason="this build hides the codecs' functions")
 
 GRID = Grid(5_000, 512, 2_048)
-KINDS = {"u2": COUNTS_CODEC, "i4": CODEC, "i8": CODEC, "f4": CODEC, "bool": CODEC}
+KINDS = {
+    "u2": COUNTS_CODEC, "i4": CODEC, "i8": CODEC, "f4": CODEC, "bool": CODEC,
+    "delta_u2": NARROW_DELTA_CODEC, "delta_i4": DELTA_CODEC, "delta_i8": DELTA_CODEC,
+}  # fmt: skip
 
 
 def in_memory(root):
@@ -35,21 +38,25 @@ def in_memory(root):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("arrays")
-    for dtype, codec in KINDS.items():
-        (root / dtype / "c").mkdir(parents=True)
-        values = values_of(dtype)
+    for kind, codec in KINDS.items():
+        (root / kind / "c").mkdir(parents=True)
+        values = values_of(kind)
         for shard in range(GRID.n_shards):
             start, stop = GRID.span(shard)
-            write_atomic(root / dtype / f"c/{shard}", encode_shard(values[start:stop], GRID, codec))
+            write_atomic(root / kind / f"c/{shard}", encode_shard(values[start:stop], GRID, codec))
     return root
 
 
-def values_of(dtype):
-    return np.random.default_rng(3).poisson(2.0, GRID.length).astype(dtype)
+def values_of(kind):
+    dtype, rng = kind.removeprefix("delta_"), np.random.default_rng(3)
+    if kind == dtype:
+        return rng.poisson(2.0, GRID.length).astype(dtype)
+    return np.sort(rng.integers(0, 2**16, (GRID.length // 50, 50)), axis=1).ravel().astype(dtype)  # rows of columns
 
 
-def array(root, dtype, reader=LocalReader):
-    return ShardedArray(reader(Path(root)), dtype, np.dtype(dtype), GRID)
+def array(root, kind, reader=LocalReader):
+    codec, dtype = KINDS[kind], kind.removeprefix("delta_")
+    return ShardedArray(reader(Path(root)), kind, np.dtype(dtype), GRID, is_delta=codec.is_delta)
 
 
 bounds = st.lists(st.integers(0, GRID.length), min_size=2, max_size=24).map(sorted)
@@ -60,24 +67,25 @@ def test_checksum_is_crc32c():
 
 
 @pytest.mark.parametrize("way", ["files", "memory", "python"])
-@pytest.mark.parametrize("dtype", KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 @given(bounds=bounds, gap=st.integers(0, 9), backwards=st.booleans())
 @settings(max_examples=25, deadline=None)
-def test_ranges_are_written_to_their_offsets(folder, dtype, way, bounds, gap, backwards):
+def test_ranges_are_written_to_their_offsets(folder, kind, way, bounds, gap, backwards):
     """Any ranges, also empty and adjacent ones, in any order and with gaps, which are left alone."""
     starts, stops = (np.array(bounds[at : len(bounds) // 2 * 2 : 2], dtype=np.int64) for at in (0, 1))
     lengths = stops - starts
     layout_order = np.arange(len(starts))[:: -1 if backwards else 1]
     offsets = np.empty(len(starts), dtype=np.int64)
     offsets[layout_order] = np.cumsum(lengths[layout_order] + gap) - lengths[layout_order] - gap
-    values, out = values_of(dtype), np.full(int((lengths + gap).sum()), 7).astype(dtype)
+    values = values_of(kind)
+    out = np.full(int((lengths + gap).sum()), 7).astype(values.dtype)
     expected = out.copy()
     for start, stop, offset in zip(starts, stops, offsets, strict=True):
         expected[offset : offset + stop - start] = values[start:stop]
     with pytest.MonkeyPatch.context() as patch:
         if way == "python":
             hide_native_functions(patch)
-        array(folder, dtype, in_memory if way == "memory" else LocalReader).gather(starts, stops, offsets, out)
+        array(folder, kind, in_memory if way == "memory" else LocalReader).gather(starts, stops, offsets, out)
     np.testing.assert_array_equal(out, expected)
 
 
@@ -100,7 +108,7 @@ def test_results_do_not_depend_on_the_steps_of_a_read(folder, chunks, files, mon
 
 
 def test_chunks_are_read_into_memory_when_too_many_files_are_open(folder, monkeypatch):
-    def fail(self, keys):
+    def fail(self, keys, ranges):
         raise OSError(errno.EMFILE, "Too many open files", keys[0])
 
     monkeypatch.setattr(LocalReader, "open_files", fail)
@@ -188,20 +196,28 @@ class TestVerifiedChunks:
 
     GRID = Grid(150_000, 65_536, 131_072)  # sixteen blocks per chunk of counts
 
+    @pytest.fixture(params=[COUNTS_CODEC, NARROW_DELTA_CODEC], ids=["plain", "delta"])
+    def codec(self, request):
+        return request.param
+
     @pytest.fixture
-    def folder(self, tmp_path):
+    def folder(self, tmp_path, codec):
         (tmp_path / "u2" / "c").mkdir(parents=True)
         for shard in range(self.GRID.n_shards):
             start, stop = self.GRID.span(shard)
-            write_atomic(tmp_path / f"u2/c/{shard}", encode_shard(self.values[start:stop], self.GRID, COUNTS_CODEC))
+            write_atomic(tmp_path / f"u2/c/{shard}", encode_shard(self.values[start:stop], self.GRID, codec))
         return tmp_path
 
     @property
     def values(self):
         return np.random.default_rng(3).poisson(2.0, self.GRID.length).astype("u2")
 
+    @pytest.fixture(autouse=True)
+    def _set_codec(self, codec):
+        self.is_delta = codec.is_delta
+
     def array(self, folder):
-        return ShardedArray(LocalReader(folder), "u2", np.dtype("u2"), self.GRID)
+        return ShardedArray(LocalReader(folder), "u2", np.dtype("u2"), self.GRID, is_delta=self.is_delta)
 
     def chunk(self, folder, number):
         """File of a chunk, and where it lies in it."""

@@ -11,9 +11,11 @@ from lazypert.store.format import (
     Grid,
     astype_codec,
     declared_dtype,
+    default_compression,
+    delta_codec,
     dense_dtype,
     index_codec,
-    stored_dtype,
+    stored_elements,
     stored_index_dtype,
 )
 
@@ -81,29 +83,42 @@ def test_the_stored_dtype_is_read_from_the_codec_that_the_writer_uses(stored, de
     stored, declared = np.dtype(stored), np.dtype(declared)
     codec = astype_codec(stored, declared)
     assert codec["configuration"] == {"encode_dtype": f"<{stored.str[1:]}", "decode_dtype": f"<{declared.str[1:]}"}
-    assert stored_dtype(declared, [codec, BYTES, BLOSC]) == stored
+    assert stored_elements(declared, [codec, BYTES, BLOSC]) == (stored, False)
+    assert stored_elements(declared, [codec, delta_codec(stored), BYTES, BLOSC]) == (stored, True)
 
 
 def test_without_that_codec_the_stored_dtype_is_the_declared_one():
-    assert stored_dtype(np.dtype("u2"), [BYTES, BLOSC]) == np.uint16
+    assert stored_elements(np.dtype("u2"), [BYTES, BLOSC]) == (np.uint16, False)
+    assert stored_elements(np.dtype("i4"), [delta_codec(np.dtype("i4")), BYTES, BLOSC]) == (np.int32, True)
 
 
 @pytest.mark.parametrize(
     ("codecs", "problem"),
     [
         ([{"name": "transpose"}, BYTES], "codecs: got ['transpose', 'bytes']"),
-        ([astype_codec(np.dtype("u2"), np.dtype("f4")), {"name": "numcodecs.delta"}, BYTES], "numcodecs.delta"),
+        ([astype_codec(np.dtype("u2"), np.dtype("f4")), {"name": "numcodecs.shuffle"}, BYTES], "numcodecs.shuffle"),
+        ([delta_codec(np.dtype("u2")), astype_codec(np.dtype("u2"), np.dtype("f4")), BYTES], "stored as float32"),
+        ([delta_codec(np.dtype("f4")), BYTES], "in an array stored as float32"),
+        ([astype_codec(np.dtype("u2"), np.dtype("f4")), delta_codec(np.dtype("i2")), BYTES], "stored as uint16"),
         ([astype_codec(np.dtype("u2"), np.dtype("f8")), BYTES], "decode_dtype: got '<f8' in an array of float32"),
     ],
-    ids=["other", "another", "mismatch"],
+    ids=["other", "another", "delta first", "delta of floats", "other delta", "mismatch"],
 )
 def test_elements_that_another_codec_changes_are_not_misread(codecs, problem):
     with pytest.raises(ValueError, match=re.escape(problem)):
-        stored_dtype(np.dtype("f4"), codecs)
+        stored_elements(np.dtype("f4"), codecs)
 
 
 @pytest.mark.parametrize(("n_columns", "stored"), [(0, "u2"), (65_536, "u2"), (65_537, "i4")])
 def test_column_numbers_are_stored_as_two_bytes_if_all_of_them_fit(n_columns, stored):
     dtype = stored_index_dtype(n_columns, np.dtype("i4"))
     assert dtype == stored
-    assert index_codec(dtype).blocksize == 4_096 * dtype.itemsize
+    for compression in ("fast", "compact"):
+        codec = index_codec(dtype, compression)
+        assert codec.blocksize == 4_096 * dtype.itemsize
+        assert codec.is_delta == (compression == "compact")
+
+
+@pytest.mark.parametrize(("store", "expected"), [("s.zarr", "fast"), ("s3://bucket/s.zarr", "compact")])
+def test_the_network_limits_reading_from_urls(store, expected):
+    assert default_compression(store) == expected

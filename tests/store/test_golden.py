@@ -1,6 +1,6 @@
 """A golden store per format version: old stores stay readable, and conversion writes the same bytes.
 
-Run as a script to create the store of the current version, which is needed only for a new version.
+Run as a script to create the stores of the current version that do not exist yet.
 """
 
 import zipfile
@@ -19,7 +19,10 @@ from lazypert.store.store import Store
 from tests.support.stores import ROLES, dense, files, read_store, source_row
 
 GOLDEN = Path(__file__).parents[1] / "data"
-NEWEST = GOLDEN / f"golden_v{FORMAT_VERSION}.zip"
+NEWEST = {
+    compression: GOLDEN / f"golden_v{FORMAT_VERSION}{'_compact' * (compression == 'compact')}.zip"
+    for compression in ("fast", "compact")
+}
 N_OBS, GENES = 60, [f"gene{j}" for j in range(12)]
 
 
@@ -49,9 +52,9 @@ def source():
     return made
 
 
-def convert(folder):
+def convert(folder, compression):
     source().write_h5ad(folder / "golden.h5ad")
-    return lp.convert(folder / "golden.h5ad", folder / "golden.zarr", **ROLES)
+    return lp.convert(folder / "golden.h5ad", folder / "golden.zarr", compression=compression, **ROLES)
 
 
 def unpacked(archive, folder):
@@ -60,9 +63,9 @@ def unpacked(archive, folder):
     return folder / "golden.zarr"
 
 
-@pytest.fixture(scope="module", params=range(1, FORMAT_VERSION + 1), ids="v{}".format)
+@pytest.fixture(scope="module", params=[*(f"v{n}" for n in range(1, FORMAT_VERSION + 1)), "v3_compact"])
 def golden(request, tmp_path_factory):
-    return unpacked(GOLDEN / f"golden_v{request.param}.zip", tmp_path_factory.mktemp("golden"))
+    return unpacked(GOLDEN / f"golden_{request.param}.zip", tmp_path_factory.mktemp("golden"))
 
 
 def test_golden_stores_verify(golden):
@@ -109,8 +112,9 @@ def test_golden_stores_hold_these_values(golden):
     assert table["is_control"].tolist() == [False, False, True] * 2
 
 
-def test_conversion_writes_the_same_bytes(tmp_path):
-    old, new = files(unpacked(NEWEST, tmp_path / "old")), files(convert(tmp_path))
+@pytest.mark.parametrize("compression", NEWEST)
+def test_conversion_writes_the_same_bytes(tmp_path, compression):
+    old, new = files(unpacked(NEWEST[compression], tmp_path / "old")), files(convert(tmp_path, compression))
     assert new.keys() == old.keys()
     assert [key for key in old if "__lazypert__/manifest" not in key and old[key] != new[key]] == []
 
@@ -118,13 +122,14 @@ def test_conversion_writes_the_same_bytes(tmp_path):
 if __name__ == "__main__":
     import tempfile
 
-    NEWEST.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as name:
-        made = convert(Path(name))
-        with zipfile.ZipFile(NEWEST, "w", zipfile.ZIP_DEFLATED) as archive:
-            for path in sorted(made.rglob("*")):
-                if path.is_file():
-                    info = zipfile.ZipInfo(path.relative_to(name).as_posix())
+    GOLDEN.mkdir(exist_ok=True)
+    for compression, path in NEWEST.items():
+        if path.exists():  # golden stores stay as they are
+            continue
+        with tempfile.TemporaryDirectory() as name, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in sorted(convert(Path(name), compression).rglob("*")):
+                if file.is_file():
+                    info = zipfile.ZipInfo(file.relative_to(name).as_posix())
                     info.compress_type = zipfile.ZIP_DEFLATED
-                    archive.writestr(info, path.read_bytes())
-    print(NEWEST, NEWEST.stat().st_size)
+                    archive.writestr(info, file.read_bytes())
+        print(path, path.stat().st_size)

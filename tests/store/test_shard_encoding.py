@@ -4,15 +4,18 @@ import numpy as np
 import pytest
 
 from lazypert._internal.files import write_atomic
-from lazypert.store.format import CODEC, COUNTS_CODEC, Grid
+from lazypert.store.format import CODEC, COUNTS_CODEC, DELTA_CODEC, Grid
 from lazypert.store.shard_encoding import encode_shard
 from tests.support.arrays import values_of, write_ours, zarr_array
 
+DTYPES = ["u2", "u4", "i4", "i8", "f4", "f8", "i1", "bool"]
+PLAIN = [(codec, dtype) for codec in (CODEC, COUNTS_CODEC) for dtype in DTYPES]
+DELTAS = [(DELTA_CODEC, dtype) for dtype in ("u2", "i4", "i8")]
 
-@pytest.mark.parametrize("dtype", ["u2", "u4", "i4", "i8", "f4", "f8", "i1", "bool"])
-@pytest.mark.parametrize("codec", [CODEC, COUNTS_CODEC], ids=lambda codec: codec.shuffle)
+
+@pytest.mark.parametrize(("codec", "dtype"), PLAIN + DELTAS)
 @pytest.mark.parametrize("length", [1, 5, 31, 32, 33, 128, 129, 200, 256, 300])
-def test_encoding_equals_zarr_byte_for_byte(tmp_path, length, dtype, codec):
+def test_encoding_equals_zarr_byte_for_byte(tmp_path, length, codec, dtype):
     values, grid = values_of(length, dtype), Grid(length, 32, 128)
     zarr_array(tmp_path / "theirs", values, grid, codec)
     ours = write_ours(tmp_path / "ours", values, grid, codec)

@@ -3,7 +3,6 @@
 import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -117,7 +116,7 @@ def test_a_chunk_that_was_never_written_raises(tmp_path):
     values, grid = values_of(128), Grid(128, 32, 128)
     array = zarr.create_array(
         tmp_path, name="a", shape=(128,), dtype="u2", chunks=(32,), shards=(128,), filters=None,
-        compressors=[BloscCodec(**asdict(CODEC)), Crc32cCodec()], fill_value=0, config={"write_empty_chunks": False},
+        compressors=[BloscCodec(**CODEC.blosc()), Crc32cCodec()], fill_value=0, config={"write_empty_chunks": False},
     )  # fmt: skip
     array[32:64] = values[32:64]
     ours = ShardedArray(LocalReader(tmp_path), "a", values.dtype, grid)

@@ -1,6 +1,5 @@
 """One-dimensional sharded arrays, written by lazypert and by zarr-python."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +8,10 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from lazypert._internal.files import write_atomic
 from lazypert.store.byte_reader import LocalReader
-from lazypert.store.format import CODEC
+from lazypert.store.format import CODEC, delta_codec
 from lazypert.store.shard_encoding import encode_shard
 from lazypert.store.sharded_array import ShardedArray
+from lazypert_zarr import Delta
 
 
 def values_of(length, dtype="u2", seed=0):
@@ -24,7 +24,7 @@ def write_ours(root, values, grid, codec=CODEC):
         start, stop = grid.span(shard)
         (Path(root) / "a/c").mkdir(parents=True, exist_ok=True)
         write_atomic(Path(root) / f"a/c/{shard}", encode_shard(values[start:stop], grid, codec))
-    return ShardedArray(LocalReader(Path(root)), "a", values.dtype, grid)
+    return ShardedArray(LocalReader(Path(root)), "a", values.dtype, grid, is_delta=codec.is_delta)
 
 
 def zarr_array(root, values, grid, codec=CODEC):
@@ -35,8 +35,8 @@ def zarr_array(root, values, grid, codec=CODEC):
         dtype=values.dtype,
         chunks=(grid.chunk,),
         shards=(grid.shard,),
-        filters=None,
-        compressors=[BloscCodec(**asdict(codec)), Crc32cCodec()],
+        filters=[Delta.from_dict(delta_codec(values.dtype))] if codec.is_delta else None,
+        compressors=[BloscCodec(**codec.blosc()), Crc32cCodec()],
         fill_value=0,
         config={"write_empty_chunks": True},
     )

@@ -30,15 +30,16 @@ def crc32c(data):
     return google_crc32c.value(bytes(data)).to_bytes(4, "little")
 
 
-def codecs(dtype, *, is_matrix_data=False, is_narrow_index=False):
+def codecs(dtype, *, is_matrix_data=False, is_narrow_index=False, is_delta=False):
     """[2.1, 2.2] Codec chain of the inner chunks."""
     dtype = np.dtype(dtype)
     is_text, size = dtype.kind == "O", 1 if dtype.kind == "O" else dtype.itemsize
+    is_bitshuffled = is_matrix_data and dtype.kind in "iu"
     first = {"name": "vlen-utf8"} if is_text else {"name": "bytes"}
     if size > 1:
         first["configuration"] = {"endian": "little"}
-    shuffle, block = ("bitshuffle", 8192) if is_matrix_data and dtype.kind in "iu" else ("shuffle", 16384)
-    block = 8192 if is_narrow_index else block
+    shuffle = "bitshuffle" if is_bitshuffled or is_delta else "shuffle"
+    block = 8192 if is_bitshuffled or is_narrow_index else 16384
     packed = {"typesize": size, "cname": "lz4", "clevel": 5, "shuffle": shuffle, "blocksize": block}
     return [first, {"name": "blosc", "configuration": packed}, {"name": "crc32c"}]
 
@@ -47,6 +48,16 @@ def astype(dtype, declared):
     """[3.1, 3.2] Codec that gives readers another dtype than the stored one."""
     dtypes = {"encode_dtype": np.dtype(dtype).str, "decode_dtype": np.dtype(declared).str}
     return {"name": "numcodecs.astype", "configuration": dtypes}
+
+
+def delta(dtype):
+    """[3.3] Codec that stores differences."""
+    return {"name": "numcodecs.delta", "configuration": {"dtype": np.dtype(dtype).str, "astype": np.dtype(dtype).str}}
+
+
+def differences(chunk):
+    """[3.3] Elements of a chunk as they are stored behind that codec."""
+    return np.concatenate([chunk[:1], chunk[1:] - chunk[:-1]])
 
 
 def declared_dtype(dtype, low, high):

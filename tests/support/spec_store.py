@@ -35,7 +35,7 @@ class SpecStore:
         node = self.node(path)
         (length,), (shard,) = node["shape"], node["chunk_grid"]["configuration"]["chunk_shape"]
         (chunk,) = node["codecs"][0]["configuration"]["chunk_shape"]
-        dtype = self.stored_dtype(path)
+        dtype, is_delta = self.stored_dtype(path), self.is_delta(path)
         parts = [np.empty(0, dtype)]
         for k in range(math.ceil(length / shard)):
             raw = (self.root / path / "c" / str(k)).read_bytes()
@@ -54,6 +54,8 @@ class SpecStore:
                 decoded = blosc.decompress(packed[:-4])
                 parts.append(texts(decoded) if dtype.kind == "O" else np.frombuffer(decoded, dtype.newbyteorder("<")))
                 assert len(parts[-1]) == chunk
+                if is_delta:
+                    parts[-1] = np.add.accumulate(parts[-1], dtype=dtype)
             assert end == len(raw) - len(index)
         padding = np.concatenate(parts)[length:]
         assert not padding.any()
@@ -67,6 +69,14 @@ class SpecStore:
             assert first["configuration"]["decode_dtype"] == np.dtype(node["data_type"]).str
             return np.dtype(first["configuration"]["encode_dtype"])
         return np.dtype(NAMES.get(node["data_type"], node["data_type"]))
+
+    def is_delta(self, path):
+        """[3.3] Whether the shards of an array hold differences."""
+        chain = self.node(path)["codecs"][0]["configuration"]["codecs"]
+        found = [codec["configuration"] for codec in chain if codec["name"] == "numcodecs.delta"]
+        stored = self.stored_dtype(path)
+        assert all(configuration == {"dtype": stored.str, "astype": stored.str} for configuration in found)
+        return bool(found)
 
     def dense(self, path):
         """[2.3] A dense array."""

@@ -24,6 +24,8 @@ from tests.support.spec_rules import (
     crc32c,
     data_dtype,
     declared_dtype,
+    delta,
+    differences,
     entry,
     grid,
     manifest_digest,
@@ -37,8 +39,8 @@ from tests.support.spec_rules import (
 class SpecWriter:
     """Writes a store of counts with text labels, one file, in grouped order."""
 
-    def __init__(self, root):
-        self.root = Path(root)
+    def __init__(self, root, *, is_compact=False):
+        self.root, self.is_compact = Path(root), is_compact
 
     def _write(self, path, data):
         file = self.root / path
@@ -56,12 +58,15 @@ class SpecWriter:
         is_text = values.dtype.kind in "OU"
         values = values.astype(object) if is_text else values
         declared, conversion = np.dtype(index_dtype or values.dtype), []
-        inner = codecs(values.dtype, is_matrix_data=is_matrix_data, is_narrow_index=declared != values.dtype)
+        is_delta, is_narrow = self.is_compact and index_dtype is not None, declared != values.dtype
+        inner = codecs(values.dtype, is_matrix_data=is_matrix_data, is_narrow_index=is_narrow, is_delta=is_delta)
         chunk, shard = grid(len(values), limits)
         if is_matrix_data:
             declared = declared_dtype(values.dtype, values.min(initial=0), values.max(initial=0))
         if declared != values.dtype:
             conversion = [astype(values.dtype, declared)]
+        if is_delta:
+            conversion.append(delta(values.dtype))
         index_codecs = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
         sharding = {
             "chunk_shape": [chunk],
@@ -83,9 +88,11 @@ class SpecWriter:
             },
         )
         for k in range(math.ceil(len(values) / shard)):
-            self._write(f"{path}/c/{k}", self._shard(values[k * shard : (k + 1) * shard], chunk, shard, inner))
+            self._write(
+                f"{path}/c/{k}", self._shard(values[k * shard : (k + 1) * shard], chunk, shard, inner, is_delta)
+            )
 
-    def _shard(self, values, chunk, shard, inner):
+    def _shard(self, values, chunk, shard, inner, is_delta):
         packing, body, index = inner[1]["configuration"], b"", []
         shuffle = {"shuffle": blosc.SHUFFLE, "bitshuffle": blosc.BITSHUFFLE}[packing["shuffle"]]
         for start in range(0, len(values), chunk):
@@ -95,6 +102,7 @@ class SpecWriter:
                 raw = chunk.to_bytes(4, "little") + b"".join(len(t).to_bytes(4, "little") + t for t in encoded)
             else:
                 raw = np.append(part, np.zeros(chunk - len(part), part.dtype))
+                raw = differences(raw) if is_delta else raw
             packed = blosc.compress(raw, b"lz4", 5, shuffle, packing["blocksize"])
             index += [len(body), len(packed) + 4]
             body += packed + crc32c(packed)
