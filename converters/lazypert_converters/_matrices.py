@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from lazypert.converter import BlockSpec, CSRBlock, RowBlock, first_bad_index
-from lazypert_converters._row_pointers import blocks_by_nnz, indptr_fault, row_pointers
+from lazypert_converters._row_pointers import (
+    blocks_of_parts,
+    length_fault,
+    part_fault,
+    read_in_parts,
+    row_pointers,
+)
 from lazypert_converters._tree import Array, Group, join
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from lazypert.errors import SourceFormatError
@@ -122,17 +130,25 @@ def blocks(tree: Tree, name: str, matrix: Matrix, max_bytes: int) -> list[BlockS
             return [BlockSpec(name, r0 * shape[1] + c0, (r1 - 1) * shape[1] + c1) for r0, r1, c0, c1 in bounds]
         group = root.group(matrix.where)
         data, indices, indptr = (group.array(array_name) for array_name in ARRAYS)
-        pointers = indptr.read()
+        n_major = matrix.n_rows if matrix.layout == "csr" else matrix.n_cols
+        if (fault := length_fault(indptr.shape[0], n_major)) is not None:
+            raise indptr.fault(*fault)
+        _check_written(data, indices, indptr)
+        value_bytes = data.dtype.itemsize + indices.dtype.itemsize
+        parts = _checked_pointers(indptr, n_major, data.shape[0])
+        return blocks_of_parts(name, parts, max(1, max_bytes // value_bytes))
+
+
+def _checked_pointers(indptr: Array, n_rows: int, nnz: int) -> Iterator[NDArray[np.int64]]:
+    """Yield row pointers in parts, as `read_in_parts` does, after checking them."""
+    first = 0
+    for pointers in read_in_parts(indptr.read, n_rows + 1):
         if pointers.dtype.kind == "u" and pointers.size and int(pointers.max()) > _MAX_INTEGER:
             raise indptr.fault(f"holds {int(pointers.max())}", "numbers below 2^63")
-        pointers = pointers.astype(np.int64)
-        n_major = matrix.n_rows if matrix.layout == "csr" else matrix.n_cols
-        fault = indptr_fault(pointers, n_major, data.shape[0])
-        if fault is not None:
+        if (fault := part_fault(pointers, first, n_rows, nnz)) is not None:
             raise indptr.fault(*fault)
-        _check_written(data, indices, pointers)
-        value_bytes = data.dtype.itemsize + indices.dtype.itemsize
-    return blocks_by_nnz(name, pointers, max(1, max_bytes // value_bytes))
+        yield pointers.astype(np.int64)
+        first += len(pointers) - 1
 
 
 def tiles(shape: tuple[int, int], chunks: tuple[int, ...] | None, limit: int) -> list[tuple[int, int, int, int]]:
@@ -170,14 +186,15 @@ def tiles(shape: tuple[int, int], chunks: tuple[int, ...] | None, limit: int) ->
     ]
 
 
-def _check_written(data: Array, indices: Array, indptr: NDArray[np.int64]) -> None:
+def _check_written(data: Array, indices: Array, indptr: Array) -> None:
     """Refuse unwritten chunks of a sparse matrix: they read as zeros, which such a matrix need not store."""
     for start, stop in data.unwritten():
         advice = "If they really are zeros, remove them: adata.X.eliminate_zeros()."
         raise _unwritten_fault(data, start, stop, advice)
     for start, stop in indices.unwritten():
         # Column 0 may be stored on its own, but at most once per row.
-        if np.diff(np.clip(indptr, start, stop)).max(initial=0) > 1:
+        parts = read_in_parts(indptr.read, indptr.shape[0])
+        if any(np.diff(np.clip(pointers, start, stop)).max(initial=0) > 1 for pointers in parts):
             raise _unwritten_fault(indices, start, stop, "Get the file again.")
 
 

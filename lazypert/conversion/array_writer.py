@@ -11,10 +11,11 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from lazypert._internal.files import crc32_of, write_atomic
+from lazypert._internal.texts import Texts
 from lazypert.conversion.store_files import FolderFiles
 from lazypert.store.format import CODEC, MARKER, Codec, Grid, astype_codec, delta_codec
 from lazypert.store.manifest import MANIFEST, MANIFEST_FILES, Entry, root_digest
-from lazypert.store.shard_encoding import encode_shard
+from lazypert.store.shard_encoding import encode_shard, encode_text_shard
 from lazypert_zarr import AsType, Delta
 
 if TYPE_CHECKING:
@@ -53,6 +54,21 @@ class Template:
         assert values.shape == (stop - start,), (self.path, shard, values.shape)
         values = values.astype(self.dtype, copy=False)
         return self.files.write(f"{self.path}/c/{shard}", encode_shard(values, self.grid, self.codec))
+
+
+@dataclass(frozen=True, slots=True)
+class TextTemplate:
+    """An array of texts with metadata but no shards yet."""
+
+    files: StoreFiles
+    path: str
+    grid: Grid
+
+    def write_shard(self, shard: int, texts: Texts) -> Entry:
+        """Write one complete shard from its texts, the elements of ``grid.span(shard)``."""
+        start, stop = self.grid.span(shard)
+        assert len(texts) == stop - start, (self.path, shard, len(texts))
+        return self.files.write(f"{self.path}/c/{shard}", encode_text_shard(texts, self.grid))
 
 
 class ArrayWriter:
@@ -96,16 +112,29 @@ class ArrayWriter:
         Values are stored with `dtype`, and other readers get them as `declared` (None: the same).
         """
         dtype = np.dtype(dtype).newbyteorder("=")  # as Zarr's metadata states
+        self._create_sharded(path, dtype, grid, attrs, codec=codec, declared=declared, keep=keep)
+        return Template(self.files, path, dtype, grid, codec)
+
+    def text_template(
+        self, path: str, grid: Grid, attrs: dict[str, Any] | None = None, *, keep: bool = False
+    ) -> TextTemplate:
+        """Create an array of variable-length strings without values; with `keep`, existing shards stay."""
+        attrs = {"encoding-type": "string-array", "encoding-version": "0.2.0"} | (attrs or {})
+        self._create_sharded(path, "string", grid, attrs, keep=keep)
+        return TextTemplate(self.files, path, grid)
+
+    def _create_sharded(
+        self, path: str, dtype: Any, grid: Grid, attrs: dict[str, Any] | None, *, keep: bool, **codecs: Any
+    ) -> None:
         if keep:
             (self.root / path / "zarr.json").unlink(missing_ok=True)
         lengths = (grid.length,), (grid.chunk,), (grid.shard,)
-        self._create(path, dtype, lengths, attrs, codec=codec, declared=declared, overwrite=not keep)
+        self._create(path, dtype, lengths, attrs, overwrite=not keep, **codecs)
         folder = self.root / path / "c"
         folder.mkdir(exist_ok=True)
         for file in folder.iterdir():
             if file.name not in map(str, range(grid.n_shards)):
                 file.unlink()
-        return Template(self.files, path, dtype, grid, codec)
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Add files that tasks have written to the manifest."""
@@ -136,20 +165,16 @@ class ArrayWriter:
         A function of (start, values), where every `start` is a multiple of `COLUMN_SHARD`.
         """
         grid = Grid.column(length)
-        if dtype == "string":
-            attrs = {"encoding-type": "string-array", "encoding-version": "0.2.0"} | (attrs or {})
-            array = self._create(path, "string", ((length,), (grid.chunk,), (grid.shard,)), attrs)
-        else:
-            template = self.template(path, dtype, grid, attrs)
+        template: Any = (
+            self.text_template(path, grid, attrs) if dtype == "string" else self.template(path, dtype, grid, attrs)
+        )
 
         def write(start: int, values: Any) -> None:
             assert start % grid.shard == 0, (path, start)
             for first in range(start, start + len(values), grid.shard):
                 shard_values = values[first - start : first - start + grid.shard]
-                if dtype == "string":
-                    array[first : first + len(shard_values)] = np.asarray(shard_values, dtype=object)
-                else:
-                    self.add([template.write_shard(first // grid.shard, shard_values)])
+                shard_values = Texts.of(np.asarray(shard_values, object)) if dtype == "string" else shard_values
+                self.add([template.write_shard(first // grid.shard, shard_values)])
 
         return write
 

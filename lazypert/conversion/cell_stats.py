@@ -72,12 +72,23 @@ class CellStatsPlan:
         """Number of subgroups of control cells."""
         return int(self.control_number.max(initial=-1)) + 1
 
-    def control_rows(self, groups: Groups) -> NDArray[np.int64]:
-        """(n_control_subgroups,) first row of each subgroup of controls."""
-        rows = np.sort(groups.rows(groups.is_control)[:])
-        run = groups.expand(np.arange(len(groups.start), dtype=np.int32))[rows]
-        number = self.control_number[groups.subgroup_of(run, rows)]
-        return rows[np.unique(number, return_index=True)[1]]
+    def find_control_rows(self, subgroup: NDArray[np.integer], first_row: int, found: NDArray[np.int64]) -> None:
+        """Note the first row of each subgroup of controls.
+
+        Parameters
+        ----------
+        subgroup
+            (n,) subgroup of each of some consecutive rows.
+        first_row
+            The first of these rows.
+        found
+            (n_control_subgroups,) rows that are known from earlier rows, -1 for unknown ones; updated.
+        """
+        number = self.control_number[subgroup]
+        rows = np.flatnonzero(number >= 0)
+        numbers, first = np.unique(number[rows], return_index=True)
+        is_new = found[numbers] < 0
+        found[numbers[is_new]] = first_row + rows[first[is_new]]
 
     @property
     def control_sums_bytes(self) -> int:

@@ -10,10 +10,10 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lazypert._internal.inverse_permutation import inverse
 from lazypert._internal.memory import Budget, release_memory
 from lazypert._internal.paths import is_url, local_path, location
 from lazypert._internal.validation import named_options, require_flag, require_integer
+from lazypert.conversion.arranged_cells import arrange_cells
 from lazypert.conversion.cell_stats import CellStatsPlan
 from lazypert.conversion.cluster_needs import check_cluster
 from lazypert.conversion.given_sources import GivenSources
@@ -25,6 +25,8 @@ from lazypert.conversion.notes import NO_CONTROLS
 from lazypert.conversion.plan import DATASET, ConversionOptions, source_stamp
 from lazypert.conversion.planner import dataset_names, make_plan
 from lazypert.conversion.remote_staging import default_work_dir, remote_target
+from lazypert.conversion.sorted_columns import ColumnJob
+from lazypert.conversion.staging import held_bytes
 from lazypert.conversion.store_writer import StoreWriter
 from lazypert.conversion.table_writer import (
     write_cell_stats,
@@ -51,11 +53,15 @@ if TYPE_CHECKING:
     from lazypert.conversion.plan import ConversionPlan, Join, Order
     from lazypert.converter import ScreenReader
     from lazypert.progress import Progress, Report
+    from lazypert.screen.groups import Groups
     from lazypert.screen.renames import Renames
     from lazypert.store.format import Compression
     from lazypert.store.object_folder import ObjectFolder
 
 _LOG = logging.getLogger("lazypert")
+CELLS_FOLDER = "cells"
+"""Folder of the tasks about cells inside the staging directory's ``work``."""
+
 _SHOWN_LINES = 5  # of what was not copied, in a warning
 
 
@@ -264,7 +270,8 @@ def _convert(
 ) -> None:
     """Carry out a conversion."""
     plan.check_memory()
-    _check_disk(plan, folder, holds_store=isinstance(target, Path))
+    n_held = held_bytes(target) if isinstance(target, Path) else 0
+    _check_disk(plan, folder, n_held, holds_store=isinstance(target, Path))
     if plan.not_copied:  # before anything is written, so that nothing is left behind if warnings are errors
         warnings.warn(_not_copied_text(plan.not_copied), NotCopiedWarning, stacklevel=4)
     with contextlib.ExitStack() as stack:
@@ -284,8 +291,7 @@ def _make_plan(
     joined = join_obs(readers, dataset_names(readers), obs)
     plan = make_plan(joined.readers, options, budget)
     plan.not_copied = [*dict.fromkeys(plan.not_copied + joined.not_copied)]
-    plan.notes += joined.notes
-    plan.joined_digest = joined.digest
+    plan.joined_digest, plan.n_joined, plan.joined_notes = joined.digest, joined.n_tables, joined.notes
     return plan
 
 
@@ -340,9 +346,9 @@ def _work_folder(target: Path | ObjectFolder, work_dir: str | Path | None) -> Pa
     return local_path("work_dir", work_dir, "Temporary files are local.").absolute()
 
 
-def _check_disk(plan: ConversionPlan, folder: Path, *, holds_store: bool) -> None:
+def _check_disk(plan: ConversionPlan, folder: Path, n_held: int, *, holds_store: bool) -> None:
     folder = next(path for path in (folder, *folder.parents) if path.exists())
-    plan.check_disk(folder, shutil.disk_usage(folder).free, holds_store=holds_store)
+    plan.check_disk(folder, shutil.disk_usage(folder).free, n_held, holds_store=holds_store)
 
 
 def _stage(plan: ConversionPlan, target: Path | ObjectFolder, *, overwrite: bool, work_dir: Path) -> StoreWriter:
@@ -371,37 +377,40 @@ def _explain_full_disk(writer: StoreWriter) -> Iterator[None]:
 
 def _write(writer: StoreWriter, plan: ConversionPlan, report: Report | None) -> dict[str, Any]:
     """Write everything except the root metadata; return the entries of its attribute ``lazypert``."""
-    destination = inverse(plan.source_row)
+    work = writer.staging.work / CELLS_FOLDER
+    cells = arrange_cells(plan, work, report)
+    plan.notes += plan.joined_notes
+    job = ColumnJob(writer, cells.pieces, cells.destination, work / "columns", plan.budget.workers, report)
     for group in ("layers", "obsm", "obsp", "varm", "varp", "uns"):
         writer.group(group, {"encoding-type": "dict", "encoding-version": "0.1.0"})
-    write_obs(writer, plan, destination)
+    write_obs(job, plan, cells)
     writer.collect()
+    cells.forget_names()
     write_var(writer, plan)
     release_memory()
-    stats_plan = _plan_cell_stats(plan)
-    summaries = write_matrices(writer, plan, destination, stats_plan, report)
-    write_embeddings(writer, plan, destination)
+    stats_plan = _plan_cell_stats(plan, cells.groups)
+    summaries = write_matrices(writer, plan, cells, stats_plan, report)
+    write_embeddings(writer, job, plan)
     writer.collect()
-    write_obsm_frames(writer, plan, destination)
+    write_obsm_frames(job, plan)
     write_elements(writer, plan.readers[0], plan.elements)
     write_column_names(writer, plan)
-    write_tables(writer, plan)
+    write_tables(writer, cells.groups, cells)
     if stats_plan is not None:
-        write_cell_stats(writer, plan, stats_plan, writer.staging.work / X_FOLDER)
-    return _attributes(plan, summaries)
+        write_cell_stats(writer, cells.groups, cells, stats_plan, writer.staging.work / X_FOLDER)
+    return _attributes(plan, cells.groups, summaries)
 
 
-def _plan_cell_stats(plan: ConversionPlan) -> CellStatsPlan | None:
+def _plan_cell_stats(plan: ConversionPlan, groups: Groups) -> CellStatsPlan | None:
     """Choose the cell statistics to collect; None if they would take too much memory."""
-    stats_plan = CellStatsPlan.of(plan.groups, plan.genes)
+    stats_plan = CellStatsPlan.of(groups, plan.genes)
     if stats_plan.control_sums_bytes > plan.budget.limit // 8:
         plan.notes.append("control sums of all targets do not fit within the memory limit: QC will read the matrix")
         return None
     return stats_plan
 
 
-def _attributes(plan: ConversionPlan, summaries: dict[str, Any]) -> dict[str, Any]:
-    groups = plan.groups
+def _attributes(plan: ConversionPlan, groups: Groups, summaries: dict[str, Any]) -> dict[str, Any]:
     return {
         "sources": [
             {"name": name, "file": reader.path.name, "n_obs": reader.n_obs, "size": size, "mtime_ns": mtime}

@@ -25,15 +25,19 @@ from lazypert.sparse.value_stats import ValueStats, value_stats
 from lazypert.store.manifest import Entry, match_files
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from lazypert.conversion.array_files import CellNumbers
     from lazypert.conversion.array_writer import Template
     from lazypert.converter import BlockSpec, ScreenReader
 
-_INDPTR, _SPILL_LIST = "indptr.npy", "spills.json"
+_INDPTR, _SPILL_LIST = "indptr.bin", "spills.json"
+
+ROWS_AT_ONCE = 1_048_576
+"""Rows that a reduce task puts in order at once: many cells may have few values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ class BlockSorter:
     reader
         The source file.
     destination
-        ``.npy`` file with the (n_obs,) destination row of every source row.
+        (n_obs,) destination row of every source row.
     first_row
         Number of the file's first row among the rows of all source files.
     new_col
@@ -55,7 +59,7 @@ class BlockSorter:
     """
 
     reader: ScreenReader
-    destination: Path
+    destination: CellNumbers
     first_row: int
     new_col: NDArray[np.int32] | None
     n_cols: int
@@ -66,9 +70,8 @@ class BlockSorter:
             return finished
         block = self.reader.read_block(spec)
         csr, start = block.csr, self.first_row + block.first_row
-        all_destinations = np.load(self.destination, mmap_mode="r")
-        n_destinations = len(all_destinations)
-        destinations = np.asarray(all_destinations[start : start + csr.shape[0]], dtype="i8")
+        n_destinations = len(self.destination)
+        destinations = self.destination.read(start, start + csr.shape[0]).astype("i8", copy=False)
         total = float(csr.data.sum(dtype="f8"))
         rows = _rows_by_destination(csr, destinations)
         packed = PackedRows.pack(csr, rows) if self.new_col is None else None
@@ -94,7 +97,7 @@ def _narrow(csr: CSRBlock, n_cols: int) -> tuple[CSRBlock, ValueStats]:
     return CSRBlock(csr.indptr, indices, csr.data.astype(stats.dtype(), copy=False), n_cols), stats
 
 
-def save_reduce_inputs(work: Path, spills: Sequence[Spill], indptr: NDArray[np.int64]) -> None:
+def save_reduce_inputs(work: Path, spills: Sequence[Spill], indptr: Iterable[NDArray[np.int64]]) -> None:
     """Save what every reduce task of a matrix reads.
 
     Parameters
@@ -104,9 +107,11 @@ def save_reduce_inputs(work: Path, spills: Sequence[Spill], indptr: NDArray[np.i
     spills
         All spills, in the order of the source blocks.
     indptr
-        (n_obs + 1,) row offsets of the result.
+        The (n_obs + 1,) row offsets of the result, in several parts.
     """
-    np.save(work / _INDPTR, indptr)
+    with (work / _INDPTR).open("wb") as file:
+        for part in indptr:
+            file.write(np.ascontiguousarray(part, np.int64).data)
     save_checkpoint(work / _SPILL_LIST, {"spills": [asdict(spill) for spill in spills]})
 
 
@@ -146,7 +151,7 @@ class ShardWriter:
     work
         Folder of the tasks: their checkpoints, and what `save_reduce_inputs` saved.
     cell_stats_plan, subgroup_of_row
-        Which cell statistics to collect, and the ``.npy`` file with each row's subgroup; None for none.
+        Which cell statistics to collect, and each row's subgroup; None for none.
     """
 
     data: Template
@@ -154,7 +159,7 @@ class ShardWriter:
     n_cols: int
     work: Path
     cell_stats_plan: CellStatsPlan | None = None
-    subgroup_of_row: Path | None = None
+    subgroup_of_row: CellNumbers | None = None
 
     def write_shard(self, shard: int) -> ReducedShard:
         """Run one reduce task: gather a shard's rows from all spills, and write ``data`` and ``indices``."""
@@ -162,21 +167,23 @@ class ShardWriter:
         if (finished := self._load_finished(checkpoint)) is not None:
             return finished
         begin, end = self.data.grid.span(shard)
-        indptr = np.load(self.work / _INDPTR, mmap_mode="r")
+        data, indices = (np.empty(end - begin, template.dtype) for template in (self.data, self.indices))
+        indptr = np.memmap(self.work / _INDPTR, np.int64, "r")
         first_row = int(np.searchsorted(indptr, begin, side="right")) - 1
         stop_row = int(np.searchsorted(indptr, end, side="left"))
-        rows = self._gather(first_row, np.asarray(indptr[first_row : stop_row + 1]))
-        in_shard = slice(begin - int(indptr[first_row]), end - int(indptr[first_row]))
-        entries = [
-            self.data.write_shard(shard, rows.data[in_shard]),
-            self.indices.write_shard(shard, rows.indices[in_shard]),
-        ]
         cell_stats: list[Entry] = []
-        if self.cell_stats_plan is not None:
-            # A row that spans two shards is counted in the shard in which it begins.
-            skip = int(indptr[first_row] < begin)
-            begun = CSRBlock(rows.indptr[skip:], rows.indices, rows.data, self.n_cols)
-            cell_stats = self._save_cell_stats(shard, first_row + skip, begun)
+        for part, row in enumerate(range(first_row, stop_row, ROWS_AT_ONCE)):
+            bounds = np.array(indptr[row : min(stop_row, row + ROWS_AT_ONCE) + 1])
+            rows, first, last = self._gather(row, bounds), int(bounds[0]), int(bounds[-1])
+            in_rows = slice(max(begin, first) - first, min(end, last) - first)
+            in_shard = slice(max(begin, first) - begin, min(end, last) - begin)
+            data[in_shard], indices[in_shard] = rows.data[in_rows], rows.indices[in_rows]
+            if self.cell_stats_plan is not None:
+                # A row that spans two shards is counted in the shard in which it begins.
+                skip = int(first < begin)
+                begun = CSRBlock(rows.indptr[skip:], rows.indices, rows.data, self.n_cols)
+                cell_stats += self._save_cell_stats(f"rows-{shard:06d}-{part:06d}.npz", row + skip, begun)
+        entries = [self.data.write_shard(shard, data), self.indices.write_shard(shard, indices)]
         reduced = ReducedShard(entries, cell_stats)
         save_checkpoint(checkpoint, asdict(reduced))
         return reduced
@@ -206,12 +213,11 @@ class ShardWriter:
         # Blocks of a column-wise matrix come in column order, and so do a row's values, unless columns were renumbered.
         return canonical(CSRBlock(offsets, out_indices, out_data, self.n_cols))
 
-    def _save_cell_stats(self, shard: int, first_row: int, rows: CSRBlock) -> list[Entry]:
+    def _save_cell_stats(self, name: str, first_row: int, rows: CSRBlock) -> list[Entry]:
         assert self.cell_stats_plan is not None
         assert self.subgroup_of_row is not None
         if not rows.shape[0]:
             return []
-        name = f"rows-{shard:06d}.npz"
-        subgroups = np.load(self.subgroup_of_row, mmap_mode="r")[first_row : first_row + rows.shape[0]]
-        stats = CellStats.of(self.cell_stats_plan, np.asarray(subgroups), first_row, rows)
+        subgroups = self.subgroup_of_row.read(first_row, first_row + rows.shape[0])
+        stats = CellStats.of(self.cell_stats_plan, subgroups, first_row, rows)
         return [Entry(name, *stats.save(self.work / name))]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 import pandas as pd
 
+from lazypert.conversion.cell_pieces import READ_STEP
 from lazypert.conversion.obs_tables import ObsTable, no_match, read_obs_tables, rows_of_cells
-from lazypert.conversion.reordered_values import READ_STEP
 from lazypert.conversion.table_columns import nullable, take_rows
 from lazypert.errors import ConfigError, SourceFormatError, near_matches
 
@@ -44,12 +44,15 @@ class JoinedObs:
         Cells without a row, one line per table.
     digest
         Changes whenever the content of a table changes; empty without tables.
+    n_tables
+        Largest number of tables that were joined onto one file.
     """
 
     readers: list[ScreenReader]
     not_copied: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     digest: str = ""
+    n_tables: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,14 +116,17 @@ def join_obs(readers: Sequence[ScreenReader], names: Sequence[str], obs: Any) ->
             raise ConfigError(
                 f"obs: got tables for {unknown[0]!r}, expected the name of a source. {near_matches(unknown[0], names)}"
             )
-    digest = hashlib.sha256()
+    digest, n_joined = hashlib.sha256(), [0] * len(readers)
     for name, tables in given:
         numbers = [k for k, one in enumerate(names) if name in (None, one)]
         for table in read_obs_tables("obs" if name is None else f"obs[{name!r}]", tables):
             digest.update(pd.util.hash_pandas_object(table.frame.astype(object)).to_numpy().tobytes())
             digest.update(repr((numbers, [*table.frame.columns])).encode())
             _join(found, numbers, table)
-    return JoinedObs(found.readers, found.not_copied, found.notes, digest.hexdigest())
+            for k in numbers:
+                n_joined[k] += 1
+    n_tables = max(n_joined, default=0)
+    return JoinedObs(found.readers, found.not_copied, found.notes, digest.hexdigest(), n_tables)
 
 
 def _join(found: JoinedObs, numbers: list[int], table: ObsTable) -> None:

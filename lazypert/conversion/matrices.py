@@ -11,20 +11,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lazypert._internal.tasks import run
+from lazypert._internal.texts import bounds_of
 from lazypert.conversion.checkpoints import load_checkpoint, save_checkpoint
 from lazypert.conversion.cluster_needs import needs_of_tasks
 from lazypert.conversion.external_sort import BlockSorter, ShardWriter, save_reduce_inputs
 from lazypert.sparse.value_stats import ValueStats
-from lazypert.store.format import Grid, declared_dtype, index_codec, stored_index_dtype, values_codec
+from lazypert.store.format import COLUMN_SHARD, Grid, declared_dtype, index_codec, stored_index_dtype, values_codec
 from lazypert.store.manifest import Entry, match_files
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from lazypert._internal.cluster import Needs
+    from lazypert.conversion.arranged_cells import ArrangedCells
     from lazypert.conversion.array_writer import ArrayWriter, Template
     from lazypert.conversion.cell_stats import CellStatsPlan
     from lazypert.conversion.external_sort import ReducedShard
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 X_FOLDER = "0"
 """Folder of X's tasks inside the staging directory's ``work``; other matrices get the next numbers."""
 
-_DESTINATION, _SUBGROUP_OF_ROW, _DONE = "destination.npy", "subgroup_of_row.npy", "done.json"
+_DONE = "done.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class MatrixJob:
         Whether its columns are the genes, which are aligned between files.
     work
         Folder of its tasks.
+    cells
+        Where its rows go.
     cell_stats_plan
         Cell statistics to collect; None for none.
     needs
@@ -65,6 +69,7 @@ class MatrixJob:
     n_cols: int
     has_genes: bool
     work: Path
+    cells: ArrangedCells
     cell_stats_plan: CellStatsPlan | None
     needs: Needs | None = None
 
@@ -72,7 +77,7 @@ class MatrixJob:
 def write_matrices(
     writer: StoreWriter,
     plan: ConversionPlan,
-    destination: NDArray[np.integer],
+    cells: ArrangedCells,
     cell_stats_plan: CellStatsPlan | None,
     report: Report | None,
 ) -> dict[str, Any]:
@@ -80,8 +85,6 @@ def write_matrices(
 
     Parameters
     ----------
-    destination
-        (n_obs,) row in the store of each source row.
     cell_stats_plan
         Cell statistics of X to collect; None for none.
 
@@ -89,16 +92,14 @@ def write_matrices(
     -------
     The summary of each matrix, by its name: its shape and value statistics.
     """
-    work = writer.staging.work
-    np.save(work / _DESTINATION, destination)
-    run = plan.groups.expand(np.arange(len(plan.groups.start), dtype="i4"), plan.n_obs)
-    np.save(work / _SUBGROUP_OF_ROW, plan.groups.subgroup_of(run, np.arange(plan.n_obs)).astype("i4"))
-    summaries, needs = {}, needs_of_tasks(plan.readers, work)
+    summaries: dict[str, Any] = {}
+    needs = needs_of_tasks(plan.readers, writer.staging.work)
     for number, (name, source_name) in enumerate(plan.matrices.items()):  # X is the first
         has_genes = name == "X" or name.startswith("layers/")
         n_cols = len(plan.genes) if has_genes else plan.readers[0].matrices[source_name]
         stats_plan = cell_stats_plan if name == "X" else None
-        job = MatrixJob(name, source_name, n_cols, has_genes, work / str(number), stats_plan, needs)
+        work = writer.staging.work / str(number)
+        job = MatrixJob(name, source_name, n_cols, has_genes, work, cells, stats_plan, needs)
         summaries[name] = write_matrix(writer, plan, job, report)
     return summaries
 
@@ -136,9 +137,8 @@ def write_matrix(writer: StoreWriter, plan: ConversionPlan, job: MatrixJob, repo
 def _sort_blocks(plan: ConversionPlan, job: MatrixJob, report: Report | None) -> list[Spill]:
     """Run the map tasks."""
     sizes = plan.map_task_sizes(job.source_name)
-    destination = job.work.parent / _DESTINATION
     sorters = [
-        BlockSorter(reader, destination, first_row, new_col if job.has_genes else None, job.n_cols)
+        BlockSorter(reader, job.cells.destination, first_row, new_col if job.has_genes else None, job.n_cols)
         for reader, first_row, new_col in zip(plan.readers, plan.first_rows, plan.new_cols, strict=True)
     ]
     blocks = [(sorter, spec) for sorter in sorters for spec in sorter.reader.blocks(job.source_name, sizes.block_bytes)]
@@ -155,20 +155,31 @@ def _sort_blocks(plan: ConversionPlan, job: MatrixJob, report: Report | None) ->
 
 def _write_indptr(writer: StoreWriter, n_rows: int, job: MatrixJob, spills: Sequence[Spill]) -> int:
     """Write ``indptr`` to the store, and for the reduce tasks; return the number of values."""
-    indptr = _row_offsets(spills, n_rows)
-    save_reduce_inputs(job.work, spills, indptr)
-    nnz = int(indptr[-1])
-    writer.array(f"{job.name}/indptr", indptr.astype(index_dtype(nnz)))
+    nnz = sum(spill.nnz for spill in spills)
+    dtype = index_dtype(nnz)
+    write = writer.column(f"{job.name}/indptr", dtype, n_rows + 1)
+
+    def written() -> Iterator[NDArray[np.int64]]:
+        for start, offsets in _row_offsets(spills, n_rows):
+            write(start, offsets.astype(dtype))
+            yield offsets
+
+    save_reduce_inputs(job.work, spills, written())
     return nnz
 
 
-def _row_offsets(spills: Sequence[Spill], n_rows: int) -> NDArray[np.int64]:
-    """(n_rows + 1,) offset of each destination row."""
-    indptr = np.zeros(n_rows + 1, dtype=np.int64)
-    for spill in spills:
-        rows, lengths = spill.row_lengths()
-        indptr[rows + 1] += lengths
-    return np.cumsum(indptr, out=indptr)
+def _row_offsets(spills: Sequence[Spill], n_rows: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield the (n_rows + 1,) offsets of the destination rows in parts, each with the row of its first one."""
+    before = 0
+    for start in range(0, n_rows + 1, COLUMN_SHARD):
+        stop = min(n_rows + 1, start + COLUMN_SHARD)
+        lengths = np.zeros(min(n_rows, stop) - start, np.int64)
+        for spill in spills:
+            rows, n_values = spill.row_lengths(start, start + len(lengths))
+            lengths[rows - start] += n_values
+        offsets = before + bounds_of(lengths)
+        yield start, offsets[: stop - start]
+        before = int(offsets[-1])
 
 
 def index_dtype(nnz: int) -> np.dtype[Any]:
@@ -186,7 +197,7 @@ def _shard_writer(
         n_cols=job.n_cols,
         work=job.work,
         cell_stats_plan=job.cell_stats_plan,
-        subgroup_of_row=None if job.cell_stats_plan is None else job.work.parent / _SUBGROUP_OF_ROW,
+        subgroup_of_row=None if job.cell_stats_plan is None else job.cells.subgroup,
     )
 
 

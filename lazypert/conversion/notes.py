@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from lazypert.conversion.plan import DATASET
 from lazypert.converter import column_names
 from lazypert.screen.label_checks import suspicious_labels
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
 
@@ -40,12 +41,9 @@ def features_beside_genes(readers: list[ScreenReader], matrices: dict[str, str])
     ]
 
 
-def odd_labels(column: str, codes: NDArray[np.int32] | None, labels: NDArray[np.str_]) -> list[str]:
-    """Notes about labels that look like mistakes."""
-    if codes is None:
-        return []
-    n_cells = np.bincount(codes[codes >= 0], minlength=len(labels)).tolist()
-    return list(suspicious_labels(column, labels.tolist(), n_cells))
+def odd_labels(column: str, labels: NDArray[np.str_], n_cells: NDArray[np.integer]) -> list[str]:
+    """Notes about labels that look like mistakes; `n_cells` are the (n_labels,) cells of each."""
+    return list(suspicious_labels(column, labels.tolist(), n_cells.tolist()))
 
 
 def too_many_conditions(groups: Groups) -> list[str]:
@@ -59,31 +57,27 @@ def too_many_conditions(groups: Groups) -> list[str]:
     ]
 
 
-def repeated_names(hashes: NDArray[np.uint64], readers: list[ScreenReader]) -> list[str]:
+def repeated_names(repeats: Sequence[int], n_shared: int, readers: list[ScreenReader]) -> list[str]:
     """Return notes about cell names that occur more than once, in a file or in several.
 
     Parameters
     ----------
-    hashes
-        (n_obs,) name hashes of the cells of all files.
+    repeats
+        Per file, the number of cells that have the name of an earlier cell.
+    n_shared
+        Number of names that occur in several files.
     """
-    notes, distinct, first = [], [], 0
-    for reader in readers:
-        names = np.unique(hashes[first : first + reader.n_obs])
-        first += reader.n_obs
-        distinct.append(names)
-        if n_repeats := reader.n_obs - len(names):
-            notes.append(
-                f"{reader.path.name}: {n_repeats:,} cells have the name of an earlier cell of the file: "
-                "a name does not tell which cell it is"
-            )
-    if len(readers) > 1:
-        names, n_files = np.unique(np.concatenate(distinct), return_counts=True)
-        if n_shared := int((n_files > 1).sum()):
-            notes.append(
-                f"{n_shared:,} cell names occur in more than one file: only {DATASET} and name together tell which "
-                "cell it is"
-            )
+    notes = [
+        f"{reader.path.name}: {n_repeats:,} cells have the name of an earlier cell of the file: "
+        "a name does not tell which cell it is"
+        for reader, n_repeats in zip(readers, repeats, strict=True)
+        if n_repeats
+    ]
+    if n_shared:
+        notes.append(
+            f"{n_shared:,} cell names occur in more than one file: only {DATASET} and name together tell which "
+            "cell it is"
+        )
     return notes
 
 

@@ -12,10 +12,11 @@ import numpy as np
 
 from lazypert._internal.memory import format_bytes
 from lazypert._internal.validation import require, require_choice
+from lazypert.conversion.cell_pieces import READ_STEP
 from lazypert.converter import is_in_memory
 from lazypert.errors import ConfigError, DiskFullError
 from lazypert.screen.roles import ROLE_OF_AXIS
-from lazypert.store.format import COLUMN_SHARD, FORMAT_VERSION, MATRIX_SHARD, Compression
+from lazypert.store.format import FORMAT_VERSION, MATRIX_SHARD, Compression
 from lazypert.store.remote_file import RemoteFile
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from lazypert._internal.memory import Budget
     from lazypert.converter import ScreenReader
-    from lazypert.screen.groups import Groups
     from lazypert.screen.roles import Roles
 
 Order = Literal["grouped", "source"]
@@ -52,11 +52,22 @@ _COPIES_OF_BLOCK = 4
 # A reduce task holds 8-byte column numbers and values, and some of them twice.
 _REDUCE_TASK_BYTES = MATRIX_SHARD * 20
 
-# Per cell, while cells are grouped and sorted: codes, keys, name hashes, and two permutations.
-BYTES_PER_CELL = 80
+# Cells whose names and labels a task holds at once, and cells that one sorts, at most. More of them are faster by
+# little: each task reads a part of what every other one wrote.
+MAX_PIECE_CELLS, MAX_BUCKET_CELLS = 1_048_576, 2_097_152
+_MIN_CELLS_AT_ONCE = 65_536
 
-# Per cell and covariate, and for the condition.
-_BYTES_PER_CODE = 4
+# Per cell of a piece: its name as bytes, twice, and numbers; and per cell that is sorted.
+_BYTES_PER_PIECE_CELL, _BYTES_PER_SORTED_CELL = 256, 128
+
+# A few names and labels are Python objects while they are read.
+_BYTES_PER_OBJECT = 120
+
+# Per cell and table that is joined onto obs: the row of the table.
+_BYTES_PER_JOINED_CELL = 4
+
+# The least that a cell takes on disk: its number and hash while cells are sorted, and the hash in the store.
+_MIN_CELL_BYTES = 20
 
 # The least that a value takes on disk, in a spill and in the store.
 _MIN_SPILL_BYTES, _MIN_STORE_BYTES = 2, 0.5
@@ -124,10 +135,6 @@ class ConversionPlan:
         The store's var table.
     new_cols
         For each file, the gene in the store of each of its genes, -1 for dropped ones; None if all are kept as is.
-    groups
-        Groups of the store's rows.
-    source_row
-        (n_obs,) source row of each row of the store.
     not_copied
         What the files hold and the store does not, one line each.
     notes
@@ -138,6 +145,10 @@ class ConversionPlan:
         Columns of each obsm entry that is a table.
     joined_digest
         Digest of the tables that were joined onto obs; empty without any.
+    n_joined
+        Number of these tables for each cell.
+    joined_notes
+        Notes about these tables.
     """
 
     readers: list[ScreenReader]
@@ -148,13 +159,13 @@ class ConversionPlan:
     embeddings: list[str]
     genes: pd.DataFrame
     new_cols: list[NDArray[np.int32] | None]
-    groups: Groups
-    source_row: NDArray[np.integer]
     not_copied: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     elements: list[str] = field(default_factory=list)
     obsm_frames: dict[str, tuple[str, ...]] = field(default_factory=dict)
     joined_digest: str = ""
+    n_joined: int = 0
+    joined_notes: list[str] = field(default_factory=list)
 
     @property
     def n_obs(self) -> int:
@@ -192,9 +203,19 @@ class ConversionPlan:
         return np.cumsum([0, *(reader.n_obs for reader in self.readers)])[:-1].tolist()
 
     @property
-    def column_step(self) -> int:
-        """Cells of an obs column that are held at once: text takes about 100 bytes per cell, some of it twice."""
-        return max(1, self.budget.limit // 800 // COLUMN_SHARD) * COLUMN_SHARD
+    def row_dtype(self) -> np.dtype[Any]:
+        """Dtype of numbers of cells."""
+        return np.dtype("i4" if self.n_obs < 2**31 else "i8")
+
+    @property
+    def piece_cells(self) -> int:
+        """Cells whose names and labels a task reads."""
+        return min(MAX_PIECE_CELLS, max(_MIN_CELLS_AT_ONCE, self.budget.per_task // (2 * _BYTES_PER_PIECE_CELL)))
+
+    @property
+    def bucket_cells(self) -> int:
+        """Cells that a task sorts."""
+        return min(MAX_BUCKET_CELLS, max(_MIN_CELLS_AT_ONCE, self.budget.per_task // (2 * _BYTES_PER_SORTED_CELL)))
 
     def map_task_sizes(self, source_name: str) -> MapTaskSizes:
         """Divide the memory limit among the map tasks of a matrix.
@@ -229,17 +250,17 @@ class ConversionPlan:
             If it does not.
         """
         peaks = [self.map_task_sizes(source_name).peak_bytes for source_name in self.matrices.values()]
-        n_covariates = len(self.options.roles.covariates)
-        per_cell = BYTES_PER_CELL + _BYTES_PER_CODE * (n_covariates + (n_covariates > 0))
-        needed = per_cell * self.n_obs + max(peaks, default=0)
+        piece = _BYTES_PER_PIECE_CELL * self.piece_cells + _BYTES_PER_OBJECT * READ_STEP
+        peaks.append(self.budget.workers * max(piece, _BYTES_PER_SORTED_CELL * self.bucket_cells))
+        needed = _BYTES_PER_JOINED_CELL * self.n_joined * self.n_obs + max(peaks)
         if needed > self.budget.limit + MEMORY_SLACK:
             least = format_bytes(needed - MEMORY_SLACK)
             raise ConfigError(
-                f"memory_limit: got {format_bytes(self.budget.limit)}, expected at least {least} to sort "
-                f"{self.n_obs:,} cells. Raise the limit. Nothing was written."
+                f"memory_limit: got {format_bytes(self.budget.limit)}, expected at least {least} to convert "
+                f"{self.n_obs:,} cells with {self.n_joined} tables in obs. Raise the limit. Nothing was written."
             )
 
-    def check_disk(self, folder: Path, n_free: int, *, holds_store: bool = True) -> None:
+    def check_disk(self, folder: Path, n_free: int, n_held: int = 0, *, holds_store: bool = True) -> None:
         """Check that the disk is not certainly too small.
 
         Parameters
@@ -248,6 +269,8 @@ class ConversionPlan:
             A folder on the disk, for the message.
         n_free
             Free bytes.
+        n_held
+            Bytes of an unfinished conversion to the same target, which are reused or deleted.
         holds_store
             Whether the disk holds the store too, or only the spills.
 
@@ -259,6 +282,7 @@ class ConversionPlan:
         sizes = [sum(reader.nnz(name) or 0 for reader in self.readers) for name in self.matrices.values()]
         store_bytes = sum(sizes) * _MIN_STORE_BYTES if holds_store else 0
         needed = int(store_bytes + max(sizes, default=0) * _MIN_SPILL_BYTES)
+        needed, n_free = max(needed, _MIN_CELL_BYTES * self.n_obs), n_free + n_held
         if needed > n_free:
             what, where = ("the store and ", "a target") if holds_store else ("", "a work_dir")
             raise DiskFullError(
@@ -279,8 +303,15 @@ class ConversionPlan:
             "format": FORMAT_VERSION,
             "sources": [_identity(reader.path) for reader in self.readers],
             "roles": self.options.roles.to_json(),
-            "options": [self.options.layer, self.options.order, self.options.join, self.options.compression],
+            "options": [
+                self.options.layer,
+                self.options.order,
+                self.options.join,
+                self.options.control_col,
+                self.options.compression,
+            ],
             "obs": self.joined_digest,
+            "cells": [self.piece_cells, self.bucket_cells],
             "blocks": [self.map_task_sizes(source_name).block_bytes for source_name in self.matrices.values()],
         }
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]

@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
-
-import numpy as np
-import pandas as pd
 
 from lazypert._internal.paths import is_entry_name
 from lazypert._internal.unique_names import unique_names
 from lazypert.conversion.kept_elements import choose_elements
-from lazypert.conversion.notes import (
-    NO_CONTROLS,
-    describe_not_copied,
-    dropped_genes,
-    features_beside_genes,
-    odd_labels,
-    repeated_names,
-    too_many_conditions,
-    var_differences,
-)
+from lazypert.conversion.notes import describe_not_copied, dropped_genes, features_beside_genes, var_differences
 from lazypert.conversion.plan import ConversionPlan
-from lazypert.conversion.reordered_values import READ_STEP, obs_column_reader
 from lazypert.converter import column_names, frames_in_obsm
 from lazypert.errors import SourceFormatError, near_matches, no_such_column
-from lazypert.screen.cell_order import name_hashes
-from lazypert.screen.cell_table import CellArrays
-from lazypert.screen.conditions import Conditions
-from lazypert.screen.control_column import marked_labels, marks_of
 from lazypert.screen.gene_alignment import align_genes, versions_apart
-from lazypert.screen.groups import Groups
-from lazypert.screen.labels import factorise, unite
-from lazypert.screen.renames import rename_labels
-from lazypert.screen.roles import ROLE_OF_AXIS, missing_controls, no_such_control
+from lazypert.screen.roles import ROLE_OF_AXIS
 from lazypert.store.format import RAW, matrix_name
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    import pandas as pd
 
     from lazypert._internal.memory import Budget
     from lazypert.conversion.plan import ConversionOptions
     from lazypert.converter import ScreenReader
-    from lazypert.screen.roles import Roles
 
 # Where the files' X goes when a layer becomes X.
 _X_AS_LAYER = "layers/X"
@@ -53,8 +31,8 @@ def make_plan(readers: list[ScreenReader], options: ConversionOptions, budget: B
 
     Raises
     ------
-    ColumnNotFoundError, LabelNotFoundError
-        If a column, a layer or the control label does not exist.
+    ColumnNotFoundError
+        If a column or a layer does not exist.
     SourceFormatError
         If a file cannot be converted.
     """
@@ -72,24 +50,7 @@ def make_plan(readers: list[ScreenReader], options: ConversionOptions, budget: B
     kept, elements_not_copied = choose_elements(
         readers, x=matrices["X"], has_same_genes=has_same_genes, memory_limit=budget.limit
     )
-    codes, labels = _role_codes(readers, options.roles, names)
-    options = _with_marked_controls(readers, options, codes["perturbation"], labels["perturbation"])
-    hashes = _read_name_hashes(readers)
-    notes = features_beside_genes(readers, matrices) + repeated_names(hashes, readers)
-    covariates = {name: _read_role_column(readers, name, "covariates") for name in options.roles.covariates}
-    for axis in ("perturbation", "cell_type"):
-        notes += odd_labels(options.roles.columns()[axis] or axis, codes[axis], labels[axis])
-    for name, (code, texts) in covariates.items():
-        notes += odd_labels(name, code, texts)
-    if options.roles.pert_col is not None and options.roles.control_pert is None:
-        notes.append(NO_CONTROLS)
-    conditions = Conditions.encode(covariates) if covariates else None
-    groups = Groups.from_codes(codes, labels, options.roles, hashes, conditions=conditions)
-    _require_controls(options.roles, labels["perturbation"].tolist())
-    notes += too_many_conditions(groups)
-    groups, source_row = _order_rows(groups, options)
-    if groups.n_unlabelled:
-        notes.append(f"{groups.n_unlabelled} cells have no cell type or no perturbation: they are in no group")
+    _check_columns(readers, options)
     return ConversionPlan(
         readers=readers,
         options=options,
@@ -99,14 +60,12 @@ def make_plan(readers: list[ScreenReader], options: ConversionOptions, budget: B
         embeddings=embeddings,
         genes=alignment.var,
         new_cols=[None if alignment.is_same else new_col for new_col in alignment.new_col],
-        groups=groups,
-        source_row=source_row,
         not_copied=[
             *dict.fromkeys(
                 not_copied + matrices_not_copied + embeddings_not_copied + frames_not_copied + elements_not_copied
             )
         ],
-        notes=notes,
+        notes=features_beside_genes(readers, matrices),
         elements=kept,
         obsm_frames=obsm_frames,
     )
@@ -117,80 +76,23 @@ def dataset_names(readers: list[ScreenReader]) -> list[str]:
     return list(unique_names(reader.path.name.split(".")[0] for reader in readers))
 
 
-def _order_rows(groups: Groups, options: ConversionOptions) -> tuple[Groups, NDArray[np.integer]]:
-    """Return the groups of the store's rows, and the source row of each row."""
-    dtype = np.dtype("i4" if groups.n_obs < 2**31 else "i8")
-    source_row = np.arange(groups.n_obs, dtype=dtype)
-    if options.order == "source" or not options.roles.has_columns or groups.row_order is None:
-        return groups, source_row
-    source_row = groups.row_order.astype(dtype, copy=False)
-    batch = groups.cells.batch_codes()
-    cells = CellArrays(None if batch is None else batch[source_row], groups.cells.hashes(source_row))
-    return replace(groups, row_order=None, cells=cells), source_row
-
-
-def _read_name_hashes(readers: list[ScreenReader]) -> NDArray[np.uint64]:
-    """(n_obs,) name hashes of the cells of all files."""
-    read = obs_column_reader(readers, None)
-    n_obs = sum(reader.n_obs for reader in readers)
-    parts = [name_hashes(read(start, min(n_obs, start + READ_STEP))) for start in range(0, n_obs, READ_STEP)]
-    return np.concatenate([*parts, np.empty(0, np.uint64)])
-
-
-def _role_codes(
-    readers: list[ScreenReader], roles: Roles, names: list[str]
-) -> tuple[dict[str, NDArray[np.int32] | None], dict[str, NDArray[np.str_]]]:
-    """Return the codes of all cells (None without a column) and the labels of every axis."""
-    codes: dict[str, NDArray[np.int32] | None] = {}
-    labels: dict[str, NDArray[np.str_]] = {}
-    for axis, column in roles.columns().items():
-        codes[axis], labels[axis] = None, np.empty(0, dtype=np.str_)
-        if column is not None and axis != "dataset":
-            found = _read_role_column(readers, column, ROLE_OF_AXIS[axis])
-            codes[axis], labels[axis] = rename_labels(*found, roles) if axis == "perturbation" else found
-        elif column is not None:
-            labels[axis] = np.array(sorted(names), dtype=np.str_)
-            code_of_file = np.searchsorted(labels[axis], names)
-            codes[axis] = np.repeat(code_of_file.astype(np.int32), [reader.n_obs for reader in readers])
-    return codes, labels
-
-
-def _with_marked_controls(
-    readers: list[ScreenReader], options: ConversionOptions, codes: NDArray[np.int32] | None, labels: NDArray[np.str_]
-) -> ConversionOptions:
-    """Replace the column that marks controls by their labels."""
-    column = options.control_col
-    if column is None or codes is None:
-        return options
-    marks = marks_of(column, pd.Categorical.from_codes(*_read_role_column(readers, column, "control_col")))
-    roles = replace(options.roles, control_pert=marked_labels(column, codes, labels, marks))
-    return replace(options, roles=roles, control_col=None)
-
-
-def _require_controls(roles: Roles, labels: list[str]) -> None:
-    """Raise `LabelNotFoundError` if a control label occurs neither as a label nor as a part of one."""
-    parts = [part for label in labels for part in label.split(roles.separator)] if roles.separator else []
-    missing = missing_controls(roles, [*labels, *parts])
-    if missing:
-        raise no_such_control(missing[0], labels, roles.pert_col)
-
-
-def _read_role_column(
-    readers: list[ScreenReader], column: str, role: str
-) -> tuple[NDArray[np.int32], NDArray[np.str_]]:
-    for reader in readers:
-        if column not in reader.obs_columns:
-            reason = next((f"{line}. " for line in reader.not_carried if line.startswith(f"obs/{column}: ")), "")
-            raise no_such_column(
-                role, column, "an obs column", reader.obs_columns, of=reader.path, hint=f"{reason}No store was made."
-            )
-    return unite(
-        [
-            factorise(reader.obs_column(column, start, min(reader.n_obs, start + READ_STEP)))
-            for reader in readers
-            for start in range(0, max(1, reader.n_obs), READ_STEP)
-        ]
-    )
+def _check_columns(readers: list[ScreenReader], options: ConversionOptions) -> None:
+    """Raise `ColumnNotFoundError` if a file lacks a column of a role."""
+    roles = options.roles
+    columns = [(ROLE_OF_AXIS[axis], column) for axis, column in roles.columns().items() if axis != "dataset"]
+    columns += [("control_col", options.control_col), *(("covariates", name) for name in roles.covariates)]
+    for role, column in columns:
+        for reader in readers:
+            if column is not None and column not in reader.obs_columns:
+                reason = next((f"{line}. " for line in reader.not_carried if line.startswith(f"obs/{column}: ")), "")
+                raise no_such_column(
+                    role,
+                    column,
+                    "an obs column",
+                    reader.obs_columns,
+                    of=reader.path,
+                    hint=f"{reason}No store was made.",
+                )
 
 
 def _choose_matrices(readers: list[ScreenReader], layer: str | None) -> tuple[dict[str, str], list[str]]:

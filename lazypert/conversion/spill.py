@@ -192,10 +192,15 @@ class Spill:
         for path in (_checkpoint_path(Path(self.path)), Path(self.path)):
             path.unlink(missing_ok=True)
 
-    def row_lengths(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the rows' destinations, and the number of values of each."""
-        table = np.fromfile(self.path, "i8", 2 * self.n_rows + 1, offset=8 * self.n_marks)
-        return table[: self.n_rows], np.diff(table[self.n_rows :])
+    def row_lengths(self, first: int, last: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the destinations of the rows from ``first`` to ``last``, exclusive, and how many values each has."""
+        fd = open_to_read(self.path)
+        try:
+            destinations, start = self._destinations(fd, first, last)
+            position = 8 * (self.n_marks + self.n_rows + start)
+            return destinations, np.diff(read_exact(fd, "i8", len(destinations) + 1, position))
+        finally:
+            os.close(fd)
 
     def read(self, first: int, last: int) -> SpillRows:
         """Read the rows of destinations ``first`` to ``last``, exclusive."""
@@ -205,18 +210,23 @@ class Spill:
         finally:
             os.close(fd)
 
-    def _read(self, fd: int, first: int, last: int) -> SpillRows:
+    def _destinations(self, fd: int, first: int, last: int) -> tuple[NDArray[np.int64], int]:
+        """Destinations from ``first`` to ``last``, and the number of the first such row among those of the spill."""
         lo, hi = first // ROWS_PER_MARK, -(-last // ROWS_PER_MARK)
         marks = read_exact(fd, "i8", hi - lo + 1, 8 * lo)
         begin, count = int(marks[0]), int(marks[-1] - marks[0])
         destinations = read_exact(fd, "i8", count, 8 * (self.n_marks + begin))
         lo, hi = (int(n) for n in np.searchsorted(destinations, [first, last]))
-        destinations, position = destinations[lo:hi], 8 * (self.n_marks + self.n_rows)
-        indptr = read_exact(fd, "i8", hi - lo + 1, position + 8 * (begin + lo))
+        return destinations[lo:hi], begin + lo
+
+    def _read(self, fd: int, first: int, last: int) -> SpillRows:
+        destinations, row = self._destinations(fd, first, last)
+        n_rows, position = len(destinations), 8 * (self.n_marks + self.n_rows)
+        indptr = read_exact(fd, "i8", n_rows + 1, position + 8 * row)
         position += 8 * (self.n_rows + 1)
         start, nnz = int(indptr[0]), int(indptr[-1] - indptr[0])
         if not self.index_dtype:
-            byte_offsets = read_exact(fd, "i8", hi - lo + 1, position + 8 * (begin + lo))
+            byte_offsets = read_exact(fd, "i8", n_rows + 1, position + 8 * row)
             position += 8 * (self.n_rows + 1) + int(byte_offsets[0])
             payload = read_exact(fd, "u1", int(byte_offsets[-1] - byte_offsets[0]), position)
             return SpillRows(destinations, indptr - start, byte_offsets - byte_offsets[0], payload)

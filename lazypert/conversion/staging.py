@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from filelock import Timeout
 
-from lazypert._internal.files import remove_folder, swap, sync
+from lazypert._internal.files import directory_size, remove_folder, swap, sync
 from lazypert.conversion.store_files import FolderFiles
 from lazypert.conversion.target_lock import TargetLock
 from lazypert.errors import ConfigError, StoreExistsError
@@ -64,7 +64,7 @@ class StagingDirectory:
     """
 
     def __init__(self, target: Path, fingerprint: str | None = None) -> None:
-        self.target, self._prefix = target, f"{target.name}.partial"
+        self.target, self._prefix = target, _prefix(target)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -75,7 +75,7 @@ class StagingDirectory:
         self._lock_path = target.with_name(f"{self._prefix}.lock")
         self._lock = self._acquire()
         self.folder = target.with_name(f"{self._prefix}-{fingerprint or uuid.uuid4().hex[:12]}")
-        outdated = [path for path in self._leftovers() if path != self.folder]
+        outdated = [path for path in _leftovers(target) if path != self.folder]
         self.is_restarted = fingerprint is not None and bool(outdated)
         for path in outdated:
             remove_folder(path)
@@ -101,15 +101,6 @@ class StagingDirectory:
     def work(self) -> Path:
         """Spills and checkpoints."""
         return self.folder / "work"
-
-    def _leftovers(self) -> list[Path]:
-        """Directories left by killed processes: staging directories, and replaced stores.
-
-        Both the name and the content must match, because a user's own backup may have a similar name.
-        """
-        pattern = re.compile(re.escape(self._prefix) + r"-((old-|add-)?[0-9a-f]{12})")
-        folders = [p for p in self.target.parent.iterdir() if pattern.fullmatch(p.name) and p.is_dir()]
-        return [p for p in folders if (p / "zarr.json").exists() or {c.name for c in p.iterdir()} <= {"store", "work"}]
 
     def expect(self, sizes: dict[str, int]) -> None:
         """Say which files a store consists of; in a folder, they are what is there."""
@@ -160,6 +151,30 @@ class StagingDirectory:
         if not keep:
             remove_folder(self.folder, after_error=after_error)
         self._lock.release()
+
+
+def held_bytes(target: Path) -> int:
+    """Bytes that unfinished conversions to a target hold, which the next one reuses or deletes."""
+    return sum(map(directory_size, _leftovers(target)))
+
+
+def _prefix(target: Path) -> str:
+    return f"{target.name}.partial"
+
+
+def _leftovers(target: Path) -> list[Path]:
+    """Directories left by killed processes: staging directories, and replaced stores.
+
+    Both the name and the content must match, because a user's own backup may have a similar name.
+    """
+    pattern = re.compile(re.escape(_prefix(target)) + r"-((old-|add-)?[0-9a-f]{12})")
+    siblings = target.parent.iterdir() if target.parent.is_dir() else ()
+    folders = [path for path in siblings if pattern.fullmatch(path.name) and path.is_dir()]
+    return [path for path in folders if (path / "zarr.json").exists() or _names_in(path) <= {"store", "work"}]
+
+
+def _names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
 
 def check_folder(target: Path, *, overwrite: bool) -> None:

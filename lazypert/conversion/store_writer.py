@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("lazypert")
 _TRANSIENT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
-_MATRIX_FILE = re.compile(r".+/(data|indices|indptr)/(c/\d+|zarr\.json)")
+_KEPT_FILE = re.compile(r".+/(data|indices|indptr)/(c/\d+|zarr\.json)|obsm?/.+/c/\d+")
 
 
 class StoreWriter(ArrayWriter):
@@ -69,7 +69,7 @@ class StoreWriter(ArrayWriter):
             else StagingDirectory(self.target, fingerprint)
         )
         if self.staging.is_resumed:
-            _delete_all_but_matrices(self.staging.store)
+            _delete_all_but_shards(self.staging.store)
         super().__init__(self.staging.store, self.staging.files)
 
     def __repr__(self) -> str:
@@ -126,10 +126,10 @@ class StoreWriter(ArrayWriter):
         return [entries[key] for key in sorted(entries)]
 
 
-def _delete_all_but_matrices(root: Path) -> None:
-    """Delete what an interrupted writer left, except complete files of matrices, as only these are slow to write."""
+def _delete_all_but_shards(root: Path) -> None:
+    """Delete what an interrupted writer left, except shards of matrices and obs, as only these are slow to write."""
     for path in root.rglob("*"):
-        if path.is_file() and not _MATRIX_FILE.fullmatch(path.relative_to(root).as_posix()):
+        if path.is_file() and not _KEPT_FILE.fullmatch(path.relative_to(root).as_posix()):
             path.unlink()
 
 

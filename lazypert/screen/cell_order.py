@@ -11,10 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lazypert._internal.kernels import kernel
+from lazypert._internal.partition import partition
 from lazypert._internal.randomness import GOLDEN, mix
+from lazypert._internal.texts import Texts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+_MIN_KEYS = 1024  # possible keys that are always few
 
 
 def name_hashes(names: Any) -> NDArray[np.uint64]:
@@ -32,22 +37,23 @@ def name_hashes(names: Any) -> NDArray[np.uint64]:
     ----------
     Eastlake et al., "The FNV Non-Cryptographic Hash Algorithm", IETF draft-eastlake-fnv.
     """
-    encoded = [str(name).encode() for name in names]
-    ends = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), dtype=np.int64)
-    hashes = np.empty(len(encoded), dtype=np.uint64)
-    _hash_texts(np.frombuffer(b"".join(encoded), dtype=np.uint8), ends, hashes)
+    return text_hashes(Texts.of(names))
+
+
+def text_hashes(texts: Texts) -> NDArray[np.uint64]:
+    """Return one 64-bit hash per text; see `name_hashes`."""
+    hashes = np.empty(len(texts), dtype=np.uint64)
+    _hash_texts(texts.data, texts.bounds, hashes)
     return hashes
 
 
 @kernel
-def _hash_texts(data: Any, ends: Any, hashes: Any) -> None:
-    start = 0
-    for i in range(len(ends)):
+def _hash_texts(data: Any, bounds: Any, hashes: Any) -> None:
+    for i in range(len(hashes)):
         value = np.uint64(0xCBF29CE484222325)
-        for k in range(start, ends[i]):
+        for k in range(bounds[i], bounds[i + 1]):
             value = (value ^ np.uint64(data[k])) * np.uint64(0x100000001B3)
         hashes[i] = mix(value)
-        start = ends[i]
 
 
 def order_cells(keys: NDArray[np.integer], hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
@@ -70,15 +76,26 @@ def order_cells(keys: NDArray[np.integer], hashes: NDArray[np.uint64]) -> tuple[
     hashes
         (n,) the hashes, distinct within each key.
     """
-    order = np.lexsort((hashes, keys))
+    order = _sorted(keys, hashes)
     is_repeat = np.diff(hashes[order]) == 0
     if is_repeat.any():
         is_repeat &= np.diff(keys[order]) == 0
     if is_repeat.any():
         hashes = hashes.copy()
         _separate(order, is_repeat, hashes)
-        order = np.lexsort((hashes, keys))
+        order = _sorted(keys, hashes)
     return order, hashes
+
+
+def _sorted(keys: NDArray[np.integer], hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """``np.lexsort((hashes, keys))``, in half the time if the keys are in a small range."""
+    first = int(keys.min(initial=0))
+    n_possible = int(keys.max(initial=0)) - first + 1
+    if n_possible > max(len(keys), _MIN_KEYS):
+        return np.lexsort((hashes, keys))
+    order = np.argsort(hashes, kind="stable")
+    by_key, _ = partition(keys[order] - first, n_possible)
+    return order[by_key]
 
 
 @kernel

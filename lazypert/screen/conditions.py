@@ -13,14 +13,13 @@ import pandas as pd
 from lazypert._internal.validation import require
 from lazypert.errors import ConfigError, LabelNotFoundError, near_matches
 from lazypert.screen.labels import label_array, label_text
+from lazypert.screen.run_keys import combinations_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
     from numpy.typing import NDArray
-
-_MAX_TABLE = 1 << 22  # possible combinations that are counted in a table
 
 MISSING = ""
 """Label of a covariate that a cell has no value of, such as the dose of a control."""
@@ -63,19 +62,17 @@ class Conditions:
         -------
         (n_obs,) number of each cell's condition, and the conditions.
         """
-        key = np.zeros(len(next(iter(columns.values()))[0]), dtype=np.int64)
-        found = np.zeros((1, 0), dtype=np.int64)  # code of each covariate in each combination
-        for codes, labels in columns.values():
-            # A missing label and an empty one are the same, and come first.
-            number = np.where(np.append(labels, MISSING) == MISSING, -1, np.arange(len(labels) + 1))[codes]
-            keys, key = _distinct(key * (len(labels) + 1) + number + 1, len(found) * (len(labels) + 1))
-            earlier, own = np.divmod(keys, len(labels) + 1)
-            found = np.column_stack([found[earlier], own - 1])
+        # A missing label and an empty one are the same, and come first.
+        numbers = [
+            np.where(np.append(labels, MISSING) == MISSING, -1, np.arange(len(labels) + 1))[codes]
+            for codes, labels in columns.values()
+        ]
+        found, key = combinations_of(numbers, [len(labels) for _, labels in columns.values()])
         texts = {
             name: label_array([*map(str, labels), MISSING])[found[:, i]]
             for i, (name, (_, labels)) in enumerate(columns.items())
         }
-        return key.astype(np.int32), cls(texts)
+        return key, cls(texts)
 
     @classmethod
     def unite(cls, parts: Sequence[Conditions]) -> tuple[Conditions, list[NDArray[np.int32]]]:
@@ -153,11 +150,3 @@ class Conditions:
                     )
             chosen &= np.isin(self.labels[name], texts)
         return chosen
-
-
-def _distinct(keys: NDArray[np.int64], n_possible: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sorted distinct keys below `n_possible`, and the number of each key among them."""
-    if n_possible > _MAX_TABLE:
-        return np.unique(keys, return_inverse=True)
-    occurs = np.bincount(keys, minlength=n_possible) > 0  # no sorting of all cells
-    return np.flatnonzero(occurs), (np.cumsum(occurs) - 1)[keys]

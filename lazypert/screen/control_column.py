@@ -24,15 +24,25 @@ def marks_of(column: str, values: Any) -> NDArray[np.bool_]:
         If values are missing, or are something else.
     """
     codes, labels = factorise(values)
+    return marks_of_labels(column, labels, int((codes < 0).sum()))[codes]
+
+
+def marks_of_labels(column: str, labels: NDArray[np.str_], n_missing: int) -> NDArray[np.bool_]:
+    """(n_labels,) bool: which labels of a column mark cells; see `marks_of`.
+
+    Parameters
+    ----------
+    n_missing
+        Cells without a label.
+    """
     other = [str(label) for label in labels if label.lower() not in _TRUE | _FALSE]
-    n_missing = int((codes < 0).sum())
     if other or n_missing:
         got = f"values such as {other[0]!r}" if other else f"{n_missing:,} missing values"
         raise ConfigError(
             f"control_col: got obs column {column!r} with {got}, expected True and False for every cell. Name another "
             "column, or pass the labels of controls as control_pert."
         )
-    return np.array([label.lower() in _TRUE for label in labels], dtype=bool)[codes]
+    return np.array([label.lower() in _TRUE for label in labels], dtype=bool)
 
 
 def marked_labels(
@@ -54,10 +64,24 @@ def marked_labels(
     ConfigError
         If no cell is marked, a marked cell has no label, or cells with the same label differ.
     """
-    n_cells = np.bincount(codes[codes >= 0], minlength=len(labels))
-    n_marked = np.bincount(codes[is_marked & (codes >= 0)], minlength=len(labels))
+    codes, is_marked = np.where(codes < 0, len(labels), codes), np.asarray(is_marked)
+    n_cells = np.bincount(codes, minlength=len(labels) + 1)
+    return controls_by_count(column, labels, n_cells, np.bincount(codes[is_marked], minlength=len(labels) + 1))
+
+
+def controls_by_count(
+    column: str, labels: NDArray[np.str_], n_cells: NDArray[np.integer], n_marked: NDArray[np.integer]
+) -> tuple[str, ...]:
+    """Return the labels of the cells that are marked as controls; see `marked_labels`.
+
+    Parameters
+    ----------
+    n_cells, n_marked
+        (n_labels + 1,) cells of each label, and of those the marked ones; the last element counts cells without a
+        label.
+    """
+    n_unlabelled, n_cells, n_marked = int(n_marked[-1]), n_cells[:-1], n_marked[:-1]
     mixed = np.flatnonzero((n_marked > 0) & (n_marked < n_cells))
-    n_unlabelled = int((is_marked & (codes < 0)).sum())
     if len(mixed):
         name, marked, total = str(labels[mixed[0]]), n_marked[mixed[0]], n_cells[mixed[0]]
         raise ConfigError(

@@ -121,11 +121,10 @@ class Groups:
         codes = {axis: codes.get(axis) for axis in AXES}
         names = {axis: label_array([ALL] if codes[axis] is None else [*map(str, labels[axis])]) for axis in AXES}
         control_parts: tuple[str, ...] = ()
-        if roles.separator is not None and codes["perturbation"] is not None:
-            control_parts = controls_in(map(str, names["perturbation"]), roles)
-            combined = [combined_label(str(label), roles) for label in names["perturbation"]]
-            if combined != names["perturbation"].tolist():
-                codes["perturbation"], names["perturbation"] = rename(codes["perturbation"], combined)
+        if codes["perturbation"] is not None:
+            codes["perturbation"], names["perturbation"], control_parts = combine_labels(
+                codes["perturbation"], names["perturbation"], roles
+            )
         n_obs, (condition, known) = len(hashes), conditions or (None, Conditions())
         assert tuple(known.labels) == roles.covariates
         sizes = run_radices(names, known)
@@ -372,6 +371,24 @@ class Groups:
         by their labels, those of covariates by their values if they are numbers.
         """
         return group_table(self)
+
+
+def combine_labels(
+    codes: NDArray[np.integer], labels: NDArray[np.str_], roles: Roles
+) -> tuple[NDArray[np.integer], NDArray[np.str_], tuple[str, ...]]:
+    """Give all combinations of the same parts one label.
+
+    Returns
+    -------
+    Codes, labels, and the control labels that occur as parts of combinations.
+    """
+    if roles.separator is None:
+        return codes, labels, ()
+    control_parts = controls_in(map(str, labels), roles)
+    combined = [combined_label(str(label), roles) for label in labels]
+    if combined != labels.tolist():
+        codes, labels = rename(codes, combined)
+    return codes, labels, control_parts
 
 
 class HasGroups(Protocol):

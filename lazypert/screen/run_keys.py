@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from lazypert.screen.conditions import Conditions
 
 
+MAX_TABLE = 1 << 22
+"""Possible keys up to which a table of all of them replaces sorting."""
+
+
 def in_run_order(
     codes: Mapping[str, NDArray[Any] | None], condition: NDArray[np.int32] | None
 ) -> list[NDArray[Any] | None]:
@@ -43,3 +47,39 @@ def decode(key: NDArray[np.int64], sizes: Sequence[int]) -> list[NDArray[np.int3
         key, code = np.divmod(key, size + 1)
         codes.append(np.where(code == size, -1, code).astype(np.int32))
     return codes[::-1]
+
+
+def combinations_of(
+    codes: Sequence[NDArray[np.integer]], sizes: Sequence[int]
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Distinct combinations of the codes of cells.
+
+    Parameters
+    ----------
+    codes
+        (n,) codes of each column, -1 where they are missing. There is at least one column.
+    sizes
+        Number of labels of each column.
+
+    Returns
+    -------
+    combinations
+        (n_combinations, n_columns) codes of the combinations that occur, in ascending order.
+    number
+        (n,) int32 combination of each cell.
+    """
+    key = np.zeros(len(codes[0]), dtype=np.int64)
+    found = np.zeros((1, 0), dtype=np.int64)
+    for code, size in zip(codes, sizes, strict=True):
+        keys, key = _distinct(key * (size + 1) + code + 1, len(found) * (size + 1))
+        earlier, own = np.divmod(keys, size + 1)
+        found = np.column_stack([found[earlier], own - 1])
+    return found, key.astype(np.int32)
+
+
+def _distinct(keys: NDArray[np.int64], n_possible: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sorted distinct keys below `n_possible`, and the number of each key among them."""
+    if n_possible > MAX_TABLE:
+        return np.unique(keys, return_inverse=True)
+    occurs = np.bincount(keys, minlength=n_possible) > 0  # no sorting of all cells
+    return np.flatnonzero(occurs), (np.cumsum(occurs) - 1)[keys]

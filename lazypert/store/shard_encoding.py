@@ -12,7 +12,11 @@ from lazypert.store.encoded_chunks import checksum
 from lazypert.store.format import CODEC, Codec, Grid
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
+
+    from lazypert._internal.texts import Texts
 
 
 # zarr-python sets this too: with C-Blosc's own threads, the output would depend on their timing.
@@ -41,13 +45,30 @@ def encode_shard(values: NDArray[Any], grid: Grid, codec: Codec = CODEC) -> list
     -------
     Buffers to write one after another: the encoded chunks, then the index.
     """
-    index = np.full((grid.shard // grid.chunk, 2), ABSENT, dtype="<u8")
-    buffers: list[bytes] = []
-    offset = 0
-    for number, start in enumerate(range(0, len(values), grid.chunk)):
+    return _with_index(_chunks(values, grid), grid, codec)
+
+
+def encode_text_shard(texts: Texts, grid: Grid, codec: Codec = CODEC) -> list[bytes]:
+    """Encode the texts of one shard, in Zarr's codec ``vlen-utf8``; see `encode_shard`."""
+    n = len(texts)
+    chunks = (texts.with_lengths(start, min(n, start + grid.chunk), grid.chunk) for start in range(0, n, grid.chunk))
+    return _with_index(chunks, grid, codec)
+
+
+def _chunks(values: NDArray[Any], grid: Grid) -> Iterable[NDArray[Any]]:
+    for start in range(0, len(values), grid.chunk):
         chunk = values[start : start + grid.chunk]
         if len(chunk) < grid.chunk:  # Zarr chunks are always full; the array's shape hides the padding
             chunk = np.concatenate([chunk, np.zeros(grid.chunk - len(chunk), dtype=values.dtype)])
+        yield chunk
+
+
+def _with_index(chunks: Iterable[NDArray[Any]], grid: Grid, codec: Codec) -> list[bytes]:
+    """Compress the chunks of a shard, and append the shard's index."""
+    index = np.full((grid.shard // grid.chunk, 2), ABSENT, dtype="<u8")
+    buffers: list[bytes] = []
+    offset = 0
+    for number, chunk in enumerate(chunks):
         if codec.is_delta:
             chunk = np.diff(chunk, prepend=chunk.dtype.type(0))
         body = blosc.compress(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lazypert._internal.validation import named_options, require_choice, require_flag, require_names
-from lazypert.conversion.dataframe_writer import InMemoryColumn, write_column
+from lazypert.conversion.dataframe_writer import write_column
 from lazypert.errors import ConfigError
 from lazypert.updates.added_column import column_values
 from lazypert.updates.barcode_table import OnUnknown, match_names, read_barcode_table
@@ -92,7 +92,7 @@ def add_obs(
         paths = [f"obs/{name}" for name in names]
         writer = update.start([f"obs/{name}" for name in replaced])
         for name in names:
-            write_column(writer, "obs", name, InMemoryColumn(column_values(name, frame[name], match.row)))
+            write_column(writer, "obs", name, column_values(name, frame[name], match.row))
         update.publish(paths, columns=names)
 
 

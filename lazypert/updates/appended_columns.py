@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lazypert.conversion.dataframe_writer import InMemoryColumn, write_column
+from lazypert.conversion.dataframe_writer import write_column
 from lazypert.screen.labels import join_columns
 from lazypert.store.format import COLUMN_SHARD, Grid
 from lazypert.updates.appended_array import ArrayAppender, write_json
@@ -93,7 +93,7 @@ def append_frame(splice: Splice, frame: str, names: dict[str, str | None]) -> li
         if name in known:
             splice.remove(path)
             rewritten.append(path)
-        write_column(splice.writer, frame, name, InMemoryColumn(joined))
+        write_column(splice.writer, frame, name, joined)
     metadata["attributes"]["column-order"] = known + [name for name in names if name not in known]
     write_json(file, metadata)
     return rewritten
@@ -111,7 +111,7 @@ def write_datasets(splice: Splice, name: str, old: list[str], new: NDArray[Any],
     """
     categories = list(dict.fromkeys([*old, *new]))
     codes = np.concatenate([np.zeros(splice.old.n_obs, np.int32), pd.Index(categories).get_indexer(new)[of_cell]])
-    write_column(splice.writer, "obs", name, InMemoryColumn(pd.Categorical.from_codes(codes, categories)))
+    write_column(splice.writer, "obs", name, pd.Categorical.from_codes(codes, categories))
     file = splice.writer.root / "obs" / "zarr.json"
     metadata = json.loads(file.read_bytes())
     metadata["attributes"]["column-order"] = [name, *metadata["attributes"]["column-order"]]
@@ -133,7 +133,7 @@ def append_datasets(splice: Splice, name: str, new: NDArray[Any], of_cell: NDArr
     old = splice.old.read_array(f"{path}/codes")
     splice.remove(path)
     joined = pd.Categorical.from_codes(np.concatenate([old.astype(np.int32), codes]), categories)
-    write_column(splice.writer, "obs", name, InMemoryColumn(joined))
+    write_column(splice.writer, "obs", name, joined)
     return [path]
 
 

@@ -112,7 +112,9 @@ class AppendedCellStats:
         writer.group(f"{base}/facts", {"gene_col": self.plan.gene_col})
         writer.array(f"{base}/facts/target", self.plan.target.astype("i4"))
         writer.array(f"{base}/facts/control_sum", self._sums.ravel())
-        writer.array(f"{base}/facts/control_row", self.plan.control_rows(self._groups))
+        control_row = np.full(self.plan.n_control_subgroups, -1, np.int64)
+        self.plan.find_control_rows(self._subgroup, 0, control_row)
+        writer.array(f"{base}/facts/control_row", control_row)
 
     def _add_old_controls(self) -> None:
         """Add the sums over the old controls; their values are read, because the new cells may have new targets."""

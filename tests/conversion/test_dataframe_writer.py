@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import zarr
 
-from lazypert.conversion.dataframe_writer import InMemoryColumn, write_column, write_frame
+from lazypert.conversion.dataframe_writer import write_column, write_frame
 from lazypert.conversion.store_writer import StoreWriter
 from lazypert.errors import SourceFormatError
 from lazypert.screen.labels import join_columns
@@ -19,9 +19,9 @@ KINDS = tuple(every_column(1).columns)
 def stored_frame(target, frame):
     """Write a store with only an obs table; return it as read by AnnData and by the store's own reader."""
     with StoreWriter(target) as writer:
-        write_frame(writer, "obs", InMemoryColumn(frame.index.to_numpy(dtype=object)), [str(c) for c in frame.columns])
+        write_frame(writer, "obs", frame.index.to_numpy(dtype=object), [str(c) for c in frame.columns])
         for name in frame.columns:
-            write_column(writer, "obs", name, InMemoryColumn(frame[name]))
+            write_column(writer, "obs", name, frame[name])
         writer.finalise(ATTRS | {"n_obs": len(frame)})
     return anndata.io.read_elem(zarr.open_group(target, mode="r")["obs"]), Store(target)
 
@@ -61,8 +61,8 @@ def test_every_kind_of_column_reads_back_equal(tmp_path):
 )
 def test_other_columns_read_back_equal(tmp_path, values):
     with StoreWriter(tmp_path / "s.zarr") as writer:
-        write_frame(writer, "obs", InMemoryColumn(np.array(list("xyz"), dtype=object)), ["v"])
-        write_column(writer, "obs", "v", InMemoryColumn(values))
+        write_frame(writer, "obs", np.array(list("xyz"), dtype=object), ["v"])
+        write_column(writer, "obs", "v", values)
         writer.finalise(ATTRS)
     store = Store(tmp_path / "s.zarr")
     result = store.read_column("obs/v")
@@ -79,7 +79,7 @@ def test_codes_are_wide_enough_for_all_categories(tmp_path, n):
     values = pd.Categorical([f"c{i}" for i in range(n)])
     with StoreWriter(tmp_path / "s.zarr") as writer:
         writer.group("obs", {})
-        write_column(writer, "obs", "v", InMemoryColumn(values))
+        write_column(writer, "obs", "v", values)
         writer.finalise(ATTRS)
     assert (Store(tmp_path / "s.zarr").read_column("obs/v") == values).all()
 
@@ -87,9 +87,9 @@ def test_codes_are_wide_enough_for_all_categories(tmp_path, n):
 @pytest.mark.parametrize("name", ["__lazypert__", "zarr.json", "..", ".", "", "_index", "a/b"])
 def test_reserved_column_names_are_refused(tmp_path, name):
     with StoreWriter(tmp_path / "s.zarr") as writer:
-        write_frame(writer, "obs", InMemoryColumn(np.array(["x"], dtype=object)), [name])
+        write_frame(writer, "obs", np.array(["x"], dtype=object), [name])
         with pytest.raises(SourceFormatError, match="Rename the column"):
-            write_column(writer, "obs", name, InMemoryColumn(np.ones(1)))
+            write_column(writer, "obs", name, np.ones(1))
     assert leftovers(tmp_path) == []
 
 
@@ -97,9 +97,9 @@ def test_joined_columns_read_back_equal(tmp_path):
     a, b = every_column(8, 0), every_column(9, 1)
     pairs = [(a[left], b[right]) for left, right in zip(KINDS, KINDS[5:] + KINDS[:5], strict=True)]
     with StoreWriter(tmp_path / "s.zarr") as writer:
-        write_frame(writer, "obs", InMemoryColumn(np.array(["x"] * 17, dtype=object)), [left.name for left, _ in pairs])
+        write_frame(writer, "obs", np.array(["x"] * 17, dtype=object), [left.name for left, _ in pairs])
         for left, right in pairs:
-            write_column(writer, "obs", left.name, InMemoryColumn(join_columns([left.array, right.array], [8, 9])))
+            write_column(writer, "obs", left.name, join_columns([left.array, right.array], [8, 9]))
         writer.finalise({"n_obs": 17, "roles": {}, "matrices": {}})
     store = Store(tmp_path / "s.zarr")
     for left, right in pairs:

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from lazypert.conversion import external_sort
+from lazypert.conversion.array_files import InMemory
 from lazypert.conversion.array_writer import Template
 from lazypert.conversion.external_sort import BlockSorter, ShardWriter, save_reduce_inputs
 from lazypert.conversion.store_files import FolderFiles
@@ -37,16 +39,15 @@ def sort_matrix(folder, matrix, destination, block, grid_shape, new_col=None, n_
     """Run the map and reduce tasks by hand; return the sorted matrix."""
     n_cols = matrix.shape[1] if n_cols is None else n_cols
     axis = matrix.shape[0 if matrix.format == "csr" else 1]
-    np.save(folder / "destination.npy", destination)
     specs = [BlockSpec("X", i, min(axis, i + block)) for i in range(0, axis, block)]
-    sorter = BlockSorter(Source(matrix), folder / "destination.npy", 0, new_col, n_cols)
+    sorter = BlockSorter(Source(matrix), InMemory(destination), 0, new_col, n_cols)
     spills = [sorter.sort_block(spec, folder / f"{i}.spill") for i, spec in enumerate(specs)]
     lengths = np.zeros(matrix.shape[0], dtype=np.int64)
     for spill in spills:
-        rows, row_lengths = spill.row_lengths()
+        rows, row_lengths = spill.row_lengths(0, matrix.shape[0])
         lengths[rows] += row_lengths
     indptr = np.concatenate([[0], np.cumsum(lengths)])
-    save_reduce_inputs(folder, spills, indptr)
+    save_reduce_inputs(folder, spills, np.array_split(indptr, 3))
     grid = Grid(int(indptr[-1]), *grid_shape)
     files = FolderFiles(folder)
     data, indices = Template(files, "data", np.dtype("u4"), grid), Template(files, "indices", np.dtype("i4"), grid)
@@ -101,8 +102,10 @@ def test_renumbered_columns_of_a_column_wise_matrix_are_sorted(tmp_path):
     np.testing.assert_array_equal(result.toarray(), dense[:, ::-1])
 
 
+@pytest.mark.parametrize("rows_at_once", [1, 3, 100])
 @pytest.mark.parametrize("block", [1, 3, 100])
-def test_shards_do_not_depend_on_the_blocks(tmp_path, block):
+def test_shards_do_not_depend_on_the_blocks(tmp_path, monkeypatch, block, rows_at_once):
+    monkeypatch.setattr(external_sort, "ROWS_AT_ONCE", rows_at_once)
     rng = np.random.default_rng(4)
     matrix = sparse.csr_matrix(rng.integers(0, 3, (40, 9)))
     source_row = rng.permutation(40)

@@ -140,7 +140,12 @@ def test_progress_counts_every_task(tmp_path, monkeypatch):
     seen = []
     converted(tmp_path, screen(lean=True), progress=seen.append)
     phases = list(dict.fromkeys(event.phase for event in seen))
-    assert phases[:2] == ["X: reading and sorting", "X: writing shards"]
+    assert phases[:5] == [
+        f"obs: {step}"
+        for step in ("reading labels", "reading names", "counting names", "sorting cells", "placing cells")
+    ]
+    assert phases[5:7] == ["obs/_index: reading and sorting", "obs/_index: writing shards"]
+    assert phases[-2:] == ["X: reading and sorting", "X: writing shards"]
     for phase in phases:
         events = [event for event in seen if event.phase == phase]
         assert [event.done for event in events] == list(range(events[-1].total + 1))

@@ -8,6 +8,9 @@ import h5py
 import numpy as np
 import pytest
 
+from benchmarks.atlas import ROLES as ATLAS_ROLES
+from benchmarks.atlas import atlas
+from benchmarks.scale_convert import measure_conversion
 from lazypert.simulate import SimulationConfig, simulate_screen
 from tests.support.stores import ROLES, read_store
 
@@ -169,3 +172,19 @@ def test_five_times_the_cells_have_the_same_peak(tmp_path):
     print([f"{peak / MIB:.0f} MiB" for peak in peaks])
     assert peaks[1] < 1.25 * peaks[0] + 32 * MIB
     assert read_store(tmp_path / "200000.zarr").n_obs == 200_000
+
+
+def test_more_cells_than_fit_in_a_piece_have_the_same_peak_in_any_order(tmp_path):
+    for order in ("grouped", "source"):
+        peaks = []
+        for n_cells in (1_000_000, 3_000_000):
+            path = atlas(tmp_path, cells=n_cells)
+            options = {**ATLAS_ROLES, "order": order, "overwrite": True}
+            peaks.append(convert(path, tmp_path / "a.zarr", "128MiB", options))
+        print([f"{peak / MIB:.0f} MiB" for peak in peaks])
+        assert peaks[1] < min(peaks[0] + 64 * MIB, (128 + 256) * MIB)
+
+
+def test_the_file_is_read_less_than_twice(tmp_path):
+    path = atlas(tmp_path, cells=1_000_000)
+    assert measure_conversion(path, tmp_path / "a.zarr", memory_limit="128MiB")["times_read"] < 2

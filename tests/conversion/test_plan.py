@@ -63,9 +63,17 @@ def test_chunks_that_never_fit_are_an_error_with_the_least_limit(path):
         planned(path, 300 * MIB).map_task_sizes("X")
 
 
-def test_cells_that_never_fit_are_an_error_with_the_least_limit(path, tmp_path, monkeypatch):
-    monkeypatch.setattr("lazypert.conversion.plan.BYTES_PER_CELL", 20 * MIB)
-    with pytest.raises(ConfigError, match=r"memory_limit: got 1\.0 GiB, expected at least .* to sort 90 cells"):
+def test_tasks_that_never_fit_are_an_error_before_anything_is_read(path, tmp_path, monkeypatch):
+    monkeypatch.setattr("lazypert.conversion.plan._BYTES_PER_OBJECT", 20 * MIB)
+    with pytest.raises(ConfigError, match=r"memory_limit: got 1\.0 GiB, expected at least .* to convert 90 cells"):
+        lp.convert(path, tmp_path / "s.zarr", **ROLES)
+    assert leftovers(tmp_path, "a.h5ad") == []
+
+
+def test_groups_whose_table_does_not_fit_are_an_error(path, tmp_path, monkeypatch):
+    monkeypatch.setattr("lazypert.conversion.cell_groups._BYTES_PER_SUBGROUP", 1024 * MIB)
+    monkeypatch.setattr("lazypert.conversion.cell_groups.MAX_TABLE", 0)
+    with pytest.raises(ConfigError, match=r"expected at least .* more than \d+ groups and batches"):
         lp.convert(path, tmp_path / "s.zarr", **ROLES)
     assert leftovers(tmp_path, "a.h5ad") == []
 

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazypert_converters._row_pointers import blocks_by_nnz, indptr_fault, row_pointers
+from lazypert_converters import _row_pointers
+from lazypert_converters._row_pointers import (
+    blocks_by_nnz,
+    blocks_of_parts,
+    indptr_fault,
+    read_in_parts,
+    row_pointers,
+)
 
 
 @given(st.lists(st.integers(0, 30), max_size=40), st.integers(1, 100))
@@ -18,6 +25,16 @@ def test_source_blocks_cover_all_rows_and_are_as_long_as_the_limit_allows(length
         assert sum(lengths[spec.start : spec.stop]) <= limit or spec.stop == spec.start + 1
         if spec.stop < len(lengths):
             assert sum(lengths[spec.start : spec.stop + 1]) > limit
+
+
+@given(st.lists(st.integers(0, 9), max_size=40), st.integers(1, 30), st.integers(1, 7))
+def test_row_pointers_that_are_read_in_parts_give_the_same_blocks(lengths, limit, size):
+    indptr = row_pointers(np.array(lengths, dtype="i8"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_row_pointers, "POINTERS_AT_ONCE", size)
+        parts = list(read_in_parts(lambda start, stop: indptr[start:stop], len(indptr)))
+    assert all(len(part) <= size + 1 for part in parts)
+    assert blocks_of_parts("X", parts, limit) == blocks_by_nnz("X", indptr, limit)
 
 
 def test_row_pointers_are_int64_and_start_at_zero():

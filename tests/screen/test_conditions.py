@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazypert.errors import ConfigError, LabelNotFoundError
-from lazypert.screen import conditions as module
+from lazypert.screen import run_keys
 from lazypert.screen.conditions import Conditions
 from lazypert.screen.labels import factorise
 
@@ -24,7 +24,7 @@ def encode(frame):
 def test_conditions_are_the_sorted_distinct_texts(largest_table, rows):
     frame = pd.DataFrame(rows, columns=["dose", "time", "donor"], dtype=object)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_MAX_TABLE", largest_table)
+        patch.setattr(run_keys, "MAX_TABLE", largest_table)
         number, conditions = encode(frame)
     texts = [tuple("" if value is None else value for value in row) for row in rows]
     expected = sorted(set(texts))

@@ -1,71 +1,21 @@
-"""Per-cell values of one file or several, yielded in the store's row order within bounded memory."""
+"""Per-cell values of several files, read as if they were one file."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from lazypert._internal.inverse_permutation import inverse
 from lazypert.screen.labels import join_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from lazypert.converter import ScreenReader
-
-READ_STEP = 131_072
-"""Cells that are read at once: few, because a text value takes 100 bytes and most are not needed yet."""
-
-
-@dataclass(frozen=True)
-class ReorderedValues:
-    """Values that are read in source order and yielded in store order, in slices of `step` cells.
-
-    Every slice reads all values, so that only one slice is held at a time.
-
-    Attributes
-    ----------
-    read
-        Returns the values of source cells ``start`` to ``stop``.
-    destination
-        (n,) row in the store of each source cell.
-    step
-        Cells per slice.
-    """
-
-    read: Callable[[int, int], Any]
-    destination: NDArray[np.integer]
-    step: int
-
-    def __len__(self) -> int:
-        return len(self.destination)
-
-    def __iter__(self) -> Iterator[Any]:
-        for begin in range(0, max(1, len(self)), self.step):
-            end = min(len(self), begin + self.step)
-            selected: list[Any] = []
-            positions: list[NDArray[np.integer]] = []
-            for start, values in self._source_slices():
-                rows = self.destination[start : start + len(values)]
-                inside = np.flatnonzero((rows >= begin) & (rows < end))
-                if len(inside) or not selected:
-                    selected.append(values[inside])
-                    positions.append(rows[inside] - begin)
-            yield _concatenate(selected)[inverse(np.concatenate(positions))]
-
-    def _source_slices(self) -> Iterator[tuple[int, Any]]:
-        for start in range(0, max(1, len(self)), READ_STEP):
-            yield start, self.read(start, min(len(self), start + READ_STEP))
-
-    def has_missing(self) -> bool:
-        """Whether any value is missing."""
-        return any(bool(np.any(pd.isna(values))) for _, values in self._source_slices())
 
 
 def _concatenate(arrays: Sequence[Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Values in store order equal a plain gather, whatever the slice size."""
+"""Several files read as if they were one, whatever the kinds of their columns."""
 
 from types import SimpleNamespace
 
@@ -8,23 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazypert.conversion import reordered_values
-from lazypert.conversion.reordered_values import ReorderedValues, embedding_reader, obs_column_reader
+from lazypert.conversion.joined_files import embedding_reader, obs_column_reader
 from lazypert.screen.labels import join_columns
 from tests.support.stores import assert_joined, every_column
 
 KINDS = tuple(every_column(1).columns)
-
-
-@given(n=st.integers(0, 60), step=st.integers(1, 70), seed=st.integers(0, 99))
-def test_any_step_equals_a_gather(n, step, seed):
-    source_row = np.random.default_rng(seed).permutation(n)
-    values = np.random.default_rng(seed + 1).normal(size=(n, 2))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reordered_values, "READ_STEP", 1 + seed % 23)
-        slices = list(ReorderedValues(lambda a, b: values[a:b], np.argsort(source_row), step))
-    assert [len(rows) for rows in slices[:-1]] == [step] * (len(slices) - 1)
-    np.testing.assert_array_equal(np.concatenate(slices), values[source_row])
 
 
 def reader(frame):
@@ -59,8 +47,6 @@ def test_a_file_without_the_column_has_missing_values():
     values = read(0, 7)
     assert values[:4].tolist() == frames[0]["i8"].tolist()
     assert pd.isna(values[4:]).all()
-    assert ReorderedValues(read, np.arange(7), 2).has_missing()
-    assert not ReorderedValues(obs_column_reader([reader(frames[0])], "i8"), np.arange(4), 2).has_missing()
 
 
 def test_cell_names_of_several_files_are_concatenated():
