@@ -80,7 +80,7 @@ def test_codes_are_wide_enough_for_all_categories(tmp_path, n):
     with StoreWriter(tmp_path / "s.zarr") as writer:
         writer.group("obs", {})
         write_column(writer, "obs", "v", values)
-        writer.finalise(ATTRS)
+        writer.finalise(ATTRS | {"n_obs": n})
     assert (Store(tmp_path / "s.zarr").read_column("obs/v") == values).all()
 
 
@@ -100,7 +100,7 @@ def test_joined_columns_read_back_equal(tmp_path):
         write_frame(writer, "obs", np.array(["x"] * 17, dtype=object), [left.name for left, _ in pairs])
         for left, right in pairs:
             write_column(writer, "obs", left.name, join_columns([left.array, right.array], [8, 9]))
-        writer.finalise({"n_obs": 17, "roles": {}, "matrices": {}})
+        writer.finalise(ATTRS | {"n_obs": 17})
     store = Store(tmp_path / "s.zarr")
     for left, right in pairs:
         assert_joined(store.read_column(f"obs/{left.name}"), [left, right], [8, 9])
