@@ -178,6 +178,8 @@ def _set_up(
         _open_source(pipeline, source_path, entry["roles"], is_only=len(paths) == 1)
         for source_path, entry in zip(paths, manifest["sources"], strict=True)
     ]
+    for source, entry in zip(sources, manifest["sources"], strict=True):
+        _refuse_appended(source.store, entry)
     if file is None:
         return pipeline.setup(sources, names=names)
     split = path.parent / file
@@ -187,6 +189,17 @@ def _set_up(
         return pipeline.setup(sources, names=names, splits=split)
     except ConfigError as error:
         raise RunChangedError(f"split: {error}") from error
+
+
+def _refuse_appended(store: Store, entry: dict[str, Any]) -> None:
+    """Refuse a store that had the cells of the manifest until further ones were appended."""
+    n_cells = entry["n_cells"]
+    if n_cells != store.n_obs and any(record["first_row"] == n_cells for record in store.appended):
+        raise RunChangedError(
+            f"source {entry['path']!r}: got {store.n_obs:,} cells, expected {n_cells:,} as in the manifest: cells were "
+            "appended to the store after the run was saved. Pass a store of the first files alone with sources=... "
+            "(convert them again to another path), or save a new run."
+        )
 
 
 def _open_source(

@@ -216,6 +216,23 @@ class TestAltered:
         with pytest.raises(RunChangedError, match=rf"source '.*screen.zarr': {name}: got"):
             load_run(path)
 
+    @pytest.mark.parametrize("is_split_given", [False, True])
+    def test_a_store_that_cells_were_appended_to(self, store, tmp_path, is_split_given):
+        """The manifest goes on to describe the store of the first file alone, which can be converted again."""
+        first = set_up(store)
+        result = PerturbationPipeline(PerturbationPipelineConfig()).setup(store, splits=first.splits)
+        result = result if is_split_given else first
+        save_run(tmp_path / "run.json", result, result.loader("train", **OPTIONS))
+        more = screen(seed=5)
+        more.obs_names = [f"more{i}" for i in range(240)]
+        lp.append(store, write_screen(more, tmp_path / "more.h5ad"), progress=False)
+        with pytest.raises(RunChangedError, match=r"got 480 cells, expected 240 .* cells were appended"):
+            load_run(tmp_path / "run.json")
+        (tmp_path / "first").mkdir()
+        load_run(tmp_path / "run.json", sources=convert(tmp_path / "first"))
+        save_run(tmp_path / "new.json", result := set_up(store), result.loader("train", **OPTIONS))
+        load_run(tmp_path / "new.json", verify=True)
+
     @pytest.mark.parametrize("what", ["counts", "labels", "names"])
     def test_other_values(self, saved, what):
         path, _ = saved

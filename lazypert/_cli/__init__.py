@@ -1,4 +1,4 @@
-"""The command ``lazypert``: demo, convert, add-obs, info, verify, doctor."""
+"""The command ``lazypert``: demo, convert, append, add-obs, info, verify, doctor."""
 
 from __future__ import annotations
 

@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(subparsers)
     _add_convert(subparsers)
+    _add_append(subparsers)
     _add_add_obs(subparsers)
     info = subparsers.add_parser("info", help="describe a store")
     info.add_argument("store", metavar="STORE", help="a directory or a URL")
@@ -134,6 +135,28 @@ def _add_convert(subparsers: Any) -> None:
         help="compact takes about a third less space and loads more slowly; default: fast",
     )
     convert.set_defaults(run=commands.convert)
+
+
+def _add_append(subparsers: Any) -> None:
+    append = subparsers.add_parser(
+        "append",
+        help="append the cells of further files to a store",
+        description="Append the cells of further files to a store. They are converted with the options of the store.",
+    )
+    append.add_argument("store", metavar="STORE", help="a local directory")
+    append.add_argument("source", metavar="SOURCE", nargs="+", help="a file or a URL")
+    append.add_argument("--dataset", metavar="NAME", help="name of the new cells in the obs column dataset")
+    append.add_argument(
+        "--genes",
+        choices=("same", "store"),
+        default="same",
+        help="store: leave out genes that the store lacks, and take missing ones as zeros; default: %(default)s",
+    )
+    append.add_argument("--memory-limit", default="1GiB", metavar="SIZE", help="default: %(default)s")
+    append.add_argument(
+        "--obs", metavar="FILE", action="append", help="table of obs columns, such as guide calls, joined by barcode"
+    )
+    append.set_defaults(run=commands.append)
 
 
 def _add_add_obs(subparsers: Any) -> None:

@@ -1,4 +1,4 @@
-"""The commands demo, convert, add-obs and verify."""
+"""The commands demo, convert, append, add-obs and verify."""
 
 from __future__ import annotations
 
@@ -116,6 +116,26 @@ def _print_summary(store: Store, seconds: float) -> None:
     print_field("time", f"{seconds:.1f} s")
     print_field("peak memory", format_bytes(peak_memory()))
     print_warnings(store)
+
+
+def append(options: argparse.Namespace) -> None:
+    """Append the cells of files to a store and print a summary."""
+    from lazypert.errors import NotCopiedWarning
+    from lazypert.store.store import Store
+    from lazypert.updates.append import append
+
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotCopiedWarning)  # the summary lists what was not copied
+        append(
+            options.store,
+            options.source,
+            dataset=options.dataset,
+            genes=options.genes,
+            memory_limit=options.memory_limit,
+            obs=options.obs,
+        )
+    _print_summary(Store(options.store), time.perf_counter() - start)
 
 
 def add_obs(options: argparse.Namespace) -> None:

@@ -114,8 +114,13 @@ def check_order(path: str, rows: NDArray[Any], n_obs: int) -> NDArray[Any]:
     return rows
 
 
-def check_groups(groups: Groups) -> Groups:
+def check_groups(groups: Groups, tables: str) -> Groups:
     """Return groups after checking their runs, labels and numbers of cells; no cell is looked at.
+
+    Parameters
+    ----------
+    tables
+        Path of the tables that they were read from.
 
     Raises
     ------
@@ -123,7 +128,7 @@ def check_groups(groups: Groups) -> Groups:
         If the runs do not cover the cells one after another, a code has no label, labels are not sorted, or the
         numbers of cells by batch do not add up.
     """
-    runs, start, stop = f"{TABLES}/runs", groups.start, groups.stop
+    runs, start, stop = f"{tables}/runs", groups.start, groups.stop
     columns: dict[str, NDArray[Any]] = {"start": start, "stop": stop, "condition": groups.condition, **groups.codes}
     for name, column in columns.items():
         if len(column) != len(start) or column.dtype.kind not in "iu":
@@ -135,7 +140,7 @@ def check_groups(groups: Groups) -> Groups:
         raise contradiction(runs, f"the runs do not cover the {groups.n_obs:,} cells one after another")
     for axis, labels in groups.labels.items():
         if len(np.unique(labels)) != len(labels) or (labels[1:] < labels[:-1]).any():
-            raise contradiction(f"{TABLES}/labels/{axis}", "the labels are not sorted, or one occurs twice")
+            raise contradiction(f"{tables}/labels/{axis}", "the labels are not sorted, or one occurs twice")
     for axis, codes in groups.codes.items():
         check_codes(f"{runs}/{axis}", codes, len(groups.labels[axis]))
     n_conditions = len(groups.conditions) if groups.roles.covariates else 1
@@ -144,14 +149,14 @@ def check_groups(groups: Groups) -> Groups:
     radices = run_radices(groups.labels, groups.conditions)
     if (np.diff(encode(in_run_order(groups.codes, groups.condition), radices, len(start))) <= 0).any():
         raise contradiction(runs, "the runs are not in the order of their labels, or two have the same ones")
-    _check_batch_counts(groups)
+    _check_batch_counts(groups, f"{tables}/subgroups")
     if groups.row_order is not None:
-        check_order(f"{TABLES}/order", groups.row_order, groups.n_obs)
+        check_order(f"{tables}/order", groups.row_order, groups.n_obs)
     return groups
 
 
-def _check_batch_counts(groups: Groups) -> None:
-    counts, where, n_batches = groups.known_batch_counts, f"{TABLES}/subgroups", len(groups.labels["batch"])
+def _check_batch_counts(groups: Groups, where: str) -> None:
+    counts, n_batches = groups.known_batch_counts, len(groups.labels["batch"])
     if counts is None:
         return
     if not len(counts.run) == len(counts.batch) == len(counts.n_cells):

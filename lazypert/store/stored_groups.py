@@ -69,7 +69,7 @@ def read_groups(store: Store) -> Groups:
         conditions=conditions,
         control_parts=tuple(control_parts),
     )
-    return check_groups(groups)
+    return check_groups(groups, store.group_tables)
 
 
 def _read_conditions(store: Store) -> Conditions:

@@ -51,7 +51,7 @@ _NO_LINKS = (
 _FULL, _READ_ONLY = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM, errno.EROFS)
 _SYNC_THREADS = 16
 _LITTLE = 64 << 20  # free bytes of a disk that is full for what is written at once
-_COPY = "Only local stores can be changed: add to the local copy, then upload it again. Nothing was changed."
+_COPY = "Only local stores can be changed: add or append to a local copy, then upload it again. Nothing was changed."
 
 
 class StoreUpdate:

@@ -159,6 +159,20 @@ def test_a_missing_store_is_an_error(command, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("lazypert: error: There is no store at ")
 
 
+def test_append_adds_the_cells_of_files(screen, tmp_path, capsys):
+    store, other = tmp_path / "s.zarr", reference_screen(tmp_path / "other.h5ad", seed=1)
+    assert main(["convert", str(screen), str(store), *ALL_ROLES]) == 0
+    capsys.readouterr()
+    command = ["append", str(store), str(other), "--dataset", "second", "--genes", "store", "--memory-limit", "200MB"]
+    assert main(command) == 0
+    assert fields(capsys.readouterr().out)["cells"] == "1,800"
+    assert main(command) == 1
+    assert "They are in it already" in capsys.readouterr().err
+    assert main(["verify", str(store)]) == 0
+    assert main(["append", "s3://bucket/s.zarr", str(other)]) == 1
+    assert "append to a local copy" in capsys.readouterr().err
+
+
 def test_add_obs_adds_columns_of_a_file(screen, tmp_path, capsys):
     store, table = tmp_path / "s.zarr", tmp_path / "calls.csv"
     assert main(["convert", str(screen), str(store), *ALL_ROLES]) == 0

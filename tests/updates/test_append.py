@@ -11,12 +11,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import xarray as xr
+import zarr
+
 import lazypert as lp
-from lazypert.errors import ConfigError, StoreChangedError
+from lazypert.errors import ConfigError, MachineError, StoreChangedError, StoreDamagedError
 from lazypert.store.format import TABLES
 from lazypert.store.store import Store
+from lazypert.updates.store_update import StoreUpdate
+from tests.fuzz.lying_stores import seal
 from tests.support.loaders import same_batch, whole_loader
-from tests.support.stores import ROLES, files, leftovers, read_store, screen, small_grids, write
+from tests.support.spec_store import SpecStore
+from tests.support.stores import ROLES, copied, dense, files, leftovers, read_store, screen, small_grids, write
 
 pytestmark = pytest.mark.filterwarnings("ignore::lazypert.errors.NotCopiedWarning")
 
@@ -32,13 +38,36 @@ def files_of(folder, **options):
     return folder / "one.h5ad", folder / "two.h5ad"
 
 
-@pytest.fixture(scope="module")
-def stores(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("append")
-    one, two = files_of(folder)
-    lp.convert(one, folder / "appended.zarr", progress=False, **ROLES)
-    lp.append(folder / "appended.zarr", two, progress=False)
-    lp.convert([one, two], folder / "joint.zarr", progress=False, **ROLES)
+RICH = {"covariates": ["dose"], "separator": "+", "compression": "compact"}
+
+
+def enrich(path, seed):
+    """Give a screen combinations, doses, raw, and a table of cells in obsm."""
+    adata, rng = anndata.read_h5ad(path), np.random.default_rng(seed)
+    labels = adata.obs["perturbation"].astype(str).to_numpy()
+    labels[::5] = "KRAS+TP53" if seed else "BRCA1+TP53"
+    adata.obs["perturbation"] = pd.Categorical(labels)
+    adata.obs["dose"] = pd.Categorical(rng.choice(["1 nM", "5 nM"] if seed else ["0.1 nM", "1 nM"], adata.n_obs))
+    adata.raw = adata[:, ::-1].copy()
+    table = {"x": rng.random(adata.n_obs), "who": pd.Categorical(rng.choice(["p", f"q{seed}"], adata.n_obs))}
+    adata.obsm["table"] = pd.DataFrame(table, index=adata.obs_names)
+    write(adata, path)
+
+
+@pytest.fixture(scope="module", params=["plain", "rich"])
+def stores(tmp_path_factory, request):
+    folder, options = tmp_path_factory.mktemp("append"), {**ROLES, "progress": False}
+    one, two = paths = files_of(folder)
+    if request.param == "rich":
+        options |= RICH
+        for seed, path in enumerate(paths):
+            enrich(path, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "rich":
+            small_grids(patch)
+        lp.convert(one, folder / "appended.zarr", **options)
+        lp.append(folder / "appended.zarr", two, progress=False)
+    lp.convert([one, two], folder / "joint.zarr", **options)
     return folder
 
 
@@ -59,12 +88,16 @@ def test_every_value_is_that_of_a_store_of_all_files(stores):
     assert set(found.obsm) == set(expected.obsm)
     for name, values in expected.obsm.items():
         if isinstance(values, pd.DataFrame):
-            pd.testing.assert_frame_equal(found.obsm[name], values)
+            pd.testing.assert_frame_equal(found.obsm[name].astype(object), values.astype(object))
         else:
             dense = [
                 one.toarray() if hasattr(one, "toarray") else np.asarray(one) for one in (found.obsm[name], values)
             ]
             np.testing.assert_array_equal(*dense)
+    assert (found.raw is None) == (expected.raw is None)
+    if expected.raw is not None:
+        np.testing.assert_array_equal(found.raw.X.toarray(), expected.raw.X.toarray())
+        assert list(found.raw.var_names) == list(expected.raw.var_names)
     assert set(found.obs.columns) == set(expected.obs.columns)
     for name in expected.obs:
         left, right = found.obs[name], expected.obs[name]
@@ -81,6 +114,8 @@ def test_groups_are_those_of_a_store_of_all_files_cell_by_cell(stores):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
     for axis, codes in theirs.codes.items():
         np.testing.assert_array_equal(ours.codes[axis], codes)
+    assert len(ours.conditions) == len(theirs.conditions)
+    np.testing.assert_array_equal(ours.condition, theirs.condition)
     names = [store.read_strings("obs/_index") for store in (found, expected)]
     assert names[0][ours.row_order].tolist() == names[1].tolist()  # the same cell at every position
     np.testing.assert_array_equal(ours.batch_of(ours.row_order), theirs.batch_of(np.arange(theirs.n_obs)))
@@ -127,6 +162,88 @@ def test_every_sentence_and_control_is_that_of_a_store_of_all_files(stores):
     assert ours == theirs
     for left, right in zip(our_counts, their_counts, strict=True):
         np.testing.assert_array_equal(left, right)
+
+
+def test_knockdown_is_that_of_a_store_of_all_files(tmp_path):
+    """By the stored statistics of the store, and by the values."""
+    folder = tmp_path
+    genes = ["TP53", "BRCA1", "KRAS", "gene3", *(f"other{i}" for i in range(9))]
+    one, two = files_of(folder, genes=genes)
+    lp.convert(one, folder / "appended.zarr", progress=False, **ROLES)
+    lp.append(folder / "appended.zarr", two, progress=False)
+    lp.convert([one, two], folder / "joint.zarr", progress=False, **ROLES)
+    tables = [lp.open(folder / f"{name}.zarr").pert.knockdown().to_frame() for name in ("appended", "joint")]
+    assert Store(folder / "appended.zarr").cell_stats is not None
+    assert set(tables[1]["perturbation"]) == {"TP53", "BRCA1", "KRAS", "gene3"}
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_a_reader_written_from_the_format_page_reads_it(stores):
+    store, expected = SpecStore(stores / "appended.zarr"), read_store(stores / "appended.zarr")
+    np.testing.assert_array_equal(store.matrix("X"), expected.X.toarray())
+    np.testing.assert_array_equal(store.matrix("obsm/guides"), dense(expected.obsm["guides"]))
+    np.testing.assert_array_equal(store.dense("obsm/X_pca"), expected.obsm["X_pca"])
+    for name, column in expected.obs.items():
+        assert store.column(f"obs/{name}") == [None if pd.isna(value) else value for value in column], name
+    order, labels = store.array(f"{store.groups}/order"), expected.obs
+    for start, stop, (cell_type, perturbation, dataset) in store.runs():
+        run = labels.iloc[order[start:stop]]
+        assert {*run["cell_type"]} == {cell_type}
+        assert {*run["perturbation"]} == {perturbation}
+        assert {*run["dataset"]} == {dataset}
+    assert store.manifest() == [[e.key, e.size, e.crc32] for e in Store(stores / "appended.zarr").read_manifest()]
+
+
+def test_scanpy_and_xarray_read_it(stores):
+    scanpy = pytest.importorskip("scanpy")
+    adata = anndata.read_zarr(stores / "appended.zarr")
+    scanpy.pp.normalize_total(adata, target_sum=1e4)
+    scanpy.pp.log1p(adata)
+    lazy = xr.open_dataset(stores / "appended.zarr", engine="lazypert")
+    assert lazy.sizes["cell"] == adata.n_obs
+    np.testing.assert_array_equal(
+        np.asarray(lazy.X.data.compute()), anndata.read_zarr(stores / "appended.zarr").X.toarray()
+    )
+    assert lazy.dataset.to_series().astype(str).tolist() == adata.obs["dataset"].astype(str).tolist()
+    second = lazy.pert.select(dataset="two")
+    assert second.sizes["cell"] == 70
+
+
+LIES = {
+    "a row occurs twice": ("order", 5, 0),
+    "a row beyond the cells": ("order", 5, 10**6),
+    "a run begins before the one before": ("runs/start", 3, 0),
+    "a code beyond the labels": ("runs/perturbation", 1, 99),
+    "numbers of cells do not add up": ("subgroups/n_cells", 2, 1),
+    "a batch beyond the labels": ("batch", 5, 9),
+    "a target beyond the genes": ("facts/target", 0, 10**6),
+    "a control beyond the cells": ("facts/control_row", 0, 10**6),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_tables_of_all_cells_that_cannot_be_right_are_refused(stores, tmp_path, lie):
+    store, (table, index, value) = copied(stores / "appended.zarr", tmp_path / "s.zarr"), LIES[lie]
+    path = f"{TABLES}/appended_1/{table}"
+    array = zarr.open_group(store, mode="r+", use_consolidated=False)[path]
+    values = array[:]
+    values[index] = value
+    array[:] = values
+    seal(store)
+    with pytest.raises(StoreDamagedError, match=f"{TABLES}/appended_1/{table.split('/')[0]}"):
+        opened = Store(store)
+        opened.groups.batch_of(np.arange(3))
+        _ = opened.cell_stats
+
+
+def test_other_lengths_of_the_tables_of_all_cells_are_refused(stores, tmp_path):
+    for table in ("order", "batch"):
+        store = copied(stores / "appended.zarr", tmp_path / f"{table}.zarr")
+        zarr.open_group(store, mode="r+", use_consolidated=False)[f"{TABLES}/appended_1/{table}"].resize((159,))
+        zarr.consolidate_metadata(store)
+        seal(store)
+        with pytest.raises(StoreDamagedError, match=f"appended_1/{table}: got 159"):
+            Store(store).groups.batch_of(np.arange(3))
 
 
 @pytest.fixture
@@ -332,5 +449,9 @@ def test_an_error_or_no_cells_change_nothing(parts, tmp_path):
         lp.append(store, screen(5, seed=3, lean=True), progress=False)
     with pytest.raises(ConfigError, match="dataset: got 3"):
         lp.append(store, two, dataset=3)
+    with pytest.raises(ConfigError, match=r"store: got the URL .* append to a local copy, then upload it again"):
+        lp.append("s3://bucket/s.zarr", two)
+    with StoreUpdate(store), pytest.raises(MachineError, match="another process is writing .* Nothing was changed"):
+        lp.append(store, two)  # while another append goes on
     assert files(store) == before
     assert leftovers(tmp_path, "s.zarr", "one.h5ad", "two.h5ad", "s.zarr.partial.lock") == []
