@@ -53,7 +53,7 @@ class Base:
                 read = scanpy.read_10x_h5 if self.name.endswith(".h5") else scanpy.read_10x_mtx
                 adata = read(source)
             lines = Store(store).attrs["warnings"]
-            lost = [name for name in adata.var if any(f"features/{name}: not one value" in line for line in lines)]
+            lost = [name for name in adata.var if any(f"features/{name} was not copied: " in line for line in lines)]
             adata.var = adata.var.drop(columns=lost)
             assert_same_as_scanpy(store, adata, dtype="f4")
         else:
