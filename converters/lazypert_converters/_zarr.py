@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lazypert.converter import as_remote
+from lazypert_converters._links import check_links, check_members
 from lazypert_converters._tree import Array, Group, Tree, join, kind_of, native
 
 if TYPE_CHECKING:
@@ -37,6 +38,23 @@ def is_zarr(path: Path) -> bool:
             return bool({*ROOT_FILES} & {*archive.namelist()})
     except (zipfile.BadZipFile, OSError, ValueError):
         return False
+
+
+def check_source(path: Path) -> None:
+    """Refuse a local folder whose links lead out of it, or a zip file whose members do.
+
+    Raises
+    ------
+    SourceFormatError
+        If one does.
+    """
+    if as_remote(path) is not None:
+        return
+    if path.is_dir():
+        check_links(path)
+    else:
+        with zipfile.ZipFile(path) as archive:
+            check_members(path, archive.namelist())
 
 
 @dataclass(frozen=True)
