@@ -159,7 +159,7 @@ BASES = {
     "zarr v3": Base("screen.zarr", lambda path: write_zarr(screen(20, 6), path), PERTURBATION_ROLES),
     "zarr v2": Base("screen.zarr", lambda path: write_zarr(screen(20, 6), path, version=2), PERTURBATION_ROLES),
     "zarr zip": Base("screen.zarr.zip", lambda path: write_zarr(screen(20, 6), path), PERTURBATION_ROLES),
-    "mtx": Base("folder", lambda path: folder(path, counts(12, 7, dtype="i8"), gz=False), {}),
+    "mtx": Base("folder", lambda path: folder(path, counts(12, 7, dtype="i8"), gz=False, legacy=True), {}),
     "mtx.gz": Base("folder", lambda path: folder(path, counts(12, 7, dtype="i8")), {}),
 }  # fmt: skip
 

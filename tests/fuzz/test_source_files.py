@@ -7,7 +7,7 @@ import pytest
 
 import lazypert as lp
 from lazypert.conversion.isolated_reader import Patience
-from lazypert.errors import LazypertError, SourceFormatError
+from lazypert.errors import LazypertError
 from tests.fuzz.bases import BASES
 from tests.fuzz.source_files import EXPECTED, make_mutant, outcome, run
 
