@@ -29,22 +29,22 @@ _ODD_TEXT = (
 _ODD_TYPES = ("i1", "u1", "i4", "u8", "f2", "f4", "f8", "S3", "bool", "c8", "V5")
 
 
-def mutate(path: Path, rng: np.random.Generator, *, may_delete: bool = True) -> str:
-    """Change a file, or a file of a folder, which may be deleted: what was changed, as text."""
+def mutate(path: Path, rng: np.random.Generator) -> str:
+    """Change a file, or a file of a folder: what was changed, as text."""
     if path.is_dir():
-        return _mutate_folder(path, rng, may_delete)
+        return _mutate_folder(path, rng)
     if path.suffix == ".zip" or rng.random() < 0.5:
         return _mutate_bytes(path, rng)
     return _mutate_objects(path, rng)
 
 
-def _mutate_folder(folder: Path, rng: np.random.Generator, may_delete: bool) -> str:
+def _mutate_folder(folder: Path, rng: np.random.Generator) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     path = files[rng.integers(len(files))]
     if path.suffix == ".json" or path.name.startswith(".z"):
         if rng.random() < 0.7:
             return f"{path.relative_to(folder)}: {_mutate_json(path, rng)}"
-    elif may_delete and rng.random() < 0.15:
+    elif rng.random() < 0.15:
         path.unlink()
         return f"{path.relative_to(folder)} deleted"
     elif rng.random() < 0.15:

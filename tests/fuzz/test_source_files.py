@@ -57,7 +57,7 @@ def test_broken_links_in_any_place_are_refused(tmp_path):
     original = tmp_path / "screen.h5ad"
     BASES["csr"].write(original)
     data, ends = original.read_bytes(), {}
-    for name in (b"obs\0", b"var\0", b"X\0", b"layers\0", b"TREE", b"SNOD", b"HEAP"):
+    for name in (b"obs\0", b"var\0", b"X\0", b"TREE", b"SNOD", b"HEAP"):
         at = data.find(name)
         assert at >= 0
         folder = tmp_path / name.decode().strip("\0")
