@@ -181,7 +181,7 @@ class ZarrArray(Array):
             self.shape, self.dtype, self.chunks = node.shape, np.dtype(node.dtype), node.chunks
             self.kind = "text" if self.dtype.kind == "O" else kind_of(self.dtype)
             self._file_shape = node.shards or node.chunks
-            compressors = () if node.shards else node.compressors
+            compressors: tuple[Any, ...] = () if node.shards else node.compressors
             self._is_blosc = bool(compressors) and "blosc" in type(compressors[-1]).__name__.lower()
         if 0 in self._file_shape and 0 not in self.shape:
             raise self.fault(f"has chunks of shape {self._file_shape}", "chunks of at least one element")
