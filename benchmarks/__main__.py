@@ -159,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
         (
             ("sizes", _sizes, "numbers of cells, separated by commas"),
             ("orders", _listed(scale.ORDERS), "orders of cells, separated by commas"),
-            ("operations", _listed(tuple(OPERATIONS)), "what to measure, separated by commas"),
+            ("operations", _listed((scale.CONVERT, *OPERATIONS)), "what to measure, separated by commas"),
             ("memory_limit", str, "memory limit of conversion"),
             work,
         ),

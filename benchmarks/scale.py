@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 ORDERS = ("grouped", "source")
 
+CONVERT = "convert"
+"""Name of the conversion that makes the store; it is not an operation on a store."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -28,7 +31,7 @@ class Options:
 
     sizes: tuple[int, ...] = (1_000_000, 10_000_000, 100_000_000)
     orders: tuple[str, ...] = ("grouped",)
-    operations: tuple[str, ...] = tuple(OPERATIONS)
+    operations: tuple[str, ...] = (CONVERT, *OPERATIONS)
     memory_limit: str = "1GiB"
     work: Path = Path("benchmarks/results")
 
@@ -49,9 +52,13 @@ def run(options: Options) -> dict[str, Any]:
     }
     for order in options.orders:
         for cells in options.sizes:
+            if CONVERT in options.operations:
+                _convert(work, cells, order, options.memory_limit, report)
             store = _store(work, cells, order, options.memory_limit)
             warm(store)
             for name in options.operations:
+                if name == CONVERT:
+                    continue
                 _measure(name, store, cells, order, report)
                 write_json(report, work / "scale.json")
     text = markdown(report)
@@ -60,9 +67,26 @@ def run(options: Options) -> dict[str, Any]:
     return report
 
 
+def _path(work: Path, cells: int, order: str) -> Path:
+    return work / f"atlas-{cells}-{order}.zarr"
+
+
+def _convert(work: Path, cells: int, order: str, memory_limit: str, report: dict[str, Any]) -> None:
+    source, store = atlas(work, cells=cells), _path(work, cells, order)
+    warm(source)
+    _record(
+        "benchmarks._scale_convert_worker",
+        (str(source), str(store), order, memory_limit),
+        CONVERT,
+        cells,
+        order,
+        report,
+    )
+
+
 def _store(work: Path, cells: int, order: str, memory_limit: str) -> Path:
     """Return the store of an atlas, which is made unless it is there."""
-    store = work / f"atlas-{cells}-{order}.zarr"
+    store = _path(work, cells, order)
     if not store.exists():
         log(f"making {store.name}")
         lp.convert(atlas(work, cells=cells), store, order=order, memory_limit=memory_limit, progress=False, **ROLES)
@@ -70,11 +94,16 @@ def _store(work: Path, cells: int, order: str, memory_limit: str) -> Path:
 
 
 def _measure(name: str, store: Path, cells: int, order: str, report: dict[str, Any]) -> None:
+    _record("benchmarks._scale_worker", (name, str(store)), name, cells, order, report)
+
+
+def _record(worker: str, arguments: tuple[str, ...], name: str, cells: int, order: str, report: dict[str, Any]) -> None:
+    """Run a worker, and add what it measured, or why it failed, to the report."""
     label = f"{cells:,} cells, {order} order, {name}"
     try:
-        result = run_worker("benchmarks._scale_worker", name, str(store))
+        result = run_worker(worker, *arguments)
     except RunFailedError as error:
-        report["failed"][label] = str(error).replace(str(store), store.name)
+        report["failed"][label] = str(error).replace(str(_path(Path(), cells, order)), "the store")
         log(f"{label}: failed: {error}")
         return
     report["runs"].append({"operation": name, "cells": cells, "order": order, **result})
@@ -89,7 +118,7 @@ def markdown(report: dict[str, Any]) -> str:
         found = {(run["operation"], run["cells"]): run for run in report["runs"] if run["order"] == order}
         rows = [
             {
-                "operation": OPERATIONS[name].about,
+                "operation": "lp.convert" if name == CONVERT else OPERATIONS[name].about,
                 **{str(cells): found.get((name, cells)) for cells in options["sizes"]},
             }
             for name in options["operations"]
@@ -100,6 +129,12 @@ def markdown(report: dict[str, Any]) -> str:
             columns[f"peak at {cells:,}"] = _show(cells, lambda run: format_bytes(run["peak_over_imports_bytes"]))
         parts += [f"## {order.capitalize()} order: seconds, and peak memory above the imports"]
         parts += [table(rows, ("operation",), columns)]
+        parts += [
+            f"Of {cells:,} cells, the file was read {run['times_read']:.2f} times; progress after "
+            f"{run['first_progress_s']:.1f} s."
+            for cells in options["sizes"]
+            if (run := found.get((CONVERT, cells))) is not None
+        ]
     if report["failed"]:
         parts.append(notes("failed", report["failed"]))
     return "\n\n".join(parts) + "\n"

@@ -306,9 +306,12 @@ def _described(method: str, args: tuple[Any, ...]) -> str:
 
 
 def open_isolated(sources: Sequence[Any]) -> list[ScreenReader]:
-    """Open files in one reader process, and objects in this one, which is where they are."""
+    """Open files in one reader process; and what is in the memory of this one, here."""
     process = ReaderProcess()
-    return [open_source(one) if is_object(one) else IsolatedReader(one, process) for one in sources]
+    return [
+        open_source(one) if is_object(one) or str(one).startswith("memory:") else IsolatedReader(one, process)
+        for one in sources
+    ]
 
 
 @contextlib.contextmanager

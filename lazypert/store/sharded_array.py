@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lazypert._internal.machine import machine_error
+from lazypert.errors import LazypertError
 from lazypert.store import native
 from lazypert.store.chunk_kernels import NO_LIMIT, ChunkDamage, decode_ranges, select_columns, take_selected
 from lazypert.store.damage import store_damaged
@@ -369,6 +370,8 @@ class ShardedArray:
         ranges = [] if is_local else self._coalesce(shard, offsets, lengths)[0]
         try:
             return self.reader.open_files([self.indexes.key(number) for number in shards], ranges)
+        except LazypertError:  # some are errors of files too
+            raise
         except FileNotFoundError as error:
             raise store_damaged(str(error.filename), "the file is missing") from None
         except OSError as error:

@@ -33,15 +33,17 @@ def test_every_operation_runs(work, name, order):
 
 @pytest.mark.slow
 def test_the_report_has_a_row_for_each_operation(work, capsys):
-    options = scale.Options(sizes=(CELLS,), operations=("open", "table"), work=work)
+    options = scale.Options(sizes=(CELLS,), operations=("convert", "open", "table"), work=work)
     report = scale.run(options)
     assert not report["failed"]
-    assert [run["operation"] for run in report["runs"]] == ["open", "table"]
+    assert [run["operation"] for run in report["runs"]] == ["convert", "open", "table"]
     assert all(run["seconds"] > 0 and run["peak_over_imports_bytes"] > 0 for run in report["runs"])
     assert json.loads((work / "scale.json").read_text())["runs"] == report["runs"]
     printed = capsys.readouterr().out
     assert printed.strip() == (work / "scale.md").read_text().strip()
     assert "| ds.pert.table() |" in printed
+    assert "| lp.convert " in printed
+    assert report["runs"][0]["times_read"] > 1
 
 
 @pytest.mark.slow
