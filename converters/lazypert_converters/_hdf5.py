@@ -16,6 +16,7 @@ import numpy as np
 from lazypert.converter import as_remote, raise_machine_error
 from lazypert.errors import SourceFormatError
 from lazypert_converters._direct import RANGE_BYTES, RANGES_AT_ONCE, read_slices
+from lazypert_converters._links import ADVICE, file_number, may_lead_to
 from lazypert_converters._tree import Array, Group, Tree, join, kind_of, native
 
 if TYPE_CHECKING:
@@ -123,11 +124,24 @@ class Hdf5Group(Group):
         except Exception as error:  # a damaged object raises types that differ between its kinds
             raise_machine_error(self.tree.path, error)
             raise self.tree.fault(where, *_why_absent(self.node, name, error)) from error
+        self._check_file(where, node)
         if isinstance(node, h5py.Group):
             return Hdf5Group(self.tree, where, node)
         if isinstance(node, h5py.Dataset):
             return Hdf5Array(self.tree, where, node)
         raise self.tree.fault(where, "is a named datatype", "an array or a group")
+
+    def _check_file(self, where: str, node: Any) -> None:
+        """Refuse an object of another file, to which a link leads, unless that is in the source's folder."""
+        with self.reading():
+            is_other = file_number(node) != file_number(self.node)
+        if is_other and not may_lead_to(self.tree.path, Path(node.file.filename)):
+            raise self.tree.fault(
+                where,
+                f"is a link into the file {node.file.filename!r}",
+                "a link into this file, or one beside it",
+                f"{ADVICE}If you trust it, copy the values into the file: h5copy.",
+            )
 
 
 def _why_absent(group: Any, name: str, error: Exception) -> tuple[str, str]:
@@ -238,11 +252,11 @@ class Hdf5Array(Array):
                 "If such a file were too short, HDF5 would show zeros. Copy the values into the file: "
                 "h5repack -l CONTI in.h5ad out.h5ad.",
             )
-        if self.node.is_virtual and (gap := _virtual_gap(self.node)) is not None:
+        if self.node.is_virtual and (gap := _virtual_gap(self.tree.path, self.node)) is not None:
             raise self.fault(
                 f"is a virtual dataset, and {gap}",
-                "a source for every value",
-                "HDF5 would show zeros for the values without one. Restore the source file.",
+                "a source for every value, in this file or in its folder",
+                "Put the source file there: HDF5 would show zeros without one, or follow a link anywhere.",
             )
 
 
@@ -263,35 +277,49 @@ def _missing_filter(node: h5py.Dataset) -> str | None:
     return None
 
 
-def _virtual_gap(node: h5py.Dataset, depth: int = 0) -> str | None:
-    """Describe the first part of a virtual dataset that has no source; None if every value has one."""
+def _virtual_gap(origin: Path, node: h5py.Dataset, depth: int = 0) -> str | None:
+    """Describe the first part of a virtual dataset that has no source, or one elsewhere; None if every value has one.
+
+    Parameters
+    ----------
+    origin
+        The file that is converted, in whose folder all sources are.
+    """
     if depth > _MAX_DEPTH:
         return "it refers back to itself"
     covered, folder = 0, Path(node.file.filename).parent
     for source in node.virtual_sources():
         if source.file_name == ".":
-            gap = _source_gap(node.file, source, "the same file", depth)
+            gap = _source_gap(origin, node.file, source, "the same file", depth)
         else:
             candidates = (folder / source.file_name, Path(source.file_name))
             path = next((candidate for candidate in candidates if candidate.is_file()), None)
             if path is None:
                 return f"its source {str(candidates[0])!r} does not exist"
+            if not may_lead_to(origin, path):
+                return f"its source {str(path)!r} is in another folder"
             with h5py.File(path, "r") as file:
-                gap = _source_gap(file, source, repr(str(path)), depth)
+                gap = _source_gap(origin, file, source, repr(str(path)), depth)
         if gap is not None:
             return gap
         covered += source.vspace.get_select_npoints()
     return None if covered == node.size else f"only {covered:,} of its {node.size:,} values have a source"
 
 
-def _source_gap(file: h5py.File, source: Any, file_text: str, depth: int) -> str | None:
+def _source_gap(origin: Path, file: h5py.File, source: Any, file_text: str, depth: int) -> str | None:
     dataset = file.get(source.dset_name)
     if not isinstance(dataset, h5py.Dataset):
         return f"its source {source.dset_name!r} is not a dataset of {file_text}"
+    if dataset.external or file_number(dataset) != file_number(file):
+        return f"its source {source.dset_name!r} in {file_text} refers to a further file"
+    if source.src_space.get_select_type() == h5py.h5s.SEL_ALL:  # HDF5 does not keep its shape
+        if dataset.size != (n_values := source.vspace.get_select_npoints()):
+            return f"its source {source.dset_name!r} in {file_text} has {dataset.size:,} values, not {n_values:,}"
+        return _virtual_gap(origin, dataset, depth + 1) if dataset.is_virtual else None
     low, high = source.src_space.get_select_bounds()
     if len(high) != dataset.ndim or any(last >= n for last, n in zip(high, dataset.shape, strict=True)):
         return (
             f"its source {source.dset_name!r} in {file_text} is of shape {dataset.shape}, which does not contain the "
             f"selection from {low} to {high}"
         )
-    return _virtual_gap(dataset, depth + 1) if dataset.is_virtual else None
+    return _virtual_gap(origin, dataset, depth + 1) if dataset.is_virtual else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 import zipfile
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lazypert.converter import as_remote
+from lazypert_converters._links import check_links, check_members
 from lazypert_converters._tree import Array, Group, Tree, join, kind_of, native
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ROOT_FILES = ("zarr.json", ".zgroup")
+_BLOSC_HEAD = 16  # bytes, of which the last four are the size of the file
 _CONCURRENT_CHUNKS = 10  # chunks that zarr fetches and decodes at the same time by default
 
 
@@ -37,6 +40,23 @@ def is_zarr(path: Path) -> bool:
             return bool({*ROOT_FILES} & {*archive.namelist()})
     except (zipfile.BadZipFile, OSError, ValueError):
         return False
+
+
+def check_source(path: Path) -> None:
+    """Refuse a local folder whose links lead out of it, or a zip file whose members do.
+
+    Raises
+    ------
+    SourceFormatError
+        If one does.
+    """
+    if as_remote(path) is not None:
+        return
+    if path.is_dir():
+        check_links(path)
+    else:
+        with zipfile.ZipFile(path) as archive:
+            check_members(path, archive.namelist())
 
 
 @dataclass(frozen=True)
@@ -76,6 +96,14 @@ class _Keys:
 
     def __contains__(self, key: str) -> bool:
         return key in self._names if self._folder is None else (self._folder / key).is_file()
+
+    def is_cut_short(self, key: str) -> bool:
+        """Whether a local file, compressed by Blosc, is shorter than it says; zip files have checksums."""
+        if self._folder is None or key not in self:
+            return False
+        with (self._folder / key).open("rb") as file:
+            head = file.read(_BLOSC_HEAD)
+            return len(head) < _BLOSC_HEAD or int.from_bytes(head[12:16], "little") > file.seek(0, os.SEEK_END)
 
 
 @contextmanager
@@ -153,6 +181,8 @@ class ZarrArray(Array):
             self.shape, self.dtype, self.chunks = node.shape, np.dtype(node.dtype), node.chunks
             self.kind = "text" if self.dtype.kind == "O" else kind_of(self.dtype)
             self._file_shape = node.shards or node.chunks
+            compressors: tuple[Any, ...] = () if node.shards else node.compressors
+            self._is_blosc = bool(compressors) and "blosc" in type(compressors[-1]).__name__.lower()
         if 0 in self._file_shape and 0 not in self.shape:
             raise self.fault(f"has chunks of shape {self._file_shape}", "chunks of at least one element")
 
@@ -164,19 +194,33 @@ class ZarrArray(Array):
     def read(self, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Rows `start` to `stop` of the array."""
         with self.reading():
+            self._check_files(slice(start, stop))
             values = np.asarray(self.node[...] if self.shape == () else self.node[start:stop])
             return self._as_text(values) if self.kind == "text" else native(values)
 
     def tile(self, rows: slice, cols: slice) -> NDArray[Any]:
         """A rectangle of a two-dimensional array."""
         with self.reading():
+            self._check_files(rows, cols)
             return native(np.asarray(self.node[rows, cols]))
 
     def read_field(self, name: str, start: int, stop: int | None) -> NDArray[Any]:
         """Rows `start` to `stop` of one field of a structured array."""
         with self.reading():
+            self._check_files(slice(start, stop))
             values = np.asarray(self.node[start:stop])[name]
             return self._as_text(values) if kind_of(values.dtype) == "text" else native(values)
+
+    def _check_files(self, *slices: slice) -> None:
+        """Refuse chunks that are cut short: Blosc would read beyond their end, and give whatever is in memory there."""
+        if not self._is_blosc or 0 in self.shape:
+            return
+        spans = [one.indices(n) for one, n in zip(slices, self.shape, strict=False)]
+        spans += [(0, n, 1) for n in self.shape[len(spans) :]]
+        grid = [range(a // size, -(-b // size)) for (a, b, _), size in zip(spans, self._file_shape, strict=True)]
+        for key in map(self._key, product(*grid)):
+            if self._keys.is_cut_short(key):
+                raise self.fault(f"has the file {key!r}, which is cut short", "whole files", "Copy the store again.")
 
     def _as_text(self, values: NDArray[Any]) -> NDArray[Any]:
         if values.dtype.kind == "S":

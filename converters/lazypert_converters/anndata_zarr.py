@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lazypert_converters._anndata import open_anndata
-from lazypert_converters._zarr import ZarrTree, is_zarr
+from lazypert_converters._zarr import ZarrTree, check_source, is_zarr
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +31,7 @@ class AnnDataZarrConverter:
 
     def open(self, path: Path) -> AnnDataReader:
         """Open a store and check its structure, without reading values."""
+        check_source(path)
         tree = ZarrTree(path, "AnnData Zarr store")
         with tree.root() as root:
             if _WRITES_EVERY_CHUNK in root.attributes():

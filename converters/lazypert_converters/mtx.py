@@ -18,6 +18,7 @@ import pandas as pd
 from lazypert.converter import BlockSpec, CSRBlock, RowBlock, as_remote, raise_machine_error
 from lazypert.errors import SourceFormatError
 from lazypert_converters._feature_types import columns_by_matrix, names_of, select
+from lazypert_converters._links import check_links
 from lazypert_converters._matrix_market import BANNER, SHORTEST_ENTRY, Header, parse, read_header, scan
 from lazypert_converters._reader import Reader
 from lazypert_converters._row_pointers import blocks_by_nnz, row_pointers
@@ -53,6 +54,7 @@ class MtxConverter:
         """Read names, sizes and the header, but no entries of the matrix."""
         matrix = _only_matrix(path) if path.is_dir() else path
         barcodes, features = _companions(matrix)
+        check_links(matrix.parent, (barcodes, features, *([matrix] if matrix is not path else [])))
         text = TextFile(matrix)
         header = read_header(text)
         genes = _read_table(features)

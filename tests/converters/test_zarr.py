@@ -126,3 +126,14 @@ def test_files_that_do_not_belong_to_the_store_are_ignored(tmp_path, anndata_sto
     (path / "obs" / "notes").mkdir()
     reader = open_source(path)
     assert reader.not_carried == ()
+
+
+@pytest.mark.parametrize("name", ["obs/ordered/codes/0", "X/data/0"])
+def test_blosc_chunks_that_are_cut_short_are_refused(tmp_path, name):
+    path = write_zarr(screen(20, 6), tmp_path / "a.zarr", version=2)
+    data = (path / name).read_bytes()
+    (path / name).write_bytes(data[:-5])
+    with pytest.raises(SourceFormatError, match=f"'{name}', which is cut short"):
+        lp.convert(path, tmp_path / "b.zarr")
+    (path / name).write_bytes(data)
+    lp.convert(path, tmp_path / "b.zarr")

@@ -53,7 +53,7 @@ class Base:
                 read = scanpy.read_10x_h5 if self.name.endswith(".h5") else scanpy.read_10x_mtx
                 adata = read(source)
             lines = Store(store).attrs["warnings"]
-            lost = [name for name in adata.var if any(f"features/{name}: not one value" in line for line in lines)]
+            lost = [name for name in adata.var if any(f"features/{name} was not copied: " in line for line in lines)]
             adata.var = adata.var.drop(columns=lost)
             assert_same_as_scanpy(store, adata, dtype="f4")
         else:
@@ -159,7 +159,7 @@ BASES = {
     "zarr v3": Base("screen.zarr", lambda path: write_zarr(screen(20, 6), path), PERTURBATION_ROLES),
     "zarr v2": Base("screen.zarr", lambda path: write_zarr(screen(20, 6), path, version=2), PERTURBATION_ROLES),
     "zarr zip": Base("screen.zarr.zip", lambda path: write_zarr(screen(20, 6), path), PERTURBATION_ROLES),
-    "mtx": Base("folder", lambda path: folder(path, counts(12, 7, dtype="i8"), gz=False), {}),
+    "mtx": Base("folder", lambda path: folder(path, counts(12, 7, dtype="i8"), gz=False, legacy=True), {}),
     "mtx.gz": Base("folder", lambda path: folder(path, counts(12, 7, dtype="i8")), {}),
 }  # fmt: skip
 
