@@ -168,7 +168,7 @@ class Scans:
     def ahead(self, numbers: NDArray[np.int64]) -> int:
         """Return how many chunks to read after consecutive ones; 0 if nothing says that they will be needed."""
         first, last = int(numbers[0]), int(numbers[-1])
-        if last - first + 1 != len(numbers):
+        if last - first + 1 != len(numbers) or last in self._ends:  # begun before, and read now
             return 0
         # Neighbouring blocks share a chunk, and threads do not read them in order.
         before = next((end for end in (first, first - 1) if end in self._ends), None)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from lazypert._internal.fork import forkable_lock
 from lazypert._internal.machine import machine_error
 from lazypert.errors import LazypertError
 from lazypert.store import native
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 
 _SMALL = 4 * 1024**2
 """Bytes of a decoded array that is read as a whole from object storage."""
+
+
+_INDEXES_AT_ONCE = 16
+"""Shard indexes that a scan reads at a time."""
 
 
 class _Scratch(threading.local):
@@ -115,7 +120,7 @@ class ShardedArray:
         self.is_delta, self.limit = is_delta, limit
         self.indexes = ShardIndexes(reader, path, grid.shard // grid.chunk)
         self._whole: NDArray[Any] | None = None
-        self._in_memory, self._scans = CHUNKS.register(self), Scans()
+        self._in_memory, self._scans, self._beginning = CHUNKS.register(self), Scans(), forkable_lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         make = partial(ShardedArray, is_delta=self.is_delta, limit=self.limit)
@@ -417,17 +422,22 @@ class ShardedArray:
 
     def _pieces(self, numbers: NDArray[np.int64]) -> list[Piece]:
         """Pieces that hold chunks; those that are not in memory are begun to be read, and what a scan needs next."""
-        found = CHUNKS.find(self._in_memory, numbers)
-        missing = numbers[[piece is None for piece in found]]
-        if len(missing):
-            begun = self._begin_pieces(missing)
-            nth = np.searchsorted([piece.first for piece in begun], missing, side="right") - 1
-            of_missing = iter([begun[i] for i in nth.tolist()])
-            found = [next(of_missing) if piece is None else piece for piece in found]
+        self._locate(numbers)  # reads the indexes, so that nothing waits for a server below
+        with self._beginning:  # otherwise two threads would read the same chunk
+            found = CHUNKS.find(self._in_memory, numbers)
+            missing = numbers[[piece is None for piece in found]]
+            if len(missing):
+                begun = self._begin_pieces(missing)
+                nth = np.searchsorted([piece.first for piece in begun], missing, side="right") - 1
+                of_missing = iter([begun[i] for i in nth.tolist()])
+                found = [next(of_missing) if piece is None else piece for piece in found]
         n_ahead = self._scans.ahead(numbers)
         if n_ahead:
             n_chunks = -(-self.grid.length // self.grid.chunk)
             ahead = np.arange(numbers[-1] + 1, min(numbers[-1] + 1 + n_ahead, n_chunks))
+            if len(ahead):
+                group = int(ahead[-1]) // self._per_shard // _INDEXES_AT_ONCE * _INDEXES_AT_ONCE
+                self.indexes.read(range(group, min(group + _INDEXES_AT_ONCE, self.grid.n_shards)))
             absent = ahead[[piece is None for piece in CHUNKS.find(self._in_memory, ahead)]]
             if len(absent) and (len(absent) >= n_ahead // 2 or ahead[-1] == n_chunks - 1):
                 self._begin_pieces(absent)
