@@ -12,6 +12,7 @@ from lazypert._internal.machine import machine_error
 from lazypert.store.damage import store_damaged
 
 if TYPE_CHECKING:
+    import concurrent.futures
     from collections.abc import Sequence
     from pathlib import Path
 
@@ -67,8 +68,8 @@ class ByteReader(Protocol):
         """
         ...
 
-    def begin(self, ranges: Sequence[ByteRange]) -> None:
-        """Start to read ranges that this thread will read next, where that saves waiting."""
+    def start(self, byte_range: ByteRange) -> concurrent.futures.Future[bytes | None]:
+        """Start to read part of an object, None if it does not exist; only where each read waits for a server."""
         ...
 
     def read_tails(self, keys: Sequence[str], length: int) -> list[tuple[bytes | None, int | None]]:
@@ -145,8 +146,9 @@ class LocalReader:
                     os.close(fd)
         return counts
 
-    def begin(self, ranges: Sequence[ByteRange]) -> None:
-        """Nothing is gained by starting early."""
+    def start(self, byte_range: ByteRange) -> concurrent.futures.Future[bytes | None]:
+        """Files are read when their bytes are needed."""
+        raise NotImplementedError(f"byte_range: got {byte_range!r} of a file, expected part of an object.")
 
     def read_tails(self, keys: Sequence[str], length: int) -> list[tuple[bytes | None, int | None]]:
         """Last bytes of files, and their sizes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import re
 import threading
 from collections import OrderedDict
@@ -13,7 +14,6 @@ from lazypert.store.object_errors import is_missing_bucket, object_error
 from lazypert.store.storage_options import RequestOptions
 
 if TYPE_CHECKING:
-    import concurrent.futures
     from collections.abc import Sequence
 
     from lazypert.store.byte_reader import ByteRange
@@ -65,7 +65,6 @@ class RemoteReader:
         self._held: OrderedDict[str, bytes] = OrderedDict()
         self._held_bytes = 0
         self._lock = threading.Lock()
-        self._begun: dict[tuple[int, ByteRange], concurrent.futures.Future[bytes | None]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteReader, self._arguments
@@ -122,38 +121,30 @@ class RemoteReader:
         return [found[key] for key in keys]
 
     def read_ranges(self, ranges: Sequence[ByteRange], out: memoryview) -> list[int]:
-        """Read parts of objects, all at once; ranges that `begin` was given are under way already."""
-        self.begin(ranges)
-        ident, counts, at = threading.get_ident(), [], 0
-        waiting = [(self._begun.pop((ident, one), None), one) for one in ranges]
+        """Read parts of objects, all at once."""
+        waiting = [self.start(one) for one in ranges]
+        counts, at = [], 0
         try:
-            for future, (key, offset, length) in waiting:
-                body = self._part_of_held(key, offset, length) if future is None else requests.wait(future)
-                body = b"" if body is None else body[:length]
+            for future, (_, _, length) in zip(waiting, ranges, strict=True):
+                body = (requests.wait(future) or b"")[:length]
                 out[at : at + len(body)] = body
                 counts.append(len(body))
                 at += length
         except BaseException:
-            for future, _ in waiting:
-                if future is not None:
-                    future.cancel()
-            self.forget_begun()
+            for future in waiting:
+                future.cancel()
             raise
         return counts
 
-    def begin(self, ranges: Sequence[ByteRange]) -> None:
-        """Start to read ranges, which this thread will read with `read_ranges`."""
-        ident = threading.get_ident()
-        for one in ranges:
-            if (ident, one) not in self._begun and not self._lookup(one[0])[0]:
-                self._begun[ident, one] = requests.start(self._range(*one))
-
-    def forget_begun(self) -> None:
-        """Cancel what this thread has begun and not read, as after an error."""
-        ident = threading.get_ident()
-        for found in [found for found in list(self._begun) if found[0] == ident]:
-            if (future := self._begun.pop(found, None)) is not None:
-                future.cancel()
+    def start(self, byte_range: ByteRange) -> concurrent.futures.Future[bytes | None]:
+        """Start to read part of an object: None if it does not exist."""
+        key, offset, length = byte_range
+        is_held, body = self._lookup(key)
+        if not is_held:
+            return requests.start(self._range(*byte_range))
+        known: concurrent.futures.Future[bytes | None] = concurrent.futures.Future()
+        known.set_result(None if body is None else body[offset : offset + length])
+        return known
 
     def open_files(self, keys: Sequence[str], ranges: Sequence[ByteRange] = ()) -> list[int]:
         """Read ranges into the cache, and open its files; the caller closes the descriptors."""
@@ -216,12 +207,6 @@ class RemoteReader:
                 self._held.move_to_end(key)
                 return True, self._held[key]
         return False, None
-
-    def _part_of_held(self, key: str, offset: int, length: int) -> bytes | None:
-        is_held, body = self._lookup(key)
-        if is_held:
-            return None if body is None else body[offset : offset + length]
-        return requests.run(self._range(key, offset, length))  # it was dropped meanwhile
 
     # Requests.
 

@@ -17,6 +17,7 @@ from lazypert.store.damage import store_damaged
 from lazypert.store.format import APPENDED, MARKER
 
 if TYPE_CHECKING:
+    import concurrent.futures
     from collections.abc import Mapping, Sequence
 
     from lazypert.store.byte_reader import ByteRange
@@ -206,9 +207,9 @@ class CheckedReader:
         self._check_local()
         return counts
 
-    def begin(self, ranges: Sequence[ByteRange]) -> None:
-        """Start to read ranges."""
-        self.reader.begin(ranges)
+    def start(self, byte_range: ByteRange) -> concurrent.futures.Future[bytes | None]:
+        """Start to read part of an object."""
+        return self.reader.start(byte_range)
 
     def read_tails(self, keys: Sequence[str], length: int) -> list[tuple[bytes | None, int | None]]:
         """Last bytes of files."""

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from lazypert._internal.fork import forkable_lock
 from lazypert._internal.machine import machine_error
 from lazypert.errors import LazypertError
 from lazypert.store import native
 from lazypert.store.chunk_kernels import NO_LIMIT, ChunkDamage, decode_ranges, select_columns, take_selected
+from lazypert.store.chunk_memory import CHUNKS, MAX_CHUNKS, Piece, Scans
 from lazypert.store.damage import store_damaged
 from lazypert.store.encoded_chunks import UNREADABLE, EncodedChunks
 from lazypert.store.shard_index import ShardIndexes
@@ -37,6 +39,10 @@ if TYPE_CHECKING:
 
 _SMALL = 4 * 1024**2
 """Bytes of a decoded array that is read as a whole from object storage."""
+
+
+_INDEXES_AT_ONCE = 16
+"""Shard indexes that a scan reads at a time."""
 
 
 class _Scratch(threading.local):
@@ -114,6 +120,7 @@ class ShardedArray:
         self.is_delta, self.limit = is_delta, limit
         self.indexes = ShardIndexes(reader, path, grid.shard // grid.chunk)
         self._whole: NDArray[Any] | None = None
+        self._in_memory, self._scans, self._beginning = CHUNKS.register(self), Scans(), forkable_lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         make = partial(ShardedArray, is_delta=self.is_delta, limit=self.limit)
@@ -286,9 +293,8 @@ class ShardedArray:
         """Start to read chunks that this thread will read next, if they are objects."""
         if self.reader.coalescing_gap == 0 or not len(numbers):
             return
-        shard, _, offsets, lengths = self._locate(numbers)
         if not self.reader.has_files or not native.are_available():
-            self.reader.begin(self._coalesce(shard, offsets, lengths)[0])
+            self._pieces(numbers)
 
     def begin_ranges(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> None:
         """Start to read the first step of ranges that this thread will read after another array."""
@@ -312,7 +318,8 @@ class ShardedArray:
         nth_shard, shards = np.cumsum(is_new) - 1, shard[is_new].tolist()
         files = self._open_files(shards, shard, offsets, lengths)
         if files is None:
-            buffer, offsets = self._read_chunks(shard, offsets, lengths)
+            read = self._read_chunks if self.reader.coalescing_gap == 0 else self._take_chunks
+            buffer, offsets = read(numbers, offsets, lengths)
             is_verified, in_files = np.zeros(len(numbers), bool), np.full(len(numbers), -1)
             yield EncodedChunks(
                 buffer, in_files, offsets, lengths, numbers, self.grid.chunk, self.is_delta, is_verified
@@ -352,6 +359,7 @@ class ShardedArray:
             return
         position, problem = damage
         shard, within = divmod(int(numbers[position]), self._per_shard)
+        CHUNKS.forget(self._in_memory)
         if problem != UNREADABLE:
             self.reader.check()  # parts of a new store do not fit the index of the old one
             raise self._damaged(shard, problem)
@@ -380,9 +388,10 @@ class ShardedArray:
             return None
 
     def _read_chunks(
-        self, shard: NDArray[np.int64], offsets: NDArray[np.int64], lengths: NDArray[np.int64]
+        self, numbers: NDArray[np.int64], offsets: NDArray[np.int64], lengths: NDArray[np.int64]
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Read chunks into memory: the bytes, and the offset of each chunk in them."""
+        shard = numbers // self._per_shard
         ranges, first, last = self._coalesce(shard, offsets, lengths)
         sizes = offsets[last] + lengths[last] - offsets[first]
         buffer = _scratch.take(f"encoded {self._name}", int(sizes.sum()))
@@ -393,14 +402,72 @@ class ShardedArray:
         range_offsets = np.cumsum(sizes) - sizes
         return buffer, offsets + np.repeat(range_offsets - offsets[first], last - first + 1)
 
+    def _take_chunks(
+        self, numbers: NDArray[np.int64], offsets: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Like `_read_chunks`, from the chunks that are kept in memory or being read."""
+        buffer = _scratch.take(f"encoded {self._name}", int(lengths.sum()))
+        ends = np.cumsum(lengths)
+        bodies: dict[Piece, NDArray[np.uint8]] = {}
+        for i, piece in enumerate(self._pieces(numbers)):
+            if piece not in bodies:
+                bodies[piece] = np.frombuffer(piece.wait(), np.uint8)
+            start, length = int(offsets[i]) - piece.offset, int(lengths[i])
+            body = bodies[piece][start : start + length]
+            if len(body) < length:
+                shard = int(numbers[i]) // self._per_shard
+                raise self._damaged(shard, f"the file is cut short by {length - len(body)} bytes")
+            buffer[ends[i] - length : ends[i]] = body
+        return buffer, ends - lengths
+
+    def _pieces(self, numbers: NDArray[np.int64]) -> list[Piece]:
+        """Pieces that hold chunks; those that are not in memory are begun to be read, and what a scan needs next."""
+        self._locate(numbers)  # reads the indexes, so that nothing waits for a server below
+        with self._beginning:  # otherwise two threads would read the same chunk
+            found = CHUNKS.find(self._in_memory, numbers)
+            missing = numbers[[piece is None for piece in found]]
+            if len(missing):
+                begun = self._begin_pieces(missing)
+                nth = np.searchsorted([piece.first for piece in begun], missing, side="right") - 1
+                of_missing = iter([begun[i] for i in nth.tolist()])
+                found = [next(of_missing) if piece is None else piece for piece in found]
+        n_ahead = self._scans.ahead(numbers)
+        if n_ahead:
+            n_chunks = -(-self.grid.length // self.grid.chunk)
+            ahead = np.arange(numbers[-1] + 1, min(numbers[-1] + 1 + n_ahead, n_chunks))
+            if len(ahead):
+                group = int(ahead[-1]) // self._per_shard // _INDEXES_AT_ONCE * _INDEXES_AT_ONCE
+                self.indexes.read(range(group, min(group + _INDEXES_AT_ONCE, self.grid.n_shards)))
+            absent = ahead[[piece is None for piece in CHUNKS.find(self._in_memory, ahead)]]
+            if len(absent) and (len(absent) >= n_ahead // 2 or ahead[-1] == n_chunks - 1):
+                self._begin_pieces(absent)
+        return found  # type: ignore[return-value]
+
+    def _begin_pieces(self, numbers: NDArray[np.int64]) -> list[Piece]:
+        shard, _, offsets, lengths = self._locate(numbers)
+        ranges, first, last = self._coalesce(shard, offsets, lengths, at_most=MAX_CHUNKS)
+        begun = [
+            Piece(self.reader, one, int(numbers[a]), int(numbers[b]))
+            for one, a, b in zip(ranges, first.tolist(), last.tolist(), strict=True)
+        ]
+        CHUNKS.add(self._in_memory, begun)
+        return begun
+
     def _coalesce(
-        self, shard: NDArray[np.int64], offsets: NDArray[np.int64], lengths: NDArray[np.int64]
+        self,
+        shard: NDArray[np.int64],
+        offsets: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        at_most: int | None = None,
     ) -> tuple[list[ByteRange], NDArray[np.int64], NDArray[np.int64]]:
-        """Byte ranges that hold chunks, and the first and the last chunk of each."""
+        """Byte ranges that hold chunks, `at_most` so many each, and the first and the last chunk of each."""
         # Chunks lie in the order of their numbers, so nearby ones coalesce into one byte range.
         gap = offsets[1:] - (offsets + lengths)[:-1]
         is_apart = (np.diff(shard) != 0) | (gap < 0) | (gap > self.reader.coalescing_gap)
         first = np.append(0, np.flatnonzero(is_apart) + 1)
+        if at_most is not None:
+            ends = np.append(first[1:], len(shard)).tolist()
+            first = np.array([at for a, b in zip(first.tolist(), ends, strict=True) for at in range(a, b, at_most)])
         last = np.append(first[1:], len(shard)) - 1
         sizes = offsets[last] + lengths[last] - offsets[first]
         ranges: list[ByteRange] = [
