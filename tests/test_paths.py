@@ -245,3 +245,11 @@ def test_the_command_line(home, capsys):
     assert "--storage-option: got 'secret'" in capsys.readouterr().err
     assert main(["demo", "--out", URL]) == 1
     assert f"--out: got the URL '{URL}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["https://me:hunter2@host/s.zarr", "https://host/s.zarr?token=hunter2"])
+@pytest.mark.parametrize("call", [lp.open, lambda url: lp.convert("~/s.h5ad", url)], ids=["open", "convert"])
+def test_urls_of_stores_hold_no_credentials(home, url, call):
+    with pytest.raises(ConfigError, match="Pass credentials as storage_options") as caught:
+        call(url)
+    assert "hunter2" not in str(caught.value)

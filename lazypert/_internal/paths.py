@@ -148,3 +148,25 @@ def _without_file_scheme(name: str, url: str) -> str:
         path = path.removeprefix("/")
     # Many tools put file:// before a path without encoding it.
     return path if Path(path).exists() else unquote(path)
+
+
+def shown_url(url: str) -> str:
+    """Return a URL without what may be secret: a password, and its query, which may be a signature."""
+    address = url.partition("?")[0]
+    return re.sub(r"(://)[^/@\s]+:[^/@\s]*@", r"\1", address)
+
+
+def require_plain_url(name: str, url: str) -> str:
+    """Return a URL after checking that it holds no password or signature, which errors and attributes would show.
+
+    Raises
+    ------
+    ConfigError
+        If it does.
+    """
+    if (shown := shown_url(url)) != url:
+        raise ConfigError(
+            f"{name}: got the URL {shown!r} with a password or a query in it, expected one without. Pass credentials "
+            "as storage_options, which are never shown: see the page on object storage."
+        )
+    return url

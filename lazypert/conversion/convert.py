@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lazypert._internal.memory import Budget, release_memory
-from lazypert._internal.paths import is_url, local_path, location
+from lazypert._internal.paths import is_url, local_path, location, require_plain_url, shown_url
 from lazypert._internal.validation import named_options, require_flag, require_integer
 from lazypert.conversion.arranged_cells import arrange_cells
 from lazypert.conversion.cell_stats import CellStatsPlan
@@ -42,7 +42,6 @@ from lazypert.errors import ConfigError, DiskFullError, NotCopiedWarning
 from lazypert.progress import Bar
 from lazypert.screen.roles import Roles, control_labels, covariate_names
 from lazypert.store.format import default_compression
-from lazypert.store.object_errors import shown_url
 from lazypert.store.remote_file import RemoteFile
 
 if TYPE_CHECKING:
@@ -308,7 +307,7 @@ def _resolve_target(
 ) -> Path | ObjectFolder:
     """Return where to put the store, and refuse to replace a source file."""
     if is_url(place):
-        url = place.rstrip("/")
+        url = require_plain_url("store", place.rstrip("/"))
         clash = next(
             (file for file in files if isinstance(file, RemoteFile) and f"{file.url}/".startswith(f"{url}/")), None
         )

@@ -17,11 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lazypert._internal.paths import shown_url
 from lazypert.conversion.staging import StagingDirectory
 from lazypert.conversion.store_files import UPLOADS, ObjectFiles
 from lazypert.conversion.target_claim import ROOT, TargetClaim, not_a_store
 from lazypert.errors import ConfigError, MachineError, StoreExistsError
-from lazypert.store.object_errors import shown_url
 from lazypert.store.object_folder import ObjectFolder, require_object_url
 from lazypert.store.unfinished import CLAIM
 

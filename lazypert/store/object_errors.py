@@ -145,9 +145,3 @@ def _causes(error: BaseException) -> list[BaseException]:
         found.append(cause)
         cause = cause.__cause__ or cause.__context__
     return found
-
-
-def shown_url(url: str) -> str:
-    """Return a URL without what may be secret: a password, and its query, which may be a signature."""
-    address = url.partition("?")[0]
-    return re.sub(r"(://)[^/@\s]+:[^/@\s]*@", r"\1", address)

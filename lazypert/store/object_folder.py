@@ -10,9 +10,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lazypert._internal.paths import shown_url
 from lazypert.errors import ConfigError
 from lazypert.store.object_clients import ObjectChangedError, ObjectInfo, open_client
-from lazypert.store.object_errors import is_missing_bucket, may_pass, object_error, shown_url
+from lazypert.store.object_errors import is_missing_bucket, may_pass, object_error
 from lazypert.store.object_store import open_object_store
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lazypert._internal.paths import shown_url
 from lazypert.errors import ConfigError, near_matches
 from lazypert.store.storage_options import ObstoreOptions, for_obstore, own_options
 
@@ -78,7 +79,7 @@ def _open_obstore(url: str, options: ObstoreOptions, read_only: bool) -> Any:
         from lazypert.store.object_errors import plain
 
         raise ConfigError(
-            f"store: got {url!r}, which cannot be opened with the storage_options {sorted(options.names)}: "
+            f"store: got {shown_url(url)!r}, which cannot be opened with the storage_options {sorted(options.names)}: "
             f"{plain(error, options.secrets)}. Correct the URL or the options."
         ) from None  # the cause may show credentials
     return ObjectStore(opened, read_only=read_only)
@@ -94,8 +95,8 @@ def _open_fsspec(url: str, protocol: str, options: dict[str, Any], read_only: bo
     known = {*fsspec.available_protocols(), *fsspec.registry}
     if first not in known:
         raise ConfigError(
-            f"store: got {url!r}, whose protocol {first!r} is unknown. {near_matches(first, known)} Local stores are "
-            "given by their path."
+            f"store: got {shown_url(url)!r}, whose protocol {first!r} is unknown. {near_matches(first, known)} "
+            "Local stores are given by their path."
         )
     try:
         _require_known(url, protocol, options)
@@ -106,7 +107,7 @@ def _open_fsspec(url: str, protocol: str, options: dict[str, Any], read_only: bo
         raise
     except (ValueError, TypeError) as error:
         raise ConfigError(
-            f"store: got {url!r}, which cannot be opened with the storage_options {sorted(options)}: "
+            f"store: got {shown_url(url)!r}, which cannot be opened with the storage_options {sorted(options)}: "
             f"{type(error).__name__}. Correct the names and types of the options. The store is not damaged."
         ) from None
 
@@ -127,7 +128,7 @@ def _require_known(url: str, protocol: str, options: dict[str, Any]) -> None:
     unknown = sorted(set(options) - known)
     if unknown:
         raise ConfigError(
-            f"storage_options: got the option {unknown[0]!r} for {url!r}, which it does not have. "
+            f"storage_options: got the option {unknown[0]!r} for {shown_url(url)!r}, which it does not have. "
             f"{near_matches(unknown[0], sorted(known))}"
         )
 
@@ -136,11 +137,11 @@ def _missing(url: str, protocol: str, package: str) -> str:
     has_obstore = importlib.util.find_spec("obstore") is not None
     if has_obstore and protocol in _OBSTORE_PROTOCOLS:
         return (
-            f"storage_options: {url!r} was given options that only {package} understands, which is not installed. "
-            f"Install it: pip install {package}."
+            f"storage_options: {shown_url(url)!r} was given options that only {package} understands, which is not "
+            f"installed. Install it: pip install {package}."
         )
     choice = f"obstore or {package}" if protocol in _OBSTORE_PROTOCOLS else package
     return (
-        f"store: got {url!r}; reading {protocol!r} URLs needs {choice}, which is not installed. Install it: "
+        f"store: got {shown_url(url)!r}; reading {protocol!r} URLs needs {choice}, which is not installed. Install it: "
         f"pip install {choice.partition(' ')[0]}."
     )

@@ -11,7 +11,7 @@ from typing import Any
 import zarr
 
 from lazypert._internal.machine import raise_machine_error
-from lazypert._internal.paths import is_url
+from lazypert._internal.paths import is_url, require_plain_url, shown_url
 from lazypert.errors import StoreNotFoundError
 from lazypert.store.byte_reader import LocalReader
 from lazypert.store.damage import store_damaged
@@ -96,9 +96,11 @@ def _open_remote(
 ) -> tuple[RemoteReader, zarr.Group, Any]:
     if given is None and url.partition("?")[0].endswith(_FILES):
         raise StoreNotFoundError(
-            f"store: got {url!r}, the URL of a file, expected that of a lazypert store. Convert the file first, with "
-            "lazypert.convert(...)."
+            f"store: got {shown_url(url)!r}, the URL of a file, expected that of a lazypert store. Convert the file "
+            "first, with lazypert.convert(...)."
         )
+    if given is None:
+        require_plain_url("store", url)
     options, rest = own_options(storage_options)
     opened = open_object_store(url, storage_options) if given is None else given
     secrets = secrets_of(rest)

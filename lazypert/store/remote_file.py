@@ -7,9 +7,9 @@ import threading
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from lazypert._internal.paths import shown_url
 from lazypert.errors import SourceFormatError, SourceMissingError
 from lazypert.store.object_clients import ObjectChangedError
-from lazypert.store.object_errors import shown_url
 from lazypert.store.object_folder import ObjectFolder
 from lazypert.store.range_cache import RangeCache
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lazypert._internal.paths import shown_url
 from lazypert.errors import StoreNotFoundError
 
 CLAIM = "conversion.partial.json"
@@ -11,6 +12,6 @@ CLAIM = "conversion.partial.json"
 def unfinished_store(url: str) -> StoreNotFoundError:
     """Return the error for a URL where a conversion has not finished."""
     return StoreNotFoundError(
-        f"There is no store at {url!r} yet: its conversion is unfinished, so it is either running or was interrupted. "
-        "Wait for it, or run the same conversion again to resume it."
+        f"There is no store at {shown_url(url)!r} yet: its conversion is unfinished, so it is either running or was "
+        "interrupted. Wait for it, or run the same conversion again to resume it."
     )
