@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("lazypert")
 _TRANSIENT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
-_KEPT_FILE = re.compile(r".+/(data|indices|indptr)/(c/\d+|zarr\.json)|obsm?/.+/c/\d+")
+_KEPT_FILE = re.compile(r".+/(data|indices|indptr)/(c/\d+|zarr\.json)|obsm?/(?!__lazypert__/).+/c/\d+")
 
 
 class StoreWriter(ArrayWriter):

@@ -197,9 +197,12 @@ def test_the_shell_command_prints_the_error_on_one_line(tmp_path):
 @pytest.mark.slow
 def test_a_filter_that_is_not_installed_is_named(tmp_path):
     path, written = write_changed(tmp_path / "odd.h5ad", plugin("Zstd"))
-    done = run_command(path, first="sys.modules['hdf5plugin'] = None")
+    without = tmp_path / "without"
+    without.mkdir()
+    (without / "hdf5plugin.py").write_text("raise ImportError")
+    done = run_command(path, first=f"sys.path.insert(0, {str(without)!r})")  # which the process that reads gets, too
     assert done.returncode == 1
     assert "HDF5 filter 'zstd' (number 32015), which is not installed" in done.stderr
     assert "pip install hdf5plugin" in done.stderr
     assert "Traceback" not in done.stderr
-    assert leftovers(tmp_path, *written) == []
+    assert leftovers(tmp_path, "without", *written) == []

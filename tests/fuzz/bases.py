@@ -72,6 +72,10 @@ def _without_what_was_left_out(adata: anndata.AnnData, lines: list[str]) -> annd
         setattr(adata, table, frame[[name for name in frame if not is_listed(f"{table}/{name}")]])
     for name in [name for name in adata.layers if name is not None and is_listed(f"layers/{name}")]:
         del adata.layers[name]
+    if adata.raw is not None and any(is_listed(f"raw/var/{name}") for name in adata.raw.var):
+        raw = adata.raw.to_adata()
+        raw.var = raw.var[[name for name in raw.var if not is_listed(f"raw/var/{name}")]]
+        adata.raw = raw
     return adata
 
 

@@ -1,7 +1,6 @@
 """Stores whose checksums fit and whose content lies are refused by what reads the lie; see README.md here."""
 
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,11 @@ from tests.support.stores import converted, copied, screen
 
 SEEDS = 25  # a minute or more; `python -m tests.fuzz.lying_stores` runs others
 _MEMORY = 6 << 30  # bytes of address space, most of which the imports reserve
+_LIMITED = f"""
+import resource, runpy
+resource.setrlimit(resource.RLIMIT_AS, ({_MEMORY}, {_MEMORY}))
+runpy.run_module("tests.fuzz.lying_stores", run_name="__main__")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -119,16 +123,12 @@ def test_root_attributes_that_cannot_be_right_are_refused(store, tmp_path, name,
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
 def test_mutants_end_in_errors_of_lazypert_within_limited_memory(store, tmp_path):
-    def limit():
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-
     shutil.copytree(store, tmp_path / "a.zarr")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz.lying_stores", str(tmp_path / "a.zarr"), "0", str(SEEDS)],
+        [sys.executable, "-c", _LIMITED, str(tmp_path / "a.zarr"), "0", str(SEEDS)],
         capture_output=True,
         text=True,
         check=False,
-        preexec_fn=limit,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     records = [json.loads(line) for line in done.stdout.splitlines()]
@@ -138,6 +138,6 @@ def test_mutants_end_in_errors_of_lazypert_within_limited_memory(store, tmp_path
     assert wrong_kind == []
     refused = [record for record in records if record["refused"]]
     assert len(refused) > SEEDS // 3
-    assert {record["said"].partition(":")[0] for record in refused} > {f"{RUNS}/start", f"{RUNS}/stop"}
+    assert len({record["said"].partition(":")[0] for record in refused}) > 5  # different tables
     assert len(TABLES_OF_NUMBERS) > 15
     assert Path(store).exists()
