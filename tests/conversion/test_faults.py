@@ -276,7 +276,7 @@ def test_only_work_that_verifies_is_reused(tmp_path, monkeypatch, caplog, damage
     elif damage == "flipped bit":
         flip(shard, 99)
     elif damage == "truncated statistics":
-        stats = staging / "work/0/rows-000000.npz"
+        stats = staging / "work/0/rows-000000-000000.npz"
         stats.write_bytes(stats.read_bytes()[:-40])
     elif damage == "truncated checkpoints":
         (staging / "work/0/done.json").write_text('{"summary": {"n_co')
