@@ -137,6 +137,8 @@ class StoreUpdate:
             first = next(iter(named.relative_to(self.target.parent).parts), "")
             return first in ("", self.target.name) or first.startswith(self._prefix)
         # Writing to an open file names none.
+        if error.errno == errno.EDQUOT:  # free bytes of a disk say nothing of a quota
+            return True
         return error.errno in _FULL and shutil.disk_usage(self.target.parent).free < _LITTLE
 
     def start(self, replaced: Iterable[str] = ()) -> ArrayWriter:

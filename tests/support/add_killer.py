@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import warnings
+from collections import namedtuple
 from pathlib import Path
 
 import anndata
@@ -25,6 +26,7 @@ from lazypert.updates import store_update
 from tests.support.killer import files, in_child, wait
 from tests.support.stores import read_store
 
+_DiskUsage = namedtuple("_DiskUsage", ["total", "used", "free"])
 CHANGES = {"os.rename", "os.link", "os.mkdir", "os.rmdir", "os.remove"}
 FILL = {"os.rename", "os.link", "os.mkdir"}
 
@@ -52,6 +54,7 @@ def kill():
 
 
 def fill_disk():
+    shutil.disk_usage = lambda _: _DiskUsage(1 << 30, 1 << 30, 0)
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
