@@ -93,6 +93,9 @@ def check_workers(needs: Needs) -> None:
         return
     with cluster_errors():
         answers = client.run(needs.problem, on_error="return")
+    # A worker that has just died does not matter: its tasks go to others, and if it comes back, its first task checks.
+    alive = {worker: answer for worker, answer in answers.items() if not isinstance(answer, OSError)}
+    answers = alive or answers
     problems = {worker: _in_words(answer) for worker, answer in answers.items() if answer is not None}
     if problems:
         worker, problem = next(iter(problems.items()))
