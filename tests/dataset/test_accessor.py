@@ -233,7 +233,9 @@ def test_cells_are_read_by_row(made):
 
 def test_the_store_is_opened_once(made, monkeypatch):
     opened, init = [], Store.__init__
-    monkeypatch.setattr(Store, "__init__", lambda self, *args: [opened.append(args), init(self, *args)][1])
+    monkeypatch.setattr(
+        Store, "__init__", lambda self, *args, **options: [opened.append(args), init(self, *args, **options)][1]
+    )
     ds = lp.open(made[0].attrs["store"])
     assert len(opened) == 1
     with pytest.raises(ConfigError, match="targets"):
