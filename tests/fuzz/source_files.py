@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 EXPECTED = ("refused", "exact", "original", "crashed", "stuck")
-"""Outcomes that are no fault of lazypert; a crash or a loop is one of a library, met by ``convert(isolate=True)``."""
+"""Outcomes that lazypert is not to blame for: HDF5 itself crashes or loops, which ``convert(isolate=True)`` handles."""
 
 _MEMORY = 4 << 30  # bytes of address space above what the imports take
 _SECONDS = 60  # for one mutant, before its process counts as stuck

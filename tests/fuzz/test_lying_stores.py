@@ -56,7 +56,7 @@ LIES = {
     "a run begins at a negative row": (f"{RUNS}/start", 2, -5),
     "a run has a code beyond the labels": (f"{RUNS}/perturbation", 1, 99),
     "a run has a code below -1": (f"{RUNS}/cell_type", 1, -2),
-    "two runs change places": (f"{RUNS}/perturbation", [0, 1], [1, 0]),
+    "the labels of two runs are swapped": (f"{RUNS}/perturbation", [0, 1], [1, 0]),
     "numbers of cells do not add up": (f"{GROUPS}/n_cells", 2, 1),
     "a number of cells is negative": (f"{GROUPS}/n_cells", 2, -3),
     "a subgroup is of a run beyond the last": (f"{GROUPS}/run", -1, 500),
