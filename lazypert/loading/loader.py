@@ -13,7 +13,7 @@ import numpy as np
 from lazypert._internal.fork import is_forked_with_jax
 from lazypert._internal.memory import parse_bytes
 from lazypert._internal.validation import require, require_integer
-from lazypert.errors import ConfigError
+from lazypert.errors import ConfigError, StoreDamagedError
 from lazypert.loading.block_reader import BlockConfig, BlockReader
 from lazypert.loading.buffer_pool import BufferPool
 from lazypert.loading.cell_metadata import CellMetadata
@@ -301,6 +301,11 @@ class Loader:
             raise IndexError(f"step: got {step!r}, expected 0 to {planned.n_batches - 1}.")
         return self._collator.batch(self._block_reader.read(planned, range(step, step + 1)), 0)
 
+    def check_stores(self) -> None:
+        """Raise an error if a store is not the one that was opened any more."""
+        for store in self.source.stores:
+            store.reader.check()
+
     def _batches(self, start: Position) -> Generator[PerturbationBatch]:
         """Prefetch the rest of an epoch."""
         epoch, reader = self._plan_epoch(start.epoch), self._block_reader
@@ -411,8 +416,10 @@ class LoaderIterator:
                 batch = next(self._batches)
             except StopIteration:
                 raise
-            except BaseException:
+            except BaseException as error:
                 self._batches = None  # the next call reads the same batch again: the storage may answer by then
+                if isinstance(error, StoreDamagedError):
+                    self._loader.check_stores()  # one that is deleted or replaced meanwhile looks damaged at first
                 raise
             self._position.step += 1
             return batch

@@ -32,6 +32,12 @@ _BEYOND = re.compile(r"\b416\b|range ?not ?satisfiable|InvalidRange|Range starte
 """What servers say of a range that begins beyond the end of an object."""
 
 
+def _open(store: Any) -> None:
+    from zarr.storage import StorePath
+
+    requests.run(StorePath.open(store, ""))
+
+
 class RemoteReader:
     """Objects of any Zarr store: object storage, memory, ZIP files, sessions of Icechunk. Thread-safe and picklable.
 
@@ -61,6 +67,7 @@ class RemoteReader:
     ) -> None:
         self.store, self.where, self.cache = store, where, cache
         self._arguments = store, where, options, secrets, cache
+        _open(store)  # stores open themselves at their first request, but not if several come at once
         self._requests = requests.Requests(where, options or RequestOptions(), secrets)
         self._held: OrderedDict[str, bytes] = OrderedDict()
         self._held_bytes = 0

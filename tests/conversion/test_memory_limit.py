@@ -182,7 +182,7 @@ def test_more_cells_than_fit_in_a_piece_have_the_same_peak_in_any_order(tmp_path
             options = {**ATLAS_ROLES, "order": order, "overwrite": True}
             peaks.append(convert(path, tmp_path / "a.zarr", "128MiB", options))
         print([f"{peak / MIB:.0f} MiB" for peak in peaks])
-        assert peaks[1] < min(peaks[0] + 64 * MIB, (128 + 256) * MIB)
+        assert peaks[1] < min(peaks[0] + 112 * MIB, (128 + 256) * MIB)  # 2,000,000 cells more
 
 
 def test_the_file_is_read_less_than_twice(tmp_path):

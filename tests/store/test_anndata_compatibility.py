@@ -11,6 +11,7 @@ import lazypert as lp
 from lazypert.errors import LazypertError
 from lazypert.store.store import Store
 from tests.support.data import DATA
+from tests.support.s3_server import S3Server
 from tests.support.stores import ROLES, assert_same, converted, dense, read_store, screen, small_grids
 
 SCREENS = {
@@ -120,21 +121,18 @@ def test_files_of_many_tools_are_converted_or_refused_with_a_clear_error(tmp_pat
 @pytest.mark.slow
 def test_a_store_on_s3_equals_the_local_one(made, monkeypatch):
     pytest.importorskip("s3fs")
-    server_module = pytest.importorskip("moto.server")
+    pytest.importorskip("moto.server")
     import s3fs
 
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name, raising=False)
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
+    server = S3Server()
     try:
-        host, port = server.get_host_and_port()
-        options = {"key": "test", "secret": "test", "endpoint_url": f"http://{host}:{port}"}
-        files = s3fs.S3FileSystem(**options, use_listings_cache=False)
-        files.mkdir("bucket")
+        server.clear()
+        files = s3fs.S3FileSystem(**server.options, use_listings_cache=False)
         files.put(str(made), "bucket/screen.zarr", recursive=True)
         url = "s3://bucket/screen.zarr"
-        ds, local = lp.open(url, storage_options=options), lp.open(made)
+        ds, local = lp.open(url, storage_options=server.options), lp.open(made)
         np.testing.assert_array_equal(ds.X.values, local.X.values)
         assert ds.cell_name.values.tolist() == local.cell_name.values.tolist()
         np.testing.assert_array_equal(ds.X_pca.values, local.X_pca.values)
@@ -143,7 +141,7 @@ def test_a_store_on_s3_equals_the_local_one(made, monkeypatch):
         assert selection.pert.table().equals(local.pert.select(perturbation="TP53").pert.table())
         files.rm("bucket/screen.zarr/X/data/c/0")
         with pytest.raises(LazypertError, match="X/data/c/0"):
-            lp.open(url, storage_options=options).X[:1].compute()
+            lp.open(url, storage_options=server.options).X[:1].compute()
     finally:
         server.stop()
 
