@@ -10,6 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from lazypert._internal.validation import make_config, named_options, require_choice, require_names
+from lazypert.analysis.aggregate import aggregate
 from lazypert.dataset.anndata_files import to_anndata, write_h5ad
 from lazypert.dataset.cell_rows import are_all, as_array, cell_rows, positions_in, unique_rows
 from lazypert.dataset.dataset_source import require_stored_labels, selection_config, store_config
@@ -335,6 +336,66 @@ class PertAccessor:
         unique_rows(self._ds, "a mean over cells")
         source = PerturbationAnnDataSource(store_config(self.store, {}), store=self.store, groups=self.groups)
         return OnTargetKnockdownFilter(config).run(source)
+
+    @named_options
+    def aggregate(
+        self,
+        by: str | Sequence[str] = ("cell_type", "perturbation"),
+        stats: str | Sequence[str] = ("n", "mean", "var", "fraction"),
+        *,
+        of: str = "log1p",
+        layer: str | None = None,
+        genes: str | Sequence[str] | None = None,
+    ) -> xr.Dataset:
+        """Aggregate the expression of groups of cells, lazily, in one pass over the matrix.
+
+        Reads every chunk of the matrix that holds cells of this Dataset once, whatever `genes` are; blocks of the
+        result that are loaded on their own read only the chunks of their cells. Values are those of the store.
+
+        Parameters
+        ----------
+        by
+            What cells are grouped by: ``"cell_type"``, ``"perturbation"``, ``"batch"``, ``"dataset"``, or obs columns.
+            ``()`` makes one group of all cells.
+        stats
+            Any of ``"n"`` (cells), ``"sum"``, ``"mean"``, ``"var"`` (unbiased: divided by n - 1), ``"n_nonzero"``
+            (cells with a value other than zero) and ``"fraction"`` (their share).
+        of
+            ``"log1p"``: log(1 + counts per 10,000), natural logarithm; ``"cp10k"``: counts per 10,000; ``"counts"``;
+            or ``"stored"``: values as they are, which need not be counts. Cells are scaled by their total over all
+            genes.
+        layer
+            Matrix to aggregate: a layer or ``"raw"``; X by default.
+        genes
+            Names of genes, in this order; all by default.
+
+        Returns
+        -------
+        Dataset of Dask arrays with the dimensions `by` and ``gene``, float64 (``n`` and ``n_nonzero`` are int64), and
+        the labels as coordinates. Statistics of a group that has no cells are NaN, and so is the variance of a single
+        cell. Cells without one of the labels are left out. Results have the same bits on any scheduler and for any
+        selection of groups.
+
+        Raises
+        ------
+        ConfigError
+            When an option is unknown or invalid, the values are not counts, or a cell occurs more than once.
+        ColumnNotFoundError
+            When a column or a layer does not exist.
+        LabelNotFoundError
+            When a gene does not exist.
+        ClusterError
+            When workers of a cluster cannot read the store.
+
+        Examples
+        --------
+        Mean expression of every perturbation in every cell type, as a table of one perturbation::
+
+            means = ds.pert.aggregate(stats="mean")["mean"]
+            means.sel(perturbation="TP53").to_pandas()
+        """
+        unique_rows(self._ds, "a statistic of cells")
+        return aggregate(self.store, self.groups, by=by, stats=stats, of=of, layer=layer, genes=genes)
 
     def match_controls(
         self, splits: SplitResult | None = None, **options: Unpack[ControlMappingKwargs]

@@ -19,13 +19,16 @@ from lazypert.store.encoded_chunks import (
     BAD_CHECKSUM,
     CHECKSUM,
     OK,
-    PROBLEMS,
     TOO_LARGE,
     UNDECODABLE,
     WRONG_SIZE,
+    ChunkDamage,
     EncodedChunks,
     checksum,
+    chunk_damage,
     decode_chunk,
+    exceed,
+    overlapping,
 )
 
 if TYPE_CHECKING:
@@ -33,9 +36,6 @@ if TYPE_CHECKING:
 
 Ranges = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Starts and stops of ranges of elements; both are sorted."""
-
-ChunkDamage = tuple[int, str] | None
-"""Position of the first damaged chunk among those given, and what is wrong with it."""
 
 NO_LIMIT = -1
 """Elements of any size are right."""
@@ -66,8 +66,8 @@ def decode_ranges(
     bits = scratch.view(f"u{scratch.itemsize}")
     out_bits = out.view(f"u{out.itemsize}")
     if not native.are_available():
-        return _damage(_decode_with_python(chunks, *ranges, offsets, out_bits, bits, limit), chunks)
-    return _damage(_decode_ranges(_addresses(), chunks, *ranges, offsets, out_bits, bits, limit), chunks)
+        return chunk_damage(_decode_with_python(chunks, *ranges, offsets, out_bits, bits, limit), chunks)
+    return chunk_damage(_decode_ranges(native.addresses(), chunks, *ranges, offsets, out_bits, bits, limit), chunks)
 
 
 def select_columns(
@@ -98,10 +98,10 @@ def select_columns(
     Damage, and the number of elements selected so far.
     """
     status, n_selected = _select_columns(
-        _addresses(), chunks, *ranges, columns.lookup, columns.is_selected, n_selected, *ends, *out,
+        native.addresses(), chunks, *ranges, columns.lookup, columns.is_selected, n_selected, *ends, *out,
         scratch.view(f"u{scratch.itemsize}"), limit,
     )  # fmt: skip
-    return _damage(status, chunks), n_selected
+    return chunk_damage(status, chunks), n_selected
 
 
 def take_selected(
@@ -128,9 +128,9 @@ def take_selected(
         The sum of each range is added to it; empty if totals are not wanted.
     """
     status = _take_selected(
-        _addresses(), chunks, *ranges, n_taken, chunk_ends, chunk_offsets, out, totals, scratch
+        native.addresses(), chunks, *ranges, n_taken, chunk_ends, chunk_offsets, out, totals, scratch
     )  # fmt: skip
-    return _damage(status, chunks)
+    return chunk_damage(status, chunks)
 
 
 def scatter_dense(
@@ -161,48 +161,10 @@ def scatter_dense(
     """
     indices, data, row = scratch
     index_status, value_status = _scatter_dense(
-        _addresses(), *chunks, *ranges, out_rows, columns.lookup, columns.n_columns, target_sum, sums, row, out,
+        native.addresses(), *chunks, *ranges, out_rows, columns.lookup, columns.n_columns, target_sum, sums, row, out,
         indices.view(f"u{indices.itemsize}"), data, limit,
     )  # fmt: skip
-    return _damage(index_status, chunks[0]), _damage(value_status, chunks[1])
-
-
-def _addresses() -> tuple[np.uintp, ...]:
-    functions = native.FUNCTIONS
-    assert functions is not None
-    return functions.pread, functions.crc32c, functions.blosc_decompress, functions.blosc_getitem
-
-
-def _damage(status: int, chunks: EncodedChunks) -> ChunkDamage:
-    if status == OK:
-        return None
-    position, problem = divmod(int(status), 8)
-    begin = 0 if chunks.files[position] >= 0 else chunks.offsets[position]
-    size = int.from_bytes(bytes(chunks.buffer[begin + 4 : begin + 8]), "little")
-    return position, PROBLEMS[problem].format(number=int(chunks.numbers[position]), size=size)
-
-
-@kernel
-def _ranges_in_chunk(starts: Any, stops: Any, first: Any, begin: Any, stop: Any) -> Any:
-    """Ranges that overlap a chunk: the first (searched from `first` on), and the last + 1."""
-    while first < len(starts) and stops[first] <= begin:
-        first += 1
-    last = first
-    while last < len(starts) and starts[last] < stop:
-        last += 1
-    return first, last
-
-
-@kernel
-def _exceed(values: Any, limit: Any) -> Any:
-    """Whether one of the unsigned values is not below the limit, if there is one."""
-    if limit < 0 or len(values) == 0:
-        return False
-    largest = values[0]
-    for j in range(len(values)):  # finds the largest instead of stopping early, so that the loop is vectorised
-        if values[j] > largest:
-            largest = values[j]
-    return largest >= np.uint64(limit)
+    return chunk_damage(index_status, chunks[0]), chunk_damage(value_status, chunks[1])
 
 
 @kernel
@@ -212,7 +174,7 @@ def _decode_ranges(
     first = 0
     for k in range(len(chunks.numbers)):
         begin = chunks.numbers[k] * chunks.n_elements
-        first, last = _ranges_in_chunk(starts, stops, first, begin, begin + chunks.n_elements)
+        first, last = overlapping(starts, stops, first, begin, begin + chunks.n_elements)
         problem = decode_chunk(functions, chunks, k, starts, stops, first, last, scratch)
         if problem:
             return 8 * k + problem
@@ -220,7 +182,7 @@ def _decode_ranges(
             start, stop = max(starts[i], begin), min(stops[i], begin + chunks.n_elements)
             offset = offsets[i] + start - starts[i]
             source, target = scratch[start - begin : stop - begin], out[offset : offset + stop - start]
-            if _exceed(source, limit):
+            if exceed(source, limit):
                 return 8 * k + TOO_LARGE
             for j in range(len(target)):
                 target[j] = source[j]
@@ -235,14 +197,14 @@ def _select_columns(
     first, mask = 0, np.uint64(len(lookup) - 1)
     for k in range(len(chunks.numbers)):
         begin = chunks.numbers[k] * chunks.n_elements
-        first, last = _ranges_in_chunk(starts, stops, first, begin, begin + chunks.n_elements)
+        first, last = overlapping(starts, stops, first, begin, begin + chunks.n_elements)
         problem = decode_chunk(functions, chunks, k, starts, stops, first, last, scratch)
         if problem:
             return 8 * k + problem, n_selected
         for i in range(first, last):
             start, stop = max(starts[i], begin), min(stops[i], begin + chunks.n_elements)
             columns, before = scratch[start - begin : stop - begin], n_selected
-            if _exceed(columns, limit):
+            if exceed(columns, limit):
                 return 8 * k + TOO_LARGE, n_selected
             at = np.uint64(n_selected)  # unsigned, so that no index can count from the end
             for j in range(len(columns)):
@@ -265,7 +227,7 @@ def _take_selected(
     first = 0
     for k in range(len(chunks.numbers)):
         begin = chunks.numbers[k] * chunks.n_elements
-        first, last = _ranges_in_chunk(starts, stops, first, begin, begin + chunks.n_elements)
+        first, last = overlapping(starts, stops, first, begin, begin + chunks.n_elements)
         problem = decode_chunk(functions, chunks, k, starts, stops, first, last, scratch)
         if problem:
             return 8 * k + problem
@@ -286,7 +248,7 @@ def _scatter_dense(
     first, mask, size = 0, np.uint64(len(lookup) - 1), index_chunks.n_elements
     for k in range(len(index_chunks.numbers)):
         begin = index_chunks.numbers[k] * size
-        first, last = _ranges_in_chunk(starts, stops, first, begin, begin + size)
+        first, last = overlapping(starts, stops, first, begin, begin + size)
         problem = decode_chunk(functions, index_chunks, k, starts, stops, first, last, indices)
         if problem:
             return 8 * k + problem, OK
@@ -302,7 +264,7 @@ def _scatter_dense(
                 for j in range(n_columns):
                     row[j] = target[j]
             columns, values = indices[start - begin : stop - begin], data[start - begin : stop - begin]
-            if _exceed(columns, limit):
+            if exceed(columns, limit):
                 return 8 * k + TOO_LARGE, OK
             for j in range(len(columns)):  # values that are not selected go to the extra element at the end
                 row[np.uint64(lookup[np.uint64(columns[j]) & mask])] = values[j]

@@ -42,6 +42,10 @@ PROBLEMS = {
 }
 
 
+ChunkDamage = tuple[int, str] | None
+"""Position of the first damaged chunk among those given, and what is wrong with it."""
+
+
 def checksum(data: Any) -> bytes:
     """CRC-32C of `data`, four bytes, little-endian, as Zarr's ``crc32c`` codec appends it."""
     return int(google_crc32c.value(data)).to_bytes(CHECKSUM, "little")
@@ -77,6 +81,16 @@ class EncodedChunks(NamedTuple):
     n_elements: int
     is_delta: bool
     is_verified: NDArray[np.bool_]
+
+
+def chunk_damage(status: int, chunks: EncodedChunks) -> ChunkDamage:
+    """Say what the status of a kernel means."""
+    if status == OK:
+        return None
+    position, problem = divmod(int(status), 8)
+    begin = 0 if chunks.files[position] >= 0 else chunks.offsets[position]
+    size = int.from_bytes(bytes(chunks.buffer[begin + 4 : begin + 8]), "little")
+    return position, PROBLEMS[problem].format(number=int(chunks.numbers[position]), size=size)
 
 
 @kernel
@@ -205,3 +219,26 @@ def decode_chunk(
         if i < last:
             low, high = starts[i] - begin, min(stops[i] - begin, size)
     return 0
+
+
+@kernel
+def overlapping(starts: Any, stops: Any, first: Any, begin: Any, stop: Any) -> Any:
+    """Ranges that overlap a chunk: the first (searched from `first` on), and the last + 1."""
+    while first < len(starts) and stops[first] <= begin:
+        first += 1
+    last = first
+    while last < len(starts) and starts[last] < stop:
+        last += 1
+    return first, last
+
+
+@kernel
+def exceed(values: Any, limit: Any) -> Any:
+    """Whether one of the unsigned values is not below the limit, if there is one."""
+    if limit < 0 or len(values) == 0:
+        return False
+    largest = values[0]
+    for j in range(len(values)):  # finds the largest instead of stopping early, so that the loop is vectorised
+        if values[j] > largest:
+            largest = values[j]
+    return largest >= np.uint64(limit)

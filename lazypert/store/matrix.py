@@ -13,6 +13,7 @@ from lazypert.store import native
 from lazypert.store.chunk_kernels import scatter_dense
 from lazypert.store.damage import store_damaged
 from lazypert.store.format import dense_dtype
+from lazypert.store.sum_kernels import add_chunks, add_view
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from lazypert.sparse.columns import ColumnSelection
     from lazypert.store.sharded_array import ShardedArray
+    from lazypert.store.sum_kernels import RowSums
 
 
 RESIDENT_ROWS = 1 << 20
@@ -241,6 +243,49 @@ class Matrix:
                     target_sum,
                     sums[overlapping],
                     out,
+                    scratch,
+                    indices.limit,
+                )
+            indices.raise_damage(index_damage, numbers)
+            data.raise_damage(value_damage, numbers)
+
+    def add_up(self, start: int, sums: RowSums, columns: ColumnSelection) -> None:
+        """Add up consecutive rows by group, without holding what is decoded; see `RowSums`.
+
+        Parameters
+        ----------
+        start
+            The first row; ``sums.slots`` has an entry for each of the rows.
+        columns
+            The selected columns.
+
+        Raises
+        ------
+        StoreDamagedError
+            If a file is missing or damaged.
+        """
+        rows = start + np.flatnonzero(sums.slots >= 0)
+        of_rows = sums.part(rows - start)
+        if not self._decodes_in_kernels:
+            add_view(self.read_view(rows), of_rows, columns)
+            return
+        starts, stops = self._bounds(rows)
+        breaks = np.flatnonzero(starts[1:] != stops[:-1]) + 1  # rows that follow one another are decoded as one range
+        bounds = starts[np.append(0, breaks)[: len(rows)]], stops[np.append(breaks, len(rows))[: len(rows)] - 1]
+        ranges = bounds[0][bounds[1] > bounds[0]], bounds[1][bounds[1] > bounds[0]]
+        indices, data = self.indices, self.data
+        self._begin_both(*ranges)
+        scratch = indices.scratch_chunk(), data.scratch_chunk()
+        for numbers, overlapping in indices.read_steps(*ranges):
+            begin, end = numbers[0] * indices.grid.chunk, (numbers[-1] + 1) * indices.grid.chunk
+            inside = slice(np.searchsorted(stops, begin, side="right"), np.searchsorted(starts, end, side="left"))
+            with indices.open_chunks(numbers) as index_chunks, data.open_chunks(numbers) as value_chunks:
+                index_damage, value_damage = add_chunks(
+                    (index_chunks, value_chunks),
+                    (ranges[0][overlapping], ranges[1][overlapping]),
+                    (starts[inside], stops[inside]),
+                    of_rows.part(inside),
+                    columns,
                     scratch,
                     indices.limit,
                 )

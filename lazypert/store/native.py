@@ -101,6 +101,12 @@ def are_available() -> bool:
     return False
 
 
+def addresses() -> tuple[np.uintp, ...]:
+    """Addresses of the C functions, as kernels take them; there must be some, see `are_available`."""
+    assert FUNCTIONS is not None
+    return FUNCTIONS.pread, FUNCTIONS.crc32c, FUNCTIONS.blosc_decompress, FUNCTIONS.blosc_getitem
+
+
 def never_split_blocks() -> None:
     """Let Blosc compress each of its blocks as one stream, in this process, from now on.
 

@@ -21,10 +21,10 @@ from lazypert._internal.fork import forkable_lock
 from lazypert._internal.machine import machine_error
 from lazypert.errors import LazypertError
 from lazypert.store import native
-from lazypert.store.chunk_kernels import NO_LIMIT, ChunkDamage, decode_ranges, select_columns, take_selected
+from lazypert.store.chunk_kernels import NO_LIMIT, decode_ranges, select_columns, take_selected
 from lazypert.store.chunk_memory import CHUNKS, MAX_CHUNKS, Piece, Scans
 from lazypert.store.damage import store_damaged
-from lazypert.store.encoded_chunks import UNREADABLE, EncodedChunks
+from lazypert.store.encoded_chunks import UNREADABLE, ChunkDamage, EncodedChunks
 from lazypert.store.shard_index import ShardIndexes
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Statistics of all cells in one pass over a matrix."""
