@@ -13,6 +13,7 @@ import dask
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 
 import lazypert as lp
 from lazypert._internal.cluster import Needs, check_workers
@@ -82,9 +83,17 @@ REDUCTIONS = {
     "layer": lambda ds: np.expm1(ds.lognorm).sum("cell"),
     "embedding": lambda ds: ds.X_pca.max("cell"),
     "groups": lambda ds: ds.X.groupby(ds.perturbation.compute()).mean(),
+    "aggregate": lambda ds: ds.pert.aggregate(stats="var")["var"],
+    "aggregate of all cells": lambda ds: ds.pert.aggregate(by=(), stats="mean")["mean"],
 }
 
 
+@pytest.fixture
+def _small_tiles(monkeypatch):
+    monkeypatch.setattr("lazypert.analysis.moments._TILE_VALUES", 2_000)
+
+
+@pytest.mark.usefixtures("_small_tiles")
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_reductions_equal_those_of_threads(made, client, reduction):
     lazy = REDUCTIONS[reduction](lp.open(made[1]))
@@ -133,6 +142,16 @@ def test_a_killed_worker_changes_nothing_in_quality_control(made, tmp_path):
         while timer.is_alive() or set(client.run(os.getpid, on_error="ignore").values()) == pids:
             pd.testing.assert_frame_equal(knockdown(made[1], "lognorm"), expected)
         pd.testing.assert_frame_equal(knockdown(made[1], "lognorm"), expected)
+
+
+@pytest.mark.usefixtures("_small_tiles")
+def test_a_killed_worker_changes_nothing_in_an_aggregate(made):
+    expected = lp.open(made[1]).pert.aggregate().compute(scheduler="threads")
+    with local_cluster() as client:
+        lazy = lp.open(made[1]).pert.aggregate()
+        future = client.compute(lazy)
+        kill_a_worker(client)
+        xr.testing.assert_identical(future.result(), expected)
 
 
 def test_an_interrupted_conversion_cancels_its_tasks_and_resumes(made, client, tmp_path):
@@ -273,12 +292,14 @@ def test_shared_tables_travel_to_each_worker_once(client, tmp_path):
 
 def test_graphs_grow_with_shards_and_not_with_cells(tmp_path):
     """Four times the cells in the same number of shards make no larger graph, and no larger tasks."""
-    sizes, counts = [], []
+    sizes, counts, aggregates = [], [], []
     for n_obs in (500, 2_000):
         source = write(screen(n_obs, lean=True), tmp_path / f"{n_obs}.h5ad")
         store = lp.convert(source, tmp_path / f"{n_obs}.zarr", progress=False, **ROLES)
         x = lp.open(store).X
         counts.append(len(dict(x.sum("cell").data.__dask_graph__())))
         sizes.append(len(pickle.dumps(dict(x.data.__dask_graph__()))))
+        aggregates.append(len(dict(lp.open(store).pert.aggregate().__dask_graph__())))
     assert counts[0] == counts[1]
+    assert aggregates[0] == aggregates[1]
     assert sizes[1] < sizes[0] + 500

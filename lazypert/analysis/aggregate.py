@@ -53,7 +53,7 @@ def aggregate(
     labels = cell_labels(store, groups, by)
     n_moments = 3 if "var" in stats else 2 if {"n_nonzero", "fraction"} & set(stats) else 1
     selection = ColumnSelection.from_indices(columns, matrix.shape[1])
-    summation = Summation(matrix, selection, labels, values, n_moments)
+    summation = Summation.of(matrix, selection, labels, values, n_moments)
     per_gene = tuple(stat for stat in stats if stat != "n")
     arrays, n_cells = reduce_blocks(summation, _Finish(per_gene), tuple(map(_dtype, per_gene)))
     dims = (*labels.names, "gene")

@@ -15,6 +15,7 @@ import dask
 import dask.array as da
 import numpy as np
 
+from lazypert.sparse.columns import ColumnSelection
 from lazypert.store.sum_kernels import RowSums
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lazypert.analysis.cell_labels import CellLabels
-    from lazypert.sparse.columns import ColumnSelection
     from lazypert.store.matrix import Matrix
     from lazypert.store.sum_kernels import Values
 
@@ -54,6 +54,8 @@ class Summation:
         Values as stored, scaled to a total of 10,000 per cell, or log1p of these.
     n_moments
         1 for sums, 2 for numbers of non-zero values too, 3 for sums of squares too.
+    tile_rows
+        Rows of a tile.
     """
 
     matrix: Matrix
@@ -61,12 +63,16 @@ class Summation:
     labels: CellLabels
     values: Values
     n_moments: int
+    tile_rows: int
 
-    @property
-    def tile_rows(self) -> int:
-        """Rows of a tile: a power of two."""
-        per_row = max(1.0, len(self.matrix.data) / max(1, self.matrix.shape[0]))
-        return 1 << min(int(np.log2(_TILE_VALUES / per_row)) if per_row < _TILE_VALUES else 0, 20)
+    @classmethod
+    def of(
+        cls, matrix: Matrix, columns: ColumnSelection, labels: CellLabels, values: Values, n_moments: int
+    ) -> Summation:
+        """Divide a matrix into tiles of about as many values as a shard."""
+        per_row = max(1.0, len(matrix.data) / max(1, matrix.shape[0]))
+        rows = 1 << max(0, int(np.log2(_TILE_VALUES / per_row)))
+        return cls(matrix, columns, labels, values, n_moments, min(rows, _TILE_ROWS))
 
     def add_tile(self, start: int, wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Add up the rows of a tile that belong to some groups.
@@ -97,17 +103,11 @@ class Summation:
         """(n_rows,) what scales each row to the total; 0 for rows without counts."""
         totals = np.zeros((len(slots), 2, 1))
         each = np.where(slots >= 0, np.arange(len(slots)), -1)
-        self.matrix.add_up(start, RowSums.make(each, None, "stored", totals), all_together(self.matrix.shape[1]))
+        self.matrix.add_up(
+            start, RowSums.make(each, None, "stored", totals), ColumnSelection.joined(self.matrix.shape[1])
+        )
         total = totals[:, 0, 0]
         return np.divide(PER, total, out=np.zeros(len(total)), where=total > 0)
-
-
-def all_together(n_columns: int) -> ColumnSelection:
-    """Select all columns as one."""
-    from lazypert.sparse.columns import ColumnSelection
-
-    lookup = np.zeros(1 << max(0, n_columns - 1).bit_length(), np.uint16)
-    return ColumnSelection(lookup, np.ones(len(lookup), np.uint8), 1)
 
 
 def reduce_blocks(

@@ -45,7 +45,12 @@ def epoch(where):
 
 
 def test_an_epoch_and_a_scan_read_hardly_more_than_is_stored(server, store):
-    for read in (epoch, lambda where: [lp.open(where).X.mean("cell").compute()]):
+    for read in (
+        epoch,
+        lambda where: [lp.open(where).X.mean("cell").compute()],
+        lambda where: [lp.open(where).pert.aggregate(by=())["var"].compute()],
+        lambda where: [lp.open(where).pert.aggregate()["mean"].compute()],
+    ):
         with server.recording() as requests:
             found = read(server.url)
         n_bytes = sum(request.n_bytes for request in of_matrix(requests))
