@@ -187,7 +187,7 @@ def test_a_server_that_goes_away_leaves_no_store_and_the_same_call_resumes(serve
         return len(n_put) > 6
 
     with server.answering(fail_after_some), pytest.raises(MachineError, match="cannot be written"):
-        to_s3(source)
+        to_s3(source, storage_options=server.impatient)
     with pytest.raises(StoreNotFoundError, match="unfinished"):
         lp.open(URL, storage_options=server.options)
     server.requests.clear()
@@ -259,7 +259,7 @@ def test_an_existing_store_stays_until_the_new_one_is_complete(server, made, to_
         to_s3(other)
     fail = lambda method, path: method == "PUT" and path.endswith("var/zarr.json")  # noqa: E731
     with server.answering(fail), pytest.raises(MachineError):
-        to_s3(other, overwrite=True)
+        to_s3(other, overwrite=True, storage_options=server.impatient)
     assert {key: data for key, data in server.objects("screen.zarr/").items() if key != CLAIM} == before
     assert lp.verify(URL, storage_options=server.options)
     to_s3(other, overwrite=True)

@@ -1,6 +1,7 @@
 """An S3 server on loopback that notes every request, and can be stopped and started again."""
 
 import contextlib
+import functools
 import threading
 
 OPTIONS = {"key": "testing", "secret": "very-secret"}
@@ -23,6 +24,8 @@ class S3Server:
 
         self.requests, self.on_request = [], None
         application = DomainDispatcherApplication(create_backend_app)
+        # It lists a folder for every request, which takes as long as the answer.
+        application.get_backend_for_host = functools.cache(application.get_backend_for_host)
 
         class Quiet(WSGIRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -64,7 +67,7 @@ class S3Server:
         """Options that give up after a few requests that fail."""
         return {**self.options, "max_retries": 1, "request_timeout": 10}
 
-    @property
+    @functools.cached_property
     def client(self):
         import boto3
 
