@@ -7,8 +7,8 @@ the last bit, whatever else is grouped, however the result is divided into block
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -32,9 +32,6 @@ _TILE_VALUES, _TILE_ROWS = 1 << 23, 1 << 20
 
 _BLOCK_BYTES = 64 * 1024**2
 """Bytes of the sums of one block of the result."""
-
-_BYTES_AT_ONCE = 128 * 1024**2
-"""Bytes of the sums of tiles that one task adds up."""
 
 PER = 10_000.0
 """Total that cells are scaled to."""
@@ -136,7 +133,7 @@ def reduce_blocks(
     for wanted, shape in block_groups(labels.shape, chunks):
         tiles = np.unique(np.concatenate([np.empty(0, np.int64), *(tiles_of_group(g) for g in wanted.tolist())]))
         finished = dask.delayed(_finish, pure=False, nout=len(dtypes))(
-            _add_tiles(summation, shared, tiles, wanted, occurring), finish, n_cells[wanted], shape, n_genes,
+            _add_tiles(summation, shared, tiles, wanted), finish, n_cells[wanted], shape, n_genes,
             summation.n_moments,
         )  # fmt: skip
         for parts, part, dtype in zip(blocks, finished, dtypes, strict=True):
@@ -154,19 +151,12 @@ def _tiles_of(occurring: list[NDArray[np.int64]]) -> Callable[[int], NDArray[np.
     return lambda number: tile[np.searchsorted(group, number) : np.searchsorted(group, number, side="right")]
 
 
-def _add_tiles(
-    summation: Summation, shared: Any, tiles: NDArray[np.int64], wanted: NDArray[np.int64],
-    occurring: list[NDArray[np.int64]],
-) -> Any:  # fmt: skip
-    """Make the tasks that add up a block: as many tiles at a time as fit in memory, always in their order."""
-    of_group = summation.columns.n_columns * summation.n_moments * 8
-    sums, waiting, n_bytes = None, [], 0
+def _add_tiles(summation: Summation, shared: Any, tiles: NDArray[np.int64], wanted: NDArray[np.int64]) -> Any:
+    """Make the tasks that add up a block: one tile after another, so that the matrix is read from front to back."""
+    sums = None
     for tile in tiles.tolist():
-        waiting.append(dask.delayed(_add_tile, pure=False)(shared, tile * summation.tile_rows, wanted))
-        n_bytes += of_group * int(np.isin(occurring[tile], wanted, assume_unique=True).sum())
-        if n_bytes >= _BYTES_AT_ONCE or len(waiting) == 64 or tile == tiles[-1]:
-            sums = dask.delayed(_add_up, pure=False)(sums, waiting, len(wanted))
-            waiting, n_bytes = [], 0
+        part = dask.delayed(_add_tile, pure=False)(shared, tile * summation.tile_rows, wanted)
+        sums = dask.delayed(_add_part, pure=False)(sums, part, len(wanted))
     return sums
 
 
@@ -174,10 +164,10 @@ def _add_tile(summation: Summation, start: int, wanted: NDArray[np.int64]) -> An
     return summation.add_tile(start, wanted)
 
 
-def _add_up(sums: NDArray[np.float64] | None, parts: list[Any], n_groups: int) -> NDArray[np.float64]:
-    result = np.zeros((n_groups, *parts[0][1].shape[1:])) if sums is None else sums.copy()
-    for present, part in parts:
-        result[present] += part
+def _add_part(sums: NDArray[np.float64] | None, part: Any, n_groups: int) -> NDArray[np.float64]:
+    present, of_tile = part
+    result = np.zeros((n_groups, *of_tile.shape[1:])) if sums is None else sums.copy()
+    result[present] += of_tile
     return result
 
 
@@ -205,7 +195,7 @@ def block_groups(
 ) -> Iterator[tuple[NDArray[np.int64], tuple[int, ...]]]:
     """Yield the numbers of the groups of each block, ascending, and its shape."""
     starts = [np.cumsum([0, *sizes[:-1]]) if sizes else np.empty(0, np.int64) for sizes in chunks]
-    for index in product(*(range(len(sizes)) for sizes in chunks)):
+    for index in itertools.product(*(range(len(sizes)) for sizes in chunks)):
         spans = [np.arange(starts[d][i], starts[d][i] + chunks[d][i]) for d, i in enumerate(index)]
         numbers = np.zeros((), np.int64)
         for span, length in zip(spans, shape, strict=True):
