@@ -114,8 +114,6 @@ class RemoteReader:
             is_held, body = self._lookup(key)
             if is_held:
                 found[key] = (None, None) if body is None else (body[-length:], len(body))
-            elif self.cache is not None and (kept := self.cache.load(f"{key}#tail")) is not None:
-                found[key] = kept, None
         missing = [key for key in keys if key not in found]
         if missing:
             from zarr.abc.store import SuffixByteRequest
@@ -123,9 +121,19 @@ class RemoteReader:
             tails = requests.run(self._gather([(key, SuffixByteRequest(length)) for key in missing]))
             for key, tail in zip(missing, tails, strict=True):
                 found[key] = tail, None
-                if self.cache is not None and tail is not None:
-                    self.cache.save(f"{key}#tail", tail)
         return [found[key] for key in keys]
+
+    def kept_tails(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """Return the last bytes of those objects whose cache has them."""
+        if self.cache is None:
+            return {}
+        return {key: tail for key in keys if (tail := self.cache.load(f"{key}#tail")) is not None}
+
+    def keep_tails(self, tails: dict[str, bytes]) -> None:
+        """Keep the last bytes of objects in the cache, after a check that they are of the version that was opened."""
+        if self.cache is not None:
+            for key, tail in tails.items():
+                self.cache.save(f"{key}#tail", tail)
 
     def read_ranges(self, ranges: Sequence[ByteRange], out: memoryview) -> list[int]:
         """Read parts of objects, all at once."""

@@ -213,11 +213,20 @@ class CheckedReader:
 
     def read_tails(self, keys: Sequence[str], length: int) -> list[tuple[bytes | None, int | None]]:
         """Last bytes of files."""
-        held = not isinstance(self.reader, LocalReader) and not self.reader.not_held(keys)
-        tails = self.reader.read_tails(keys, length)
-        if not held:
+        if isinstance(self.reader, LocalReader):
+            tails = self.reader.read_tails(keys, length)
             self.check()
-        return tails
+            return tails
+        # What the cache keeps is of the version that was opened, and chunks that do not fit it have other checksums.
+        kept: dict[str, tuple[bytes | None, int | None]]
+        kept = {key: (tail, None) for key, tail in self.reader.kept_tails(self.reader.not_held(keys)).items()}
+        others = [key for key in keys if key not in kept]
+        is_new = bool(self.reader.not_held(others))
+        found = dict(zip(others, self.reader.read_tails(others, length), strict=True))
+        if is_new:
+            self.check()
+            self.reader.keep_tails({key: tail for key, (tail, size) in found.items() if tail is not None and not size})
+        return [(kept | found)[key] for key in keys]
 
     def hold(self, keys: Sequence[str]) -> None:
         """Read small objects as a whole."""
