@@ -64,6 +64,10 @@ def _select_mask(store: str) -> Any:
     return ds.isel(cell=ds.cell_type == _labels(store)["cell_type"]).sizes
 
 
+def _aggregate(by: tuple[str, ...]) -> Callable[[str], Any]:
+    return lambda store: _pert(store).aggregate(by=by, of="counts", stats=("mean", "var") if by else "mean").compute()
+
+
 def _find_cells(store: str) -> Any:
     pert = _pert(store)
     rows = pert.store.n_obs // 2 + np.arange(min(N_NAMES, pert.store.n_obs // 2))
@@ -170,6 +174,8 @@ OPERATIONS = {
     "find-cells": Operation(f"ds.pert.rows_of {N_NAMES:,} names", _find_cells),
     "sum": Operation('ds.X.sum("gene").compute()', lambda store: lp.open(store).X.sum("gene").compute()),
     "mean": Operation('ds.X.mean("cell").compute()', lambda store: lp.open(store).X.mean("cell").compute()),
+    "mean-fast": Operation('ds.pert.aggregate(by=(), stats="mean").compute()', _aggregate(())),
+    "aggregate": Operation("ds.pert.aggregate().compute()", _aggregate(("cell_type", "perturbation"))),
     "split-random": Operation("ds.pert.split()", _split("random")),
     "split-zeroshot": Operation("zero-shot split", _split("zeroshot")),
     "split-fewshot": Operation("few-shot split", _split("fewshot")),
