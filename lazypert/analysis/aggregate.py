@@ -56,11 +56,11 @@ def aggregate(
     summation = Summation.of(matrix, selection, labels, values, n_moments)
     per_gene = tuple(stat for stat in stats if stat != "n")
     arrays, n_cells = reduce_blocks(summation, _Finish(per_gene), tuple(map(_dtype, per_gene)))
-    dims = (*labels.names, "gene")
+    dims = (*(axis.name for axis in labels.axes), "gene")
     variables: dict[str, Any] = {}
     for stat in stats:
         variables[stat] = (dims[:-1], n_cells) if stat == "n" else (dims, arrays[per_gene.index(stat)])
-    coords = {name: np.asarray(axis, dtype=object) for name, axis in zip(labels.names, labels.labels, strict=True)}
+    coords = {axis.name: np.asarray(axis.labels, dtype=object) for axis in labels.axes}
     described = {"of": of} if layer is None else {"of": of, "layer": layer}
     return xr.Dataset(variables, {**coords, "gene": gene_names[columns]}, described)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,31 +26,53 @@ _TAKEN = ("gene",)
 
 
 @dataclass(frozen=True, eq=False)
+class Axis:
+    """One of the columns that cells are grouped by.
+
+    Attributes
+    ----------
+    name
+        Its dimension: ``"cell_type"``, ``"perturbation"``, ``"dataset"``, ``"batch"``, or an obs column.
+    labels
+        (n_labels,) sorted labels.
+    of_runs
+        (n_runs,) codes, -1 for a missing label; None if cells of a run differ.
+    of_rows
+        (n_obs,) codes by store row, then.
+    """
+
+    name: str
+    labels: NDArray[np.str_]
+    of_runs: NDArray[np.integer] | None = None
+    of_rows: NDArray[np.integer] | None = None
+
+    def codes(self, runs: NDArray[np.int64], rows: slice) -> NDArray[np.int64]:
+        """(n,) code of each of consecutive rows, which are in these runs."""
+        if self.of_runs is not None:
+            return self.of_runs[runs].astype(np.int64)
+        assert self.of_rows is not None
+        return self.of_rows[rows].astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
 class CellLabels:
-    """The axes that cells are grouped by, and each cell's code on each of them.
+    """The axes that cells are grouped by, and the combination of labels of each cell.
 
     Attributes
     ----------
     groups
         The cells: rows that are in none of its runs belong to no combination.
-    names
-        Dimension of each axis: ``"cell_type"``, ``"perturbation"``, ``"dataset"``, ``"batch"``, or an obs column.
-    labels
-        For each axis, its (n_labels,) sorted labels.
-    codes
-        For each axis, (n_runs,) or (n_obs,) codes, -1 for a missing label; None for batches, whose codes the groups
-        have.
+    axes
+        The axes.
     """
 
     groups: Groups
-    names: tuple[str, ...]
-    labels: tuple[NDArray[np.str_], ...]
-    codes: tuple[NDArray[np.integer] | None, ...]
+    axes: tuple[Axis, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Number of labels of each axis; ``()`` if all cells are one group."""
-        return tuple(len(labels) for labels in self.labels)
+        return tuple(len(axis.labels) for axis in self.axes)
 
     @property
     def size(self) -> int:
@@ -60,32 +82,22 @@ class CellLabels:
     @property
     def is_by_run(self) -> bool:
         """Whether all cells of a run have the same labels, and runs are rows."""
-        return self.groups.row_order is None and all(
-            codes is not None and len(codes) == len(self.groups.start) for codes in self.codes
-        )
+        return self.groups.row_order is None and all(axis.of_runs is not None for axis in self.axes)
 
     def of_rows(self, start: int, stop: int) -> NDArray[np.int64]:
         """(stop - start,) combination of each of consecutive rows: its number in C order, -1 for none."""
-        runs = self.groups.runs_between(start, stop)
-        return self._combine(runs, start, stop)
+        return self._combine(self.groups.runs_between(start, stop), slice(start, stop))
 
     def of_runs(self) -> NDArray[np.int64]:
         """(n_runs,) combination of each run, if `is_by_run`."""
-        return self._combine(np.arange(len(self.groups.start)), 0, 0)
+        return self._combine(np.arange(len(self.groups.start)), slice(0))
 
-    def _combine(self, runs: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int64]:
+    def _combine(self, runs: NDArray[np.int64], rows: slice) -> NDArray[np.int64]:
         combined, is_missing = np.zeros(len(runs), np.int64), runs < 0
-        n_runs = len(self.groups.start)
-        for labels, codes in zip(self.labels, self.codes, strict=True):
-            if codes is None:
-                of_cell = self.groups.cells.batch_codes()
-                code = np.zeros(len(runs), np.int64) if of_cell is None else of_cell[start:stop].astype(np.int64)
-            elif len(codes) == n_runs:
-                code = codes[runs].astype(np.int64)
-            else:
-                code = codes[start:stop].astype(np.int64)
+        for axis in self.axes:
+            code = axis.codes(runs, rows)
             is_missing |= code < 0
-            combined = combined * len(labels) + code
+            combined = combined * len(axis.labels) + code
         return np.where(is_missing, -1, combined)
 
     def count(self, n_rows: int, rows_at_once: int) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
@@ -135,25 +147,19 @@ def cell_labels(store: Store, groups: Groups, by: Sequence[str]) -> CellLabels:
         If an axis is named twice.
     """
     columns = groups.roles.columns()
-    labels: list[NDArray[np.str_]] = []
-    codes: list[NDArray[Any] | None] = []
-    axes = []
+    axes: dict[str, Axis] = {}
     for name in by:
-        axis = next((axis for axis, column in columns.items() if column is not None and name in (axis, column)), name)
+        of_column = next(
+            (axis for axis, column in columns.items() if column is not None and name in (axis, column)), ""
+        )
+        axis = of_column or name
         if axis in axes:
             raise ConfigError(f"by: got {name!r}, which names {axis!r} a second time. Name each axis once.")
-        axes.append(axis)
-        if axis in RUN_AXES and columns[axis] is not None:
-            labels.append(groups.labels[axis])
-            codes.append(groups.codes[axis])
-        elif axis == "batch" and columns[axis] is not None:
-            labels.append(groups.labels[axis])
-            codes.append(None)
+        if of_column in RUN_AXES:
+            axes[axis] = Axis(axis, groups.labels[axis], of_runs=groups.codes[axis])
+        elif of_column == "batch":
+            axes[axis] = Axis(axis, groups.labels[axis], of_rows=groups.cells.batch_codes())
         else:
-            of_cells, found = factorise(
-                store.read_column(f"obs/{store.require_obs(name, ROLE_OF_AXIS.get(axis, 'by'))}")
-            )
-            labels.append(np.asarray(found))
-            codes.append(of_cells)
-    names = tuple(f"obs_{axis}" if axis in _TAKEN else axis for axis in axes)
-    return CellLabels(groups, names, tuple(labels), tuple(codes))
+            codes, labels = factorise(store.read_column(f"obs/{store.require_obs(name, ROLE_OF_AXIS.get(name, 'by'))}"))
+            axes[axis] = Axis(f"obs_{name}" if name in _TAKEN else name, labels, of_rows=codes)
+    return CellLabels(groups, tuple(axes.values()))

@@ -13,7 +13,7 @@ from lazypert._internal.validation import make_config, named_options, require_ch
 from lazypert.analysis.aggregate import aggregate
 from lazypert.dataset.anndata_files import to_anndata, write_h5ad
 from lazypert.dataset.cell_rows import are_all, as_array, cell_rows, positions_in, unique_rows
-from lazypert.dataset.dataset_source import require_stored_labels, selection_config, store_config
+from lazypert.dataset.dataset_source import require_stored_labels, selected_genes, selection_config, store_config
 from lazypert.dataset.selection import rows_with_labels
 from lazypert.dataset.store_access import reopen_store
 from lazypert.dataset.variables import STORE, STORE_ROW
@@ -367,7 +367,7 @@ class PertAccessor:
         layer
             Matrix to aggregate: a layer or ``"raw"``; X by default.
         genes
-            Names of genes, in this order; all by default.
+            Names of genes, in this order; by default all of the Dataset, or of ``raw``.
 
         Returns
         -------
@@ -395,6 +395,7 @@ class PertAccessor:
             means.sel(perturbation="TP53").to_pandas()
         """
         unique_rows(self._ds, "a statistic of cells")
+        genes = selected_genes(self._ds, self.store, layer) if genes is None else genes
         return aggregate(self.store, self.groups, by=by, stats=stats, of=of, layer=layer, genes=genes)
 
     def match_controls(

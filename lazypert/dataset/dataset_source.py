@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lazypert._internal.config import derive
 from lazypert._internal.validation import make_config
 from lazypert.dataset.variables import CELL, CELL_NAME, GENE, OBS_COLUMN, STORE_ROW
@@ -70,6 +72,15 @@ def selection_config(ds: xr.Dataset, store: Store, options: ScreenOptions) -> Pe
         **roles_of_store(store.roles, options),
     }
     return derive(PerturbationSourceConfig, options, **of_store)
+
+
+def selected_genes(ds: xr.Dataset, store: Store, layer: str | None = None) -> list[str] | None:
+    """Return the names of the genes of a Dataset; None if they are all genes of the store, or of another matrix."""
+    known = store.var.index.astype(str)
+    if GENE not in ds.coords or store.matrix_var(layer) is not store.var:
+        return None
+    names = np.atleast_1d(np.asarray(ds[GENE])).astype(str)
+    return None if np.array_equal(names, known) else [str(name) for name in names]
 
 
 def _cache_options(store: Store) -> dict[str, Any]:

@@ -90,8 +90,8 @@ def brute_force(adata, by, of):
         )
 
 
-@pytest.mark.parametrize("name", ["grouped", "source", "compact"])
-@pytest.mark.parametrize("of", ["counts", "cp10k", "log1p"])
+@pytest.mark.parametrize("name", ["grouped", "source", pytest.param("compact", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("of", ["counts", "log1p", pytest.param("cp10k", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "by",
     [
@@ -146,6 +146,30 @@ def test_selections_of_cells_and_genes(stores, name):
         one = found.sel(cell_type=label)
         np.testing.assert_allclose(one["mean"], expected["mean"][[9, 2]], rtol=1e-9)
         np.testing.assert_allclose(one["var"], expected["var"][[9, 2]], rtol=1e-9)
+
+
+def test_genes_of_the_dataset(stores):
+    ds = lp.open(stores["grouped"])
+    whole = ds.pert.aggregate(of="cp10k").compute()
+    for genes in ([9, 2], slice(3, 8), 5):
+        part = ds.isel(gene=genes).pert.aggregate(of="cp10k").compute()
+        expected = whole.isel(gene=[genes] if isinstance(genes, int) else genes)
+        xr.testing.assert_identical(part, expected)
+    assert ds.isel(gene=[1]).pert.aggregate(by=(), genes="gene3").gene.values.tolist() == ["gene3"]
+
+
+@pytest.mark.parametrize("order", ["grouped", "source"])
+def test_as_many_runs_as_cells(tmp_path, order):
+    """Codes of runs and of rows have the same length then."""
+    adata = screen(40, lean=True)
+    adata.obs["perturbation"] = [f"p{i * 7 % 40:02}" for i in range(40)]
+    adata.obs["donor"] = [f"d{i % 3}" for i in range(40)]
+    options = {**ROLES, "control_pert": "p00", "order": order}
+    ds = lp.open(lp.convert(write(adata, tmp_path / "a.h5ad"), tmp_path / "a.zarr", **options))
+    found = ds.pert.aggregate(by=("perturbation", "donor"), stats="sum", of="counts").compute()
+    for i in range(40):
+        one = found["sum"].sel(perturbation=f"p{i * 7 % 40:02}", donor=f"d{i % 3}")
+        np.testing.assert_array_equal(one, adata.X[i].toarray()[0])
 
 
 def test_layers_are_taken_as_they_are(stores):
