@@ -25,6 +25,10 @@ _TAKEN = ("gene",)
 """Dimensions that no axis can be called."""
 
 
+_MOST = 10_000_000
+"""Combinations of labels."""
+
+
 @dataclass(frozen=True, eq=False)
 class Axis:
     """One of the columns that cells are grouped by.
@@ -144,7 +148,7 @@ def cell_labels(store: Store, groups: Groups, by: Sequence[str]) -> CellLabels:
     ColumnNotFoundError
         If there is no such column.
     ConfigError
-        If an axis is named twice.
+        If an axis is named twice, or there are too many combinations of labels.
     """
     columns = groups.roles.columns()
     axes: dict[str, Axis] = {}
@@ -162,4 +166,11 @@ def cell_labels(store: Store, groups: Groups, by: Sequence[str]) -> CellLabels:
         else:
             codes, labels = factorise(store.read_column(f"obs/{store.require_obs(name, ROLE_OF_AXIS.get(name, 'by'))}"))
             axes[axis] = Axis(f"obs_{name}" if name in _TAKEN else name, labels, of_rows=codes)
-    return CellLabels(groups, tuple(axes.values()))
+    found = CellLabels(groups, tuple(axes.values()))
+    if found.size > _MOST:
+        sizes = " x ".join(f"{len(axis.labels):,}" for axis in found.axes)
+        raise ConfigError(
+            f"by: got {', '.join(map(repr, by))}, which have {sizes} combinations of labels, expected at most "
+            f"{_MOST:,}. Group by columns with fewer labels, or select cells first and aggregate part by part."
+        )
+    return found

@@ -138,14 +138,18 @@ def reduce_blocks(
         )  # fmt: skip
         for parts, part, dtype in zip(blocks, finished, dtypes, strict=True):
             parts.append(da.from_delayed(part, (*shape, n_genes), dtype))
-    counts = tuple(len(sizes) for sizes in chunks)
-    return tuple(_assemble(parts, counts) for parts in blocks), n_cells.reshape(labels.shape)
+    counts, shape = tuple(len(sizes) for sizes in chunks), (*labels.shape, n_genes)
+    arrays = (
+        _assemble(parts, counts) if parts else da.zeros(shape, dtype)  # an axis without labels
+        for parts, dtype in zip(blocks, dtypes, strict=True)
+    )
+    return tuple(arrays), n_cells.reshape(labels.shape)
 
 
 def _tiles_of(occurring: list[NDArray[np.int64]]) -> Callable[[int], NDArray[np.int64]]:
     """Return a function that lists the tiles in which a group has cells, ascending."""
     group = np.concatenate([np.empty(0, np.int64), *occurring])
-    tile = np.repeat(np.arange(len(occurring)), [len(found) for found in occurring])
+    tile = np.repeat(np.arange(len(occurring)), np.array([len(found) for found in occurring], np.int64))
     order = np.argsort(group, kind="stable")
     group, tile = group[order], tile[order]
     return lambda number: tile[np.searchsorted(group, number) : np.searchsorted(group, number, side="right")]

@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 
 import lazypert as lp
-from lazypert.analysis import moments
+from lazypert.analysis import cell_labels, moments
 from lazypert.errors import ColumnNotFoundError, ConfigError, LabelNotFoundError, StoreDamagedError
 from lazypert.store.sharded_array import ShardedArray
 from tests.support.native import hide_native_functions
@@ -170,6 +170,27 @@ def test_as_many_runs_as_cells(tmp_path, order):
     for i in range(40):
         one = found["sum"].sel(perturbation=f"p{i * 7 % 40:02}", donor=f"d{i % 3}")
         np.testing.assert_array_equal(one, adata.X[i].toarray()[0])
+
+
+def test_nothing_to_aggregate(stores, tmp_path):
+    ds = lp.open(stores["grouped"])
+    none = ds.isel(cell=[]).pert.aggregate(stats=ALL).compute()
+    assert (none.n == 0).all()
+    assert np.isnan(none["mean"]).all()
+    assert ds.pert.aggregate(by="cell_type", genes=[]).compute()["mean"].shape == (
+        ds.pert.groups.labels["cell_type"].size,
+        0,
+    )
+    adata = screen(20, lean=True)
+    adata.obs["donor"] = pd.Categorical([None] * 20, categories=["a"])
+    unlabelled = lp.open(lp.convert(write(adata, tmp_path / "a.h5ad"), tmp_path / "a.zarr", **ROLES))
+    assert unlabelled.pert.aggregate(by=("donor", "batch")).compute()["var"].shape == (0, 3, 17)
+
+
+def test_too_many_combinations_are_an_error(stores, monkeypatch):
+    monkeypatch.setattr(cell_labels, "_MOST", 10)
+    with pytest.raises(ConfigError, match=r"combinations of labels, expected at most 10\. Group by"):
+        lp.open(stores["grouped"]).pert.aggregate(by=("cell_type", "perturbation"))
 
 
 def test_layers_are_taken_as_they_are(stores):
