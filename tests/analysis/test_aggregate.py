@@ -188,8 +188,8 @@ def test_nothing_to_aggregate(stores, tmp_path):
 
 
 def test_too_many_combinations_are_an_error(stores, monkeypatch):
-    monkeypatch.setattr(cell_labels, "_MOST", 10)
-    with pytest.raises(ConfigError, match=r"combinations of labels, expected at most 10\. Group by"):
+    monkeypatch.setattr(cell_labels, "_MOST", 5)
+    with pytest.raises(ConfigError, match=r"combinations of labels, expected at most 5\. Group by"):
         lp.open(stores["grouped"]).pert.aggregate(by=("cell_type", "perturbation"))
 
 
