@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from lazypert._internal.validation import require_choice, require_names
-from lazypert.analysis.cell_labels import cell_labels
+from lazypert._internal.validation import require, require_choice, require_names
+from lazypert.analysis.cell_labels import STATS, cell_labels
 from lazypert.analysis.moments import Summation, reduce_blocks
 from lazypert.errors import ConfigError, LabelNotFoundError, near_matches
 from lazypert.sparse.columns import ColumnSelection
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from lazypert.store.matrix import Matrix
     from lazypert.store.store import Store
     from lazypert.store.sum_kernels import Values
-
-STATS = ("n", "sum", "mean", "var", "n_nonzero", "fraction")
-"""Statistics that can be asked for."""
 
 OF: dict[str, Values] = {"stored": "stored", "counts": "stored", "cp10k": "scaled", "log1p": "log1p"}
 """Values that can be aggregated."""
@@ -43,6 +40,7 @@ def aggregate(
 ) -> xr.Dataset:
     """Aggregate the cells of some groups; see `PertAccessor.aggregate`."""
     by, stats = _names("by", by), _names("stats", stats)
+    require(len(stats) > 0, "stats", stats, "at least one statistic")
     for stat in stats:
         require_choice("stats", stat, STATS)
     matrix = store.matrix(layer)

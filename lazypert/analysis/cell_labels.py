@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from lazypert.store.store import Store
 
 
-_TAKEN = ("gene",)
-"""Dimensions that no axis can be called."""
+STATS = ("n", "sum", "mean", "var", "n_nonzero", "fraction")
+"""Statistics of a group that can be asked for."""
 
+_TAKEN = ("gene", *STATS)
+"""Names in the result that no axis can have."""
 
 _MOST = 10_000_000
 """Combinations of labels."""

@@ -358,8 +358,8 @@ class PertAccessor:
             What cells are grouped by: ``"cell_type"``, ``"perturbation"``, ``"batch"``, ``"dataset"``, or obs columns.
             ``()`` makes one group of all cells.
         stats
-            Any of ``"n"`` (cells), ``"sum"``, ``"mean"``, ``"var"`` (unbiased: divided by n - 1), ``"n_nonzero"``
-            (cells with a value other than zero) and ``"fraction"`` (their share).
+            Any of ``"n"`` (cells), ``"sum"``, ``"mean"``, ``"var"`` (unbiased: divided by n - 1; from sums and sums of
+            squares, in float64), ``"n_nonzero"`` (cells with a value other than zero) and ``"fraction"`` (their share).
         of
             ``"log1p"``: log(1 + counts per 10,000), natural logarithm; ``"cp10k"``: counts per 10,000; ``"counts"``;
             or ``"stored"``: values as they are, which need not be counts. Cells are scaled by their total over all

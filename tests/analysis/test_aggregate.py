@@ -172,6 +172,16 @@ def test_as_many_runs_as_cells(tmp_path, order):
         np.testing.assert_array_equal(one, adata.X[i].toarray()[0])
 
 
+def test_columns_named_like_parts_of_the_result(tmp_path):
+    adata = screen(30, lean=True)
+    adata.obs["gene"], adata.obs["mean"] = adata.obs["batch"].astype(str), "same"
+    ds = lp.open(lp.convert(write(adata, tmp_path / "a.h5ad"), tmp_path / "a.zarr", **ROLES))
+    found = ds.pert.aggregate(by=("gene", "mean"), stats=("n", "mean"), of="counts").compute()
+    assert found["mean"].dims == ("obs_gene", "obs_mean", "gene")
+    expected = ds.pert.aggregate(by="batch", stats=("n", "mean"), of="counts").compute()
+    np.testing.assert_array_equal(found["mean"].values[:, 0], expected["mean"])
+
+
 def test_nothing_to_aggregate(stores, tmp_path):
     ds = lp.open(stores["grouped"])
     none = ds.isel(cell=[]).pert.aggregate(stats=ALL).compute()
@@ -269,6 +279,7 @@ def test_damage_is_an_error(stores, tmp_path):
     ("options", "error", "message"),
     [
         ({"stats": "median"}, ConfigError, "stats: got 'median', expected one of 'n', 'sum'"),
+        ({"stats": ()}, ConfigError, "stats: got \\(\\), expected at least one"),
         ({"of": "tpm"}, ConfigError, "of: got 'tpm', expected one of"),
         ({"by": "guide"}, ColumnNotFoundError, "'guide'"),
         ({"by": ("batch", "batch")}, ConfigError, "names 'batch' a second time"),
