@@ -174,8 +174,10 @@ OPERATIONS = {
     "find-cells": Operation(f"ds.pert.rows_of {N_NAMES:,} names", _find_cells),
     "sum": Operation('ds.X.sum("gene").compute()', lambda store: lp.open(store).X.sum("gene").compute()),
     "mean": Operation('ds.X.mean("cell").compute()', lambda store: lp.open(store).X.mean("cell").compute()),
-    "mean-fast": Operation('ds.pert.aggregate(by=(), stats="mean").compute()', _aggregate(())),
-    "aggregate": Operation("ds.pert.aggregate().compute()", _aggregate(("cell_type", "perturbation"))),
+    "mean-fast": Operation('ds.pert.aggregate(by=(), stats="mean", of="counts").compute()', _aggregate(())),
+    "aggregate": Operation(
+        'ds.pert.aggregate(stats=("mean", "var"), of="counts").compute()', _aggregate(("cell_type", "perturbation"))
+    ),
     "split-random": Operation("ds.pert.split()", _split("random")),
     "split-zeroshot": Operation("zero-shot split", _split("zeroshot")),
     "split-fewshot": Operation("few-shot split", _split("fewshot")),

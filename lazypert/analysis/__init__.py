@@ -1,1 +1,1 @@
-"""Statistics of all cells in one pass over a matrix."""
+"""Statistics of genes over all cells."""

@@ -10,7 +10,6 @@ import numpy as np
 from lazypert.errors import ConfigError
 from lazypert.screen.labels import factorise
 from lazypert.screen.roles import ROLE_OF_AXIS, RUN_AXES
-from lazypert.screen.rows import CELLS_AT_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,12 +19,6 @@ if TYPE_CHECKING:
     from lazypert.screen.groups import Groups
     from lazypert.store.store import Store
 
-
-STATS = ("n", "sum", "mean", "var", "n_nonzero", "fraction")
-"""Statistics of a group that can be asked for."""
-
-_TAKEN = ("gene", *STATS)
-"""Names in the result that no axis can have."""
 
 _MOST = 10_000_000
 """Combinations of labels."""
@@ -131,12 +124,11 @@ class CellLabels:
                 found = of_runs[inside]
                 n_cells = np.minimum(stops[inside], end) - np.maximum(starts[inside], begin)
             else:
-                parts = [self.of_rows(at, min(end, at + CELLS_AT_ONCE)) for at in range(begin, end, CELLS_AT_ONCE)]
-                found, n_cells = np.unique(np.concatenate(parts), return_counts=True)
+                found, n_cells = np.unique(self.of_rows(begin, end), return_counts=True)
             yield found[found >= 0], n_cells[found >= 0]
 
 
-def cell_labels(store: Store, groups: Groups, by: Sequence[str]) -> CellLabels:
+def cell_labels(store: Store, groups: Groups, by: Sequence[str], *, reserved: Sequence[str]) -> CellLabels:
     """Look up the axes that cells are grouped by.
 
     Parameters
@@ -144,6 +136,8 @@ def cell_labels(store: Store, groups: Groups, by: Sequence[str]) -> CellLabels:
     by
         Each is ``"cell_type"``, ``"perturbation"``, ``"dataset"`` or ``"batch"``, if the screen has such a column, or
         an obs column. The column of one of these axes means that axis.
+    reserved
+        Names that no dimension may have: an obs column of such a name gets the prefix ``obs_``.
 
     Raises
     ------
@@ -167,7 +161,7 @@ def cell_labels(store: Store, groups: Groups, by: Sequence[str]) -> CellLabels:
             axes[axis] = Axis(axis, groups.labels[axis], of_rows=groups.cells.batch_codes())
         else:
             codes, labels = factorise(store.read_column(f"obs/{store.require_obs(name, ROLE_OF_AXIS.get(name, 'by'))}"))
-            axes[axis] = Axis(f"obs_{name}" if name in _TAKEN else name, labels, of_rows=codes)
+            axes[axis] = Axis(f"obs_{name}" if name in reserved else name, labels, of_rows=codes)
     found = CellLabels(groups, tuple(axes.values()))
     if found.size > _MOST:
         sizes = " x ".join(f"{len(axis.labels):,}" for axis in found.axes)

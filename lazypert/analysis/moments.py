@@ -15,6 +15,7 @@ import dask
 import dask.array as da
 import numpy as np
 
+from lazypert.quality.value_scale import PER
 from lazypert.sparse.columns import ColumnSelection
 from lazypert.store.sum_kernels import RowSums
 
@@ -32,9 +33,6 @@ _TILE_VALUES, _TILE_ROWS = 1 << 23, 1 << 20
 
 _BLOCK_BYTES = 64 * 1024**2
 """Bytes of the sums of one block of the result."""
-
-PER = 10_000.0
-"""Total that cells are scaled to."""
 
 
 @dataclass(frozen=True, eq=False)

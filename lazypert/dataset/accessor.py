@@ -347,16 +347,18 @@ class PertAccessor:
         layer: str | None = None,
         genes: str | Sequence[str] | None = None,
     ) -> xr.Dataset:
-        """Aggregate the expression of groups of cells, lazily, in one pass over the matrix.
+        """Aggregate the expression of groups of cells, lazily, without dense blocks of the matrix.
 
-        Reads every chunk of the matrix that holds cells of this Dataset once, whatever `genes` are; blocks of the
-        result that are loaded on their own read only the chunks of their cells. Values are those of the store.
+        Nothing of the matrix is read before the result is computed, and for some groups only the chunks that hold their
+        cells, whatever `genes` are. ``"log1p"`` and ``"cp10k"`` decode these twice, for the totals first. A store in
+        source order, or a column that the store is not sorted by, is read once for each 64 MiB of sums. Values are
+        those of the store, also if others were assigned to the Dataset.
 
         Parameters
         ----------
         by
             What cells are grouped by: ``"cell_type"``, ``"perturbation"``, ``"batch"``, ``"dataset"``, or obs columns.
-            ``()`` makes one group of all cells.
+            ``()`` makes one group of all cells. Labels are text, also those of numbers.
         stats
             Any of ``"n"`` (cells), ``"sum"``, ``"mean"``, ``"var"`` (unbiased: divided by n - 1; from sums and sums of
             squares, in float64), ``"n_nonzero"`` (cells with a value other than zero) and ``"fraction"`` (their share).
@@ -373,17 +375,19 @@ class PertAccessor:
         -------
         Dataset of Dask arrays with the dimensions `by` and ``gene``, float64 (``n`` and ``n_nonzero`` are int64), and
         the labels as coordinates. Statistics of a group that has no cells are NaN, and so is the variance of a single
-        cell. Cells without one of the labels are left out. Results have the same bits on any scheduler and for any
+        cell. Cells without one of the labels are left out. An obs column that is called like a statistic or ``gene``
+        gets the prefix ``obs_``. Results have the same bits on any scheduler and for any
         selection of groups.
 
         Raises
         ------
         ConfigError
-            When an option is unknown or invalid, the values are not counts, or a cell occurs more than once.
+            When an option is unknown or invalid, a cell or a gene occurs more than once, or labels were assigned to the
+            Dataset in place of those of a column.
+        NotCountsError
+            When the values are not counts, and `of` is not ``"stored"``.
         ColumnNotFoundError
-            When a column or a layer does not exist.
-        LabelNotFoundError
-            When a gene does not exist.
+            When a column, a layer or a gene does not exist.
         ClusterError
             When workers of a cluster cannot read the store.
 
@@ -395,6 +399,8 @@ class PertAccessor:
             means.sel(perturbation="TP53").to_pandas()
         """
         unique_rows(self._ds, "a statistic of cells")
+        by = require_names("by", by)
+        require_stored_labels(self._ds, self.store, by)
         genes = selected_genes(self._ds, self.store, layer) if genes is None else genes
         return aggregate(self.store, self.groups, by=by, stats=stats, of=of, layer=layer, genes=genes)
 

@@ -13,6 +13,8 @@ from lazypert.errors import ConfigError
 from lazypert.sources.config import PerturbationSourceConfig, roles_of_store
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import xarray as xr
 
     from lazypert.sources.config import PerturbationSourceKwargs, ScreenOptions
@@ -87,10 +89,16 @@ def _cache_options(store: Store) -> dict[str, Any]:
     return {"cache_dir": store.cache_dir, "cache_size": store.cache_size} if store.is_remote else {}
 
 
-def require_stored_labels(ds: xr.Dataset, store: Store) -> None:
-    """Raise `ConfigError` if labels were assigned to a Dataset in place of those that the store groups its cells by."""
+def require_stored_labels(ds: xr.Dataset, store: Store, also: Sequence[str] = ()) -> None:
+    """Raise `ConfigError` if labels were assigned to a Dataset in place of those that the store groups its cells by.
+
+    Parameters
+    ----------
+    also
+        Other obs columns that cells are grouped by.
+    """
     roles = store.roles
-    for column in (*roles.columns().values(), *roles.covariates):
+    for column in (*roles.columns().values(), *roles.covariates, *also):
         if column not in ds.variables or column in (CELL_NAME, STORE_ROW):
             continue
         variable = ds.variables[column]

@@ -302,11 +302,6 @@ class Loader:
             raise IndexError(f"step: got {step!r}, expected 0 to {planned.n_batches - 1}.")
         return self._collator.batch(self._block_reader.read(planned, range(step, step + 1)), 0)
 
-    def check_stores(self) -> None:
-        """Raise an error if a store is not the one that was opened any more."""
-        for store in self.source.stores:
-            store.reader.check()
-
     def _batches(self, start: Position) -> Generator[PerturbationBatch]:
         """Prefetch the rest of an epoch."""
         epoch, reader = self._plan_epoch(start.epoch), self._block_reader

@@ -43,8 +43,9 @@ class LoaderIterator:
                 raise
             except BaseException as error:
                 self._batches = None  # the next call reads the same batch again: the storage may answer by then
-                if isinstance(error, StoreDamagedError):
-                    self._loader.check_stores()  # one that is deleted or replaced meanwhile looks damaged at first
+                if isinstance(error, StoreDamagedError):  # as one that is deleted or replaced meanwhile seems to be
+                    for store in self._loader.source.stores:
+                        store.reader.check()
                 raise
             self._position.step += 1
             return batch

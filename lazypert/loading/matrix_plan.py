@@ -5,17 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-
-from lazypert.errors import ConfigError, NotCountsError, no_such_column
+from lazypert.errors import ConfigError, NotCountsError
 from lazypert.loading.row_pointers import RowTransform
+from lazypert.screen.gene_selection import select_genes
 from lazypert.sparse.columns import ColumnSelection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from numpy.typing import NDArray
 
     from lazypert.loading.config import LoaderConfig
     from lazypert.sources.base import PerturbationSource
@@ -128,14 +124,4 @@ def _select_genes(source: PerturbationSource, genes: Sequence[str] | None) -> Co
             return None
         assert source.hvg_indices is not None
         return ColumnSelection.from_indices(source.hvg_indices, len(names))
-    requested = pd.Index(genes, dtype=object)
-    absent = requested[~requested.isin(names)]
-    if len(absent):
-        raise no_such_column("genes", absent[0], "a gene of the screen", names)
-    repeated = requested[requested.duplicated() | requested.isin(names[names.duplicated()])]
-    if len(repeated):
-        raise ConfigError(
-            f"genes: got {repeated[0]!r}, which occurs more than once in genes or in the screen, expected unique names."
-        )
-    indices: NDArray[np.integer] = names.get_indexer_for(requested) if len(requested) else np.empty(0, np.int64)
-    return ColumnSelection.from_indices(indices, len(names))
+    return select_genes(genes, names)

@@ -21,8 +21,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lazypert.sparse.columns import ColumnSelection
+    from lazypert.store.encoded_chunks import ChunkDamage, EncodedChunks
     from lazypert.store.sharded_array import ShardedArray
     from lazypert.store.sum_kernels import RowSums
+
+    BothChunks = tuple[EncodedChunks, EncodedChunks]
+    BothArrays = tuple[NDArray[Any], NDArray[Any]]
+    BothDamages = tuple[ChunkDamage, ChunkDamage]
 
 
 RESIDENT_ROWS = 1 << 20
@@ -229,25 +234,15 @@ class Matrix:
         out: NDArray[np.float32],
     ) -> None:
         """Decode sorted, distinct, non-empty rows and write their selected columns; a `target_sum` of 0 means none."""
-        indices, data, sums = self.indices, self.data, np.zeros(len(starts))
-        self._begin_both(starts, stops)
-        scratch = indices.scratch_chunk(), data.scratch_chunk(), np.zeros(columns.n_columns + 1, np.float32)
-        for numbers, overlapping in indices.read_steps(starts, stops):
-            ranges, step_rows = (starts[overlapping], stops[overlapping]), out_rows[overlapping]
-            with indices.open_chunks(numbers) as index_chunks, data.open_chunks(numbers) as value_chunks:
-                index_damage, value_damage = scatter_dense(
-                    (index_chunks, value_chunks),
-                    ranges,
-                    step_rows,
-                    columns,
-                    target_sum,
-                    sums[overlapping],
-                    out,
-                    scratch,
-                    indices.limit,
-                )
-            indices.raise_damage(index_damage, numbers)
-            data.raise_damage(value_damage, numbers)
+        sums, row, limit = np.zeros(len(starts)), np.zeros(columns.n_columns + 1, np.float32), self.indices.limit
+
+        def scatter(chunks: BothChunks, scratch: BothArrays, part: slice, _: NDArray[np.int64]) -> BothDamages:
+            ranges = starts[part], stops[part]
+            return scatter_dense(
+                chunks, ranges, out_rows[part], columns, target_sum, sums[part], out, (*scratch, row), limit
+            )
+
+        self._decode_both(starts, stops, scatter)
 
     def add_up(self, start: int, sums: RowSums, columns: ColumnSelection) -> None:
         """Add up consecutive rows by group, without holding what is decoded; see `RowSums`.
@@ -273,24 +268,40 @@ class Matrix:
         breaks = np.flatnonzero(starts[1:] != stops[:-1]) + 1  # rows that follow one another are decoded as one range
         bounds = starts[np.append(0, breaks)[: len(rows)]], stops[np.append(breaks, len(rows))[: len(rows)] - 1]
         ranges = bounds[0][bounds[1] > bounds[0]], bounds[1][bounds[1] > bounds[0]]
-        indices, data = self.indices, self.data
-        self._begin_both(*ranges)
-        scratch = indices.scratch_chunk(), data.scratch_chunk()
-        for numbers, overlapping in indices.read_steps(*ranges):
-            begin, end = numbers[0] * indices.grid.chunk, (numbers[-1] + 1) * indices.grid.chunk
+
+        def add(chunks: BothChunks, scratch: BothArrays, part: slice, numbers: NDArray[np.int64]) -> BothDamages:
+            begin, end = numbers[[0, -1]] * self.indices.grid.chunk + [0, self.indices.grid.chunk]
             inside = slice(np.searchsorted(stops, begin, side="right"), np.searchsorted(starts, end, side="left"))
-            with indices.open_chunks(numbers) as index_chunks, data.open_chunks(numbers) as value_chunks:
-                index_damage, value_damage = add_chunks(
-                    (index_chunks, value_chunks),
-                    (ranges[0][overlapping], ranges[1][overlapping]),
-                    (starts[inside], stops[inside]),
-                    of_rows.part(inside),
-                    columns,
-                    scratch,
-                    indices.limit,
-                )
-            indices.raise_damage(index_damage, numbers)
-            data.raise_damage(value_damage, numbers)
+            decoded, of_part = (ranges[0][part], ranges[1][part]), of_rows.part(inside)
+            return add_chunks(
+                chunks, decoded, (starts[inside], stops[inside]), of_part, columns, scratch, self.indices.limit
+            )
+
+        self._decode_both(*ranges, add)
+
+    def _decode_both(
+        self,
+        starts: NDArray[np.int64],
+        stops: NDArray[np.int64],
+        decode: Callable[[BothChunks, BothArrays, slice, NDArray[np.int64]], BothDamages],
+    ) -> None:
+        """Read ranges of column numbers and values side by side, step by step.
+
+        Parameters
+        ----------
+        starts, stops
+            Sorted ranges of elements that are not empty and do not overlap.
+        decode
+            Takes the chunks of a step, room for one decoded chunk of each array, the ranges that overlap the chunks,
+            and their numbers.
+        """
+        self._begin_both(starts, stops)
+        scratch = self.indices.scratch_chunk(), self.data.scratch_chunk()
+        for numbers, part in self.indices.read_steps(starts, stops):
+            with self.indices.open_chunks(numbers) as index_chunks, self.data.open_chunks(numbers) as value_chunks:
+                index_damage, value_damage = decode((index_chunks, value_chunks), scratch, part, numbers)
+            self.indices.raise_damage(index_damage, numbers)
+            self.data.raise_damage(value_damage, numbers)
 
     def _begin_both(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> None:
         """Read both arrays at a time where each read waits for a server."""

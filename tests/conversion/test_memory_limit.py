@@ -183,7 +183,8 @@ def test_more_cells_than_fit_in_a_piece_have_the_same_peak_in_any_order(tmp_path
     print({case: f"{peak / MIB:.0f} MiB" for case, peak in peaks.items()})
     few = peaks.pop(("grouped", 1_000_000))
     for many in peaks.values():
-        assert many < min(few + 112 * MIB, (128 + 256) * MIB)  # 2,000,000 cells more
+        # A peak varies by 80 MiB between runs; 64 bytes for each of the 2,000,000 further cells would be 122 MiB.
+        assert many < min(few + 112 * MIB, (128 + 256) * MIB)
 
 
 def test_the_file_is_read_less_than_twice(tmp_path):

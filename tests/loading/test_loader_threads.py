@@ -4,6 +4,7 @@ import gc
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -144,6 +145,17 @@ class TestFaults:
         with pytest.raises(StoreNotFoundError):
             loader.batch(0, 0)
         batches.close()
+
+    def test_a_store_that_is_being_deleted_is_not_called_damaged(self, copied_store):
+        """Threads meet the missing matrix first, and the root is gone when the error is raised."""
+        loader = loader_of(PerturbationAnnDataSource(PerturbationSourceConfig(file_path=copied_store)), shuffle_size=16)
+        batches = iter(loader)
+        next(batches)
+        shutil.rmtree(copied_store / "X")
+        time.sleep(0.3)
+        shutil.rmtree(copied_store)
+        with pytest.raises(StoreNotFoundError, match="any more"):
+            list(batches)
 
     def test_a_damaged_chunk_raises(self, copied_store):
         flip(copied_store / "X/data/c/0", 8 * 200)

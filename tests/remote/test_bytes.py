@@ -59,6 +59,19 @@ def test_an_epoch_and_a_scan_read_hardly_more_than_is_stored(server, store):
             np.testing.assert_array_equal(one, other)
 
 
+def test_an_aggregate_reads_the_cells_of_what_is_computed(server, store, monkeypatch):
+    monkeypatch.setattr("lazypert.analysis.moments._BLOCK_BYTES", 1)  # one group for each block
+    with server.recording() as requests:
+        means = lp.open(server.url).pert.aggregate(stats="mean")["mean"]
+    assert of_matrix(requests) == []
+    one = {"perturbation": "TP53", "cell_type": "Neuron"}
+    with server.recording() as requests:
+        found = means.sel(one).compute()
+    n_bytes = sum(request.n_bytes for request in of_matrix(requests) if "indptr" not in request.key)
+    assert 0 < n_bytes < 0.2 * stored_bytes(store)  # one of 18 groups, indexes of shards, and chunks at its ends
+    np.testing.assert_array_equal(found, lp.open(store).pert.aggregate(stats="mean")["mean"].sel(one).compute())
+
+
 def test_blocks_of_a_scan_are_read_ahead(server, store):
     matrix, local = Store(server.url).matrix(), Store(store).matrix()
     blocks = [(start, start + 20) for start in range(0, matrix.shape[0], 20)]

@@ -204,6 +204,26 @@ def test_a_replaced_store_is_noticed(tmp_path, reference):
         server.stop()
 
 
+def test_the_cache_never_keeps_indexes_of_another_version(tmp_path, reference):
+    """They are not asked for again, so those of a new store would fit its chunks, and not the old tables."""
+    folder, cache = tmp_path / "served.zarr", tmp_path / "cache"
+    shutil.copytree(reference.store, folder)
+    server = RangeServer(folder)
+    try:
+        store = Store(server.url, cache_dir=cache)
+        shutil.rmtree(folder)
+        lp.convert(reference_screen(tmp_path / "other.h5ad", seed=2), folder, **ROLES)
+        for _ in range(2):
+            with pytest.raises(StoreChangedError, match="was replaced"):
+                store.matrix().read(0, 900)
+        shutil.rmtree(folder)
+        shutil.copytree(reference.store, folder)
+        found = Store(server.url, cache_dir=cache).matrix().read(0, 900)
+        np.testing.assert_array_equal(found.data, Store(reference.store).matrix().read(0, 900).data)
+    finally:
+        server.stop()
+
+
 def test_damage_is_told_from_trouble(tmp_path, reference):
     folder = tmp_path / "served.zarr"
     shutil.copytree(reference.store, folder)
