@@ -249,7 +249,8 @@ def test_nothing_that_is_written_or_shown_holds_a_secret(server, made, options, 
     loader = result.loader(sentence_size=4, sentences_per_batch=2)
     next(iter(loader))
     lp.save_run(out, result, loader)
-    for value in (result, loader, loader.state_dict(), result.train, lp.PerturbationAnnDataSource(config)):
+    result.splits.save(tmp_path / "split.csv")
+    for value in (result, loader, loader.state_dict(), result.splits, lp.PerturbationAnnDataSource(config)):
         assert SECRET not in repr(value)
     paths = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert out in paths
