@@ -21,7 +21,7 @@ def pytest_collection_finish():
 def _no_sync():
     """Skip fsync, a quarter of the time of a small conversion. Only a power failure could tell the difference."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("conversion.staging", "dataset.anndata_files", "updates.store_update"):
+        for module in ("conversion.staging", "dataset.anndata_files", "updates.store_folder"):
             patch.setattr(f"lazypert.{module}.sync", lambda _: None)
         yield
 

@@ -45,9 +45,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_add_obs(subparsers)
     info = subparsers.add_parser("info", help="describe a store")
     info.add_argument("store", metavar="STORE", help="a directory or a URL")
+    _add_storage_options(info)
     info.set_defaults(run=print_info)
     verify = subparsers.add_parser("verify", help="read a store completely and compare it with its manifest")
     verify.add_argument("store", metavar="STORE", help="a directory or a URL")
+    _add_storage_options(verify)
     verify.set_defaults(run=commands.verify)
     doctor = subparsers.add_parser("doctor", help="check the installation: versions, codecs, cache, optional packages")
     doctor.set_defaults(run=print_diagnosis)
@@ -115,20 +117,9 @@ def _add_convert(subparsers: Any) -> None:
     convert.add_argument(
         "--obs", metavar="FILE", action="append", help="table of obs columns, such as guide calls, joined by barcode"
     )
-    convert.add_argument(
-        "--storage-option",
-        metavar="KEY=VALUE",
-        action="append",
-        help="option of the storage of URLs, such as endpoint_url=https://...; repeat it for several. Credentials are "
-        "better kept in environment variables",
-    )
-    convert.add_argument(
-        "--source-storage-option",
-        metavar="KEY=VALUE",
-        action="append",
-        help="the same for the sources, if they are on another storage",
-    )
-    convert.add_argument("--work-dir", metavar="DIR", help="local directory of temporary files, if the store is a URL")
+    _add_storage_options(convert)
+    _add_source_storage_options(convert)
+    _add_work_dir(convert)
     convert.add_argument(
         "--compression",
         choices=("fast", "compact"),
@@ -137,13 +128,36 @@ def _add_convert(subparsers: Any) -> None:
     convert.set_defaults(run=commands.convert)
 
 
+def _add_storage_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--storage-option",
+        metavar="KEY=VALUE",
+        action="append",
+        help="option of the storage of URLs, such as endpoint_url=https://...; repeat it for several. Credentials are "
+        "better kept in environment variables",
+    )
+
+
+def _add_source_storage_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--source-storage-option",
+        metavar="KEY=VALUE",
+        action="append",
+        help="the same for the sources, if they are on another storage",
+    )
+
+
+def _add_work_dir(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--work-dir", metavar="DIR", help="local directory of temporary files, if the store is a URL")
+
+
 def _add_append(subparsers: Any) -> None:
     append = subparsers.add_parser(
         "append",
         help="append the cells of further files to a store",
         description="Append the cells of further files to a store. They are converted with the options of the store.",
     )
-    append.add_argument("store", metavar="STORE", help="a local directory")
+    append.add_argument("store", metavar="STORE", help="a directory or a URL")
     append.add_argument("source", metavar="SOURCE", nargs="+", help="a file or a URL")
     append.add_argument("--dataset", metavar="NAME", help="name of the new cells in the obs column dataset")
     append.add_argument(
@@ -156,6 +170,9 @@ def _add_append(subparsers: Any) -> None:
     append.add_argument(
         "--obs", metavar="FILE", action="append", help="table of obs columns, such as guide calls, joined by barcode"
     )
+    _add_storage_options(append)
+    _add_source_storage_options(append)
+    _add_work_dir(append)
     append.set_defaults(run=commands.append)
 
 
@@ -165,11 +182,13 @@ def _add_add_obs(subparsers: Any) -> None:
         help="add obs columns to a store",
         description="Add the columns of a CSV, TSV or Parquet file to a store; rows are matched by cell name.",
     )
-    add_obs.add_argument("store", metavar="STORE", help="a local directory")
+    add_obs.add_argument("store", metavar="STORE", help="a directory or a URL")
     add_obs.add_argument("table", metavar="TABLE", help="a .csv, .tsv or .parquet file with a row per cell")
     add_obs.add_argument("--column", metavar="COL", action="append", help="add only this column; may be repeated")
     add_obs.add_argument("--overwrite", action="store_true", help="replace columns of the same name")
     add_obs.add_argument("--ignore-unknown", action="store_true", help="leave out rows of cells that the store lacks")
+    _add_storage_options(add_obs)
+    _add_work_dir(add_obs)
     add_obs.set_defaults(run=commands.add_obs)
 
 

@@ -37,7 +37,7 @@ def convert(options: argparse.Namespace) -> None:
     from lazypert.store.store import Store
 
     start = time.perf_counter()
-    storage_options = _storage_options("--storage-option", options.storage_option)
+    storage_options = storage_options_of("--storage-option", options.storage_option)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotCopiedWarning)  # the summary lists what was not copied
         path = convert(
@@ -60,14 +60,14 @@ def convert(options: argparse.Namespace) -> None:
             obs=options.obs,
             isolate=True,
             storage_options=storage_options,
-            source_storage_options=_storage_options("--source-storage-option", options.source_storage_option),
+            source_storage_options=storage_options_of("--source-storage-option", options.source_storage_option),
             work_dir=options.work_dir,
             compression=options.compression,
         )
     _print_summary(Store(path, storage_options), time.perf_counter() - start)
 
 
-def _storage_options(name: str, given: list[str] | None) -> dict[str, Any] | None:
+def storage_options_of(name: str, given: list[str] | None) -> dict[str, Any] | None:
     """Options by name, from the texts ``KEY=VALUE``; ``true`` and ``false`` are booleans."""
     from lazypert.errors import ConfigError
 
@@ -125,6 +125,7 @@ def append(options: argparse.Namespace) -> None:
     from lazypert.updates.append import append
 
     start = time.perf_counter()
+    storage_options = storage_options_of("--storage-option", options.storage_option)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotCopiedWarning)  # the summary lists what was not copied
         append(
@@ -134,8 +135,11 @@ def append(options: argparse.Namespace) -> None:
             genes=options.genes,
             memory_limit=options.memory_limit,
             obs=options.obs,
+            storage_options=storage_options,
+            source_storage_options=storage_options_of("--source-storage-option", options.source_storage_option),
+            work_dir=options.work_dir,
         )
-    _print_summary(Store(options.store), time.perf_counter() - start)
+    _print_summary(Store(options.store, storage_options), time.perf_counter() - start)
 
 
 def add_obs(options: argparse.Namespace) -> None:
@@ -143,6 +147,7 @@ def add_obs(options: argparse.Namespace) -> None:
     from lazypert.store.store import Store
     from lazypert.updates.add_obs import add_obs
 
+    storage_options = storage_options_of("--storage-option", options.storage_option)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         add_obs(
@@ -151,8 +156,10 @@ def add_obs(options: argparse.Namespace) -> None:
             columns=options.column,
             overwrite=options.overwrite,
             on_unknown="ignore" if options.ignore_unknown else "error",
+            storage_options=storage_options,
+            work_dir=options.work_dir,
         )
-    store = Store(options.store)
+    store = Store(options.store, storage_options)
     print_field("store", store.path)
     print_field("obs", ", ".join(store.obs_columns))
     for warning in caught:
@@ -163,4 +170,5 @@ def verify(options: argparse.Namespace) -> None:
     """Compare a store with its manifest."""
     from lazypert.store.verify import verify
 
-    print(f"ok: {verify(options.store):,} files match the manifest")
+    storage_options = storage_options_of("--storage-option", options.storage_option)
+    print(f"ok: {verify(options.store, storage_options=storage_options):,} files match the manifest")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lazypert._cli.commands import storage_options_of
 from lazypert._cli.output import print_field, print_warnings, printable_line
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ def print_info(options: argparse.Namespace) -> None:
     """Print the size, roles, sources, matrices, columns and groups of a store."""
     from lazypert.store.store import Store
 
-    store = Store(options.store)
+    store = Store(options.store, storage_options_of("--storage-option", options.storage_option))
     _print_shape_and_roles(store)
     _print_origin(store)
     if store.compression != "fast":

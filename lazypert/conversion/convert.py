@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lazypert._internal.memory import Budget, release_memory
-from lazypert._internal.paths import is_url, local_path, location, require_plain_url, shown_url
+from lazypert._internal.paths import is_url, location, require_plain_url, shown_url
 from lazypert._internal.validation import named_options, require_flag, require_integer
 from lazypert.conversion.arranged_cells import arrange_cells
 from lazypert.conversion.cell_stats import CellStatsPlan
@@ -24,7 +24,7 @@ from lazypert.conversion.matrices import X_FOLDER, write_matrices
 from lazypert.conversion.notes import NO_CONTROLS
 from lazypert.conversion.plan import DATASET, ConversionOptions, source_stamp
 from lazypert.conversion.planner import dataset_names, make_plan
-from lazypert.conversion.remote_staging import default_work_dir, remote_target
+from lazypert.conversion.remote_staging import remote_target, work_folder
 from lazypert.conversion.sorted_columns import ColumnJob
 from lazypert.conversion.staging import held_bytes
 from lazypert.conversion.store_writer import StoreWriter
@@ -245,7 +245,7 @@ def convert(
     )
     budget = Budget.of(memory_limit)
     target = _resolve_target(place, storage_options, sources.files)
-    folder = _work_folder(target, work_dir)
+    folder = work_folder(target, work_dir)
     StoreWriter.check(target, overwrite=overwrite)
     require_flag("isolate", isolate)
     readers = sources.open(isolate=isolate)
@@ -329,20 +329,6 @@ def _replaces_source(target: str, source: str) -> ConfigError:
         f"store: got {target!r}, which is the source {source!r} or a folder that contains it. "
         "The store would replace it. Choose another path. Nothing was written."
     )
-
-
-def _work_folder(target: Path | ObjectFolder, work_dir: str | Path | None) -> Path:
-    """Folder of temporary files: beside a local store, or a local folder of its own."""
-    if isinstance(target, Path):
-        if work_dir is not None:
-            raise ConfigError(
-                f"work_dir: got {str(work_dir)!r} for the local store {str(target)!r}, which has its temporary files "
-                "beside it. Leave it out. Nothing was written."
-            )
-        return target.parent
-    if work_dir is None:
-        return default_work_dir()
-    return local_path("work_dir", work_dir, "Temporary files are local.").absolute()
 
 
 def _check_disk(plan: ConversionPlan, folder: Path, n_held: int, *, holds_store: bool) -> None:

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lazypert._internal.paths import shown_url
+from lazypert._internal.paths import local_path, shown_url
 from lazypert.conversion.staging import StagingDirectory
 from lazypert.conversion.store_files import UPLOADS, ObjectFiles
 from lazypert.conversion.target_claim import ROOT, TargetClaim, not_a_store
@@ -147,6 +147,31 @@ def scratch_path(url: str, work_dir: Path) -> Path:
     """Path in a work folder that belongs to a URL."""
     name = url.rpartition("/")[2][:100]
     return work_dir / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+
+
+def work_folder(target: Path | Any, work_dir: str | Path | None) -> Path:
+    """Folder of temporary files: beside a local store, or a local folder of its own.
+
+    Parameters
+    ----------
+    target
+        Where the store is: a local path, or something else for a URL.
+
+    Raises
+    ------
+    ConfigError
+        If a folder is given for a local store.
+    """
+    if isinstance(target, Path):
+        if work_dir is not None:
+            raise ConfigError(
+                f"work_dir: got {str(work_dir)!r} for the local store {str(target)!r}, which has its temporary files "
+                "beside it. Leave it out. Nothing was written."
+            )
+        return target.parent
+    if work_dir is None:
+        return default_work_dir()
+    return local_path("work_dir", work_dir, "Temporary files are local.").absolute()
 
 
 def default_work_dir() -> Path:

@@ -47,6 +47,8 @@ class TargetClaim:
         replace, a URL beside it.
     is_replacing
         Whether there is such a store.
+    is_lost
+        Whether another process was seen to have taken over the URL.
 
     Raises
     ------
@@ -56,7 +58,7 @@ class TargetClaim:
 
     def __init__(self, objects: ObjectFolder, record: Path, fingerprint: str | None) -> None:
         self.objects, self._record = objects, record
-        self._stop, self._is_lost = threading.Event(), False
+        self._stop, self.is_lost = threading.Event(), False
         known = load_checkpoint(record) or {}
         found = _read(objects)
         is_ours = bool(found) and found.get("claim") == known.get("claim")
@@ -70,6 +72,11 @@ class TargetClaim:
         self.parts = _parts(objects, self._content)
         self._renewal = threading.Thread(target=self._renew, name="lazypert-claim", daemon=True)
         self._renewal.start()
+
+    @property
+    def name(self) -> str:
+        """What tells the claim from others."""
+        return str(self._content["claim"])
 
     def _take_over(self, found: dict[str, Any], fingerprint: str | None) -> None:
         """Claim the URL, and delete what an unfinished conversion has left there."""
@@ -94,17 +101,18 @@ class TargetClaim:
     def _renew(self) -> None:
         while not self._stop.wait(RENEWAL):
             with contextlib.suppress(LazypertError):  # the next renewal may succeed
-                self._is_lost = _read(self.objects).get("claim") != self._content["claim"]
-                if self._is_lost:
+                self.is_lost = _read(self.objects).get("claim") != self._content["claim"]
+                if self.is_lost:
                     return
                 self.objects.put(CLAIM, self._encoded())
 
     def check(self) -> None:
         """Raise `MachineError` if another process has taken over the URL, such as after a long sleep of this one."""
-        if self._is_lost or _read(self.objects).get("claim") != self._content["claim"]:
+        self.is_lost |= _read(self.objects).get("claim") != self.name
+        if self.is_lost:
             raise MachineError(
                 f"store: another process has begun to write {str(self.objects)!r}, because this one had not renewed "
-                "its claim. Nothing of this conversion is there. Wait for the other one, or choose another URL."
+                "its claim. Nothing of what this one wrote is there. Wait for the other one, or choose another URL."
             )
 
     def release(self, *, keep: bool, is_complete: bool) -> None:
@@ -122,10 +130,10 @@ class TargetClaim:
         if keep:
             return
         with contextlib.suppress(LazypertError):  # what stays is recognised by its claim
-            if not self._is_lost:
+            if not self.is_lost:
                 keep_store = is_complete or self.objects.head(ROOT) is not None
                 _discard(self.objects, self._content, keep_store=keep_store)
-        self._record.unlink(missing_ok=True)
+            self._record.unlink(missing_ok=True)  # otherwise this machine gets its claim back at once
 
 
 def not_a_store(where: str) -> StoreExistsError:
@@ -169,5 +177,5 @@ def _require_expired(objects: ObjectFolder, content: dict[str, Any]) -> None:
 def _busy(objects: ObjectFolder, seen: str) -> StoreExistsError:
     return StoreExistsError(
         f"store: another process is writing {str(objects)!r} (it {seen}). Wait for it to finish; if it was killed, its "
-        f"claim expires {EXPIRY:.0f} s after its last sign of life. Or choose another URL. Nothing was written."
+        f"claim expires {EXPIRY:.0f} s after its last sign of life. Nothing was written."
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lazypert._internal.paths import shown_url
 from lazypert.errors import ConfigError, near_matches
+from lazypert.store.instance_credentials import require_credentials
 from lazypert.store.storage_options import ObstoreOptions, for_obstore, own_options
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ _PACKAGES |= dict.fromkeys(("az", "abfs", "abfss"), "adlfs") | dict.fromkeys(("h
 
 
 def open_object_store(url: str, storage_options: Mapping[str, Any] | None = None, *, read_only: bool = True) -> Any:
-    """Open a folder of object storage as a Zarr store; no request is made.
+    """Open a folder of object storage as a Zarr store; no request is made to it.
 
     Parameters
     ----------
@@ -40,6 +41,8 @@ def open_object_store(url: str, storage_options: Mapping[str, Any] | None = None
     ------
     ConfigError
         If an option is unknown or has a wrong value, the protocol is unknown, or a package is missing.
+    AccessDeniedError
+        If there are no credentials for S3.
     """
     protocol = url.partition("://")[0].lower()
     _, options = own_options(storage_options)
@@ -66,6 +69,8 @@ def _open_obstore(url: str, options: ObstoreOptions, read_only: bool) -> Any:
     from zarr.storage import ObjectStore
 
     scheme, _, rest = url.partition("://")
+    if scheme.lower().startswith("s3"):
+        require_credentials(shown_url(url), options.config)
     aliases = {"gcs": "gs", "s3a": "s3"}
     address = f"{aliases.get(scheme.lower(), scheme.lower())}://{rest}"
     try:

@@ -23,6 +23,7 @@ from lazypert.store.remote_reader import RemoteReader
 from lazypert.store.storage_options import own_options, secrets_of
 from lazypert.store.table_objects import annotation_objects
 from lazypert.store.unfinished import CLAIM, unfinished_store
+from lazypert.store.updating import KeptObjects
 
 _FILES = (".h5ad", ".h5", ".h5mu", ".loom")
 
@@ -108,14 +109,22 @@ def _open_remote(
     root, identity = reader.read_root()
     if root is None:
         raise _no_root(url) if reader.size(CLAIM) is None else unfinished_store(url)
-    if cache is not None:
-        folder, limit = cache
-        of_version = DiskCache(folder, limit, f"{url}\n{sha256(root).hexdigest()}")
-        reader = RemoteReader(opened, url, options, secrets, of_version)
+    kept = _kept_objects(root)
+    if cache is not None or kept is not None:
+        of_version = None if cache is None else DiskCache(*cache, f"{url}\n{sha256(root).hexdigest()}")
+        reader = RemoteReader(opened, url, options, secrets, of_version, kept)
     reader.provide({"zarr.json": root})
     group = _open_group(ReaderStore(reader), url)
     reader.hold(annotation_objects(group))
     return reader, group, identity
+
+
+def _kept_objects(root: bytes) -> KeptObjects | None:
+    """Return what root metadata say of an unfinished update; metadata that cannot be read are refused later."""
+    try:
+        return KeptObjects.of(json.loads(root)["attributes"][MARKER])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _no_root(path: str) -> StoreNotFoundError:

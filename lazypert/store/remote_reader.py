@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import re
 import threading
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lazypert.store import requests
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from lazypert.store.byte_reader import ByteRange
     from lazypert.store.disk_cache import DiskCache
+    from lazypert.store.updating import KeptObjects
 
 _ROOT = "zarr.json"
 
@@ -53,6 +56,8 @@ class RemoteReader:
         Texts that no message may show.
     cache
         Keeps what was read on disk; None for no cache.
+    kept
+        Objects of which an unfinished update keeps copies, which are read in their place.
     """
 
     coalescing_gap = 256 * 1024  # a request's latency equals the transfer time of a few hundred kilobytes
@@ -64,9 +69,10 @@ class RemoteReader:
         options: RequestOptions | None = None,
         secrets: tuple[str, ...] = (),
         cache: DiskCache | None = None,
+        kept: KeptObjects | None = None,
     ) -> None:
-        self.store, self.where, self.cache = store, where, cache
-        self._arguments = store, where, options, secrets, cache
+        self.store, self.where, self.cache, self.kept = store, where, cache, kept
+        self._arguments = store, where, options, secrets, cache, kept
         _open(store)  # stores open themselves at their first request, but not if several come at once
         self._requests = requests.Requests(where, options or RequestOptions(), secrets)
         self._held: OrderedDict[str, bytes] = OrderedDict()
@@ -96,10 +102,10 @@ class RemoteReader:
         is_held, body = self._lookup(key)
         if is_held:
             return None if body is None else len(body)
-        try:
-            return int(requests.run(self._requests.make(key, lambda: self.store.getsize(key))))
-        except FileNotFoundError:
-            return None
+        for place in self._places(key):
+            with contextlib.suppress(FileNotFoundError):
+                return int(requests.run(self._requests.make(key, partial(self.store.getsize, place))))
+        return None
 
     def read(self, key: str, offset: int, length: int) -> bytes:
         """Read part of an object."""
@@ -191,6 +197,12 @@ class RemoteReader:
                 if self.cache is not None:
                     self.cache.save(key, body)
 
+    def forget(self, keys: Sequence[str]) -> None:
+        """Keep some objects no more in memory: they may not be those of the store that was opened."""
+        with self._lock:
+            for key in keys:
+                self._held_bytes -= len(self._held.pop(key, b""))
+
     def not_held(self, keys: Sequence[str]) -> list[str]:
         """Return those of some objects that are not kept in memory."""
         with self._lock:
@@ -242,14 +254,19 @@ class RemoteReader:
             return parts[0]
         return None if parts[0] is None else b"".join(part or b"" for part in parts)
 
+    def _places(self, key: str) -> list[str]:
+        """Where an object is: first its copy, which is there until an unfinished update is complete or undone."""
+        copy = None if self.kept is None else self.kept.place(key)
+        return [key] if copy is None else [copy, key]
+
     async def _get(self, key: str, byte_range: Any) -> bytes | None:
         from zarr.core.buffer import default_buffer_prototype
 
-        async def get() -> Any:
+        async def get(place: str) -> Any:
             try:
                 if not self.store._is_open:  # a ZIP file; zarr has no public name for it
                     await self.store._open()
-                return await self.store.get(key, default_buffer_prototype(), byte_range=byte_range)
+                return await self.store.get(place, default_buffer_prototype(), byte_range=byte_range)
             except FileNotFoundError:
                 return None
             except Exception as error:
@@ -257,8 +274,11 @@ class RemoteReader:
                     return default_buffer_prototype().buffer.from_bytes(b"")
                 raise
 
-        found = await self._requests.make(key, get)
-        return None if found is None else found.to_bytes()
+        for place in self._places(key):
+            found = await self._requests.make(key, partial(get, place))
+            if found is not None:
+                return found.to_bytes()
+        return None
 
     # What zarr reads.
 
@@ -286,8 +306,8 @@ class RemoteReader:
 
     def fresh(self) -> RemoteReader:
         """Return a reader that keeps nothing."""
-        store, where, options, secrets, _ = self._arguments
-        return RemoteReader(store, where, options, secrets)
+        store, where, options, secrets, _, kept = self._arguments
+        return RemoteReader(store, where, options, secrets, kept=kept)
 
     def root_identity(self) -> Any:
         """Return what tells versions of the root metadata apart, or None; it does not read them if possible."""

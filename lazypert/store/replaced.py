@@ -15,6 +15,7 @@ from lazypert.store.added import ADDED
 from lazypert.store.byte_reader import LocalReader
 from lazypert.store.damage import store_damaged
 from lazypert.store.format import APPENDED, MARKER
+from lazypert.store.updating import UPDATING, overwritten_elements
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -119,6 +120,7 @@ class CheckedReader:
     ) -> None:
         self.reader, self.column, self.seen = reader, column, seen
         self.version, self.digest = Version.of(attrs), _column_digest(attrs, column)
+        self._updating = attrs.get(UPDATING)
         self.coalescing_gap, self.has_files, self.file_offset = (
             reader.coalescing_gap,
             reader.has_files,
@@ -161,9 +163,10 @@ class CheckedReader:
         except (ValueError, KeyError, TypeError) as error:
             raise store_damaged("zarr.json", f"it cannot be read ({error})") from error
         changes = self.version.change_to(Version.of(attrs))
-        if changes is None:
+        overwritten = overwritten_elements(attrs, self._updating)
+        if changes is None or not all(path.startswith("obs/") for path in overwritten):
             raise store_changed(self.where)
-        if changes.get(str(self.column)) != self.digest:
+        if changes.get(str(self.column)) != self.digest or self.column in overwritten:
             raise StoreChangedError(
                 f"{self.column}: the column was replaced after {self.where!r} was opened. "
                 "Open the store again to read the new values."
@@ -233,7 +236,11 @@ class CheckedReader:
         if isinstance(self.reader, LocalReader) or not self.reader.not_held(keys):
             return
         self.reader.hold(keys)
-        self.check()
+        try:
+            self.check()
+        except StoreChangedError:
+            self.reader.forget(keys)
+            raise
 
     def fresh(self) -> CheckedReader:
         """Return a reader that keeps nothing."""

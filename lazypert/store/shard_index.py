@@ -82,6 +82,14 @@ class ShardIndexes:
                     self._verified.pop(self._cached.popitem(last=False)[0], None)
         return [indexes[shard] for shard in shards]
 
+    def has_changed(self, shard: int) -> bool:
+        """Whether the index of a shard is another one than was read before, whatever is kept of it."""
+        with self._lock:
+            known = self._cached.get(shard)
+        length, key = self.chunks_per_shard * INDEX_ENTRY + CHECKSUM, self.key(shard)
+        ((tail, size),) = self.reader.fresh().read_tails([key], length)
+        return known is not None and tail is not None and not np.array_equal(known, _parse(key, tail, size, length))
+
     def verified(self, shards: Sequence[int], files: Sequence[int]) -> list[NDArray[np.bool_]]:
         """(chunks_per_shard,) whether each chunk has been verified, for each shard; readers set it.
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from lazypert._internal.fork import forkable_lock
 from lazypert._internal.machine import machine_error
-from lazypert.errors import LazypertError
+from lazypert.errors import LazypertError, StoreChangedError
 from lazypert.store import native
 from lazypert.store.chunk_kernels import NO_LIMIT, decode_ranges, select_columns, take_selected
 from lazypert.store.chunk_memory import CHUNKS, MAX_CHUNKS, Piece, Scans
@@ -486,7 +486,10 @@ class ShardedArray:
         return self.indexes.chunks_per_shard
 
     def _damaged(self, shard: int, problem: str) -> Exception:
-        return store_damaged(self.indexes.key(shard), problem)
+        key = self.indexes.key(shard)
+        if self.indexes.has_changed(shard):  # by an update at a URL that was undone since then
+            return StoreChangedError(f"{key}: it was written again while it was read. Open the store again.")
+        return store_damaged(key, problem)
 
 
 def _chunks_of(starts: NDArray[np.int64], stops: NDArray[np.int64], chunk: int) -> NDArray[np.int64]:

@@ -17,7 +17,7 @@ from lazypert.updates.checks import as_dense, numeric_dtype, require_element_nam
 from lazypert.updates.store_update import StoreUpdate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from lazypert.conversion.array_writer import ArrayWriter
@@ -32,23 +32,33 @@ _ORDER = "A layer needs the store's cells and genes in their order, which anndat
 
 
 @named_options
-def add_layer(store: str | Path, name: str, matrix: Any) -> None:
+def add_layer(
+    store: str | Path,
+    name: str,
+    matrix: Any,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    work_dir: str | Path | None = None,
+) -> None:
     """Add a layer to a store, in one step as `add_obs` does.
 
     Values are stored like those of X: rows sparse, in the smallest dtype that holds them all exactly, and with the
     store's compression. Beside one block, memory holds 16 bytes per cell; the values are collected in a temporary file
-    beside the store.
+    beside the store, or in `work_dir` if it is at a URL.
 
     Parameters
     ----------
     store
-        A local store.
+        A store: a local folder or a URL.
     name
         Name of the new layer.
     matrix
         (n_obs, n_vars) SciPy sparse matrix, or array of NumPy or Dask, with cells and genes in the order of the store.
         Or an AnnData object with the same cells and genes in the same order, of which X is taken, also if it is backed
         by a file or lazy. Or an iterable of such matrices with some rows each, which follow one another.
+
+    storage_options, work_dir
+        As in `add_obs`.
 
     Raises
     ------
@@ -62,7 +72,7 @@ def add_layer(store: str | Path, name: str, matrix: Any) -> None:
     >>> lp.add_layer("screen.zarr", "lognorm", (normalise(block) for block in blocks))  # doctest: +SKIP
     """
     require_element_name("name", name)
-    with StoreUpdate(store) as update:
+    with StoreUpdate(store, storage_options, work_dir) as update:
         opened, path = update.store, f"layers/{name}"
         if path in opened.matrices or matrix_name(name, ()) != path:
             raise ConfigError(f"name: got {name!r}, which is a matrix of the store already. Choose another name.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lazypert._internal.validation import named_options, require_choice, require_flag, require_names
 from lazypert.conversion.dataframe_writer import write_column
@@ -13,7 +13,7 @@ from lazypert.updates.checks import require_element_name
 from lazypert.updates.store_update import StoreUpdate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -31,6 +31,8 @@ def add_obs(
     columns: Sequence[str] | None = None,
     overwrite: bool = False,
     on_unknown: OnUnknown = "error",
+    storage_options: Mapping[str, Any] | None = None,
+    work_dir: str | Path | None = None,
 ) -> None:
     """Add obs columns to a store.
 
@@ -42,7 +44,7 @@ def add_obs(
     Parameters
     ----------
     store
-        A local store.
+        A store: a local folder or a URL.
     table
         A DataFrame indexed by cell name, or a ``.csv``, ``.tsv``, ``.txt`` (tabs) or ``.parquet`` file. The cell names
         of a file are in a column such as ``cell_barcode``, ``barcode``, ``cell_name`` or ``cell``, or else in the first
@@ -53,6 +55,10 @@ def add_obs(
         Replace columns of the same name. Columns that the cells are grouped by cannot be replaced.
     on_unknown
         Rows whose cell is not in the store are an ``"error"``, or left out with ``"ignore"``.
+    storage_options
+        Options for the URL; `convert` explains them.
+    work_dir
+        Local folder for temporary files, if `store` is a URL.
 
     Warns
     -----
@@ -63,7 +69,7 @@ def add_obs(
     ------
     ConfigError
         If names are unknown, repeated or not text, a column exists or has a name that the store cannot have, or the
-        store is remote or of an old format version.
+        store has an old format version.
     SourceMissingError, SourceFormatError
         If the file does not exist or cannot be read, or a column holds anything but text, categories, numbers and
         booleans.
@@ -72,7 +78,7 @@ def add_obs(
     StoreNotFoundError, StoreDamagedError
         If there is no store, or its manifest is damaged.
     MachineError, DiskFullError
-        If the store cannot be written to, or another process is writing to it.
+        If the store cannot be written to, object storage does not answer, or another process is writing to it.
 
     Examples
     --------
@@ -84,7 +90,7 @@ def add_obs(
     chosen = None if columns is None else require_names("columns", columns)
     frame = read_barcode_table(table, chosen)
     names = _column_names(frame)
-    with StoreUpdate(store) as update:
+    with StoreUpdate(store, storage_options, work_dir) as update:
         replaced = [name for name in names if name in update.store.obs_columns]
         _check_replaced(update.store, replaced, overwrite=overwrite)
         match = match_names(update.store, frame.index, ignore_unknown=on_unknown == "ignore")

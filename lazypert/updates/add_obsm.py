@@ -14,7 +14,7 @@ from lazypert.updates.checks import as_dense, numeric_dtype, require_element_nam
 from lazypert.updates.store_update import StoreUpdate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -32,13 +32,15 @@ def add_obsm(
     *,
     obs_names: Sequence[str] | None = None,
     on_unknown: OnUnknown = "error",
+    storage_options: Mapping[str, Any] | None = None,
+    work_dir: str | Path | None = None,
 ) -> None:
     """Add an embedding to a store, in one step as `add_obs` does.
 
     Parameters
     ----------
     store
-        A local store.
+        A store: a local folder or a URL.
     name
         Name of the new obsm entry, such as ``"X_scvi"``.
     values
@@ -46,7 +48,7 @@ def add_obsm(
         be sliced by rows, such as one of Zarr or h5py, is written block by block. Or a DataFrame indexed by cell name.
     obs_names
         Names of the cells of the rows of `values`, if these are in another order.
-    on_unknown
+    on_unknown, storage_options, work_dir
         As in `add_obs`.
 
     Warns
@@ -72,7 +74,7 @@ def add_obsm(
             raise ConfigError("obs_names: got names beside a DataFrame, whose index holds them. Leave obs_names out.")
         obs_names, values = values.index, _numbers_of(values)
     dtype = _checked_dtype(values)
-    with StoreUpdate(store) as update:
+    with StoreUpdate(store, storage_options, work_dir) as update:
         opened = update.store
         _require_new(opened, name)
         _require_length(opened, values.shape[0], obs_names)

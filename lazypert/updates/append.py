@@ -25,7 +25,7 @@ from lazypert.updates.appended_tables import AppendedCellStats, has_same_targets
 from lazypert.updates.store_update import StoreUpdate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -46,6 +46,9 @@ def append(
     memory_limit: int | str = "1GiB",
     obs: ObsTables | None = None,
     progress: Callable[[Progress], None] | bool | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    source_storage_options: Mapping[str, Any] | None = None,
+    work_dir: str | Path | None = None,
 ) -> None:
     """Append the cells of further files to a store, without writing again what it holds.
 
@@ -59,7 +62,7 @@ def append(
     Parameters
     ----------
     store
-        A local store.
+        A store: a local folder or a URL.
     more
         A file or an AnnData, or a list of them, as for `convert`. They need the obs columns of the store's roles, and
         its layers, embeddings and other matrices of cells. Other obs columns may be missing on either side.
@@ -70,7 +73,7 @@ def append(
     genes
         ``"same"``: the files must have the genes of the store, in any order. ``"store"``: genes that the store
         lacks are left out, and those that a file lacks are zeros.
-    memory_limit, obs, progress
+    memory_limit, obs, progress, storage_options, source_storage_options, work_dir
         As for `convert`.
 
     Raises
@@ -80,7 +83,7 @@ def append(
     SourceFormatError, ColumnNotFoundError, LabelNotFoundError
         As in `convert`.
     MachineError
-        If another process writes to the store.
+        If another process writes to the store, or object storage does not answer.
     DiskFullError
         If the new cells do not fit on the disk. The store is as it was.
 
@@ -92,16 +95,17 @@ def append(
     name: Any = dataset
     require(name is None or (isinstance(name, str) and name != ""), "dataset", name, "text, or None")
     require_choice("genes", genes, GeneRule)
-    with StoreUpdate(store) as update:
+    with StoreUpdate(store, storage_options, work_dir) as update:
         old = update.store
         _require_no_own_dataset(old)
         update.start()
-        options = {"memory_limit": memory_limit, "obs": obs, "progress": progress}
+        of_sources = storage_options if source_storage_options is None else source_storage_options
+        options = {"memory_limit": memory_limit, "obs": obs, "progress": progress, "storage_options": of_sources}
         new = _convert_like(old, more, update.work / "new.zarr", options)
         new_col = require_fitting(old, new, genes)
         if new.n_obs == 0:
             return
-        splice = Splice(old, new, update.writer)
+        splice = Splice(old, new, update.writer, update.read)
         update.publish_version(_append(splice, new_col, dataset))
 
 
@@ -160,7 +164,7 @@ def _append(splice: Splice, new_col: NDArray[np.int32] | None, dataset: str | No
     else:
         rewritten += append_datasets(splice, roles.dataset_col or DATASET, names, of_cell)
     for name, embedding in new.obsm.items():
-        append_rows(splice.writer.root / "obsm" / name, embedding)
+        append_rows(splice.writer.root / "obsm" / name, embedding, splice.read)
     for name, columns in old.obsm_frames.items():
         rewritten += append_frame(splice, f"obsm/{name}", {column: column for column in columns})
     return _attributes(splice, groups, summaries, list(names), rewritten)

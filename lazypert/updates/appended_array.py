@@ -23,6 +23,7 @@ from lazypert.store.format import Codec, stored_elements
 from lazypert.store.shard_encoding import ABSENT, INDEX_ENTRY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -85,10 +86,12 @@ class ArrayAppender:
         Folder of the array in a version of the store that no one reads yet; its files may be hard links.
     empty_grid
         Lengths of a chunk and a shard of an array that has no values yet, and so no grid to keep.
+    read
+        Reads a file of values in the folder, which may be elsewhere.
     """
 
-    def __init__(self, folder: Path, empty_grid: tuple[int, int]) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, empty_grid: tuple[int, int], read: Callable[[Path], bytes]) -> None:
+        self.folder, self._read = folder, read
         self.metadata = json.loads((folder / "zarr.json").read_bytes())
         (self.length,) = self.metadata["shape"]
         (sharding,) = self.metadata["codecs"]
@@ -131,7 +134,7 @@ class ArrayAppender:
         number, filled = divmod(self.length, self.shard)
         file = self.folder / "c" / str(number)
         file.parent.mkdir(exist_ok=True)
-        write_atomic(file, self._extended(file.read_bytes() if filled else b"", filled, values))
+        write_atomic(file, self._extended(self._read(file) if filled else b"", filled, values))
         self.length += len(values)
         self._pending, self._n_pending = [], 0
 
@@ -156,13 +159,15 @@ class ArrayAppender:
         return [*buffers, encoded_index + checksum(encoded_index)]
 
 
-def append_rows(folder: Path, values: Any) -> None:
+def append_rows(folder: Path, values: Any, read: Callable[[Path], bytes]) -> None:
     """Append rows to an embedding, whose chunks are files of their own.
 
     Parameters
     ----------
     values
         (n, width) rows, or an object that reads them when it is sliced.
+    read
+        As for `ArrayAppender`.
     """
     metadata = json.loads((folder / "zarr.json").read_bytes())
     n_old, width = metadata["shape"]
@@ -177,7 +182,7 @@ def append_rows(folder: Path, values: Any) -> None:
         block = np.asarray(values[start - n_old : stop - n_old]).astype(chunks.dtype, copy=False)
         file = folder / "c" / str(number) / "0"
         if n_filled:
-            block = np.concatenate([chunks.decode(file.read_bytes()).reshape(rows, columns)[:n_filled, :width], block])
+            block = np.concatenate([chunks.decode(read(file)).reshape(rows, columns)[:n_filled, :width], block])
         if width < columns:  # an embedding of no columns has chunks of one
             block = np.zeros((len(block), columns), chunks.dtype)
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from lazypert.updates.appended_array import ArrayAppender, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -33,17 +34,20 @@ class Splice:
     old, new
         The store, and a store of the new cells only.
     writer
-        Writes into the new version, which begins as hard links to the files of `old`.
+        Writes into the new version, which begins with the files of `old`.
+    read
+        Reads a file of values of the new version.
     """
 
     old: Store
     new: Store
     writer: ArrayWriter
+    read: Callable[[Path], bytes]
 
     def appender(self, path: str, n_added: int, *, of_matrix: bool = False) -> ArrayAppender:
         """Return what appends to an array of the new version."""
         grid = (Grid.matrix if of_matrix else Grid.column)(n_added)
-        return ArrayAppender(self.writer.root / path, (grid.chunk, grid.shard))
+        return ArrayAppender(self.writer.root / path, (grid.chunk, grid.shard), self.read)
 
     def append_array(self, path: str, change: Callable[[Any], Any] = lambda values: values) -> None:
         """Append the values of an array of the new cells, in slices, each changed by a function."""

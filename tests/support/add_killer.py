@@ -22,7 +22,7 @@ import zarr
 import lazypert as lp
 from lazypert.errors import LazypertError
 from lazypert.screen.cell_order import name_hashes
-from lazypert.updates import store_update
+from lazypert.updates import store_folder
 from tests.support.killer import files, in_child, wait
 from tests.support.stores import read_store
 
@@ -96,7 +96,7 @@ def is_valid(store):
 
 def main(store, overwrite, action, n_stops):
     name_hashes(["a"])  # loads a kernel once, not in every child
-    store_update.sync = lambda _: None  # what a killed process wrote is there without it
+    store_folder.sync = lambda _: None  # what a killed process wrote is there without it
     act = {"kill": kill, "full": fill_disk}[action]
     store = Path(store).resolve()
     old, new, out = (store.parents[1] / name for name in ("old.zarr", "new.zarr", "out.txt"))

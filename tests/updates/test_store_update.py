@@ -16,7 +16,7 @@ import lazypert as lp
 from lazypert.conversion.target_lock import TargetLock
 from lazypert.errors import ConfigError, DiskFullError, MachineError, StoreDamagedError, StoreNotFoundError
 from lazypert.store.store import Store
-from lazypert.updates import store_update
+from lazypert.updates import store_folder
 from lazypert.updates.store_update import StoreUpdate
 from tests.support.killer import files
 from tests.support.stores import ROLES, converted, read_store
@@ -136,7 +136,7 @@ def test_a_read_only_folder_is_a_clear_error(store, monkeypatch, number):
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_update, "TargetLock", refuse)
+        patch.setattr(store_folder, "TargetLock", refuse)
         with pytest.raises(MachineError, match=r"not writable .*Nothing was changed"):
             lp.add_obs(store, table(store))
     monkeypatch.setattr(Path, "mkdir", refuse)
@@ -145,8 +145,8 @@ def test_a_read_only_folder_is_a_clear_error(store, monkeypatch, number):
 
 
 def test_urls_missing_stores_and_files_are_clear_errors(store, tmp_path):
-    with pytest.raises(ConfigError, match="Only local stores can be changed"):
-        lp.add_obs("s3://bucket/s.zarr", table(store))
+    with pytest.raises(ConfigError, match="cannot be written over HTTP"):
+        lp.add_obs("https://example.com/s.zarr", table(store))
     with pytest.raises(StoreNotFoundError, match="There is no store"):
         lp.add_obs(tmp_path / "other.zarr", table(store))
     assert names(tmp_path) == [store.name]
