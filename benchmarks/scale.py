@@ -59,7 +59,8 @@ def run(options: Options) -> dict[str, Any]:
             for name in options.operations:
                 if name == CONVERT:
                     continue
-                _measure(name, store, cells, order, report)
+                path = atlas(work, cells=cells) if OPERATIONS[name].reads_h5ad else store
+                _record("benchmarks._scale_worker", (name, str(path)), name, cells, order, report)
                 write_json(report, work / "scale.json")
     text = markdown(report)
     (work / "scale.md").write_text(text)
@@ -91,10 +92,6 @@ def _store(work: Path, cells: int, order: str, memory_limit: str) -> Path:
         log(f"making {store.name}")
         lp.convert(atlas(work, cells=cells), store, order=order, memory_limit=memory_limit, progress=False, **ROLES)
     return store
-
-
-def _measure(name: str, store: Path, cells: int, order: str, report: dict[str, Any]) -> None:
-    _record("benchmarks._scale_worker", (name, str(store)), name, cells, order, report)
 
 
 def _record(worker: str, arguments: tuple[str, ...], name: str, cells: int, order: str, report: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import lazypert as lp
+from benchmarks.atlas import CONTROL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,10 +36,13 @@ class Operation:
         What is measured.
     run
         Takes the path of a store. What it returns counts as the answer, whose bytes are reported if it has some.
+    reads_h5ad
+        Whether it takes the path of the H5AD file instead: what others do.
     """
 
     about: str
     run: Callable[[str], Any]
+    reads_h5ad: bool = False
 
 
 def _pert(store: str) -> Any:
@@ -164,6 +168,29 @@ def _mapping_blocks(strategy: str) -> Callable[[str], Any]:
     return run
 
 
+def _lazy(h5ad: str) -> Any:
+    import anndata
+
+    return anndata.experimental.read_lazy(h5ad)
+
+
+def _lazy_table(h5ad: str) -> Any:
+    obs = _lazy(h5ad).obs[["cell_type", "perturbation"]].to_memory()
+    return obs.groupby(["cell_type", "perturbation"], observed=True).size()
+
+
+def _lazy_select(h5ad: str) -> Any:
+    cells = _lazy(h5ad)
+    chosen = (cells.obs["cell_type"] == "Type1") & (cells.obs["perturbation"] == CONTROL)
+    return cells[chosen.values].shape
+
+
+def _lazy_mean(h5ad: str) -> Any:
+    X = _lazy(h5ad).X
+    sums = X.map_blocks(lambda block: np.asarray(block.sum(axis=0)), chunks=((1,) * X.numblocks[0], X.chunks[1]))
+    return sums.sum(axis=0).compute() / len(X)
+
+
 OPERATIONS = {
     "open": Operation("lp.open", lp.open),
     "table": Operation("ds.pert.table()", lambda store: _pert(store).table()),
@@ -199,5 +226,9 @@ OPERATIONS = {
     "loaders": Operation(f"{N_LOADERS} loaders, and a batch of each", _loaders),
     "manifest": Operation("save_run and load_run", _manifest),
     "verify": Operation("lp.verify", lp.verify),
+    "read-lazy": Operation("anndata.experimental.read_lazy", _lazy, reads_h5ad=True),
+    "read-lazy-table": Operation("the same, and cells per group", _lazy_table, reads_h5ad=True),
+    "read-lazy-select": Operation("the same, and the controls of a cell type", _lazy_select, reads_h5ad=True),
+    "read-lazy-mean": Operation("the same, and the mean per gene", _lazy_mean, reads_h5ad=True),
 }
 """By name, in the order of the report."""
