@@ -169,8 +169,8 @@ def test_append_adds_the_cells_of_files(screen, tmp_path, capsys):
     assert main(command) == 1
     assert "They are in it already" in capsys.readouterr().err
     assert main(["verify", str(store)]) == 0
-    assert main(["append", "s3://bucket/s.zarr", str(other)]) == 1
-    assert "append to a local copy" in capsys.readouterr().err
+    assert main(["append", "https://example.com/s.zarr", str(other)]) == 1
+    assert "cannot be written over HTTP" in capsys.readouterr().err
 
 
 def test_add_obs_adds_columns_of_a_file(screen, tmp_path, capsys):
