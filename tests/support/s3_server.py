@@ -8,7 +8,7 @@ OPTIONS = {"key": "testing", "secret": "very-secret"}
 
 
 class S3Server:
-    """A moto server with a bucket called ``bucket``; its content stays when it is stopped.
+    """A moto server with an empty bucket called ``bucket``; its content stays when it is stopped.
 
     Attributes
     ----------
@@ -44,6 +44,7 @@ class S3Server:
         self._answer, self._handler, self._port = answer, Quiet, 0
         self.start()
         self.client.create_bucket(Bucket="bucket")
+        self.clear()  # moto keeps what an earlier server of this process had
 
     def start(self):
         from werkzeug.serving import make_server
