@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import math
+import mmap
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import dask.system
 import numpy as np
 
 from lazypert.errors import ConfigError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _UNITS = {"": 1, "b": 1, "k": 1000, "kb": 1000, "m": 1000**2, "mb": 1000**2, "g": 1000**3, "gb": 1000**3}
 _UNITS |= {"kib": 1024, "mib": 1024**2, "gib": 1024**3, "t": 1000**4, "tb": 1000**4, "tib": 1024**4}
@@ -79,6 +85,15 @@ def machine_memory() -> int:
         except (OSError, ValueError):  # there is no such file, or it says "max"
             continue
     return total
+
+
+def own_pages(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Make an array of zeros whose memory goes back to the system when it is deleted.
+
+    The allocator keeps that of arrays of some megabytes, which is much if there are hundreds at a time.
+    """
+    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    return np.frombuffer(mmap.mmap(-1, max(1, n_bytes)), np.uint8, n_bytes).view(dtype).reshape(shape)
 
 
 def release_memory() -> None:

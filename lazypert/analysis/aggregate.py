@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from lazypert._internal.kernels import kernel
+from lazypert._internal.memory import own_pages
 from lazypert._internal.validation import require, require_choice, require_names
 from lazypert.analysis.cell_labels import cell_labels
 from lazypert.analysis.moments import Summation, reduce_blocks
@@ -59,7 +61,9 @@ def aggregate(
         selection = select_genes(gene_names, known)
     labels = cell_labels(store, groups, by, reserved=("gene", *STATS))
     n_moments = 3 if "var" in stats else 2 if {"n_nonzero", "fraction"} & set(stats) else 1
-    summation = Summation.of(matrix, selection, labels, values, n_moments)
+    cell_stats = store.cell_stats if layer is None else None
+    totals = None if cell_stats is None else cell_stats.total
+    summation = Summation.of(matrix, selection, labels, values, n_moments, totals)
     per_gene = tuple(stat for stat in stats if stat != "n")
     arrays, n_cells = reduce_blocks(summation, partial(_statistics, per_gene), tuple(map(_dtype, per_gene)))
     dims = (*(axis.name for axis in labels.axes), "gene")
@@ -74,7 +78,7 @@ def aggregate(
 def _statistics(
     stats: tuple[str, ...], sums: NDArray[np.float64], n_cells: NDArray[np.int64]
 ) -> tuple[NDArray[Any], ...]:
-    return tuple(_statistic(stat, sums, n_cells.astype(np.float64)[:, None]) for stat in stats)
+    return tuple(_statistic(stat, sums, n_cells.astype(np.float64)) for stat in stats)
 
 
 def _dtype(stat: str) -> Any:
@@ -83,17 +87,26 @@ def _dtype(stat: str) -> Any:
 
 def _statistic(stat: str, sums: NDArray[np.float64], n: NDArray[np.float64]) -> NDArray[Any]:
     """(n_groups, n_genes) statistic; NaN where too few cells define it."""
-    if stat == "sum":
-        return np.ascontiguousarray(sums[..., 0])
-    if stat == "n_nonzero":
-        return sums[..., 1].astype(np.int64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        if stat == "mean":
-            return sums[..., 0] / n
-        if stat == "fraction":
-            return sums[..., 1] / n
-        spread = np.maximum(sums[..., 2] - sums[..., 0] ** 2 / n, 0)
-        return np.where(n > 1, spread / (n - 1), np.nan)
+    out = own_pages(sums.shape[:2], _dtype(stat))
+    if stat == "var":
+        _variance(sums, n, out)
+    elif stat in ("sum", "n_nonzero"):
+        np.copyto(out, sums[..., 0 if stat == "sum" else 1], casting="unsafe")
+    else:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            np.divide(sums[..., 0 if stat == "mean" else 1], n[:, None], out=out)
+    return out
+
+
+@kernel
+def _variance(sums: Any, n: Any, out: Any) -> None:
+    for i in range(len(out)):
+        for j in range(out.shape[1]):
+            if n[i] < 2:
+                out[i, j] = np.nan
+            else:
+                spread = sums[i, j, 2] - sums[i, j, 0] * sums[i, j, 0] / n[i]
+                out[i, j] = 0.0 if spread < 0 else spread / (n[i] - 1)
 
 
 def _values(of: str, matrix: Matrix) -> Values:

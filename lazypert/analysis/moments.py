@@ -1,14 +1,17 @@
 """Sums, numbers of non-zero values and sums of squares of genes per group, as a Dask graph.
 
-A matrix is divided into tiles of rows, which depend on nothing but the store. A task adds up the rows of a tile that
-are in one block of the result; another adds the tiles of a block, in their order. So the sum of a group is the same to
-the last bit, whatever else is grouped, however the result is divided into blocks, and on any scheduler.
+A matrix is divided into tiles of rows, which depend on nothing but the store. The rows of a group are added up within
+each tile, and the tiles then, in their order. So the sum of a group is the same to the last bit, whatever else is
+grouped, however the result is divided into blocks, and on any scheduler. A block whose cells are in a few tiles, as in
+a store that is sorted by group, is one task; otherwise each tile is one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -16,7 +19,6 @@ import dask.array as da
 import numpy as np
 
 from lazypert.quality.value_scale import PER
-from lazypert.sparse.columns import ColumnSelection
 from lazypert.store.sum_kernels import RowSums
 
 if TYPE_CHECKING:
@@ -25,14 +27,38 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lazypert.analysis.cell_labels import CellLabels
+    from lazypert.sparse.columns import ColumnSelection
     from lazypert.store.matrix import Matrix
+    from lazypert.store.sharded_array import ShardedArray
     from lazypert.store.sum_kernels import Values
 
 _TILE_VALUES, _TILE_ROWS = 1 << 23, 1 << 20
 """Stored values of a tile, about those of a shard; and its most rows."""
 
-_BLOCK_BYTES = 64 * 1024**2
-"""Bytes of the sums of one block of the result."""
+_BLOCK_BYTES, _BLOCK_BYTES_OF_RUNS = 64 * 1024**2, 16 * 1024**2
+"""Bytes of the sums of one block of the result; smaller ones read nothing twice if groups are consecutive rows."""
+
+_FEW_TILES, _MANY_BLOCKS = 4, 16
+"""Blocks of so few tiles are one task each; and all blocks, if there are so many that they occupy the threads."""
+
+
+class _Buffers:
+    """Memory that the tasks of a process use one after another: fresh memory costs as much as what is done with it."""
+
+    def __init__(self) -> None:
+        self._free: list[NDArray[np.float64]] = []
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Buffers, ()
+
+    @contextlib.contextmanager
+    def taken(self, length: int) -> Iterator[NDArray[np.float64]]:
+        """(length,) array of any content."""
+        buffer = self._free.pop() if self._free else np.empty(0)
+        if len(buffer) < length:
+            buffer = np.empty(length)
+        yield buffer[:length]
+        self._free.append(buffer)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +77,8 @@ class Summation:
         1 for sums, 2 for numbers of non-zero values too, 3 for sums of squares too.
     tile_rows
         Rows of a tile.
+    totals
+        (n_obs,) sum of each row, if the store has it.
     """
 
     matrix: Matrix
@@ -59,15 +87,23 @@ class Summation:
     values: Values
     n_moments: int
     tile_rows: int
+    totals: ShardedArray | None
+    buffers: _Buffers = field(default_factory=_Buffers)
 
     @classmethod
     def of(
-        cls, matrix: Matrix, columns: ColumnSelection, labels: CellLabels, values: Values, n_moments: int
+        cls,
+        matrix: Matrix,
+        columns: ColumnSelection,
+        labels: CellLabels,
+        values: Values,
+        n_moments: int,
+        totals: ShardedArray | None = None,
     ) -> Summation:
         """Divide a matrix into tiles of about as many values as a shard."""
         per_row = max(1.0, len(matrix.data) / max(1, matrix.shape[0]))
         rows = 1 << max(0, int(np.log2(_TILE_VALUES / per_row)))
-        return cls(matrix, columns, labels, values, n_moments, min(rows, _TILE_ROWS))
+        return cls(matrix, columns, labels, values, n_moments, min(rows, _TILE_ROWS), totals)
 
     def add_tile(self, start: int, wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Add up the rows of a tile that belong to some groups.
@@ -83,25 +119,57 @@ class Summation:
         -------
         Positions among `wanted` of the groups that have cells in the tile, and their (n, n_genes, n_moments) sums.
         """
+        position = self._positions(start, wanted)
+        present, slots = np.unique(position[position >= 0], return_inverse=True)
+        position[position >= 0] = slots
+        out = np.zeros((len(present), self.columns.n_columns + 1, self.n_moments))
+        self._add(start, position, out)
+        return present, out[:, :-1]
+
+    @contextlib.contextmanager
+    def added_tiles(self, starts: NDArray[np.int64], wanted: NDArray[np.int64]) -> Iterator[NDArray[np.float64]]:
+        """Give the (n_wanted, n_genes, n_moments) sums of some groups, the same as adding what `add_tile` returns.
+
+        Parameters
+        ----------
+        starts
+            First rows of the tiles, ascending.
+        """
+        n, row = len(wanted), (self.columns.n_columns + 1) * self.n_moments
+        with self.buffers.taken(2 * n * row) as buffer:
+            out = buffer.reshape(2 * n, self.columns.n_columns + 1, self.n_moments)
+            is_begun = np.zeros(n, bool)
+            out[:n] = 0
+            for start in starts.tolist():
+                position = self._positions(start, wanted)
+                present = np.unique(position[position >= 0])
+                again = present[is_begun[present]]  # to the others, there is nothing that their tile could be added to
+                slots = np.append(np.arange(n), -1)
+                slots[again] = n + np.arange(len(again))
+                out[n : n + len(again)] = 0
+                self._add(start, slots[position], out)
+                for k, group in enumerate(again.tolist()):
+                    out[group] += out[n + k]
+                is_begun[present] = True
+            yield out[:n, :-1]
+
+    def _positions(self, start: int, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n_rows,) position among `wanted` of the group of each row of a tile, or -1."""
         group = self.labels.of_rows(start, min(self.matrix.shape[0], start + self.tile_rows))
         position = np.searchsorted(wanted, group).clip(max=len(wanted) - 1)
-        is_wanted = wanted[position] == group
-        present, slots = np.unique(position[is_wanted], return_inverse=True)
-        slot_of_row = np.full(len(group), -1)
-        slot_of_row[is_wanted] = slots
-        out = np.zeros((len(present), self.columns.n_columns + 1, self.n_moments))
-        factors = None if self.values == "stored" else self._factors(start, slot_of_row)
-        self.matrix.add_up(start, RowSums.make(slot_of_row, factors, self.values, out), self.columns)
-        return present, out[:, :-1]
+        return np.where(wanted[position] == group, position, -1)
+
+    def _add(self, start: int, slots: NDArray[np.int64], out: NDArray[np.float64]) -> None:
+        factors = None if self.values == "stored" else self._factors(start, slots)
+        self.matrix.add_up(start, RowSums.make(slots, factors, self.values, out), self.columns)
 
     def _factors(self, start: int, slots: NDArray[np.int64]) -> NDArray[np.float64]:
         """(n_rows,) what scales each row to the total; 0 for rows without counts."""
-        totals = np.zeros((len(slots), 2, 1))
-        each = np.where(slots >= 0, np.arange(len(slots)), -1)
-        self.matrix.add_up(
-            start, RowSums.make(each, None, "stored", totals), ColumnSelection.joined(self.matrix.shape[1])
-        )
-        total = totals[:, 0, 0]
+        if self.totals is not None:
+            total = self.totals.read(start, start + len(slots))
+        else:
+            total = np.zeros(len(slots))
+            total[slots >= 0] = self.matrix.totals(start + np.flatnonzero(slots >= 0))
         return np.divide(PER, total, out=np.zeros(len(total)), where=total > 0)
 
 
@@ -125,15 +193,19 @@ def reduce_blocks(
     labels, n_genes = summation.labels, summation.columns.n_columns
     n_cells, occurring = labels.count(summation.matrix.shape[0], summation.tile_rows)
     tiles_of_group = _tiles_of(occurring)
-    chunks = block_chunks(labels.shape, _BLOCK_BYTES // max(1, n_genes * summation.n_moments * 8))
+    block_bytes = _BLOCK_BYTES_OF_RUNS if labels.is_by_run else _BLOCK_BYTES
+    chunks = block_chunks(labels.shape, block_bytes // max(1, n_genes * summation.n_moments * 8))
+    n_blocks = math.prod(map(len, chunks))
     shared = dask.delayed(summation, pure=False, traverse=False)
     blocks: list[list[Any]] = [[] for _ in dtypes]
     for wanted, shape in block_groups(labels.shape, chunks):
         tiles = np.unique(np.concatenate([np.empty(0, np.int64), *(tiles_of_group(g) for g in wanted.tolist())]))
-        finished = dask.delayed(_finish, pure=False, nout=len(dtypes))(
-            _add_tiles(summation, shared, tiles, wanted), finish, n_cells[wanted], shape, n_genes,
-            summation.n_moments,
-        )  # fmt: skip
+        starts, of_block = tiles * summation.tile_rows, _Block(wanted, n_cells[wanted], (*shape, n_genes), finish)
+        if n_blocks >= _MANY_BLOCKS or len(tiles) <= _FEW_TILES:
+            finished = dask.delayed(_reduce, pure=False, nout=len(dtypes))(shared, starts, of_block)
+        else:
+            sums = _add_tiles(shared, starts, wanted)
+            finished = dask.delayed(_finish, pure=False, nout=len(dtypes))(sums, of_block)
         for parts, part, dtype in zip(blocks, finished, dtypes, strict=True):
             parts.append(da.from_delayed(part, (*shape, n_genes), dtype))
     counts, shape = tuple(len(sizes) for sizes in chunks), (*labels.shape, n_genes)
@@ -153,11 +225,42 @@ def _tiles_of(occurring: list[NDArray[np.int64]]) -> Callable[[int], NDArray[np.
     return lambda number: tile[np.searchsorted(group, number) : np.searchsorted(group, number, side="right")]
 
 
-def _add_tiles(summation: Summation, shared: Any, tiles: NDArray[np.int64], wanted: NDArray[np.int64]) -> Any:
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """Groups of one block of the result.
+
+    Attributes
+    ----------
+    wanted
+        (n,) numbers of the groups, ascending.
+    n_cells
+        (n,) cells of each.
+    shape
+        Shape of the block, the genes last.
+    finish
+        See `reduce_blocks`.
+    """
+
+    wanted: NDArray[np.int64]
+    n_cells: NDArray[np.int64]
+    shape: tuple[int, ...]
+    finish: Callable[[NDArray[np.float64], NDArray[np.int64]], tuple[NDArray[Any], ...]]
+
+    def finished(self, sums: NDArray[np.float64]) -> tuple[NDArray[Any], ...]:
+        """Make statistics of ``(n, n_genes, n_moments)`` sums."""
+        return tuple(part.reshape(self.shape) for part in self.finish(sums, self.n_cells))
+
+
+def _reduce(summation: Summation, starts: NDArray[np.int64], block: _Block) -> tuple[NDArray[Any], ...]:
+    with summation.added_tiles(starts, block.wanted) as sums:
+        return block.finished(sums)
+
+
+def _add_tiles(shared: Any, starts: NDArray[np.int64], wanted: NDArray[np.int64]) -> Any:
     """Make the tasks that add up a block: one tile after another, so that the matrix is read from front to back."""
     sums = None
-    for tile in tiles.tolist():
-        part = dask.delayed(_add_tile, pure=False)(shared, tile * summation.tile_rows, wanted)
+    for start in starts.tolist():
+        part = dask.delayed(_add_tile, pure=False)(shared, start, wanted)
         sums = dask.delayed(_add_part, pure=False)(sums, part, len(wanted))
     return sums
 
@@ -173,13 +276,8 @@ def _add_part(sums: NDArray[np.float64] | None, part: Any, n_groups: int) -> NDA
     return result
 
 
-def _finish(
-    sums: NDArray[np.float64] | None, finish: Any, n_cells: NDArray[np.int64], shape: tuple[int, ...], n_genes: int,
-    n_moments: int,
-) -> tuple[NDArray[Any], ...]:  # fmt: skip
-    if sums is None:
-        sums = np.zeros((len(n_cells), n_genes, n_moments))
-    return tuple(part.reshape(*shape, n_genes) for part in finish(sums, n_cells))
+def _finish(sums: NDArray[np.float64], block: _Block) -> tuple[NDArray[Any], ...]:
+    return block.finished(sums)
 
 
 def block_chunks(shape: tuple[int, ...], n_groups: int) -> tuple[tuple[int, ...], ...]:

@@ -244,6 +244,23 @@ class Matrix:
 
         self._decode_both(starts, stops, scatter)
 
+    def totals(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(n,) sum of each of some ascending rows; their column numbers are not read.
+
+        Raises
+        ------
+        StoreDamagedError
+            If a file is missing or damaged.
+        """
+        if not self._decodes_in_kernels:
+            block = self.read_rows(rows)
+            row_of_value = np.repeat(np.arange(len(rows)), np.diff(block.indptr))
+            return np.bincount(row_of_value, weights=block.data, minlength=len(rows)).astype(np.float64)
+        starts, stops = self._bounds(rows)
+        totals, is_filled = np.zeros(len(rows)), stops > starts
+        totals[is_filled] = self.data.sum_ranges(starts[is_filled], stops[is_filled])
+        return totals
+
     def add_up(self, start: int, sums: RowSums, columns: ColumnSelection) -> None:
         """Add up consecutive rows by group, without holding what is decoded; see `RowSums`.
 

@@ -250,6 +250,12 @@ class ShardedArray:
             n_taken, n_read = int(chunk_ends[-1]), n_read + len(numbers)
         return out, sums
 
+    def sum_ranges(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(n,) sum of the elements of each range; ranges as for `take_selected`."""
+        n_chunks, nothing = len(_chunks_of(starts, stops, self.grid.chunk)), np.empty(0, np.uint32)
+        ends = np.zeros(len(starts), np.int64), np.zeros(n_chunks, np.int64)
+        return self.take_selected(starts, stops, SelectedElements(nothing, nothing, *ends), totals=True)[1]
+
     # The steps of a read. Matrices use them as well, to read two arrays side by side.
 
     def scratch_chunk(self) -> NDArray[Any]:

@@ -106,24 +106,26 @@ def add_view(view: RowView, sums: RowSums, columns: ColumnSelection) -> None:
 
 @kernel
 def _add_row(columns: Any, values: Any, factor: Any, kind: Any, lookup: Any, table: Any, out: Any) -> None:
-    mask, n_moments = np.uint64(len(lookup) - 1), out.shape[1]
-    has_table = kind == 2 and len(values) > len(table)
-    if has_table:
-        for count in range(len(table)):
-            table[count] = np.log1p(count * factor)
+    mask, n_moments, sums = np.uint64(len(lookup) - 1), np.uint64(out.shape[1]), out.reshape(-1)
+    one, two, n_known = np.uint64(1), np.uint64(2), len(table) if kind == 2 and len(values) > len(table) else 0
+    for number in range(n_known):
+        table[number] = np.log1p(number * factor)
     for j in range(len(values)):
-        value = np.float64(values[j])
+        stored = values[j]
         if kind == 2:
-            small = np.int64(value) if 0 <= value < len(table) else -1
-            value = table[small] if has_table and small == value else np.log1p(value * factor)
+            count = np.int64(stored)
+            is_known = 0 <= count < n_known and count == stored
+            value = table[np.uint64(count)] if is_known else np.log1p(stored * factor)
         elif kind == 1:
-            value *= factor
-        at = np.uint64(lookup[np.uint64(columns[j]) & mask])
-        out[at, 0] += value
-        if n_moments > 1:
-            out[at, 1] += value != 0
-        if n_moments > 2:
-            out[at, 2] += value * value
+            value = stored * factor
+        else:
+            value = np.float64(stored)
+        at = np.uint64(lookup[np.uint64(columns[j]) & mask]) * n_moments
+        sums[at] += value
+        if n_moments > one:
+            sums[at + one] += value != 0
+            if n_moments > two:
+                sums[at + two] += value * value
 
 
 @kernel

@@ -56,6 +56,7 @@ def _small_tiles(monkeypatch):
     """Divide even small screens into several tiles and blocks."""
     monkeypatch.setattr(moments, "_TILE_VALUES", 100)
     monkeypatch.setattr(moments, "_BLOCK_BYTES", 17 * 3 * 8 * 4)
+    monkeypatch.setattr(moments, "_BLOCK_BYTES_OF_RUNS", 17 * 3 * 8 * 4)
 
 
 def values_of(adata, of):
@@ -227,6 +228,12 @@ def test_results_have_the_same_bits_in_any_way(stores, name, monkeypatch):
     for block_bytes in (1, 10**9):
         with monkeypatch.context() as patch:
             patch.setattr(moments, "_BLOCK_BYTES", block_bytes)
+            patch.setattr(moments, "_BLOCK_BYTES_OF_RUNS", block_bytes)
+            assert bits(found().compute()) == expected
+    for few_tiles, many_blocks in ((0, 10**9), (10**9, 1)):  # a task for each tile, or for each block
+        with monkeypatch.context() as patch:
+            patch.setattr(moments, "_FEW_TILES", few_tiles)
+            patch.setattr(moments, "_MANY_BLOCKS", many_blocks)
             assert bits(found().compute()) == expected
     for size in (1, 128):
         with monkeypatch.context() as patch:

@@ -60,7 +60,7 @@ def test_an_epoch_and_a_scan_read_hardly_more_than_is_stored(server, store):
 
 
 def test_an_aggregate_reads_the_cells_of_what_is_computed(server, store, monkeypatch):
-    monkeypatch.setattr("lazypert.analysis.moments._BLOCK_BYTES", 1)  # one group for each block
+    monkeypatch.setattr("lazypert.analysis.moments._BLOCK_BYTES_OF_RUNS", 1)  # one group for each block
     with server.recording() as requests:
         means = lp.open(server.url).pert.aggregate(stats="mean")["mean"]
     assert of_matrix(requests) == []
