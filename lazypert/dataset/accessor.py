@@ -11,6 +11,7 @@ import xarray as xr
 
 from lazypert._internal.validation import make_config, named_options, require_choice, require_names
 from lazypert.analysis.aggregate import aggregate
+from lazypert.analysis.rank_genes import rank_genes
 from lazypert.dataset.anndata_files import to_anndata, write_h5ad
 from lazypert.dataset.cell_rows import are_all, as_array, cell_rows, positions_in, unique_rows
 from lazypert.dataset.dataset_source import require_stored_labels, selected_genes, selection_config, store_config
@@ -350,9 +351,9 @@ class PertAccessor:
         """Aggregate the expression of groups of cells, lazily, without dense blocks of the matrix.
 
         Nothing of the matrix is read before the result is computed, and for some groups only the chunks that hold their
-        cells, whatever `genes` are. ``"log1p"`` and ``"cp10k"`` decode these twice, for the totals first. A store in
-        source order, or a column that the store is not sorted by, is read once for each 64 MiB of sums. Values are
-        those of the store, also if others were assigned to the Dataset.
+        cells, whatever `genes` are. ``"log1p"`` and ``"cp10k"`` of a layer read its values twice, for the totals of
+        cells first. A store in source order, or a column that the store is not sorted by, is read once for each 64 MiB
+        of sums. Values are those of the store, also if others were assigned to the Dataset.
 
         Parameters
         ----------
@@ -403,6 +404,62 @@ class PertAccessor:
         require_stored_labels(self._ds, self.store, by)
         genes = selected_genes(self._ds, self.store, layer) if genes is None else genes
         return aggregate(self.store, self.groups, by=by, stats=stats, of=of, layer=layer, genes=genes)
+
+    @named_options
+    def rank_genes(
+        self,
+        method: str = "t-test",
+        *,
+        reference: str = "control",
+        by: str | Sequence[str] = "perturbation",
+        of: str = "log1p",
+        layer: str | None = None,
+        genes: str | Sequence[str] | None = None,
+    ) -> xr.Dataset:
+        """Test which genes differ in expression between the cells of each perturbation and a reference, lazily.
+
+        Reads what `aggregate` reads, with the same `by`.
+
+        Parameters
+        ----------
+        method
+            ``"t-test"``: Welch's t-test, as Scanpy's ``rank_genes_groups(method="t-test")``.
+        reference
+            ``"control"``: the controls, all labels of them together. ``"rest"``: all other cells, controls too.
+        by
+            ``"perturbation"``, or several columns, of which the others divide the cells: with
+            ``("cell_type", "perturbation")``, each perturbation is compared with the reference of its cell type.
+        of, layer, genes
+            As in `aggregate`.
+
+        Returns
+        -------
+        Dataset of the dimensions `by` and ``gene``, of the perturbations that have cells, without the controls:
+        ``score`` (t), ``log2_fold_change``, ``p_value`` (two-sided), ``p_adjusted`` (Benjamini-Hochberg, over the genes
+        of one comparison), ``mean`` and ``reference_mean``, all lazy and float64; and the numbers of cells ``n`` and
+        ``reference_n``. Scores and p-values are NaN where a sample has fewer than two cells; a gene with the same value
+        in all cells of both has a p-value of 1. The fold change is that of means on the scale of counts, each plus
+        1e-9; matrices with negative values have none.
+
+        Raises
+        ------
+        ConfigError
+            When `by` lacks ``"perturbation"``, or there are no controls; and what `aggregate` raises.
+
+        Examples
+        --------
+        ::
+
+            tests = ds.pert.rank_genes("t-test")
+            tests.sel(perturbation="TP53").to_dataframe().nsmallest(20, "p_adjusted")
+        """
+        unique_rows(self._ds, "a test of cells")
+        by = require_names("by", by)
+        require_stored_labels(self._ds, self.store, by)
+        genes = selected_genes(self._ds, self.store, layer) if genes is None else genes
+        return rank_genes(
+            self.store, self.groups, method=method, reference=reference, by=by, of=of, layer=layer, genes=genes
+        )
 
     def match_controls(
         self, splits: SplitResult | None = None, **options: Unpack[ControlMappingKwargs]
