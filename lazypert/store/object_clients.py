@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from lazypert.store.storage_options import ObstoreOptions, RequestOptions
 
 _PART_BYTES = 16 << 20  # larger objects are sent in parts
-_NOT_IMPLEMENTED = re.compile(r"\b501\b|NotImplemented")  # what servers say of conditions that they do not know
+_NOT_IMPLEMENTED = re.compile(
+    r"501 Not Implemented|<Code>NotImplemented"
+)  # what servers say of conditions that they do not know
 
 
 class ObjectChangedError(OSError):
