@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from lazypert.store.storage_options import ObstoreOptions, RequestOptions
 
 _PART_BYTES = 16 << 20  # larger objects are sent in parts
+_NOT_IMPLEMENTED = re.compile(
+    r"501 Not Implemented|<Code>NotImplemented"
+)  # what servers say of conditions that they do not know
 
 
 class ObjectChangedError(OSError):
@@ -64,8 +68,8 @@ class ObjectClient(Protocol):
         """Path in the bucket of a key below another URL of it."""
         ...
 
-    def put(self, path: str, data: bytes, only_new: bool) -> str | None:
-        """Write an object, and return its ETag if it is known."""
+    def put(self, path: str, data: bytes, only_new: bool, etag: str | None) -> str | None:
+        """Write an object, in the place of one that has this ETag if there is one, and return its ETag if known."""
         ...
 
     def get(self, path: str, start: int, stop: int | None, etag: str | None) -> bytes:
@@ -115,6 +119,7 @@ class _Obstore:
         scheme = {"s3a": "s3", "gcs": "gs"}.get(parts.scheme, parts.scheme)
         self.secrets, self.attempts = options.secrets, own.max_retries + 1
         self._prefix = parts.path.strip("/")
+        self._has_etags = scheme != "gs"  # Google's conditions are numbers of generations
         limits: Any = {"timeout": f"{own.request_timeout:g}s", "connect_timeout": f"{min(own.request_timeout, 10):g}s"}
         given: dict[str, Any] = {"config": options.config, "client_options": options.client | limits}
         retries: Any = {"max_retries": 0}  # requests are repeated by `ObjectFolder`
@@ -126,16 +131,23 @@ class _Obstore:
     def path_of(self, url: str, key: str) -> str:
         return f"{urlsplit(url).path.strip('/')}/{key}"
 
-    def put(self, path: str, data: bytes, only_new: bool) -> str | None:
+    def put(self, path: str, data: bytes, only_new: bool, etag: str | None) -> str | None:
         import obstore
-        from obstore.exceptions import AlreadyExistsError, PreconditionError
+        from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
-        in_parts = len(data) > 2 * _PART_BYTES and not only_new
-        mode: Any = "create" if only_new else "overwrite"
+        is_matched = etag is not None and self._has_etags and not etag.startswith("W/")
+        in_parts = len(data) > 2 * _PART_BYTES and not only_new and not is_matched
+        mode: Any = "create" if only_new else {"e_tag": etag} if is_matched else "overwrite"
         try:
             done = obstore.put(self._store, path, data, mode=mode, use_multipart=in_parts, chunk_size=_PART_BYTES)
         except (AlreadyExistsError, PreconditionError) as error:
+            if is_matched:
+                raise ObjectChangedError(path) from error
             raise FileExistsError(path) from error
+        except BaseError as error:
+            if is_matched and _NOT_IMPLEMENTED.search(str(error)):
+                return self.put(path, data, only_new, None)
+            raise
         return done["e_tag"]
 
     def get(self, path: str, start: int, stop: int | None, etag: str | None) -> bytes:
@@ -200,7 +212,7 @@ class _Fsspec:
     def path_of(self, url: str, key: str) -> str:
         return f"{self._files._strip_protocol(url).rstrip('/')}/{key}"
 
-    def put(self, path: str, data: bytes, only_new: bool) -> str | None:
+    def put(self, path: str, data: bytes, only_new: bool, etag: str | None) -> str | None:  # noqa: ARG002
         if only_new:
             if self._files.exists(path):
                 raise FileExistsError(path)

@@ -61,15 +61,17 @@ class ObjectFolder:
         """Return the folder beside this one whose name has a suffix."""
         return ObjectFolder(self.url + suffix, self._options)
 
-    def put(self, key: str, data: bytes, *, only_new: bool = False) -> str | None:
+    def put(self, key: str, data: bytes, *, only_new: bool = False, etag: str | None = None) -> str | None:
         """Write an object at once: it appears complete or not at all; return its ETag if the server says it.
 
         Raises
         ------
         FileExistsError
             If `only_new`, and it exists.
+        ObjectChangedError
+            If the ETag of what it would replace is another one than `etag`, where the server can tell.
         """
-        return self._request(key, lambda client, path: client.put(path, data, only_new), verb="written")
+        return self._request(key, lambda client, path: client.put(path, data, only_new, etag), verb="written")
 
     def get(self, key: str, start: int = 0, stop: int | None = None, *, etag: str | None = None) -> bytes:
         """Read an object, or a part of it.

@@ -12,7 +12,7 @@ import zarr
 
 from lazypert._internal.machine import raise_machine_error
 from lazypert._internal.paths import is_url, require_plain_url, shown_url
-from lazypert.errors import StoreNotFoundError
+from lazypert.errors import StoreDamagedError, StoreNotFoundError
 from lazypert.store.byte_reader import LocalReader
 from lazypert.store.damage import store_damaged
 from lazypert.store.disk_cache import DiskCache
@@ -23,7 +23,7 @@ from lazypert.store.remote_reader import RemoteReader
 from lazypert.store.storage_options import own_options, secrets_of
 from lazypert.store.table_objects import annotation_objects
 from lazypert.store.unfinished import CLAIM, unfinished_store
-from lazypert.store.updating import KeptObjects
+from lazypert.store.updating import UPDATING, KeptObjects
 
 _FILES = (".h5ad", ".h5", ".h5mu", ".loom")
 
@@ -66,8 +66,15 @@ def open_root(
             f"lazypert.convert({path!r}, 'screen.zarr', pert_col=..., control_pert=...)."
         )
     reader = LocalReader(folder)
-    identity = reader.root_identity()
-    return reader, _open_group(folder, path), identity
+    identity, group = reader.root_identity(), _open_group(folder, path)
+    attrs = group.attrs[MARKER]
+    if isinstance(attrs, dict) and attrs.get(UPDATING) is not None:
+        raise StoreDamagedError(
+            f"{path!r} is a copy of a store in object storage that was made during an update: some of its files may be "
+            "those of the new version. Copy the store again once the update is complete; if it was interrupted, the "
+            "next update of the original puts the old version back."
+        )
+    return reader, group, identity
 
 
 def _no_store(folder: Path, path: str) -> StoreNotFoundError:
@@ -105,26 +112,31 @@ def _open_remote(
     options, rest = own_options(storage_options)
     opened = open_object_store(url, storage_options) if given is None else given
     secrets = secrets_of(rest)
-    reader = RemoteReader(opened, url, options, secrets)
-    root, identity = reader.read_root()
-    if root is None:
-        raise _no_root(url) if reader.size(CLAIM) is None else unfinished_store(url)
-    kept = _kept_objects(root)
-    if cache is not None or kept is not None:
-        of_version = None if cache is None else DiskCache(*cache, f"{url}\n{sha256(root).hexdigest()}")
-        reader = RemoteReader(opened, url, options, secrets, of_version, kept)
-    reader.provide({"zarr.json": root})
-    group = _open_group(ReaderStore(reader), url)
-    reader.hold(annotation_objects(group))
-    return reader, group, identity
+    while True:
+        reader = RemoteReader(opened, url, options, secrets)
+        root, identity = reader.read_root()
+        if root is None:
+            raise _no_root(url) if reader.size(CLAIM) is None else unfinished_store(url)
+        kept = _kept_objects(root)
+        if cache is not None or kept is not None:
+            of_version = None if cache is None else DiskCache(*cache, f"{url}\n{sha256(root).hexdigest()}")
+            reader = RemoteReader(opened, url, options, secrets, of_version, kept)
+        reader.provide({"zarr.json": root})
+        group = _open_group(ReaderStore(reader), url)
+        requested = reader.hold(annotation_objects(group))
+        if not requested or reader.root_identity() == identity:
+            reader.save_held(requested)
+            return reader, group, identity
+        # Otherwise an update has begun, or ended, and the objects may be of either version.
 
 
 def _kept_objects(root: bytes) -> KeptObjects | None:
     """Return what root metadata say of an unfinished update; metadata that cannot be read are refused later."""
     try:
-        return KeptObjects.of(json.loads(root)["attributes"][MARKER])
+        attrs = json.loads(root)["attributes"][MARKER]
     except (ValueError, KeyError, TypeError):
         return None
+    return KeptObjects.of(attrs) if isinstance(attrs, dict) else None
 
 
 def _no_root(path: str) -> StoreNotFoundError:

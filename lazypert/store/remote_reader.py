@@ -181,8 +181,13 @@ class RemoteReader:
 
     # Small objects.
 
-    def hold(self, keys: Sequence[str]) -> None:
-        """Read whole objects with one request each, all at once, and keep them in memory."""
+    def hold(self, keys: Sequence[str]) -> list[str]:
+        """Read whole objects with one request each, all at once, and keep them in memory.
+
+        Returns
+        -------
+        Keys of those that were requested, for `save_held` after a check that they are of the version that was opened.
+        """
         missing = self.not_held(keys)
         if self.cache is not None:
             for key in missing:
@@ -190,11 +195,18 @@ class RemoteReader:
                     self._keep(key, kept)
             missing = self.not_held(missing)
         if not missing:
-            return
+            return []
         for key, body in zip(missing, requests.run(self._gather([(key, None) for key in missing])), strict=True):
             if body is not None:
                 self._keep(key, body)
-                if self.cache is not None:
+        return missing
+
+    def save_held(self, keys: Sequence[str]) -> None:
+        """Keep objects in the cache that are kept in memory."""
+        if self.cache is not None:
+            for key in keys:
+                _, body = self._lookup(key)
+                if body is not None:
                     self.cache.save(key, body)
 
     def forget(self, keys: Sequence[str]) -> None:

@@ -160,10 +160,10 @@ class CheckedReader:
             return  # the store is gone, as the next read will say
         try:
             attrs = json.loads(found)["attributes"][MARKER]
-        except (ValueError, KeyError, TypeError) as error:
+            changes = self.version.change_to(Version.of(attrs))
+            overwritten = overwritten_elements(attrs, self._updating)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise store_damaged("zarr.json", f"it cannot be read ({error})") from error
-        changes = self.version.change_to(Version.of(attrs))
-        overwritten = overwritten_elements(attrs, self._updating)
         if changes is None or not all(path.startswith("obs/") for path in overwritten):
             raise store_changed(self.where)
         if changes.get(str(self.column)) != self.digest or self.column in overwritten:
@@ -233,14 +233,19 @@ class CheckedReader:
 
     def hold(self, keys: Sequence[str]) -> None:
         """Read small objects as a whole."""
-        if isinstance(self.reader, LocalReader) or not self.reader.not_held(keys):
+        if isinstance(self.reader, LocalReader) or not (missing := self.reader.not_held(keys)):
             return
-        self.reader.hold(keys)
-        try:
-            self.check()
-        except StoreChangedError:
-            self.reader.forget(keys)
-            raise
+        while True:
+            seen, requested = self.seen, self.reader.hold(missing)
+            try:
+                self.check()
+            except StoreChangedError:
+                self.reader.forget(missing)
+                raise
+            if self.seen == seen:
+                self.reader.save_held(requested)
+                return
+            self.reader.forget(missing)  # an update has begun, or was undone: they may be of either version
 
     def fresh(self) -> CheckedReader:
         """Return a reader that keeps nothing."""

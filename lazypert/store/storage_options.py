@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from lazypert.errors import ConfigError, near_matches
 
@@ -155,6 +156,7 @@ def for_obstore(protocol: str, options: Mapping[str, Any]) -> ObstoreOptions | N
             raise ConfigError(
                 f"storage_options: got a value of type {type(value).__name__} for {name!r}, expected text or a bool."
             )
+    _require_address(config.get("endpoint"))
     for name in ("skip_signature", "request_payer"):
         if config.get(name) is False:
             del config[name]
@@ -165,3 +167,17 @@ def for_obstore(protocol: str, options: Mapping[str, Any]) -> ObstoreOptions | N
     if headers:
         client["default_headers"] = dict(headers)
     return ObstoreOptions(config, client, tuple(options))
+
+
+def _require_address(endpoint: Any) -> None:
+    """Raise `ConfigError` unless the address of a server is a URL; obstore panics at some that are not."""
+    try:
+        parts = None if endpoint is None else urlsplit(str(endpoint))
+        is_url = parts is None or (parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0)
+    except ValueError:
+        is_url = False
+    if not is_url:  # which may hold a password
+        raise ConfigError(
+            "storage_options: endpoint_url: got a text that is not the URL of a server, expected one such as "
+            "'https://storage.example.com:9000'."
+        )

@@ -7,8 +7,13 @@ replaced; and the new root metadata, which do not know the copies, make all of i
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from lazypert.store.content_checks import contradiction
+from lazypert.store.format import MARKER
+from lazypert.store.unfinished import CLAIM
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,10 +27,18 @@ FOLDER = "update.partial-"
 PLAN = "plan.json"
 """Object in it: the keys that only the new version or only the old one has."""
 
+_FOLDER = re.compile(rf"({re.escape(FOLDER)}[0-9a-f]{{12}})/")
+
 
 def updating(folder: str, objects: Sequence[str], replaced: Sequence[str]) -> dict[str, Any]:
     """Return the value of the root attribute."""
     return {"folder": folder, "objects": sorted(objects), "replaced": sorted(replaced)}
+
+
+def folder_of(key: str) -> str | None:
+    """Name of the folder of copies that an object is in, if it is in one."""
+    found = _FOLDER.match(key)
+    return None if found is None else found[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +51,35 @@ class KeptObjects:
         Where the copies are.
     keys
         Keys of the objects.
+    replaced
+        Elements that will be written again.
     """
 
     folder: str
     keys: frozenset[str]
+    replaced: tuple[str, ...]
 
     @classmethod
     def of(cls, attrs: Mapping[str, Any]) -> KeptObjects | None:
-        """Copies that the root attributes name; None if the store is not being updated."""
+        """Copies that the root attributes name; None if the store is not being updated.
+
+        Raises
+        ------
+        StoreDamagedError
+            If they do not name a folder of copies, or keys that are not within the store.
+        """
         found = attrs.get(UPDATING)
-        if not isinstance(found, dict):
+        if found is None:
             return None
-        return cls(str(found["folder"]), frozenset(found["objects"]))
+        fields = found if isinstance(found, dict) else {}
+        folder, keys, replaced = fields.get("folder"), _keys(fields.get("objects")), _keys(fields.get("replaced"))
+        if not isinstance(folder, str) or folder_of(f"{folder}/") != folder or keys is None or replaced is None:
+            raise contradiction(
+                "zarr.json",
+                f"attribute {MARKER}/{UPDATING}: got {str(found)[:60]!r}, expected a 'folder' {FOLDER!r}<id>, and the "
+                "lists 'objects' and 'replaced' of keys in the store",
+            )
+        return cls(folder, frozenset(keys), tuple(replaced))
 
     def place(self, key: str) -> str | None:
         """Key of the copy of an object, if there is one."""
@@ -66,5 +96,17 @@ def overwritten_elements(attrs: Mapping[str, Any], known: Any) -> tuple[str, ...
     known
         What they said of an update when the reader was opened: it reads the copies then.
     """
-    now = attrs.get(UPDATING)
-    return () if not isinstance(now, dict) or now == known else tuple(now["replaced"])
+    now = KeptObjects.of(attrs)
+    return () if now is None or attrs[UPDATING] == known else now.replaced
+
+
+def _keys(found: Any) -> list[str] | None:
+    """Return what should be a list of keys of a store, other than of the objects that tell its state; else None."""
+    is_list = isinstance(found, list) and all(
+        isinstance(key, str)
+        and key not in ("zarr.json", CLAIM)
+        and not key.startswith(FOLDER)
+        and not {"", ".", ".."} & set(key.split("/"))
+        for key in found
+    )
+    return found if is_list else None

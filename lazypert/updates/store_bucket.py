@@ -28,16 +28,17 @@ from lazypert._internal.paths import require_plain_url
 from lazypert.conversion.remote_staging import remote_target, scratch_path
 from lazypert.conversion.store_files import UPLOADS, ObjectFiles
 from lazypert.conversion.target_claim import ROOT, TargetClaim
-from lazypert.errors import LazypertError, MachineError, StoreExistsError
+from lazypert.errors import LazypertError, MachineError, StoreDamagedError, StoreExistsError
 from lazypert.store.damage import store_damaged
 from lazypert.store.format import MARKER
-from lazypert.store.manifest import MANIFEST_FILES, Entry, root_digest
+from lazypert.store.manifest import MANIFEST, MANIFEST_FILES, Entry
 from lazypert.store.store import Store
-from lazypert.store.updating import FOLDER, PLAN, UPDATING, updating
+from lazypert.store.updating import FOLDER, PLAN, UPDATING, KeptObjects, folder_of, updating
+from lazypert.updates.remote_root import end_of, etag_of_root, replace_root, sealed
 from lazypert.updates.store_folder import lock_beside, remove_leftovers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from pathlib import Path
 
 _LOG = logging.getLogger("lazypert")
@@ -85,8 +86,8 @@ class StoreBucket:
         try:
             remove_leftovers(self.path)
             self._claim = self._take_claim()
-            self._clean_up()
             self.store = self._open()
+            self._clean_up()
             self._entries = self._read_entries()
         except BaseException:
             self.release()
@@ -125,7 +126,7 @@ class StoreBucket:
             return _root_of(self.store)
         entry = self._entries[key]
         data = self.store.reader.read(key, 0, entry.size + 1)
-        if (len(data), crc32(data)) != (entry.size, entry.crc32):
+        if not _is_same(data, entry):
             raise store_damaged(key, "missing, or its bytes changed since it was written")
         return data
 
@@ -137,24 +138,22 @@ class StoreBucket:
         new = sorted(set(written) - {ROOT})
         changed = [key for key in new if key in self._entries]
         added, gone = [key for key in new if key not in self._entries], sorted(self._entries.keys() - present)
-        kept = objects.sibling(f"/{FOLDER}{claim.name}")
+        kept_in = f"{FOLDER}{claim.name}"
+        kept = objects.sibling(f"/{kept_in}")
         kept.put(PLAN, json.dumps([*added, *gone]).encode())
         self._send(root, added)
         _each(lambda key: objects.copy(key, kept), changed)
         claim.check()
-        old = _root_of(self.store)
+        old, written_again = _root_of(self.store), list(replaced)
         metadata = json.loads(old)
-        metadata["attributes"][MARKER][UPDATING] = updating(f"{FOLDER}{claim.name}", changed, list(replaced))
-        objects.put(ROOT, _sealed(metadata) + _end_of(old))
+        metadata["attributes"][MARKER][UPDATING] = updating(kept_in, changed, written_again)
+        etag = replace_root(objects, sealed(metadata) + end_of(old), etag_of_root(objects, old))
         self._send(root, changed)
         self._check_sizes(root, new)
         claim.check()
-        data = (root / ROOT).read_bytes()
-        try:
-            objects.put(ROOT, data)
-        except LazypertError:  # the answer may have been lost
-            if objects.get(ROOT) != data:
-                raise
+        # An element may get the values back that it had before: caches tell the two versions by their texts.
+        end = end_of(old) + b"\n" * bool(written_again)
+        replace_root(objects, (root / ROOT).read_bytes() + end, etag)
         with contextlib.suppress(LazypertError):  # the update is complete
             self._clean_up()
 
@@ -181,8 +180,13 @@ class StoreBucket:
 
     def _read_entries(self) -> dict[str, Entry]:
         """Sizes and checksums of all objects of the store but its root metadata."""
-        of_manifest = [Entry(*fields) for fields in self.store.attrs[MANIFEST_FILES]]
-        return {entry.key: entry for entry in [*self.store.read_manifest(), *of_manifest]}
+        try:
+            of_manifest = [Entry(*fields) for fields in self.store.attrs[MANIFEST_FILES]]
+            return {entry.key: entry for entry in [*self.store.read_manifest(), *of_manifest]}
+        except StoreDamagedError:
+            raise
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise store_damaged(MANIFEST, f"the manifest cannot be read ({error})") from error
 
     def _take_claim(self) -> TargetClaim:
         try:
@@ -206,25 +210,43 @@ class StoreBucket:
     def _clean_up(self) -> None:
         """Undo an update that was not completed, and delete what only it, or only the version before it, needed."""
         objects, found = self.objects, self.objects.list()
-        folders = sorted({key.partition("/")[0] for key in found if key.startswith(FOLDER)})
-        if not folders:
+        folders = sorted({folder for key in found if (folder := folder_of(key)) is not None})
+        if not folders and UPDATING not in self.store.attrs:
             return
         self.store = self._open()
-        old = _root_of(self.store)
-        metadata = json.loads(old)
-        unfinished = metadata["attributes"][MARKER].pop(UPDATING, None)
+        unfinished = KeptObjects.of(self.store.attrs)
         if unfinished is not None:
-            kept = objects.sibling(f"/{unfinished['folder']}")
-            _each(lambda key: kept.copy(key, objects), unfinished["objects"])
-            # As another text, by which caches tell what they read in the meantime.
-            objects.put(ROOT, _sealed(metadata) + _end_of(old) + b"\n")
-            _LOG.warning("%s: put back after an interrupted update", self)
+            self._undo(unfinished, found.keys())
         known = {ROOT, *self._read_entries()}
         for folder in folders:
-            with contextlib.suppress(FileNotFoundError, ValueError):
-                objects.delete(set(json.loads(objects.get(f"{folder}/{PLAN}"))) & found.keys() - known)
+            planned = set[str]()
+            with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+                planned = set(json.loads(objects.get(f"{folder}/{PLAN}")))
+            objects.delete(planned & found.keys() - known)
             objects.delete(key for key in found if key.startswith(f"{folder}/") and not key.endswith(f"/{PLAN}"))
             objects.delete([f"{folder}/{PLAN}"])
+
+    def _undo(self, unfinished: KeptObjects, found: Collection[str]) -> None:
+        """Put the objects of the old version back, and open it.
+
+        Raises
+        ------
+        StoreDamagedError
+            If a copy is missing, and its object is not that of the old version.
+        """
+        objects, kept, entries = self.objects, self.objects.sibling(f"/{unfinished.folder}"), self._read_entries()
+        lost = sorted(key for key in unfinished.keys if unfinished.place(key) not in found)
+        for key in lost:
+            if key not in entries or key not in found or not _is_same(objects.get(key), entries[key]):
+                raise store_damaged(key, f"an update was interrupted, and the copy in {unfinished.folder!r} is missing")
+        _each(lambda key: kept.copy(key, objects), sorted(unfinished.keys - set(lost)))
+        old = _root_of(self.store)
+        metadata = json.loads(old)
+        del metadata["attributes"][MARKER][UPDATING]
+        # As another text, by which caches tell what they read in the meantime.
+        objects.put(ROOT, sealed(metadata) + end_of(old) + b"\n")
+        _LOG.warning("%s: put back after an interrupted update", self)
+        self.store = self._open()
 
 
 def _each(act: Callable[[str], Any], keys: Iterable[str]) -> None:
@@ -238,20 +260,14 @@ def _each(act: Callable[[str], Any], keys: Iterable[str]) -> None:
             raise
 
 
+def _is_same(data: bytes, entry: Entry) -> bool:
+    """Whether an object has the bytes that were written."""
+    return (len(data), crc32(data)) == (entry.size, entry.crc32)
+
+
 def _root_of(store: Store) -> bytes:
     """Root metadata of a store as they were when it was opened."""
     return store.reader.read(ROOT, 0, store.reader.size(ROOT) or 0)
-
-
-def _sealed(metadata: dict[str, Any]) -> bytes:
-    """Encode root metadata as `ArrayWriter.write_root` does, with their own digest."""
-    metadata["attributes"][MARKER]["root_digest"] = root_digest(metadata)
-    return json.dumps(metadata, indent=1).encode()
-
-
-def _end_of(text: bytes) -> bytes:
-    """Line ends at the end of a text."""
-    return text[len(text.rstrip(b"\n")) :]
 
 
 def _place(file: Path, content: bytes) -> None:

@@ -298,6 +298,8 @@ def test_an_epoch_goes_on_after_the_server_came_back(server, reference, monkeypa
     [
         ("s3://bucket/x", {"kee": "1"}, "got the option 'kee'.*Did you mean 'key'"),
         ("s3://bucket/x", {"key": 1}, "type int for 'access_key_id'"),
+        ("s3://bucket/x", {"endpoint_url": "localhost:9000"}, "got a text that is not the URL of a server"),
+        ("s3://bucket/x", {"endpoint_url": "http://me:pass/word@localhost"}, "got a text that is not the URL"),
         ("memory://x", {"kee": "1"}, "got the option 'kee'"),
         ("nosuch://x", {}, "protocol 'nosuch' is unknown"),
         ("http://127.0.0.1:1/x", {"request_timeout": "soon"}, "request_timeout: got 'soon'"),

@@ -84,6 +84,12 @@ def objects():
     return {key: folder.get(key) for key in folder.list()}
 
 
+def sent():
+    """Bytes of all objects, without the line ends by which root metadata tell versions apart."""
+    found = objects()
+    return found | {"zarr.json": found["zarr.json"].rstrip(b"\n")}
+
+
 def table(n=160, **columns):
     names = lp.open(URL).cell_name.to_numpy()[:n]
     return pd.DataFrame(columns or {"guide": [f"g{i % 3}" for i in range(len(names))]}, index=names)
@@ -128,7 +134,7 @@ def test_each_update_gives_the_bytes_of_a_local_one(made, more, tmp_path):
         lp.add_obs(store, table(n, guide=["h"] * n), overwrite=True)
         lp.add_layer(store, "double", np.full((n, Store(local).n_vars), 2))
         lp.add_obsm(store, "X_more", np.arange(2.0 * n).reshape(n, 2))
-    assert objects() == files(local)
+    assert sent() == files(local)
     assert list((tmp_path / "work").iterdir()) == []
     assert lp.verify(URL) == lp.verify(local)
 
@@ -143,7 +149,7 @@ def test_appending_gives_the_bytes_of_appending_locally(made, more, tmp_path, at
     for store in (local, URL):
         lp.append(store, many, dataset="many", progress=False)
     assert ("obs/batch" in Store(URL).appended[1]["rewritten"]) == (n_categories == 200)
-    assert objects() == files(local)
+    assert sent() == files(local)
     assert list((tmp_path / "work").iterdir()) == []
     assert lp.verify(URL) == lp.verify(local)
 

@@ -18,7 +18,7 @@ import pytest
 import lazypert as lp
 from lazypert._cli import main
 from lazypert.errors import AccessDeniedError, ConfigError, MachineError, StorageError, StoreNotFoundError
-from lazypert.store import instance_credentials
+from lazypert.store import instance_credentials, object_clients
 from lazypert.store.object_folder import ObjectFolder
 from lazypert.store.store import Store
 from tests.support.appended import files_of
@@ -136,6 +136,75 @@ def test_a_server_that_goes_away_leaves_the_store_and_the_update_can_be_repeated
     lp.verify(URL, storage_options=options)
     assert "guide" in Store(URL, options).obs_columns
     assert not [key for key in server.objects("") if "partial" in key]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_root_metadata_that_something_else_replaced_stay(options, server, tmp_path, number):
+    """Between the check and the request that replaces them, which says what it replaces."""
+    pytest.importorskip("obstore")
+    rows, before, roots = table(options), server.objects("s.zarr/"), []
+    other = before["zarr.json"] + b"\n\n"
+
+    def replace(method, path):
+        if (method, path) == ("PUT", "/bucket/s.zarr/zarr.json"):
+            roots.append(path)
+            if len(roots) == number:
+                server.client.put_object(Bucket="bucket", Key="s.zarr/zarr.json", Body=other)
+
+    with (
+        server.answering(replace),
+        pytest.raises(MachineError, match="something else has replaced or deleted the root"),
+    ):
+        lp.add_obs(URL, rows, storage_options=options, work_dir=tmp_path)
+    found = server.objects("s.zarr/")
+    assert found.pop("zarr.json") == other
+    if number == 1:
+        assert found == {key: data for key, data in before.items() if key != "zarr.json"}
+    else:  # what the other root metadata expect may only be among the copies, which therefore stay
+        kept = {key.partition("/")[2]: data for key, data in found.items() if key.startswith("update.partial-")}
+        assert {"obs/zarr.json"} < kept.keys()
+        assert {key: before.get(key) for key in kept.keys() - {"plan.json"}} == {
+            key: data for key, data in kept.items() if key != "plan.json"
+        }
+
+
+def test_an_answer_that_is_lost_is_no_conflict(options, monkeypatch, tmp_path):
+    """The request is repeated, and then the root metadata are not those that it expects to replace."""
+    pytest.importorskip("obstore")
+    rows, put, lost = table(options), object_clients._Obstore.put, []
+
+    def lose(self, path, data, only_new, etag):
+        found = put(self, path, data, only_new, etag)
+        if path == "s.zarr/zarr.json" and data not in lost:
+            lost.append(data)
+            raise ConnectionError("reset by peer")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(object_clients._Obstore, "put", lose)
+        lp.add_obs(URL, rows, storage_options=options, work_dir=tmp_path)
+    assert len(lost) == 2
+    assert "guide" in Store(URL, options).obs_columns
+    lp.verify(URL, storage_options=options)
+
+
+def test_a_server_that_does_not_know_conditions_is_asked_without(options, monkeypatch):
+    pytest.importorskip("obstore")
+    import obstore
+
+    put, modes, folder = obstore.put, [], ObjectFolder(URL, options)
+
+    def refuse(store, path, data, *, mode, **given):
+        modes.append(mode)
+        if isinstance(mode, dict):
+            raise obstore.exceptions.GenericError("501 Not Implemented: <Code>NotImplemented</Code>")
+        return put(store, path, data, mode=mode, **given)
+
+    etag = folder.put("x", b"1")
+    monkeypatch.setattr(obstore, "put", refuse)
+    folder.put("x", b"2", etag=etag)
+    assert modes == [{"e_tag": etag}, "overwrite"]
+    assert folder.get("x") == b"2"
 
 
 SCRIPT = """
