@@ -13,6 +13,7 @@ from lazypert._internal.memory import own_pages
 from lazypert._internal.validation import require, require_choice, require_names
 from lazypert.analysis.cell_labels import cell_labels
 from lazypert.analysis.moments import Summation, reduce_blocks
+from lazypert.analysis.result_accessor import RESULT
 from lazypert.errors import NotCountsError
 from lazypert.screen.gene_selection import select_genes
 from lazypert.sparse.columns import ColumnSelection
@@ -71,7 +72,7 @@ def aggregate(
     for stat in stats:
         variables[stat] = (dims[:-1], n_cells) if stat == "n" else (dims, arrays[per_gene.index(stat)])
     coords = {axis.name: np.asarray(axis.labels, dtype=object) for axis in labels.axes}
-    described = {"of": of} if layer is None else {"of": of, "layer": layer}
+    described = {RESULT: "aggregate", "of": of} | ({} if layer is None else {"layer": layer})
     return xr.Dataset(variables, {**coords, "gene": np.asarray(gene_names, dtype=object)}, described)
 
 

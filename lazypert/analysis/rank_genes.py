@@ -10,6 +10,7 @@ import xarray as xr
 
 from lazypert._internal.validation import require_choice
 from lazypert.analysis.aggregate import aggregate
+from lazypert.analysis.result_accessor import RESULT
 from lazypert.analysis.t_test import adjust_p_values, welch_t_test
 from lazypert.errors import ConfigError
 from lazypert.quality.value_scale import scale_of
@@ -77,7 +78,7 @@ def rank_genes(
     }
     if store.matrix(layer).stats["minimum"] < 0:  # a ratio of z-scores means nothing
         del variables["log2_fold_change"]
-    return xr.Dataset(variables, attrs={**found.attrs, "method": method, "reference": reference})
+    return xr.Dataset(variables, attrs={**found.attrs, RESULT: "rank_genes", "method": method, "reference": reference})
 
 
 def _pool(samples: xr.Dataset) -> xr.Dataset:

@@ -10,11 +10,11 @@ import pandas as pd
 import xarray as xr
 
 from lazypert._internal.validation import make_config, named_options, require_choice, require_names
-from lazypert.analysis.aggregate import aggregate
-from lazypert.analysis.rank_genes import rank_genes
+from lazypert.analysis.result_accessor import RESULT, ResultAccessor
+from lazypert.dataset.analysis_calls import AnalysisCalls
 from lazypert.dataset.anndata_files import to_anndata, write_h5ad
 from lazypert.dataset.cell_rows import are_all, as_array, cell_rows, positions_in, unique_rows
-from lazypert.dataset.dataset_source import require_stored_labels, selected_genes, selection_config, store_config
+from lazypert.dataset.dataset_source import require_stored_labels, selection_config, store_config
 from lazypert.dataset.selection import rows_with_labels
 from lazypert.dataset.store_access import reopen_store
 from lazypert.dataset.variables import STORE, STORE_ROW
@@ -46,9 +46,8 @@ if TYPE_CHECKING:
     from lazypert.store.store import Store
 
 
-@xr.register_dataset_accessor("pert")  # type: ignore[no-untyped-call]  # xarray leaves it untyped
-class PertAccessor:
-    """Groups, splits, controls and quality control of a screen.
+class PertAccessor(AnalysisCalls):
+    """Groups, splits, controls, quality control and statistics of a screen.
 
     Works on a Dataset from `lazypert.open` and on any selection of its cells. All row numbers are
     store rows, also for a selection: ``ds.store_row`` lists the rows it contains.
@@ -338,129 +337,6 @@ class PertAccessor:
         source = PerturbationAnnDataSource(store_config(self.store, {}), store=self.store, groups=self.groups)
         return OnTargetKnockdownFilter(config).run(source)
 
-    @named_options
-    def aggregate(
-        self,
-        by: str | Sequence[str] = ("cell_type", "perturbation"),
-        stats: str | Sequence[str] = ("n", "mean", "var", "fraction"),
-        *,
-        of: str = "log1p",
-        layer: str | None = None,
-        genes: str | Sequence[str] | None = None,
-    ) -> xr.Dataset:
-        """Aggregate the expression of groups of cells, lazily, without dense blocks of the matrix.
-
-        Nothing of the matrix is read before the result is computed, and for some groups only the chunks that hold their
-        cells, whatever `genes` are. ``"log1p"`` and ``"cp10k"`` of a layer read its values twice, for the totals of
-        cells first. A store in source order, or a column that the store is not sorted by, is read once for each 64 MiB
-        of sums. Values are those of the store, also if others were assigned to the Dataset.
-
-        Parameters
-        ----------
-        by
-            What cells are grouped by: ``"cell_type"``, ``"perturbation"``, ``"batch"``, ``"dataset"``, or obs columns.
-            ``()`` makes one group of all cells. Labels are text, also those of numbers.
-        stats
-            Any of ``"n"`` (cells), ``"sum"``, ``"mean"``, ``"var"`` (unbiased: divided by n - 1; from sums and sums of
-            squares, in float64), ``"n_nonzero"`` (cells with a value other than zero) and ``"fraction"`` (their share).
-        of
-            ``"log1p"``: log(1 + counts per 10,000), natural logarithm; ``"cp10k"``: counts per 10,000; ``"counts"``;
-            or ``"stored"``: values as they are, which need not be counts. Cells are scaled by their total over all
-            genes.
-        layer
-            Matrix to aggregate: a layer or ``"raw"``; X by default.
-        genes
-            Names of genes, in this order; by default all of the Dataset, or of ``raw``.
-
-        Returns
-        -------
-        Dataset of Dask arrays with the dimensions `by` and ``gene``, float64 (``n`` and ``n_nonzero`` are int64), and
-        the labels as coordinates. Statistics of a group that has no cells are NaN, and so is the variance of a single
-        cell. Cells without one of the labels are left out. An obs column that is called like a statistic or ``gene``
-        gets the prefix ``obs_``. Results have the same bits on any scheduler and for any
-        selection of groups.
-
-        Raises
-        ------
-        ConfigError
-            When an option is unknown or invalid, a cell or a gene occurs more than once, or labels were assigned to the
-            Dataset in place of those of a column.
-        NotCountsError
-            When the values are not counts, and `of` is not ``"stored"``.
-        ColumnNotFoundError
-            When a column, a layer or a gene does not exist.
-        ClusterError
-            When workers of a cluster cannot read the store.
-
-        Examples
-        --------
-        Mean expression of every perturbation in every cell type, as a table of one perturbation::
-
-            means = ds.pert.aggregate(stats="mean")["mean"]
-            means.sel(perturbation="TP53").to_pandas()
-        """
-        unique_rows(self._ds, "a statistic of cells")
-        by = require_names("by", by)
-        require_stored_labels(self._ds, self.store, by)
-        genes = selected_genes(self._ds, self.store, layer) if genes is None else genes
-        return aggregate(self.store, self.groups, by=by, stats=stats, of=of, layer=layer, genes=genes)
-
-    @named_options
-    def rank_genes(
-        self,
-        method: str = "t-test",
-        *,
-        reference: str = "control",
-        by: str | Sequence[str] = "perturbation",
-        of: str = "log1p",
-        layer: str | None = None,
-        genes: str | Sequence[str] | None = None,
-    ) -> xr.Dataset:
-        """Test which genes differ in expression between the cells of each perturbation and a reference, lazily.
-
-        Reads what `aggregate` reads, with the same `by`.
-
-        Parameters
-        ----------
-        method
-            ``"t-test"``: Welch's t-test, as Scanpy's ``rank_genes_groups(method="t-test")``.
-        reference
-            ``"control"``: the controls, all labels of them together. ``"rest"``: all other cells, controls too.
-        by
-            ``"perturbation"``, or several columns, of which the others divide the cells: with
-            ``("cell_type", "perturbation")``, each perturbation is compared with the reference of its cell type.
-        of, layer, genes
-            As in `aggregate`.
-
-        Returns
-        -------
-        Dataset of the dimensions `by` and ``gene``, of the perturbations that have cells, without the controls:
-        ``score`` (t), ``log2_fold_change``, ``p_value`` (two-sided), ``p_adjusted`` (Benjamini-Hochberg, over the genes
-        of one comparison), ``mean`` and ``reference_mean``, all lazy and float64; and the numbers of cells ``n`` and
-        ``reference_n``. Scores and p-values are NaN where a sample has fewer than two cells; a gene with the same value
-        in all cells of both has a p-value of 1. The fold change is that of means on the scale of counts, each plus
-        1e-9; matrices with negative values have none.
-
-        Raises
-        ------
-        ConfigError
-            When `by` lacks ``"perturbation"``, or there are no controls; and what `aggregate` raises.
-
-        Examples
-        --------
-        ::
-
-            tests = ds.pert.rank_genes("t-test")
-            tests.sel(perturbation="TP53").to_dataframe().nsmallest(20, "p_adjusted")
-        """
-        unique_rows(self._ds, "a test of cells")
-        by = require_names("by", by)
-        require_stored_labels(self._ds, self.store, by)
-        genes = selected_genes(self._ds, self.store, layer) if genes is None else genes
-        return rank_genes(
-            self.store, self.groups, method=method, reference=reference, by=by, of=of, layer=layer, genes=genes
-        )
-
     def match_controls(
         self, splits: SplitResult | None = None, **options: Unpack[ControlMappingKwargs]
     ) -> NDArray[np.int64]:
@@ -547,3 +423,9 @@ class PertAccessor:
         groups = group_cells(store, config.roles)
         groups = groups if self._is_complete else groups.select(as_array(rows))
         return PerturbationAnnDataSource(config, store=store, groups=groups)
+
+
+@xr.register_dataset_accessor("pert")  # type: ignore[no-untyped-call,untyped-decorator]  # xarray leaves it untyped
+def _accessor(ds: xr.Dataset) -> PertAccessor | ResultAccessor:
+    """Return what ``ds.pert`` is: for a screen, or for a result such as that of ``ds.pert.aggregate``."""
+    return ResultAccessor(ds) if RESULT in ds.attrs else PertAccessor(ds)
