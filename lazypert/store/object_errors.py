@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 _LONGEST = 300  # characters of a library's message
 
+_ADDRESS = re.compile(r"(\w+://[^\s/:?]+)[^\s\"')]*")
+_DURATION = re.compile(r"\b\d+(\.\d+)?\s?([mnuµ]?s|seconds?)\b")  # such as "in 301.9µs"
+
 _NO_CREDENTIALS = re.compile(
     r"no ?credentials|unable to locate credentials|169\.254\.169\.254|metadata\.google|InstanceCredential"
     r"|failed to get credentials|default credentials|MissingAuthentication|Anonymous caller",
@@ -53,7 +56,7 @@ def may_pass(error: BaseException) -> bool:
     """Whether a request that failed like this may succeed when it is repeated."""
     if isinstance(error, LazypertError | MemoryError | FileNotFoundError | TypeError | AttributeError):
         return False
-    text = _everything(error)
+    text = words_of(error)
     if _NO_CREDENTIALS.search(text) or _NO_BUCKET.search(text) or _REGION.search(text):
         return False
     if isinstance(error, PermissionError) or (_DENIED.search(text) and not re.search(r"\b5\d\d\b", text)):
@@ -64,7 +67,7 @@ def may_pass(error: BaseException) -> bool:
 
 def is_missing_bucket(error: BaseException) -> bool:
     """Whether storage says that there is no such bucket."""
-    return bool(_NO_BUCKET.search(_everything(error)))
+    return bool(_NO_BUCKET.search(words_of(error)))
 
 
 def object_error(
@@ -87,7 +90,7 @@ def object_error(
     """
     if isinstance(error, LazypertError | MemoryError):
         return error
-    text, said = _everything(error), plain(error, secrets)
+    text, said = words_of(error), plain(error, secrets)
     name = f"{key!r} of {where!r}" if where else repr(key)
     if isinstance(error, TypeError):
         return ConfigError(
@@ -128,8 +131,10 @@ def object_error(
     )
 
 
-def _everything(error: BaseException) -> str:
-    return " ".join(f"{type(cause).__name__} {_message(cause)}" for cause in _causes(error))
+def words_of(error: BaseException) -> str:
+    """Return what an error and its causes say, without the numbers in it that are no status: paths, ports and times."""
+    text = " ".join(f"{type(cause).__name__} {_message(cause)}" for cause in _causes(error))
+    return _DURATION.sub(" ", _ADDRESS.sub(r"\1", text))
 
 
 def _message(error: BaseException) -> str:

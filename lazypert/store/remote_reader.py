@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lazypert.store import requests
-from lazypert.store.object_errors import is_missing_bucket, object_error
+from lazypert.store.object_errors import is_missing_bucket, object_error, words_of
 from lazypert.store.storage_options import RequestOptions
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ class RemoteReader:
             except FileNotFoundError:
                 return None
             except Exception as error:
-                if byte_range is not None and _BEYOND.search(str(error)):
+                if byte_range is not None and _BEYOND.search(words_of(error)):
                     return default_buffer_prototype().buffer.from_bytes(b"")
                 raise
 

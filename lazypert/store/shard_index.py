@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lazypert._internal.fork import forkable_lock
+from lazypert.errors import StoreDamagedError
 from lazypert.store.damage import store_damaged
 from lazypert.store.encoded_chunks import CHECKSUM, checksum
 from lazypert.store.shard_encoding import ABSENT, INDEX_ENTRY
@@ -83,12 +84,15 @@ class ShardIndexes:
         return [indexes[shard] for shard in shards]
 
     def has_changed(self, shard: int) -> bool:
-        """Whether the index of a shard is another one than was read before, whatever is kept of it."""
+        """Whether a shard has another intact index now than was read before."""
         with self._lock:
             known = self._cached.get(shard)
         length, key = self.chunks_per_shard * INDEX_ENTRY + CHECKSUM, self.key(shard)
         ((tail, size),) = self.reader.fresh().read_tails([key], length)
-        return known is not None and tail is not None and not np.array_equal(known, _parse(key, tail, size, length))
+        try:
+            return known is not None and tail is not None and not np.array_equal(known, _parse(key, tail, size, length))
+        except StoreDamagedError:
+            return False
 
     def verified(self, shards: Sequence[int], files: Sequence[int]) -> list[NDArray[np.bool_]]:
         """(chunks_per_shard,) whether each chunk has been verified, for each shard; readers set it.
