@@ -80,7 +80,7 @@ def test_what_cannot_be_a_table_is_an_error(made):
         means.pert.to_anndata()
     with pytest.raises(ConfigError, match="the dimension 'gene'"):
         ds.pert.aggregate(stats=("n", "mean")).isel(gene=0).pert.to_anndata()
-    with pytest.raises(ConfigError, match="x: got 'median', expected 'mean'"):
+    with pytest.raises(ConfigError, match="x: got 'median', expected one of 'mean'"):
         ds.pert.aggregate(stats=("n", "mean")).pert.to_anndata("median")
     with pytest.raises(ColumnNotFoundError, match="'replicate'"):
         ds.pert.pseudobulk(by=("perturbation", "replicate"))
