@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import functools
 import gc
+import importlib.metadata
+import sys
 from types import SimpleNamespace
 
 import anndata
@@ -23,6 +26,15 @@ def _no_sync():
     with pytest.MonkeyPatch.context() as patch:
         for module in ("conversion.staging", "dataset.anndata_files", "updates.store_folder"):
             patch.setattr(f"lazypert.{module}.sync", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _entry_points_once():
+    """Search for converters only once per search path: to open a small file takes half the time."""
+    find = functools.cache(lambda group, _: importlib.metadata.entry_points(group=group))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lazypert.converter.entry_points", lambda *, group: find(group, tuple(sys.path)))
         yield
 
 

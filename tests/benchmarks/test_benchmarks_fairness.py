@@ -1,7 +1,5 @@
 """The benchmark of fairness, run tiny: that it measures everything, and says plainly what is not as it must be."""
 
-import contextlib
-import io
 import json
 import subprocess
 import sys
@@ -22,20 +20,25 @@ TINY = {"rows": 2, "scale": 0.02, "epochs": 1}
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory):
-    """The report on a few hundred cells, what was printed, and the folder."""
-    work, printed = tmp_path_factory.mktemp("work"), io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        fairness.run(fairness.Options(**TINY, work=work))
-    return json.loads((work / "fairness.json").read_text()), printed.getvalue(), work
+def command(tmp_path_factory):
+    """The command on a few hundred cells, once it is done, and the folder."""
+    work = tmp_path_factory.mktemp("work")
+    options = [text for name, value in TINY.items() for text in (f"--{name}", str(value))]
+    run = [sys.executable, "-m", "benchmarks", "fairness", *options, "--work", str(work)]
+    return subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False), work
+
+
+@pytest.fixture(scope="module")
+def ran(command):
+    """The report, what was printed, and the folder."""
+    done, work = command
+    return json.loads((work / "fairness.json").read_text()), done.stdout, work
 
 
 @pytest.mark.slow
-def test_the_command_exits_with_1_if_something_is_not_as_it_must_be(tmp_path):
-    options = [text for name, value in TINY.items() for text in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "benchmarks", "fairness", *options, "--work", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    report = json.loads((tmp_path / "fairness.json").read_text())
+def test_the_command_exits_with_1_if_something_is_not_as_it_must_be(command):
+    done, work = command
+    report = json.loads((work / "fairness.json").read_text())
     assert done.returncode == bool(report["disagreements"]), done.stderr  # so few cells may be outside the ranges
 
 

@@ -1,5 +1,8 @@
 """Matrices are written without loss, and with the same bytes however the work is divided."""
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
 import anndata
 import dask
 import h5py
@@ -119,7 +122,11 @@ def test_processes_do_not_change_the_bytes(tmp_path, monkeypatch):
     path = write(screen(150, 9, lean=True), tmp_path / "a.h5ad")
     with dask.config.set(scheduler="synchronous"):
         expected = files(lp.convert(path, tmp_path / "one.zarr", **ROLES))
-    with dask.config.set(scheduler="processes", num_workers=2):
+    # One pool for all phases: Dask would start new processes for each.
+    with (
+        ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool,
+        dask.config.set(scheduler="processes", pool=pool),
+    ):
         assert_same_files(lp.convert(path, tmp_path / "two.zarr", **ROLES), expected)
 
 

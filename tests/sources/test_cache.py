@@ -113,35 +113,52 @@ def test_a_folder_that_cannot_be_written_to_names_cache_dir(tmp_path):
         assert [file.name for file in path.parent.iterdir()] == ["s.h5ad"]
 
 
+FOUR = """
+import logging, os, pathlib, sys, time
+import lazypert as lp
+import lazypert_converters.h5ad
+from lazypert.conversion import convert as module
+from tests.support.killer import in_child, wait
+
+path, ready, out = sys.argv[1], pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3])
+original = module.make_plan
+
+def slow_plan(*args):
+    print("converts", flush=True)
+    time.sleep(2)
+    return original(*args)
+
+def open_source(i):
+    for name, fd in (("stdout", 1), ("stderr", 2)):
+        os.dup2(os.open(out / f"{i}.{name}", os.O_WRONLY | os.O_CREAT), fd)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    (ready / str(i)).touch()
+    while len(list(ready.iterdir())) < 4:
+        time.sleep(0.01)
+    source = lp.PerturbationAnnDataSource(lp.PerturbationSourceConfig(file_path=path))
+    print(source.n_rows, source.store.content_digest, flush=True)
+    return True
+
+# Forks, so that packages are imported only once; this process never starts a thread.
+module.make_plan = slow_plan
+running = [in_child(open_source, i) for i in range(4)]
+print(*(wait(process) for process in running))
+"""
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_one_of_four_processes_converts_and_the_others_wait(tmp_path):
     path = write_screen(holey_screen(), tmp_path / "s.h5ad")
-    script = (
-        "import logging, pathlib, sys, time, lazypert as lp\n"
-        "from lazypert.conversion import convert as module\n"
-        "logging.basicConfig(level=logging.INFO, format='%(message)s')\n"
-        "original = module.make_plan\n"
-        "def slow_plan(*args):\n"
-        "    print('converts', flush=True); time.sleep(2); return original(*args)\n"
-        "module.make_plan = slow_plan\n"
-        "pathlib.Path(sys.argv[2]).touch()\n"
-        "while len(list(pathlib.Path(sys.argv[2]).parent.iterdir())) < 4: time.sleep(0.01)\n"
-        "source = lp.PerturbationAnnDataSource(lp.PerturbationSourceConfig(file_path=sys.argv[1]))\n"
-        "print(source.n_rows, source.store.content_digest)"
-    )
     (tmp_path / "ready").mkdir()
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, str(path), str(tmp_path / "ready" / str(i))],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(4)
-    ]
-    outputs = [process.communicate(timeout=300) for process in running]
-    assert [process.returncode for process in running] == [0] * 4, outputs
+    (tmp_path / "out").mkdir()
+    command = [sys.executable, "-c", FOUR, str(path), str(tmp_path / "ready"), str(tmp_path / "out")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=300, cwd=Path(__file__).parents[2]
+    )
+    outputs = [tuple((tmp_path / "out" / f"{i}.{name}").read_text() for name in ("stdout", "stderr")) for i in range(4)]
+    assert done.stdout.split() == ["0"] * 4, (outputs, done.stderr)
     assert sum("converts" in out for out, _ in outputs) == 1
     assert sum("waiting for another process" in err for _, err in outputs) >= 1
     assert len({out.splitlines()[-1] for out, _ in outputs}) == 1
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["ready", "s.h5ad", "s.lazypert.zarr"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "ready", "s.h5ad", "s.lazypert.zarr"]

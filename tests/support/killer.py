@@ -4,6 +4,7 @@ The script forks for every run, so that a hundred runs import the packages only 
 process never starts a thread.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -19,6 +20,9 @@ from lazypert.conversion import staging as staging_module
 from lazypert.errors import StoreNotFoundError
 from lazypert.store import format as schema
 from lazypert_converters import h5ad, tenx  # noqa: F401 - imported once, before the forks
+
+with contextlib.suppress(ImportError):
+    import distributed  # noqa: F401 - Dask imports it: once, before the forks
 
 OPTIONS = {
     "pert_col": "perturbation",

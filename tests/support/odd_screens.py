@@ -10,7 +10,7 @@ from tests.support.stores import every_column
 GENES = ["A", "B", "C", "D", "NT"]
 
 
-def odd_screen(n, seed, *, names="unique", labels="missing"):
+def odd_screen(n, seed, *, names="unique", labels="missing", columns="every"):
     """Return an AnnData of n cells.
 
     Parameters
@@ -19,9 +19,14 @@ def odd_screen(n, seed, *, names="unique", labels="missing"):
         "unique", "few" (most cells share a name with others), "one", or "text" (not ASCII, some empty).
     labels
         "missing" (some), "one" (all cells in one group), or "numbers".
+    columns
+        "every" kind of column, or "few": besides those that a case names, a category, a number and text, with
+        missing values.
     """
     rng = np.random.default_rng(seed)
     frame = every_column(n, seed)
+    if columns == "few":
+        frame = frame[["holey_category", "maybe_int", "maybe_text"]].copy()
     perturbation = rng.choice(["NT", "A", "B", "A+B", "B+A", "NT+C", " A"], n).astype(object)
     cell_type = rng.choice(["T1", "T2", "T 3"], n).astype(object)
     if labels == "missing":
@@ -49,8 +54,8 @@ def odd_screen(n, seed, *, names="unique", labels="missing"):
 ROLES = {"pert_col": "perturbation", "control_pert": "NT", "cell_type_col": "cell_type", "batch_col": "batch"}
 
 CASES = {
-    "grouped": ([{}], {}),
-    "source_order": ([{}], {"order": "source"}),
+    "grouped": ([{"columns": "every"}], {}),
+    "source_order": ([{"columns": "every"}], {"order": "source"}),
     "repeated_names": ([{"names": "few"}], {}),
     "repeated_names_in_source_order": ([{"names": "few"}], {"order": "source"}),
     "one_name_one_group": ([{"names": "one", "labels": "one"}], {}),
@@ -64,14 +69,14 @@ CASES = {
     "control_col": ([{}], {"control_pert": None, "control_col": "is_control"}),
     "separator": ([{}], {"separator": "+"}),
     "renames": ([{}], {"separator": "+", "rename_perturbations": "strip"}),
-    "several_files": ([{}, {"names": "few"}, {"n": 0}, {"n": 1}], {}),
+    "several_files": ([{"columns": "every"} | given for given in ({}, {"names": "few"}, {"n": 0}, {"n": 1})], {}),
     "several_files_in_source_order": ([{"names": "few"}, {"names": "few"}], {"order": "source", "separator": "+"}),
     "same_column_twice": ([{}], {"cell_type_col": "perturbation", "covariates": "perturbation"}),
 }
 
 
 def sources(case, n=37):
-    """Return the AnnDatas of a case, and its options for `lazypert.convert`."""
+    """Return the AnnDatas of a case, with few columns unless it says every, and its options for `lazypert.convert`."""
     screens, options = CASES[case]
-    made = [odd_screen(**({"n": n, "seed": seed} | given)) for seed, given in enumerate(screens)]
+    made = [odd_screen(**({"n": n, "seed": seed, "columns": "few"} | given)) for seed, given in enumerate(screens)]
     return made, ROLES | options

@@ -64,8 +64,8 @@ def test_a_stopped_update_leaves_the_old_store_or_the_new_one(made, tmp_path):
 @pytest.mark.parametrize("action", ["kill", "full"])
 @pytest.mark.parametrize("mode", ["add", "overwrite"])
 def test_an_update_stopped_at_many_changes_leaves_the_old_store_or_the_new_one(full, tmp_path, mode, action):
-    counts = stop_repeatedly(full, tmp_path, mode, action, 25)
-    assert counts["old"] + counts["new"] == 25
+    counts = stop_repeatedly(full, tmp_path, mode, action, 16)
+    assert counts["old"] + counts["new"] == 16
 
 
 def test_an_exception_leaves_the_store_as_it_was(store):
