@@ -79,35 +79,31 @@ def aggregate(
 def _statistics(
     stats: tuple[str, ...], sums: NDArray[np.float64], n_cells: NDArray[np.int64]
 ) -> tuple[NDArray[Any], ...]:
-    return tuple(_statistic(stat, sums, n_cells.astype(np.float64)) for stat in stats)
+    """(n_groups, n_genes) statistics; NaN where too few cells define them."""
+    out = {stat: own_pages(sums.shape[:2], _dtype(stat)) for stat in stats}
+    wanted = (out.get(stat, np.empty((0, 0), _dtype(stat))) for stat in STATS if stat != "n")
+    _fill(sums, n_cells.astype(np.float64), *wanted)
+    return tuple(out.values())
 
 
 def _dtype(stat: str) -> Any:
     return np.int64 if stat == "n_nonzero" else np.float64
 
 
-def _statistic(stat: str, sums: NDArray[np.float64], n: NDArray[np.float64]) -> NDArray[Any]:
-    """(n_groups, n_genes) statistic; NaN where too few cells define it."""
-    out = own_pages(sums.shape[:2], _dtype(stat))
-    if stat == "var":
-        _variance(sums, n, out)
-    elif stat in ("sum", "n_nonzero"):
-        np.copyto(out, sums[..., 0 if stat == "sum" else 1], casting="unsafe")
-    else:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            np.divide(sums[..., 0 if stat == "mean" else 1], n[:, None], out=out)
-    return out
-
-
-@kernel
-def _variance(sums: Any, n: Any, out: Any) -> None:
-    for i in range(len(out)):
-        for j in range(out.shape[1]):
-            if n[i] < 2:
-                out[i, j] = np.nan
-            else:
-                spread = sums[i, j, 2] - sums[i, j, 0] * sums[i, j, 0] / n[i]
-                out[i, j] = 0.0 if spread < 0 else spread / (n[i] - 1)
+@partial(kernel, error_model="numpy")
+def _fill(sums: Any, n: Any, total: Any, mean: Any, var: Any, n_nonzero: Any, fraction: Any) -> None:
+    for i in range(len(n)):
+        for j in range(total.shape[1]):
+            total[i, j] = sums[i, j, 0]
+        for j in range(mean.shape[1]):
+            mean[i, j] = sums[i, j, 0] / n[i]
+        for j in range(var.shape[1]):
+            spread = sums[i, j, 2] - sums[i, j, 0] * sums[i, j, 0] / n[i]
+            var[i, j] = np.nan if n[i] < 2 else 0.0 if spread < 0 else spread / (n[i] - 1)
+        for j in range(n_nonzero.shape[1]):
+            n_nonzero[i, j] = sums[i, j, 1]
+        for j in range(fraction.shape[1]):
+            fraction[i, j] = sums[i, j, 1] / n[i]
 
 
 def _values(of: str, matrix: Matrix) -> Values:
