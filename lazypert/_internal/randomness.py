@@ -78,11 +78,19 @@ def permute_index(
     keys = np.broadcast_to(counter_hash(words, np.asarray(which)), shape).ravel()
     numbers, sizes = (np.broadcast_to(np.asarray(a, dtype=np.int64), shape).ravel() for a in (index, size))
     out = np.empty(len(keys), dtype=np.int64)
-    _permute(keys, numbers, sizes, out)
+    n_shuffled = np.minimum(sizes[1:], _MAX_SHUFFLED)[keys[1:] != keys[:-1]].sum()
+    if n_shuffled <= _FEW_SHUFFLED * len(keys):
+        _permute(keys, numbers, sizes, out)
+    else:  # elements of one permutation are far apart
+        order = np.argsort(keys, kind="stable")
+        permuted = np.empty_like(out)
+        _permute(keys[order], numbers[order], sizes[order], permuted)
+        out[order] = permuted
     return out.reshape(shape)
 
 
 _MAX_SHUFFLED = 1024  # largest permutation that is shuffled rather than computed
+_FEW_SHUFFLED = 8  # numbers that are shuffled for each that is wanted, which take as long as to sort
 
 
 @kernel
