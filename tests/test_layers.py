@@ -28,7 +28,7 @@ LAYERS = {
     "updates": "adding cells, columns, embeddings and layers to a finished store, in one step",
     "sources": "screens as model input: one or more stores, perturbation features, conversion on first use",
     "quality": "on-target knockdown quality control",
-    "analysis": "statistics of genes over all cells: aggregates per group",
+    "analysis": "statistics of genes over all cells: aggregates per group, tests",
     "downsampling": "differentiable read downsampling in JAX",
     "loading": "epoch plan to batches: block reader, control cache, collation, prefetching, buffer pool",
     "pipeline_result": "what the pipeline sets up: splits, controls, loaders",
