@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import time
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import zarr
 from lazypert._internal.machine import raise_machine_error
 from lazypert._internal.paths import is_url, require_plain_url, shown_url
 from lazypert.errors import StoreDamagedError, StoreNotFoundError
+from lazypert.store import updating
 from lazypert.store.byte_reader import LocalReader
 from lazypert.store.damage import store_damaged
 from lazypert.store.disk_cache import DiskCache
@@ -113,7 +115,7 @@ def _open_remote(
     opened = open_object_store(url, storage_options) if given is None else given
     secrets = secrets_of(rest)
     while True:
-        reader = RemoteReader(opened, url, options, secrets)
+        began, reader = time.monotonic(), RemoteReader(opened, url, options, secrets)
         root, identity = reader.read_root()
         if root is None:
             raise _no_root(url) if reader.size(CLAIM) is None else unfinished_store(url)
@@ -124,7 +126,8 @@ def _open_remote(
         reader.provide({"zarr.json": root})
         group = _open_group(ReaderStore(reader), url)
         requested = reader.hold(annotation_objects(group))
-        if not requested or reader.root_identity() == identity:
+        is_fresh = time.monotonic() - began < updating.FRESH
+        if is_fresh or not requested or reader.root_identity() == identity:
             reader.save_held(requested)
             return reader, group, identity
         # Otherwise an update has begun, or ended, and the objects may be of either version.

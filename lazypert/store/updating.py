@@ -24,13 +24,17 @@ UPDATING = "updating"
 FOLDER = "update.partial-"
 """Beginning of the name of a folder of copies, which is below the store's URL."""
 
+GRACE, FRESH = 1.0, 0.5
+"""Seconds that an update waits between new root metadata and what they permit to replace or delete; and for how long a
+reader that has read them need not look whether there are others."""
+
 PLAN = "plan.json"
 """Object in it: the keys that only the new version or only the old one has."""
 
 _FOLDER = re.compile(rf"({re.escape(FOLDER)}[0-9a-f]{{12}})/")
 
 
-def updating(folder: str, objects: Sequence[str], replaced: Sequence[str]) -> dict[str, Any]:
+def update_record(folder: str, objects: Sequence[str], replaced: Sequence[str]) -> dict[str, Any]:
     """Return the value of the root attribute."""
     return {"folder": folder, "objects": sorted(objects), "replaced": sorted(replaced)}
 

@@ -7,8 +7,8 @@ An update
 
 1. sends the objects that the old version does not have, under their final names;
 2. copies those that it will replace, and says so in the root metadata: from now on, readers take the copies;
-3. replaces these objects, and then the root metadata, which is the moment of the new version;
-4. deletes the copies, and the objects that only the old version had.
+3. after a moment, replaces these objects, and then the root metadata, which is the moment of the new version;
+4. after another, deletes the copies, and the objects that only the old version had.
 
 Before step 3 is complete, the old version is there as a whole, and what is left of a killed update is undone by the
 next one.
@@ -20,6 +20,7 @@ import contextlib
 import json
 import logging
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +30,12 @@ from lazypert.conversion.remote_staging import remote_target, scratch_path
 from lazypert.conversion.store_files import UPLOADS, ObjectFiles
 from lazypert.conversion.target_claim import ROOT, TargetClaim
 from lazypert.errors import LazypertError, MachineError, StoreDamagedError, StoreExistsError
+from lazypert.store import updating
 from lazypert.store.damage import store_damaged
 from lazypert.store.format import MARKER
 from lazypert.store.manifest import MANIFEST, MANIFEST_FILES, Entry
 from lazypert.store.store import Store
-from lazypert.store.updating import FOLDER, PLAN, UPDATING, KeptObjects, folder_of, updating
+from lazypert.store.updating import FOLDER, PLAN, UPDATING, KeptObjects, folder_of, update_record
 from lazypert.updates.remote_root import end_of, etag_of_root, replace_root, sealed
 from lazypert.updates.store_folder import lock_beside, remove_leftovers
 
@@ -146,8 +148,9 @@ class StoreBucket:
         claim.check()
         old, written_again = _root_of(self.store), list(replaced)
         metadata = json.loads(old)
-        metadata["attributes"][MARKER][UPDATING] = updating(kept_in, changed, written_again)
+        metadata["attributes"][MARKER][UPDATING] = update_record(kept_in, changed, written_again)
         etag = replace_root(objects, sealed(metadata) + end_of(old), etag_of_root(objects, old))
+        time.sleep(updating.GRACE)
         self._send(root, changed)
         self._check_sizes(root, new)
         claim.check()
@@ -218,6 +221,7 @@ class StoreBucket:
         if unfinished is not None:
             self._undo(unfinished, found.keys())
         known = {ROOT, *self._read_entries()}
+        time.sleep(updating.GRACE)
         for folder in folders:
             planned = set[str]()
             with contextlib.suppress(FileNotFoundError, ValueError, TypeError):

@@ -207,7 +207,7 @@ def test_layers_are_taken_as_they_are(stores):
     ds, adata = lp.open(stores["grouped"]), read_store(stores["grouped"])
     found = ds.pert.aggregate(by=(), stats="mean", of="stored", layer="lognorm").compute()
     np.testing.assert_allclose(found["mean"], adata.layers["lognorm"].toarray().mean(axis=0), rtol=1e-12)
-    assert found.attrs == {"of": "stored", "layer": "lognorm"}
+    assert found.attrs == {"statistics": "aggregate", "of": "stored", "layer": "lognorm"}
     with pytest.raises(NotCountsError, match="of: got 'log1p', but layers/lognorm holds values that are not counts"):
         ds.pert.aggregate(layer="lognorm")
 

@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 import lazypert as lp
+from lazypert.store import updating
 from tests.support.stores import ROLES, small_screen, write
+
+
+@pytest.fixture(autouse=True)
+def _no_grace(monkeypatch):
+    """Let updates of stores at URLs go on at once, so that every reader has to look whether one has begun."""
+    monkeypatch.setattr(updating, "GRACE", 0.0)
+    monkeypatch.setattr(updating, "FRESH", 0.0)
 
 
 @pytest.fixture(scope="module")

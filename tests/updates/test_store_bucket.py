@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import shutil
+import time
 from datetime import UTC, datetime
 
 import anndata
@@ -16,7 +17,9 @@ import zarr
 import lazypert as lp
 from lazypert.conversion import target_claim
 from lazypert.errors import ConfigError, MachineError, StoreChangedError, StoreExistsError, StoreNotFoundError
+from lazypert.store import updating
 from lazypert.store.object_folder import ObjectFolder
+from lazypert.store.remote_reader import RemoteReader
 from lazypert.store.store import Store
 from lazypert.store.unfinished import CLAIM
 from lazypert.store.updating import UPDATING
@@ -365,3 +368,30 @@ def test_a_file_url_is_a_local_store(made, more, tmp_path):
     local = shutil.copytree(made[0], tmp_path / "s.zarr")
     lp.add_obs(f"file://{local}", table())
     assert "guide" in Store(local).obs_columns
+
+
+def test_what_root_metadata_permit_waits_for_readers_that_have_just_read_others(more, monkeypatch):
+    """For a moment, in which readers need not ask for them again, nothing follows either of the two root metadata."""
+    monkeypatch.setattr(updating, "GRACE", 0.3)
+    changes = []
+    with monkeypatch.context() as patch:
+        watch(patch, lambda name, key: changes.append((key, time.monotonic())))
+        lp.add_obs(URL, table())
+        lp.add_obs(URL, table(guide=["other"] * 160), overwrite=True)
+    changes = [change for change in changes if change[0] != CLAIM]
+    roots = [number for number, (key, _) in enumerate(changes) if key == "zarr.json"]
+    assert len(roots) == 4
+    for number in roots:
+        assert changes[number + 1][1] - changes[number][1] >= 0.3
+
+
+def test_a_reader_looks_again_only_if_opening_took_long(more, monkeypatch):
+    looked, identity = [], RemoteReader.root_identity
+    monkeypatch.setattr(RemoteReader, "root_identity", lambda self: looked.append(self) or identity(self))
+    n_looks = []
+    for fresh in (600.0, 0.0):
+        looked.clear()
+        monkeypatch.setattr(updating, "FRESH", fresh)
+        lp.open(URL)
+        n_looks.append(len(looked))
+    assert n_looks[1] == n_looks[0] + 1
