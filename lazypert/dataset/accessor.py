@@ -428,4 +428,4 @@ class PertAccessor(AnalysisCalls):
 @xr.register_dataset_accessor("pert")  # type: ignore[no-untyped-call,untyped-decorator]  # xarray leaves it untyped
 def _accessor(ds: xr.Dataset) -> PertAccessor | ResultAccessor:
     """Return what ``ds.pert`` is: for a screen, or for a result such as that of ``ds.pert.aggregate``."""
-    return ResultAccessor(ds) if RESULT in ds.attrs else PertAccessor(ds)
+    return ResultAccessor(ds) if RESULT in ds.attrs and STORE not in ds.attrs else PertAccessor(ds)

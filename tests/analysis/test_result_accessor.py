@@ -73,6 +73,11 @@ def test_tests_of_genes(made):
     assert one.obs["reference_n"].item() == int(expected["reference_n"])
 
 
+def test_attributes_of_a_screen_may_have_any_name(made):
+    ds, _ = made
+    assert len(ds.assign_attrs(statistics="mine").pert.groups) == len(ds.pert.groups)
+
+
 def test_what_cannot_be_a_table_is_an_error(made):
     ds, _ = made
     means = ds.pert.aggregate(stats=("mean",))
