@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import time
 import uuid
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 _READ_BYTES = 1 << 20  # per read when a checksum is computed
 _LATE_WRITES = (0.02, 0.08, 0.3)  # seconds between looks for files that were written late
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # constants of renameat2(2)
+
+
+_TEMPORARY = re.compile(r".+\.[0-9a-f]{8}")
 
 
 def write_atomic(path: Path, buffers: Iterable[Any], *, sync: bool = False) -> tuple[int, int]:
@@ -59,6 +63,11 @@ def write_atomic(path: Path, buffers: Iterable[Any], *, sync: bool = False) -> t
         raise
     temporary.replace(path)
     return size, crc
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file has the name of a temporary one of `write_atomic`; a killed process leaves it."""
+    return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def remove_folder(path: Path, *, after_error: bool = False) -> None:

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lazypert._internal.files import is_temporary
 from lazypert.conversion.array_writer import ArrayWriter, read_nodes
 from lazypert.conversion.remote_staging import RemoteStaging, default_work_dir
 from lazypert.conversion.staging import StagingDirectory, check_folder
@@ -105,6 +106,9 @@ class StoreWriter(ArrayWriter):
         StoreExistsError
             If a store has appeared at the target in the meantime.
         """
+        for file in filter(is_temporary, self.root.rglob("*")):  # of workers that were killed
+            if file.is_file():
+                file.unlink(missing_ok=True)
         self.collect()
         self.group(MANIFEST, {})
         entries = self._all_entries()

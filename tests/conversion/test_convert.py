@@ -255,3 +255,22 @@ def test_a_killed_conversion_leaves_no_store(tmp_path):
     with pytest.raises(LazypertError):
         lp.verify(partial)
     assert Path(lp.convert(tmp_path / "a.h5ad", tmp_path / "s.zarr")).exists()
+
+
+def test_what_a_killed_worker_left_in_the_middle_of_a_file_is_not_in_the_store(tmp_path):
+    """Its files have names of their own until they are complete."""
+    path, left = write(screen(30), tmp_path / "a.h5ad"), []
+
+    def leave(progress):
+        folders = [] if left else sorted(tmp_path.glob("b.zarr.partial-*/**/X/data/c"))
+        for folder in folders[:1]:
+            left.append(folder / "0.12ab34cd")
+            left[0].write_bytes(b"part")
+
+    one, other = (
+        lp.convert(path, tmp_path / f"{name}.zarr", progress=progress, **ROLES)
+        for name, progress in (("a", False), ("b", leave))
+    )
+    assert left
+    assert lp.verify(one) == lp.verify(other)
+    assert not list(other.rglob("*.12ab34cd"))
