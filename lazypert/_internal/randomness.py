@@ -78,7 +78,8 @@ def permute_index(
     keys = np.broadcast_to(counter_hash(words, np.asarray(which)), shape).ravel()
     numbers, sizes = (np.broadcast_to(np.asarray(a, dtype=np.int64), shape).ravel() for a in (index, size))
     out = np.empty(len(keys), dtype=np.int64)
-    n_shuffled = np.minimum(sizes[1:], _MAX_SHUFFLED)[keys[1:] != keys[:-1]].sum()
+    is_shuffled = (keys[1:] != keys[:-1]) & (sizes[1:] <= _MAX_SHUFFLED)
+    n_shuffled = sizes[1:][is_shuffled].sum()
     if n_shuffled <= _FEW_SHUFFLED * len(keys):
         _permute(keys, numbers, sizes, out)
     else:  # elements of one permutation are far apart

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from lazypert._internal.validation import require_choice
+from lazypert._internal.validation import require, require_choice
 from lazypert.analysis.aggregate import aggregate
 from lazypert.analysis.result_accessor import RESULT
 from lazypert.analysis.t_test import adjust_p_values, welch_t_test
 from lazypert.errors import ConfigError
-from lazypert.quality.value_scale import scale_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +49,7 @@ def rank_genes(
             f"by: got {', '.join(map(repr, by))}, expected 'perturbation' among the names, and at most further columns "
             "within whose values perturbations are tested, such as ('cell_type', 'perturbation')."
         )
+    require(found.sizes["gene"] > 0, "genes", [], "at least one gene")
     found["n"] = found["n"].astype(float)
     has_cells = found["n"].sum([dim for dim in found["n"].dims if dim != "perturbation"]).to_numpy() > 0
     is_control = groups.is_control_code & has_cells
@@ -57,9 +57,8 @@ def rank_genes(
         raise ConfigError("reference: got 'control', but no cell here is a control. Select them too, or pass 'rest'.")
     tested = found.isel(perturbation=has_cells & ~groups.is_control_code)
     others = _pool(found.isel(perturbation=is_control)) if reference == "control" else _rest(tested, _pool(found))
-    scale = scale_of(store.matrix(layer).stats) if of == "stored" else "log1p values" if of == "log1p" else "counts"
     t, p, adjusted, change = xr.apply_ufunc(
-        partial(_test, is_log1p=scale == "log1p values"),
+        partial(_test, is_log1p=of == "log1p"),
         *(sample[name] for sample in (tested, others) for name in ("n", "mean", "var")),
         input_core_dims=[[], ["gene"], ["gene"]] * 2,
         output_core_dims=[["gene"]] * 4,
@@ -76,7 +75,7 @@ def rank_genes(
         "n": tested["n"].astype(np.int64),
         "reference_n": others["n"].astype(np.int64),
     }
-    if store.matrix(layer).stats["minimum"] < 0:  # a ratio of z-scores means nothing
+    if of == "stored" and not store.matrix(layer).is_counts:  # logarithms, perhaps, or z-scores
         del variables["log2_fold_change"]
     return xr.Dataset(variables, attrs={**found.attrs, RESULT: "rank_genes", "method": method, "reference": reference})
 
@@ -88,7 +87,7 @@ def _pool(samples: xr.Dataset) -> xr.Dataset:
     n = samples["n"]
     mean = samples["mean"].where(n > 0, 0)
     total = n.sum("perturbation")
-    pooled = (n * mean).sum("perturbation") / total
+    pooled = (n * mean).sum("perturbation") / total.where(total > 0)
     within = ((n - 1) * samples["var"]).where(n > 1, 0)
     spread = (within + n * (mean - pooled) ** 2).sum("perturbation")
     return xr.Dataset({"n": total, "mean": pooled, "var": spread / (total - 1).where(total > 1)})

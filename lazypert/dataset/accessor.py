@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -13,14 +12,13 @@ from lazypert._internal.validation import make_config, named_options, require_ch
 from lazypert.analysis.result_accessor import RESULT, ResultAccessor
 from lazypert.dataset.analysis_calls import AnalysisCalls
 from lazypert.dataset.anndata_files import to_anndata, write_h5ad
-from lazypert.dataset.cell_rows import are_all, as_array, cell_rows, positions_in, unique_rows
-from lazypert.dataset.dataset_source import require_stored_labels, selection_config, store_config
+from lazypert.dataset.cell_rows import as_array, cell_rows, positions_in, unique_rows
+from lazypert.dataset.dataset_source import selection_config, store_config
 from lazypert.dataset.selection import rows_with_labels
-from lazypert.dataset.store_access import reopen_store
-from lazypert.dataset.variables import STORE, STORE_ROW
+from lazypert.dataset.variables import STORE
 from lazypert.design.control_coverage import control_coverage
 from lazypert.design.controls import ControlMappingConfig, control_mapping
-from lazypert.errors import ConfigError, LabelNotFoundError
+from lazypert.errors import LabelNotFoundError
 from lazypert.quality import KnockdownFilterConfig, KnockdownResult, OnTargetKnockdownFilter
 from lazypert.screen.roles import Roles
 from lazypert.sources.anndata_source import PerturbationAnnDataSource
@@ -43,7 +41,6 @@ if TYPE_CHECKING:
     from lazypert.screen.roles import RolesKwargs
     from lazypert.sources.config import PerturbationSourceKwargs, ScreenOptions
     from lazypert.splits.split_result import SplitResult
-    from lazypert.store.store import Store
 
 
 class PertAccessor(AnalysisCalls):
@@ -53,39 +50,11 @@ class PertAccessor(AnalysisCalls):
     store rows, also for a selection: ``ds.store_row`` lists the rows it contains.
     """
 
-    def __init__(self, ds: xr.Dataset) -> None:
-        if STORE not in ds.attrs or STORE_ROW not in ds.coords:
-            raise ConfigError(
-                "ds.pert needs a Dataset from lazypert.open(...), or a selection of one. This one has no "
-                f"{STORE!r} attribute or no {STORE_ROW!r} coordinate. Arithmetic drops attributes: "
-                "use xr.set_options(keep_attrs=True), or select first and compute afterwards."
-            )
-        self._ds = ds
-
     def __repr__(self) -> str:
         return (
             f"PertAccessor({self.groups.n_obs:,} cells in {len(self.groups):,} groups; ds.pert.table() lists them)\n"
             f"screen: {self._ds.attrs['screen']}"
         )
-
-    @cached_property
-    def store(self) -> Store:
-        """The store behind the Dataset; opened once."""
-        return reopen_store(self._ds)
-
-    @cached_property
-    def groups(self) -> Groups:
-        """Cells of this Dataset, grouped by cell type, perturbation, dataset and batch, as in the store."""
-        store = self.store
-        require_stored_labels(self._ds, store)
-        if self._is_complete:
-            return store.groups
-        return store.groups.select(as_array(cell_rows(self._ds)))
-
-    @property
-    def _is_complete(self) -> bool:
-        """Whether the Dataset has all cells of the store, in the store's order."""
-        return are_all(cell_rows(self._ds), self.store.n_obs)
 
     def obs_names(self, rows: NDArray[np.integer]) -> NDArray[Any]:
         """Read (n,) names of cells by store row."""

@@ -9,27 +9,16 @@ from lazypert.analysis.aggregate import aggregate
 from lazypert.analysis.rank_genes import rank_genes
 from lazypert.dataset.cell_rows import unique_rows
 from lazypert.dataset.dataset_source import require_stored_labels, selected_genes
+from lazypert.dataset.opened_screen import OpenedScreen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from functools import cached_property
 
     import xarray as xr
 
-    from lazypert.screen.groups import Groups
-    from lazypert.store.store import Store
 
-
-class AnalysisCalls:
-    """Part of `PertAccessor`."""
-
-    if TYPE_CHECKING:
-        _ds: xr.Dataset
-
-        @cached_property
-        def store(self) -> Store: ...  # noqa: D102
-        @cached_property
-        def groups(self) -> Groups: ...  # noqa: D102
+class AnalysisCalls(OpenedScreen):
+    """Statistics of genes; `PertAccessor` adds all other calls."""
 
     @named_options
     def aggregate(
@@ -70,8 +59,7 @@ class AnalysisCalls:
         Dataset of Dask arrays with the dimensions `by` and ``gene``, float64 (``n`` and ``n_nonzero`` are int64), and
         the labels as coordinates. Statistics of a group that has no cells are NaN, and so is the variance of a single
         cell. Cells without one of the labels are left out. An obs column that is called like a statistic or ``gene``
-        gets the prefix ``obs_``. Results have the same bits on any scheduler and for any
-        selection of groups.
+        gets the prefix ``obs_``. Results have the same bits on any scheduler and for any selection of groups.
 
         Raises
         ------
@@ -121,7 +109,8 @@ class AnalysisCalls:
 
         Raises
         ------
-        What `aggregate` raises.
+        LazypertError
+            As `aggregate` does.
 
         Examples
         --------
@@ -151,7 +140,8 @@ class AnalysisCalls:
         method
             ``"t-test"``: Welch's t-test, as Scanpy's ``rank_genes_groups(method="t-test")``.
         reference
-            ``"control"``: the controls, all labels of them together. ``"rest"``: all other cells, controls too.
+            ``"control"``: the controls, all labels of them together. ``"rest"``: all other cells that have a label,
+            controls too.
         by
             ``"perturbation"``, or several columns, of which the others divide the cells: with
             ``("cell_type", "perturbation")``, each perturbation is compared with the reference of its cell type.
@@ -165,12 +155,12 @@ class AnalysisCalls:
         of one comparison), ``mean`` and ``reference_mean``, all lazy and float64; and the numbers of cells ``n`` and
         ``reference_n``. Scores and p-values are NaN where a sample has fewer than two cells; a gene with the same value
         in all cells of both has a p-value of 1. The fold change is that of means on the scale of counts, each plus
-        1e-9; matrices with negative values have none.
+        1e-9; stored values that are not counts have none, because their scale is not known.
 
         Raises
         ------
         ConfigError
-            When `by` lacks ``"perturbation"``, or there are no controls; and what `aggregate` raises.
+            When `by` lacks ``"perturbation"``, there are no controls, or no genes; and as `aggregate` does.
 
         Examples
         --------

@@ -42,12 +42,6 @@ class ColumnSelection:
         lookup[indices] = np.arange(len(indices))
         return cls(lookup, (lookup < len(indices)).astype(np.uint8), len(indices))
 
-    @classmethod
-    def joined(cls, n_cols: int) -> ColumnSelection:
-        """Select all columns of a matrix as one and the same."""
-        lookup: NDArray[Any] = np.zeros(1 << max(0, n_cols - 1).bit_length(), np.uint16)
-        return cls(lookup, np.ones(len(lookup), np.uint8), 1)
-
     def for_matrix(self, column: NDArray[np.integer]) -> ColumnSelection:
         """Select the same columns of a matrix that orders them differently.
 

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from lazypert.store.storage_options import ObstoreOptions, RequestOptions
 
 _PART_BYTES = 16 << 20  # larger objects are sent in parts
-_NOT_IMPLEMENTED = re.compile(
-    r"501 Not Implemented|<Code>NotImplemented"
-)  # what servers say of conditions that they do not know
+_NOT_IMPLEMENTED = re.compile(r"501 Not Implemented|<Code>NotImplemented")
+"""What servers say of conditions that they do not know."""
 
 
 class ObjectChangedError(OSError):
@@ -69,7 +68,10 @@ class ObjectClient(Protocol):
         ...
 
     def put(self, path: str, data: bytes, only_new: bool, etag: str | None) -> str | None:
-        """Write an object, in the place of one that has this ETag if there is one, and return its ETag if known."""
+        """Write an object, and return its ETag if it is known.
+
+        With an `etag`, only in the place of an object that has it, where the library and the storage can make sure.
+        """
         ...
 
     def get(self, path: str, start: int, stop: int | None, etag: str | None) -> bytes:
@@ -212,7 +214,7 @@ class _Fsspec:
     def path_of(self, url: str, key: str) -> str:
         return f"{self._files._strip_protocol(url).rstrip('/')}/{key}"
 
-    def put(self, path: str, data: bytes, only_new: bool, etag: str | None) -> str | None:  # noqa: ARG002
+    def put(self, path: str, data: bytes, only_new: bool, etag: str | None) -> str | None:  # noqa: ARG002 - fsspec has no such condition
         if only_new:
             if self._files.exists(path):
                 raise FileExistsError(path)

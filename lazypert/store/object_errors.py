@@ -132,7 +132,7 @@ def object_error(
 
 
 def words_of(error: BaseException) -> str:
-    """Return what an error and its causes say, without the numbers in it that are no status: paths, ports and times."""
+    """Return what an error and its causes say, leaving out paths, ports and times, which may look like a status."""
     text = " ".join(f"{type(cause).__name__} {_message(cause)}" for cause in _causes(error))
     return _DURATION.sub(" ", _ADDRESS.sub(r"\1", text))
 

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 import lazypert as lp
-from lazypert.analysis import cell_labels, moments
+from lazypert.analysis import moments
 from lazypert.errors import ColumnNotFoundError, ConfigError, NotCountsError, StoreDamagedError
 from lazypert.store.sharded_array import ShardedArray
 from tests.support.native import hide_native_functions
@@ -197,10 +197,13 @@ def test_nothing_to_aggregate(stores, tmp_path):
     assert unlabelled.pert.aggregate(by=("donor", "batch")).compute()["var"].shape == (0, 3, 17)
 
 
-def test_too_many_combinations_are_an_error(stores, monkeypatch):
-    monkeypatch.setattr(cell_labels, "_MOST", 5)
-    with pytest.raises(ConfigError, match=r"combinations of labels, expected at most 5\. Group by"):
-        lp.open(stores["grouped"]).pert.aggregate(by=("cell_type", "perturbation"))
+def test_too_many_combinations_are_an_error(tmp_path):
+    adata = screen(3_200, lean=True)
+    adata.obs["barcode"] = [f"b{i}" for i in range(3_200)]
+    adata.obs["well"] = [f"w{i}" for i in range(3_200)]
+    ds = lp.open(lp.convert(write(adata, tmp_path / "a.h5ad"), tmp_path / "a.zarr", **ROLES))
+    with pytest.raises(ConfigError, match=r"3,200 x 3,200 combinations of labels, expected at most 10,000,000\. Group"):
+        ds.pert.aggregate(by=("barcode", "well"))
 
 
 def test_layers_are_taken_as_they_are(stores):

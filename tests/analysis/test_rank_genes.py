@@ -127,15 +127,28 @@ def test_a_null_screen_has_uniform_p_values(tmp_path):
     assert abs((p < 0.05).mean() - 0.05) < 4 * np.sqrt(0.05 * 0.95 / len(p)) + 0.02
 
 
-def test_fold_changes_of_stored_values_are_on_their_scale(made):
+def test_stored_values_have_a_fold_change_only_if_they_are_counts(made):
     store, adata = made
-    found = lp.open(store).pert.rank_genes(of="stored", layer="lognorm").compute()
+    ds = lp.open(store)
+    found = ds.pert.rank_genes(of="stored", layer="lognorm").compute()
     x = np.asarray(adata.layers["lognorm"].toarray(), float)
     mine, others = cells_of(adata, "KRAS", "control")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        change = np.log2(np.expm1(x[mine].mean(axis=0)) / np.expm1(x[others].mean(axis=0)))
-    is_seen = np.isfinite(change)
-    np.testing.assert_allclose(found["log2_fold_change"].sel(perturbation="KRAS")[is_seen], change[is_seen], rtol=1e-6)
+    np.testing.assert_allclose(found["mean"].sel(perturbation="KRAS"), x[mine].mean(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(found["reference_mean"], x[others].mean(axis=0), rtol=1e-9)
+    assert "log2_fold_change" not in found, "whether they are logarithms, and of which base, is not known"
+    counts = ds.pert.rank_genes(of="stored")["log2_fold_change"].compute()
+    np.testing.assert_array_equal(counts, ds.pert.rank_genes(of="counts")["log2_fold_change"].compute())
+
+
+@pytest.mark.parametrize("reference", ["control", "rest"])
+def test_cell_types_without_cells_have_no_numbers(made, reference):
+    ds = lp.open(made[0])
+    some = ds.isel(cell=ds.cell_type == ds.cell_type[0])
+    found = some.pert.rank_genes(reference=reference, by=("cell_type", "perturbation")).compute()
+    is_empty = (found["n"] == 0).all("perturbation")
+    assert is_empty.values.tolist().count(True) == found.sizes["cell_type"] - 1
+    assert np.isnan(found["p_value"].isel(cell_type=is_empty.values)).all()
+    assert not np.isnan(found["p_value"].isel(cell_type=~is_empty.values).sel(perturbation="KRAS")).any()
 
 
 def test_p_values_that_are_missing_are_no_tests():
@@ -162,6 +175,7 @@ def test_constant_genes():
         ({"reference": "KRAS"}, ConfigError, "reference: got 'KRAS', expected 'control' or 'rest'"),
         ({"by": "cell_type"}, ConfigError, "by: got 'cell_type', expected 'perturbation' among the names"),
         ({"by": ("guide", "perturbation")}, ColumnNotFoundError, "guide"),
+        ({"genes": []}, ConfigError, r"genes: got \[\], expected at least one gene"),
         ({"layer": "lognorm"}, NotCountsError, "of: got 'log1p', but layers/lognorm"),
         ({"refrence": "rest"}, ConfigError, "reference"),
     ],
