@@ -18,9 +18,9 @@ from lazypert._internal.paths import is_url, local_path, location
 from lazypert.errors import StoreDamagedError, StoreNotFoundError, no_such_column
 from lazypert.screen.roles import OPTIONAL_ROLES, Roles
 from lazypert.store.added import ADDED, combined_digest, is_within
-from lazypert.store.arrays import DenseArray, StringArray
+from lazypert.store.arrays import DenseArray
 from lazypert.store.byte_reader import LocalReader
-from lazypert.store.content_checks import check_attributes, check_codes, check_length, contradiction
+from lazypert.store.content_checks import check_attributes, check_codes, contradiction
 from lazypert.store.damage import store_damaged
 from lazypert.store.format import (
     APPENDED,
@@ -28,16 +28,14 @@ from lazypert.store.format import (
     MARKER,
     RAW,
     TABLES,
-    Grid,
     group_tables,
     matrix_name,
-    stored_elements,
 )
 from lazypert.store.manifest import MANIFEST, Entry, manifest_digest
 from lazypert.store.matrix import Matrix
 from lazypert.store.opening import open_root
 from lazypert.store.replaced import CheckedReader, Version, store_changed, store_gone
-from lazypert.store.sharded_array import ShardedArray
+from lazypert.store.store_columns import StoreColumns
 from lazypert.store.stored_cell_stats import StoredCellStats
 from lazypert.store.stored_groups import read_groups
 from lazypert.store.table_objects import group_objects
@@ -45,10 +43,7 @@ from lazypert.store.table_objects import group_objects
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from numpy.typing import NDArray
-
     from lazypert.screen.groups import Groups
-    from lazypert.store.byte_reader import ByteReader
     from lazypert.store.format import Compression
 
 DEFAULT_CACHE_SIZE = "20GiB"
@@ -56,7 +51,7 @@ DEFAULT_CACHE_SIZE = "20GiB"
 _CELL_STATS = f"{TABLES}/facts"
 
 
-class Store:
+class Store(StoreColumns):
     """A finished lazypert store, opened for reading. Picklable: workers reopen it by its path.
 
     Opening reads only the root metadata, so it takes the same time and memory for a store of any size.
@@ -101,11 +96,10 @@ class Store:
         self.storage_options, self.cache_dir, self.cache_size = storage_options, cache_dir, cache_size
         limit = parse_bytes(cache_size, "cache_size")
         cache = None if cache_dir is None else (local_path("cache_dir", cache_dir, "The cache is local."), limit)
-        self._root: Any  # a Zarr group, whose type does not say what a path holds
-        self.reader: ByteReader
-        reader, self._root, self._root_identity = open_root(self.path, storage_options, self._zarr_store, cache)
-        self.attrs: dict[str, Any] = dict(self._root.attrs[MARKER])
-        version = self.attrs.get("format_version")
+        root: Any  # a Zarr group, whose type does not say what a path holds
+        reader, root, identity = open_root(self.path, storage_options, self._zarr_store, cache)
+        attrs: dict[str, Any] = dict(root.attrs[MARKER])
+        version = attrs.get("format_version")
         if not isinstance(version, int):
             raise store_damaged(f"{self.path}/zarr.json", f"format_version: got {version!r}, expected an integer")
         if version > APPENDED_VERSION:
@@ -114,8 +108,8 @@ class Store:
                 "Upgrade lazypert to read this store."
             )
         self.format_version: int = version
-        check_attributes(self.attrs)
-        self.reader = CheckedReader(reader, self.attrs, self._root_identity)
+        check_attributes(attrs)
+        super().__init__(CheckedReader(reader, attrs, identity), root, identity, attrs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         cache = self.cache_dir, self.cache_size
@@ -142,11 +136,6 @@ class Store:
         return is_url(self.path)
 
     @property
-    def n_obs(self) -> int:
-        """Number of cells."""
-        return int(self.attrs["n_obs"])
-
-    @property
     def n_vars(self) -> int:
         """Number of genes."""
         return int(self.attrs["n_vars"])
@@ -171,25 +160,6 @@ class Store:
         """Names of the obs columns."""
         return self._column_order("obs")
 
-    def _column_order(self, path: str) -> tuple[str, ...]:
-        names = self._attribute(path, "column-order")
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise contradiction(f"{path}/zarr.json", f"column-order: got {str(names)[:60]!r}, expected a list of names")
-        return tuple(names)
-
-    def _node(self, path: str) -> Any:
-        """Return an array or group; one that is missing is damage, because the store says that it has it."""
-        try:
-            return self._root[path]
-        except (KeyError, ValueError, TypeError) as error:
-            raise contradiction(path, "there is no such element, or its metadata cannot be read") from error
-
-    def _attribute(self, path: str, name: str) -> Any:
-        try:
-            return self._node(path).attrs[name]
-        except KeyError as error:
-            raise contradiction(f"{path}/zarr.json", f"the attribute {name!r} is missing") from error
-
     def require_obs(self, column: str, role: str = "obs") -> str:
         """Return the name of an obs column after checking that it exists.
 
@@ -202,19 +172,6 @@ class Store:
             hint = f"If the screen has no such column, pass {role}=None." if role in OPTIONAL_ROLES else ""
             raise no_such_column(role, column, "an obs column", self.obs_columns, of=self.path, hint=hint)
         return column
-
-    def encoding(self, path: str) -> str:
-        """AnnData encoding type of an element, such as ``"categorical"``."""
-        return str(self._attribute(path, "encoding-type"))
-
-    def is_ordered(self, path: str) -> bool:
-        """Whether a categorical column is ordered."""
-        return bool(self._attribute(path, "ordered"))
-
-    def text_dtype(self, path: str) -> pd.StringDtype:
-        """Return the pandas dtype of a nullable text column, whose missing values are NA or NaN."""
-        is_nan = self._root[path].attrs.get("na-value") == "NaN"
-        return pd.StringDtype(na_value=float("nan")) if is_nan else pd.StringDtype()
 
     # What AnnData holds besides cells and genes.
 
@@ -300,43 +257,6 @@ class Store:
         arrays = self._root["obsm"].arrays()
         return {name: DenseArray(self.reader, array, f"obsm/{name}") for name, array in arrays}
 
-    # One-dimensional arrays, either opened for reading by ranges or read completely.
-
-    def open_array(self, path: str) -> ShardedArray:
-        """Open a numeric array, such as ``"obs/batch/codes"``.
-
-        Its dtype is the stored one, which differs from the one that other readers see in the values of a matrix.
-        """
-        array = self._node(path)
-        try:
-            (length,), (chunk,), (shard,) = array.shape, array.chunks, array.shards
-            grid = Grid(length, chunk, shard)
-            (sharding,) = array.metadata.to_dict()["codecs"]
-            dtype, is_delta = stored_elements(array.dtype, sharding["configuration"]["codecs"])
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-            raise store_damaged(f"{path}/zarr.json", str(error)) from error
-        check_length(path, length, self.n_obs)
-        return ShardedArray(self._reader_of(path), path, dtype, grid, is_delta=is_delta)
-
-    def open_strings(self, path: str) -> StringArray:
-        """Open an array of strings, such as ``"obs/_index"``."""
-        array = self._node(path)
-        if getattr(array, "ndim", 0) != 1 or array.shards is None:
-            raise contradiction(path, "expected an array of one dimension in shards")
-        check_length(path, array.shape[0], self.n_obs)
-        return StringArray(self._reader_of(path), array, path)
-
-    def _reader_of(self, path: str) -> ByteReader:
-        """Return the reader of an array's files; those of obs columns may be replaced while the store is open."""
-        if not isinstance(self.reader, CheckedReader) or not path.startswith("obs/") or path.startswith(f"{TABLES}/"):
-            return self.reader
-        return CheckedReader(self.reader.reader, self.attrs, self._root_identity, "/".join(path.split("/")[:2]))
-
-    def read_array(self, path: str) -> NDArray[Any]:
-        """Read all of a numeric array."""
-        array = self.open_array(path)
-        return array.read(0, len(array))
-
     def read_manifest(self) -> list[Entry]:
         """Read the manifest: one entry per file."""
         keys = self.read_strings(f"{MANIFEST}/key")
@@ -378,48 +298,6 @@ class Store:
             Paths of what is used, such as ``"obs/guide"`` and ``"obsm/X_scvi"``.
         """
         return combined_digest(self.content_digest, self.added, elements)
-
-    def read_strings(self, path: str) -> NDArray[Any]:
-        """Read all of an array of strings, as an object array."""
-        array = self.open_strings(path)
-        return array.read(0, len(array))
-
-    def read_categories(self, path: str) -> NDArray[Any]:
-        """Read the categories of a categorical column: strings, or numbers."""
-        categories = f"{path}/categories"
-        is_text = self.encoding(categories) == "string-array"
-        return self.read_strings(categories) if is_text else self.read_array(categories)
-
-    def n_categories(self, path: str) -> int:
-        """Return the number of categories of a categorical column."""
-        return int(self._node(f"{path}/categories").shape[0])
-
-    def categorical(self, path: str, codes: NDArray[Any]) -> pd.Categorical:
-        """Make a Categorical of codes of a categorical column."""
-        categories = self.read_categories(path)
-        try:
-            return pd.Categorical.from_codes(
-                check_codes(f"{path}/codes", codes, len(categories)), categories, ordered=self.is_ordered(path)
-            )
-        except ValueError as error:  # categories that are not unique
-            raise contradiction(f"{path}/categories", str(error).rstrip(".")) from error
-
-    def read_column(self, path: str) -> Any:
-        """Read all of an obs or var column as pandas would hold it: an array, a Categorical or a nullable array."""
-        encoding = self.encoding(path)
-        if encoding == "categorical":
-            return self.categorical(path, self.read_array(f"{path}/codes"))
-        if encoding == "string-array":
-            return self.read_strings(path)
-        if encoding == "nullable-string-array":
-            text = self.read_strings(f"{path}/values")
-            text[self.read_array(f"{path}/mask")] = None
-            return text
-        if encoding.startswith("nullable-"):
-            values, mask = self.read_array(f"{path}/values"), self.read_array(f"{path}/mask")
-            array = pd.arrays.BooleanArray if encoding == "nullable-boolean" else pd.arrays.IntegerArray
-            return array(values, mask)
-        return self.read_array(path)
 
     # Tables, each read when it is first used.
 

@@ -23,7 +23,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture
 def server(store, monkeypatch):
-    monkeypatch.setattr("lazypert.store.sharded_array._SMALL", 0)
+    monkeypatch.setattr("lazypert.store.sharded_chunks._SMALL", 0)
     monkeypatch.setattr(RemoteReader, "coalescing_gap", 64)
     server = RangeServer(store)
     yield server
@@ -105,7 +105,7 @@ def test_verifying_reads_each_file_once(server, store):
 
 def test_memory_of_chunks_is_bounded_and_given_back(server, store, monkeypatch):
     memory = ChunkMemory(30_000)
-    monkeypatch.setattr("lazypert.store.sharded_array.CHUNKS", memory)
+    monkeypatch.setattr("lazypert.store.sharded_chunks.CHUNKS", memory)
     rng = np.random.default_rng(0)
     matrix, local = Store(server.url).matrix(), Store(store).matrix()
     for _ in range(30):

@@ -115,7 +115,7 @@ def test_failing_answers_change_nothing(server, reference):
 def test_requests_are_made_at_a_time(tmp_path, monkeypatch):
     """Many shards of many chunks, of which scattered rows need a few each."""
     small_grids(monkeypatch, 64, 1024)
-    monkeypatch.setattr("lazypert.store.sharded_array._SMALL", 0)
+    monkeypatch.setattr("lazypert.store.sharded_chunks._SMALL", 0)
     monkeypatch.setattr(RemoteReader, "coalescing_gap", 64)
     path = lp.convert(reference_screen(tmp_path / "screen.h5ad"), tmp_path / "screen.zarr", **ROLES)
     expected, rows = Store(path).matrix().read_rows(np.arange(0, 900, 9)), np.arange(0, 900, 9)
@@ -279,7 +279,7 @@ def test_a_server_that_is_down_or_slow(server):
 
 
 def test_an_epoch_goes_on_after_the_server_came_back(server, reference, monkeypatch):
-    monkeypatch.setattr("lazypert.store.sharded_array._SMALL", 0)  # so small a store would be in memory
+    monkeypatch.setattr("lazypert.store.sharded_chunks._SMALL", 0)  # so small a store would be in memory
     expected = epoch(reference.source, shuffle_size=28)
     source = source_of(server.url, storage_options={"max_retries": 0})
     found, batches = [], iter(loader_of(source, shuffle_size=28, prefetch=1, threads=1))

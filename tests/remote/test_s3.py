@@ -70,7 +70,7 @@ def test_refused_credentials(server):
 
 
 def test_the_server_is_gone_and_comes_back(server, reference, monkeypatch):
-    monkeypatch.setattr("lazypert.store.sharded_array._SMALL", 0)
+    monkeypatch.setattr("lazypert.store.sharded_chunks._SMALL", 0)
     source = source_of(URL, storage_options=server.options | {"max_retries": 0})
     expected = epoch(reference.source)
     server.stop()
